@@ -1,0 +1,68 @@
+"""jaxmul: memorization-based machine unlearning in JAX.
+
+Know cheaply which training examples a network memorized, and use that to delete data well.
+Importing this package imports nothing heavy; submodules load when first named.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_SUBMODULES = frozenset(
+  {
+    "checkpoint",
+    "data",
+    "losses",
+    "memorization",
+    "metrics",
+    "models",
+    "proxies",
+    "rum",
+    "train",
+    "unlearn",
+  }
+)
+
+if TYPE_CHECKING:
+  from jaxmul import (
+    checkpoint,
+    data,
+    losses,
+    memorization,
+    metrics,
+    models,
+    proxies,
+    rum,
+    train,
+    unlearn,
+  )
+  from jaxmul.binding import Bound, bind
+
+__all__ = [
+  "Bound",
+  "__version__",
+  "bind",
+  "checkpoint",
+  "data",
+  "losses",
+  "memorization",
+  "metrics",
+  "models",
+  "proxies",
+  "rum",
+  "train",
+  "unlearn",
+]
+
+
+def __getattr__(name: str):
+  if name in _SUBMODULES:
+    return importlib.import_module(f"jaxmul.{name}")
+  if name in ("bind", "Bound"):
+    return getattr(importlib.import_module("jaxmul.binding"), name)
+  raise AttributeError(f"module 'jaxmul' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted(__all__)

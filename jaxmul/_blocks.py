@@ -1,0 +1,34 @@
+"""Fixed-shape blocks over any number of examples, so that one compiled program serves them all.
+
+The last block is padded with its first row, never with zeros or NaN, and the padded results are
+dropped: what padding holds cannot be seen.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def map_blocks(function: Callable[..., Any], arrays: tuple[jax.Array, ...], size: int) -> Any:
+  """Returns `function` of whole arrays [n, ...], computed `size` rows at a time under `lax.map`.
+
+  Memory is bounded by the block. `function` takes blocks [size, ...] and returns a pytree whose
+  leaves have a leading axis [size]; each row must not depend on the others.
+  """
+  count = len(arrays[0])
+  size = min(size, count)
+  blocks = -(-count // size)
+  rows = jnp.arange(blocks * size)
+  rows = jnp.where(rows < count, rows, 0).reshape(blocks, size)
+  mapped = lax.map(lambda at: function(*(array[at] for array in arrays)), rows)
+  return jax.tree.map(lambda leaf: leaf.reshape(blocks * size, *leaf.shape[2:])[:count], mapped)
+
+
+def shuffled_rows(key: jax.Array, count: int, size: int) -> jax.Array:
+  """Returns 0 … count − 1 in random order as [steps, size], padded at the end with `count`."""
+  steps = -(-count // size)
+  order = jax.random.permutation(key, count)
+  return jnp.pad(order, (0, steps * size - count), constant_values=count).reshape(steps, size)

@@ -1,0 +1,93 @@
+"""Checks of what users pass, before any tracing: one line with the value, the limit and the cure.
+
+Shapes and dtypes are always checked. Values are checked only where they are concrete: under `jit`
+they are unknown, and there `losses` answers an impossible label with NaN.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def batch(batch: Any, caller: str) -> tuple[jax.Array, jax.Array]:
+  """Returns (inputs [B, ...] float, labels [B] int) or raises ValueError."""
+  if not isinstance(batch, tuple | list) or len(batch) != 2:
+    raise ValueError(
+      f"{caller} needs batch = (inputs [B, ...], labels [B]), got {type(batch).__name__}"
+      f"{f' of length {len(batch)}' if isinstance(batch, tuple | list) else ''}."
+    )
+  return inputs(batch[0], caller), labels(batch[1], len(batch[0]), caller)
+
+
+def inputs(value: Any, caller: str) -> jax.Array:
+  """Returns value as float inputs [B, ...] without NaN or inf, or raises ValueError."""
+  if np.ndim(value) < 2:
+    raise ValueError(
+      f"{caller} needs inputs [B, ...] of rank 2 or more, got shape {np.shape(value)}. "
+      "Add a batch axis: inputs[None]."
+    )
+  if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+    raise ValueError(
+      f"{caller} needs float inputs, got {jnp.result_type(value)}. "
+      "Scale images first: jaxmul.data.as_inputs(images)."
+    )
+  finite(value, f"{caller}: inputs")
+  return jnp.asarray(value)
+
+
+def labels(value: Any, size: int, caller: str) -> jax.Array:
+  """Returns value as labels int [B], or raises ValueError."""
+  dtype = jnp.result_type(value)
+  if np.ndim(value) != 1:
+    raise ValueError(
+      f"{caller} needs labels [B], got shape {np.shape(value)}. "
+      "One-hot labels become class numbers with labels.argmax(-1)."
+    )
+  if not jnp.issubdtype(dtype, jnp.integer):
+    raise ValueError(
+      f"{caller} needs integer labels, got {dtype}. Convert them with labels.astype('int32')."
+    )
+  if len(value) != size:
+    raise ValueError(f"{caller} got {size} inputs but {len(value)} labels; they must match.")
+  return jnp.asarray(value)
+
+
+def class_numbers(labels: Any, num_classes: int, caller: str) -> None:
+  """Raises ValueError where a concrete label is outside [0, num_classes)."""
+  if is_concrete(labels) and len(labels):
+    low, high = int(np.min(labels)), int(np.max(labels))
+    if low < 0 or high >= num_classes:
+      raise ValueError(
+        f"{caller} got label {low if low < 0 else high}, outside [0, {num_classes}). "
+        "Number classes from 0."
+      )
+
+
+def label_range(bound: Any, inputs: jax.Array, labels: jax.Array, caller: str) -> None:
+  """Raises ValueError where a concrete label is not one of the classes of the network."""
+  if is_concrete(labels) and len(labels):
+    shape = jax.eval_shape(bound, inputs).shape
+    if len(shape) != 2 or shape[0] != len(inputs):
+      raise ValueError(
+        f"{caller} needs apply_fn to return logits [B, C] = [{len(inputs)}, C], got {shape}."
+      )
+    class_numbers(labels, shape[1], caller)
+
+
+def finite(value: Any, name: str) -> None:
+  """Raises ValueError where a concrete array holds NaN or inf."""
+  if is_concrete(value) and jnp.issubdtype(jnp.result_type(value), jnp.floating):
+    good = np.isfinite(np.asarray(value))
+    if not good.all():
+      where = tuple(int(i) for i in np.argwhere(~good)[0])
+      raise ValueError(
+        f"{name} hold {np.asarray(value)[where]} at {where}, must be finite. "
+        "Drop or repair these rows."
+      )
+
+
+def is_concrete(value: Any) -> bool:
+  """Whether the values of an array can be read now: it is not being traced."""
+  return not isinstance(value, jax.core.Tracer)

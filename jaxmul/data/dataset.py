@@ -1,0 +1,116 @@
+"""A data set is images, labels and ids; everything is joined by id, never by position."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmul import _check
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """Images [n, ...], labels [n] and ids [n] in host memory.
+
+  Attributes:
+    images: [n, ...], uint8 (kept so until a batch is used) or float32.
+    labels: int32 [n] in [0, num_classes).
+    ids: int64 [n], unique; by default 0 … n − 1.
+    num_classes: C; by default one more than the largest label.
+
+  Raises:
+    ValueError: lengths differ, labels are not class numbers, ids repeat, images hold NaN or inf.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxmul.data import Dataset
+    >>> digits = Dataset(np.zeros((3, 8, 8), np.uint8), np.array([0, 1, 1]), np.array([7, 5, 9]))
+    >>> digits.take([9, 7]).labels.tolist()
+    [1, 0]
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  ids: np.ndarray = None  # pyright: ignore[reportAssignmentType]
+  num_classes: int = 0
+
+  def __post_init__(self):
+    images, labels = np.asarray(self.images), np.asarray(self.labels)
+    if images.ndim < 2:
+      raise ValueError(f"Dataset needs images [n, ...] of rank 2 or more, got {images.shape}.")
+    if images.dtype != np.uint8:
+      if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"Dataset needs uint8 or float images, got {images.dtype}.")
+      images = images.astype(np.float32)
+      _check.finite(images, "Dataset: images")
+    _check.labels(labels, len(images), "Dataset")
+    labels = labels.astype(np.int32)
+    ids = np.arange(len(images)) if self.ids is None else np.asarray(self.ids)
+    num_classes = self.num_classes or int(labels.max(initial=0)) + 1
+    _check.class_numbers(labels, num_classes, "Dataset")
+    _check_ids(ids, len(images))
+    for name, value in (
+      ("images", images),
+      ("labels", labels),
+      ("ids", ids.astype(np.int64)),
+      ("num_classes", num_classes),
+    ):
+      object.__setattr__(self, name, value)
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def rows(self, ids: Any) -> np.ndarray:
+    """Returns the positions int64 [k] of the given ids, in their order.
+
+    Raises:
+      ValueError: an id is not in the data, or is asked for twice.
+    """
+    ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+    _check_ids(ids, len(ids))
+    if not len(self):
+      order, found = np.zeros(0, np.int64), np.zeros(len(ids), np.int64)
+    else:
+      order = np.argsort(self.ids, kind="stable")
+      found = np.minimum(np.searchsorted(self.ids[order], ids), len(order) - 1)
+    missing = ids if not len(self) else ids[self.ids[order[found]] != ids]
+    if len(missing):
+      raise ValueError(
+        f"id {missing[0]} is not in the data ({len(missing)} of {len(ids)} ids are missing). "
+        "Ids are those of Dataset.ids, not positions."
+      )
+    return order[found]
+
+  def take(self, ids: Any) -> "Dataset":
+    """Returns the data set of the given ids, in their order."""
+    rows = self.rows(ids)
+    return Dataset(self.images[rows], self.labels[rows], self.ids[rows], self.num_classes)
+
+  def batch(self) -> tuple[jax.Array, jax.Array]:
+    """Returns everything as one batch: inputs [n, ...] float32 and labels int32 [n]."""
+    return as_inputs(jnp.asarray(self.images)), jnp.asarray(self.labels)
+
+
+def as_inputs(images: jax.Array) -> jax.Array:
+  """Returns images as float inputs: uint8 is divided by 255, floats stay as they are.
+
+  Example:
+    >>> import numpy as np
+    >>> as_inputs(np.array([[0, 255]], np.uint8)).tolist()
+    [[0.0, 1.0]]
+  """
+  images = jnp.asarray(images)
+  if images.dtype == jnp.uint8:
+    return images.astype(jnp.float32) / 255
+  return images
+
+
+def _check_ids(ids: np.ndarray, size: int) -> None:
+  if ids.shape != (size,) or not (np.issubdtype(ids.dtype, np.integer) or not size):
+    raise ValueError(f"ids must be integers [{size}], got {ids.dtype} {ids.shape}.")
+  values, counts = np.unique(ids, return_counts=True)
+  if len(values) != len(ids):
+    repeated = values[counts > 1]
+    raise ValueError(f"id {repeated[0]} is repeated; each id must stand for one example.")

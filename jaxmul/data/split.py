@@ -1,0 +1,134 @@
+"""Who is forgotten, kept, held out and tested: ids into one `Dataset`, disjoint and checked."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmul.data.dataset import Dataset
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+  """Disjoint ids of one data set: S, R, H and T.
+
+  Attributes:
+    forget: int64 [|S|], to be deleted.
+    retain: int64 [|R|], trained on and kept.
+    heldout: int64 [|H|], never trained on; may be empty.
+    test: int64 [|T|], for final figures only; may be empty.
+
+  Raises:
+    ValueError: forget or retain is empty, or two parts share an id.
+
+  Example:
+    >>> import numpy as np
+    >>> split = Split(forget=np.array([0]), retain=np.array([1, 2]))
+    >>> split.train.tolist()
+    [0, 1, 2]
+  """
+
+  forget: np.ndarray
+  retain: np.ndarray
+  heldout: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+  test: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+
+  def __post_init__(self):
+    names = [field.name for field in dataclasses.fields(self)]
+    for name in names:
+      value = np.asarray(getattr(self, name))
+      if value.ndim != 1 or (len(value) and not np.issubdtype(value.dtype, np.integer)):
+        raise ValueError(f"Split needs {name} as integer ids [k], got {value.dtype} {value.shape}.")
+      object.__setattr__(self, name, value.astype(np.int64))
+    if not len(self.forget):
+      raise ValueError("the forget set is empty: there is nothing to unlearn.")
+    if not len(self.retain):
+      raise ValueError(
+        f"the retain set is empty: the forget set ({len(self.forget)} ids) is everything. "
+        "Leave some training examples, or train a fresh model."
+      )
+    seen: dict[int, str] = {}
+    for name in names:
+      for value in getattr(self, name).tolist():
+        if value in seen:
+          raise ValueError(
+            f"id {value} is in {seen[value]} and in {name}; the parts of a Split are disjoint."
+            if seen[value] != name
+            else f"id {value} is repeated in {name}."
+          )
+        seen[value] = name
+
+  @property
+  def train(self) -> np.ndarray:
+    """The ids int64 [|S| + |R|] that the original model was trained on, sorted."""
+    return np.sort(np.concatenate([self.forget, self.retain]))
+
+  def check(self, dataset: Dataset) -> None:
+    """Raises ValueError where an id is not in the data."""
+    for field in dataclasses.fields(self):
+      dataset.rows(getattr(self, field.name))
+
+
+class Heldout(NamedTuple):
+  """Held-out ids for three uses that must not share an example: int64 [h] each."""
+
+  proxy: np.ndarray
+  tune: np.ndarray
+  attack: np.ndarray
+
+
+def cut_heldout(heldout: np.ndarray, key: jax.Array) -> Heldout:
+  """Cuts held-out ids once, at random, into proxy, tune and attack parts of equal size (± 1).
+
+  Example:
+    >>> import jax, numpy as np
+    >>> [len(part) for part in cut_heldout(np.arange(10), jax.random.key(0))]
+    [4, 3, 3]
+  """
+  order = np.asarray(jax.random.permutation(key, len(heldout)))
+  return Heldout(*np.array_split(np.asarray(heldout, np.int64)[order], 3))
+
+
+class Holdout(NamedTuple):
+  """Training, held-out and test ids: int64 [k] each, sorted."""
+
+  train: np.ndarray
+  heldout: np.ndarray
+  test: np.ndarray
+
+
+def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Holdout:
+  """Cuts a data set into train, held-out and test ids with each class in its proportion.
+
+  Args:
+    dataset: n examples.
+    key: which examples go where.
+    heldout: |H|, examples never trained on.
+    test: |T|, examples for final figures.
+
+  Raises:
+    ValueError: nothing would be left to train on.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.zeros((10, 1)), np.arange(10) % 2)
+    >>> [len(part) for part in holdout(toy, jax.random.key(0), heldout=2, test=4)]
+    [4, 2, 4]
+  """
+  if heldout < 0 or test < 0 or heldout + test >= len(dataset):
+    raise ValueError(
+      f"holdout: heldout={heldout} and test={test} leave nothing of {len(dataset)} examples "
+      "to train on. Ask for less."
+    )
+  shuffled = np.asarray(jax.random.permutation(key, len(dataset)))
+  # Rank of each example within its class, as a fraction: sorting by it interleaves the classes.
+  labels = dataset.labels[shuffled]
+  fraction = np.empty(len(dataset))
+  for label in np.unique(labels):
+    rows = np.flatnonzero(labels == label)
+    fraction[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+  ids = dataset.ids[shuffled[np.argsort(fraction, kind="stable")]]
+  parts = np.split(ids, [test, test + heldout])
+  return Holdout(np.sort(parts[2]), np.sort(parts[1]), np.sort(parts[0]))

@@ -1,0 +1,21 @@
+"""Linen networks, and `init`, which binds a fresh one."""
+
+from jaxmul.models._conv import Conv, conv, max_pool
+from jaxmul.models._init import Model, init
+from jaxmul.models.cnn import CNN, cnn
+from jaxmul.models.mlp import MLP, mlp
+from jaxmul.models.resnet import ResNet, resnet18
+
+__all__ = [
+  "CNN",
+  "MLP",
+  "Conv",
+  "Model",
+  "ResNet",
+  "cnn",
+  "conv",
+  "init",
+  "max_pool",
+  "mlp",
+  "resnet18",
+]

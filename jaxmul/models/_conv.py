@@ -1,0 +1,142 @@
+"""A 2-D convolution that is fast on CPU inside `lax.scan`, over models and for one example's gradient.
+
+XLA's CPU convolution falls to a naive loop for its weight gradient inside a `while`, and to grouped
+convolutions under `vmap` over kernels. Here, on CPU, the convolution and both its gradients are
+matrix products over patches, which `vmap` turns into batched products; elsewhere XLA's own
+convolution is used. The rule is written once, so the numbers are the same under every transform.
+
+Forward-mode differentiation alone (`jax.jvp`, `jax.jacfwd`) does not go through a custom VJP;
+forward over reverse (`jax.hessian`, Hessian-vector products) and reverse over reverse do.
+
+Shapes: x [B, H, W, I], kernel [kh, kw, I, O], y [B, H', W', O] with "SAME" padding.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.nn import initializers
+
+
+class Conv(nn.Module):
+  """Convolution [B, H, W, I] -> [B, H', W', features], "SAME" padding.
+
+  Attributes:
+    features: O.
+    kernel_size: kh = kw.
+    stride: H' = ⌈H / stride⌉.
+    use_bias: whether to add a bias [O].
+    kernel_init: initializer of the kernel [kh, kw, I, O].
+    dtype: type to compute in, or None for the type of the input.
+  """
+
+  features: int
+  kernel_size: int = 3
+  stride: int = 1
+  use_bias: bool = True
+  kernel_init: initializers.Initializer = initializers.he_normal()
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+    kernel = self.param("kernel", self.kernel_init, shape)
+    bias = self.param("bias", initializers.zeros, (self.features,)) if self.use_bias else None
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    y = conv(self.stride, x, kernel)
+    return y if bias is None else y + bias
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def conv(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Returns the "SAME" convolution of x [B, H, W, I] with kernel [kh, kw, I, O]."""
+  return lax.platform_dependent(
+    x,
+    kernel,
+    cpu=functools.partial(_product, stride),
+    default=functools.partial(_xla, stride),
+  )
+
+
+def _forward(stride, x, kernel):
+  return conv(stride, x, kernel), (x, kernel)
+
+
+def _backward(stride, residual, g):
+  return lax.platform_dependent(
+    *residual,
+    g,
+    cpu=functools.partial(_product_gradients, stride),
+    default=functools.partial(_xla_gradients, stride),
+  )
+
+
+conv.defvjp(_forward, _backward)
+
+
+def _xla(stride, x, kernel):
+  return lax.conv_general_dilated(
+    x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+def _xla_gradients(stride, x, kernel, g):
+  return jax.vjp(functools.partial(_xla, stride), x, kernel)[1](g)
+
+
+def _product(stride, x, kernel):
+  padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), "SAME")
+  patches = _patches(x, kernel.shape[:2], stride, padding)
+  return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _product_gradients(stride, x, kernel, g):
+  """∂x is the convolution of the (dilated) g with the flipped kernel; ∂kernel is patchesᵀ g."""
+  size, (height, width) = kernel.shape[:2], x.shape[1:3]
+  padding = lax.padtype_to_pads((height, width), size, (stride, stride), "SAME")
+  patches = _patches(x, size, stride, padding)
+  d_kernel = lax.dot_general(patches, g, (((0, 1, 2), (0, 1, 2)), ((), ())))
+
+  if stride > 1:
+    zero = jnp.zeros((), g.dtype)
+    g = lax.pad(g, zero, ((0, 0, 0), (0, 0, stride - 1), (0, 0, stride - 1), (0, 0, 0)))
+  # Full correlation: pad so that each input pixel meets every output it took part in.
+  before = [k - 1 - low for k, (low, _) in zip(size, padding, strict=True)]
+  after = [
+    n + k - 1 - g.shape[axis] - b
+    for axis, (n, k, b) in enumerate(zip((height, width), size, before, strict=True), start=1)
+  ]
+  flipped = kernel[::-1, ::-1].swapaxes(2, 3).reshape(-1, kernel.shape[2])
+  d_x = jnp.dot(_patches(g, size, 1, list(zip(before, after, strict=True))), flipped)
+  return d_x, d_kernel.reshape(kernel.shape)
+
+
+def _patches(x, size, stride, padding):
+  """Returns [B, H', W', kh·kw·I]: for each output pixel the inputs that its kernel sees."""
+  if size == (1, 1) and stride == 1 and not any(low or high for low, high in padding):
+    return x
+  zero = jnp.zeros((), x.dtype)
+  x = lax.pad(x, zero, ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)))
+  height = (x.shape[1] - size[0]) // stride + 1
+  width = (x.shape[2] - size[1]) // stride + 1
+  shifted = [
+    x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+    for i in range(size[0])
+    for j in range(size[1])
+  ]
+  return jnp.concatenate(shifted, axis=-1)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """Returns the maximum over 2 × 2 windows: [B, H, W, I] -> [B, H // 2, W // 2, I].
+
+  Two pairwise maxima: their gradient is cheap on CPU, that of a window reduction is not.
+  """
+  batch, height, width, channels = x.shape
+  x = x[:, : height // 2 * 2, : width // 2 * 2]
+  x = x.reshape(batch, height // 2, 2, -1, channels)
+  x = jnp.maximum(x[:, :, 0], x[:, :, 1])
+  x = x.reshape(batch, height // 2, width // 2, 2, channels)
+  return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])

@@ -1,0 +1,59 @@
+"""A small convolutional network sized for two CPU cores."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxmul.models._conv import Conv, max_pool
+from jaxmul.models._normalize import normalize
+
+
+class CNN(nn.Module):
+  """Convolution, ReLU and 2 × 2 max-pooling, three times, then a hidden layer. See `cnn`."""
+
+  channels: tuple[int, ...] = (16, 32, 64)
+  hidden: int = 128
+  num_classes: int = 10
+  mean: tuple[float, ...] = (0.0,)
+  std: tuple[float, ...] = (1.0,)
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = normalize(x, self.mean, self.std)
+    if x.ndim == 3:
+      x = x[..., None]
+    for channels in self.channels:
+      x = max_pool(nn.relu(Conv(channels, dtype=self.dtype)(x)))
+    x = x.reshape(x.shape[0], -1)
+    dense = nn.Dense(self.hidden, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
+    return nn.Dense(self.num_classes, dtype=self.dtype)(nn.relu(dense(x)))
+
+
+def cnn(
+  channels: tuple[int, ...] = (16, 32, 64),
+  hidden: int = 128,
+  num_classes: int = 10,
+  *,
+  mean: tuple[float, ...] = (0.0,),
+  std: tuple[float, ...] = (1.0,),
+  dtype: Any = None,
+) -> CNN:
+  """Returns a Linen CNN: images [B, H, W] or [B, H, W, I] -> logits [B, C].
+
+  The default costs 5.9 MFLOP forward for a 32 × 32 × 3 image and has no BatchNorm: each example is
+  independent in training too.
+
+  Args:
+    channels: output channels of each 3 × 3 convolution.
+    hidden: units of the dense layer after them.
+    num_classes: C.
+    mean, std: per input channel, or one for all: the network sees (x − mean) / std.
+    dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
+
+  Example:
+    >>> cnn((8, 16)).channels
+    (8, 16)
+  """
+  return CNN(tuple(channels), hidden, num_classes, tuple(mean), tuple(std), dtype)

@@ -1,0 +1,34 @@
+"""Cheap proxies of memorization, all oriented: higher = more memorized."""
+
+from jaxmul.proxies import trackers
+from jaxmul.proxies.agreement import Agreement, agreement
+from jaxmul.proxies.curvature import curvature
+from jaxmul.proxies.heldout import heldout_divergence, heldout_recipe, heldout_retrain
+from jaxmul.proxies.outputs import (
+  confidence,
+  correctness,
+  el2n,
+  entropy,
+  loss,
+  margin,
+  max_confidence,
+)
+from jaxmul.proxies.scoring import score
+
+__all__ = [
+  "Agreement",
+  "agreement",
+  "confidence",
+  "correctness",
+  "curvature",
+  "el2n",
+  "entropy",
+  "heldout_divergence",
+  "heldout_recipe",
+  "heldout_retrain",
+  "loss",
+  "margin",
+  "max_confidence",
+  "score",
+  "trackers",
+]

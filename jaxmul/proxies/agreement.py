@@ -1,0 +1,93 @@
+"""How well a proxy orders examples as the ground truth does."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+  """Rank agreement of a proxy with the truth.
+
+  Attributes:
+    spearman: ρ in [−1, 1].
+    low, high: 95 % bootstrap interval of ρ over examples.
+    precision_at_k: share in [0, 1] of the truth's top k that is in the proxy's; None without `top_k`.
+  """
+
+  spearman: float
+  low: float
+  high: float
+  precision_at_k: float | None
+
+
+def agreement(
+  scores: Any, truth: Any, *, top_k: int | None = None, resamples: int = 1000, seed: int = 0
+) -> Agreement:
+  """Spearman's ρ between scores and truth with a bootstrap interval, and precision at k.
+
+  Args:
+    scores: [n], a proxy.
+    truth: [n], such as memorization scores, of the same examples in the same order.
+    top_k: also report the share of the truth's k largest that are among the proxy's k largest; the
+      lower position wins a tie.
+    resamples: of the percentile bootstrap over examples.
+    seed: of the resampling.
+
+  Returns:
+    An `Agreement`.
+
+  Raises:
+    ValueError: lengths differ, fewer than 3 examples, NaN, constant scores, or top_k outside [1, n].
+
+  Example:
+    >>> result = agreement([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0], top_k=2)
+    >>> round(result.spearman, 3), result.precision_at_k
+    (0.8, 1.0)
+  """
+  scores = _checked(scores, "scores")
+  truth = _checked(truth, "truth")
+  if len(scores) != len(truth):
+    raise ValueError(
+      f"agreement got {len(scores)} scores but {len(truth)} truths; join them by id."
+    )
+  if top_k is not None and not 1 <= top_k <= len(scores):
+    raise ValueError(f"agreement got top_k={top_k}, must be in [1, {len(scores)}].")
+
+  rng = np.random.default_rng(seed)
+  resampled = []
+  with np.errstate(invalid="ignore"):  # a resample of a single value has no ρ
+    for size in np.diff(np.r_[0 : resamples : max(1, 2_000_000 // len(scores)), resamples]):
+      rows = rng.integers(len(scores), size=(size, len(scores)))
+      resampled.append(_spearman(scores[rows], truth[rows]))
+  low, high = np.nanpercentile(np.concatenate(resampled), [2.5, 97.5])
+  precision = None
+  if top_k is not None:
+    best = [set(np.argsort(-values, kind="stable")[:top_k].tolist()) for values in (scores, truth)]
+    precision = len(best[0] & best[1]) / top_k
+  return Agreement(float(_spearman(scores, truth)), float(low), float(high), precision)
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Returns ρ along the last axis: Pearson's correlation of ranks, ties sharing their mean rank."""
+  from scipy.stats import rankdata
+
+  a, b = (rankdata(values, axis=-1) for values in (a, b))
+  a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (a, b))
+  return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+
+
+def _checked(values: Any, name: str) -> np.ndarray:
+  values = np.asarray(values, dtype=float)
+  if values.ndim != 1 or len(values) < 3:
+    raise ValueError(f"agreement needs {name} [n] with n of at least 3, got {values.shape}.")
+  bad = np.flatnonzero(~np.isfinite(values))
+  if len(bad):
+    raise ValueError(
+      f"agreement: {name}[{bad[0]}] is {values[bad[0]]} ({len(bad)} such values). "
+      "Drop these examples from both."
+    )
+  if (values == values[0]).all():
+    raise ValueError(f"agreement: all {name} are {values[0]}; a constant orders nothing.")
+  return values

@@ -1,0 +1,127 @@
+"""Loss curvature around an example: how sharply the loss bends in input space.
+
+ℓ is the cross-entropy at input x, g = ∇_x ℓ, H = ∇²_x ℓ. E‖H v‖² = tr(H²) for Rademacher v, so the
+mean over probes is an unbiased estimate of tr(H²).
+
+References:
+  Garg et al., [Memorization through the Lens of Curvature](https://arxiv.org/abs/2307.05831), 2023.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmul import _check, losses
+from jaxmul.binding import ApplyFn, as_bound
+
+Method = Literal["hvp", "finite_difference", "rum_compat"]
+_STEP = {"finite_difference": 1e-3, "rum_compat": 1e-2}
+
+
+def curvature(
+  params: Any,
+  batch: tuple[jax.Array, jax.Array],
+  apply_fn: ApplyFn | None = None,
+  *,
+  key: jax.Array | None = None,
+  probes: jax.Array | None = None,
+  num_probes: int = 10,
+  method: Method = "hvp",
+  h: float | None = None,
+) -> jax.Array:
+  """Mean of ‖H v‖² over probes v: sharp loss around an example, which the network had to memorize.
+
+  Args:
+    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree (NNX, Equinox). Never
+      differentiated, so raw variables with batch statistics are fine.
+    batch: `(inputs float [B, ...], labels int [B])`; each example is independent of the others.
+    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
+    key: of the probes; None is a fixed key, so that two calls compare the same directions.
+    probes: [K, ...] with one example's shape, instead of random ones; overrides `key` and
+      `num_probes`.
+    num_probes: K, Rademacher directions shared by all examples.
+    method: "hvp", the exact Hessian-vector product; "finite_difference",
+      ‖∇ℓ(x + h v) − ∇ℓ(x)‖² / h², which on ReLU networks also sees kinks that the Hessian does not;
+      "rum_compat", ‖∇ℓ(x + z) − ∇ℓ(x)‖ along the one direction z = h sign(g) / ‖sign(g)‖, neither
+      squared nor divided by h, as RUM's code.
+    h: step in input units; 1e-3 for "finite_difference", 1e-2 for "rum_compat".
+
+  Returns:
+    Scores [B], float32, at least 0, in (nats per squared input unit)² ("rum_compat": nats per input
+    unit); higher means more memorized.
+
+  Raises:
+    ValueError: `params` is not callable and no `apply_fn` is given; the batch, the probes or an
+      option is not as above.
+
+  References:
+    Garg et al., [Memorization through the Lens of Curvature](https://arxiv.org/abs/2307.05831);
+    Zhao et al., [RUM](https://arxiv.org/abs/2406.01257) for "rum_compat".
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> def model(w, x): return x @ w
+    >>> w, x, y = jnp.eye(2), jnp.zeros((1, 2)), jnp.array([0])
+    >>> curvature(w, (x, y), model).tolist()  # H = [[¼, −¼], [−¼, ¼]], tr(H²) = ¼; probes ±(1, 1)
+    [0.30000001192092896]
+  """
+  bound = as_bound(params, apply_fn, "curvature")
+  inputs, labels = _check.batch(batch, "curvature")
+  if method not in ("hvp", "finite_difference", "rum_compat"):
+    raise ValueError(
+      f"curvature got method {method!r}: use 'hvp', 'finite_difference' or 'rum_compat'."
+    )
+  if num_probes < 1:
+    raise ValueError(f"curvature got num_probes={num_probes}, must be at least 1.")
+  if h is not None and not h > 0:
+    raise ValueError(f"curvature got h={h}, must be above 0.")
+  if probes is not None and (jnp.ndim(probes) < 1 or probes.shape[1:] != inputs.shape[1:]):
+    raise ValueError(
+      f"curvature needs probes [K, ...] of one example's shape {inputs.shape[1:]}, "
+      f"got {jnp.shape(probes)}."
+    )
+  _check.label_range(bound, inputs, labels, "curvature")
+
+  def gradients(x):
+    """∇_x ℓ of every example at once: the examples do not interact."""
+    return jax.grad(lambda x: losses.cross_entropy(bound(x), labels).sum())(x)
+
+  step = h if h is not None else _STEP.get(method, 0.0)
+  if method == "rum_compat":
+    g = gradients(inputs)
+    sign = jnp.sign(g)
+    norm = _norms(sign)
+    z = step * sign / _per_example(jnp.where(norm == 0, 1, norm), sign)
+    return _norms(gradients(inputs + z) - g)
+
+  if probes is None:
+    key = jax.random.key(0) if key is None else key
+    probes = jax.random.rademacher(key, (num_probes, *inputs.shape[1:]), inputs.dtype)
+  probes = jnp.asarray(probes, inputs.dtype)
+
+  if method == "hvp":
+    _, hessian_product = jax.linearize(gradients, inputs)
+
+    def squared(v):
+      return _norms(hessian_product(jnp.broadcast_to(v, inputs.shape))) ** 2
+  else:
+    g = gradients(inputs)
+
+    def squared(v):
+      return (_norms(gradients(inputs + step * v) - g) / step) ** 2
+
+  if len(probes) == 1:
+    return squared(probes[0])
+  return jnp.mean(lax.map(squared, probes), axis=0)
+
+
+def _norms(x: jax.Array) -> jax.Array:
+  """‖x_b‖₂ [B] of x [B, ...], in float32 or wider."""
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim))))
+
+
+def _per_example(values: jax.Array, like: jax.Array) -> jax.Array:
+  return values.reshape(-1, *(1,) * (like.ndim - 1))

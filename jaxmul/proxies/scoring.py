@@ -1,0 +1,69 @@
+"""A point proxy over a whole data set: fixed-shape batches, split over devices, joined by id."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmul import _check, _sharding
+from jaxmul.binding import ApplyFn, as_bound
+from jaxmul.data.dataset import Dataset, as_inputs
+
+
+def score(
+  proxy: Callable[..., jax.Array],
+  params: Any,
+  dataset: Dataset,
+  apply_fn: ApplyFn | None = None,
+  *,
+  batch_size: int = 512,
+) -> np.ndarray:
+  """Scores every example of a data set with a point proxy.
+
+  Args:
+    proxy: `proxy(params, batch=(inputs, labels), apply_fn=...) -> [B]`. Options and extra pytrees are
+      bound with `jax.tree_util.Partial(proxy, name=value)`, which does not retrace for new arrays.
+    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    dataset: n examples; uint8 images are scaled to [0, 1].
+    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
+    batch_size: examples at a time; bounds the memory. Rounded up to a multiple of the devices.
+
+  Returns:
+    Scores float32 [n], in the order of `dataset.ids`, the same for any batch size and devices.
+
+  Raises:
+    ValueError: the data set is empty, or the proxy refuses it.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, proxies
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
+    >>> params = models.init(models.mlp((8,), 2), jax.random.key(0), toy.images[:1])
+    >>> proxies.score(proxies.curvature, params, toy, batch_size=3).shape
+    (4,)
+  """
+  if not len(dataset):
+    raise ValueError("score got an empty data set. Pass at least one example.")
+  if batch_size < 1:
+    raise ValueError(f"score got batch_size={batch_size}, must be at least 1.")
+  bound = as_bound(params, apply_fn, "score")
+  if not isinstance(proxy, jax.tree_util.Partial):
+    proxy = jax.tree_util.Partial(proxy)
+  devices = len(jax.devices())
+  size = -(-min(batch_size, len(dataset)) // devices) * devices
+  classes = jax.eval_shape(bound, as_inputs(dataset.images[:1])).shape[-1]
+  _check.class_numbers(dataset.labels, classes, "score")
+  scores = []
+  for start in range(0, len(dataset), size):
+    rows = np.arange(start, start + size)
+    rows = np.where(rows < len(dataset), rows, start)  # padding repeats a row and is dropped
+    batch = _sharding.shard_batch((dataset.images[rows], dataset.labels[rows]))
+    scores.append(_score(proxy, bound, *batch))
+  return np.concatenate([np.asarray(part) for part in scores])[: len(dataset)]
+
+
+@jax.jit
+def _score(proxy, bound, images, labels):
+  return proxy(bound, batch=(as_inputs(images), labels))

@@ -1,0 +1,323 @@
+"""One training run as one pure function: a `Recipe`, data, a key, and trackers riding along.
+
+A step is SGD with momentum as PyTorch does it: the L2 penalty is coupled into the gradient of all
+params, g = ∇ℓ + λθ, b = μb + g, θ = θ − ηb. The last partial batch of an epoch is kept. The same
+Recipe trains the original, the retrained oracle and every leave-subset-out model.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jaxmul import losses, models
+from jaxmul._blocks import shuffled_rows
+from jaxmul.binding import Bound
+from jaxmul.data.dataset import Dataset, as_inputs
+
+Schedule = Callable[[jax.Array, int], jax.Array]
+
+
+def cosine(epoch: jax.Array, epochs: int) -> jax.Array:
+  """Learning-rate factor ½(1 + cos(π e/E)), stepped once an epoch."""
+  return 0.5 * (1 + jnp.cos(jnp.pi * epoch / epochs))
+
+
+def constant(epoch: jax.Array, epochs: int) -> jax.Array:
+  """Learning-rate factor 1."""
+  del epochs
+  return jnp.ones_like(epoch, float)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiStep:
+  """Learning-rate factor `factor`ᵏ after k of the milestones (epochs) have passed."""
+
+  milestones: tuple[int, ...]
+  factor: float = 0.2
+
+  def __call__(self, epoch: jax.Array, epochs: int) -> jax.Array:
+    del epochs
+    return self.factor ** jnp.sum(epoch >= jnp.asarray(self.milestones)).astype(float)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """Everything that decides a training run but the data and the key; the defaults are the papers'.
+
+  Attributes:
+    model: a Linen module, or a function `(key, inputs) -> Bound`.
+    epochs: passes over the data, at least 1.
+    batch_size: examples a step.
+    learning_rate: η of the first epoch.
+    schedule: `(epoch, epochs) -> factor` of the learning rate, such as `cosine`.
+    momentum: μ.
+    weight_decay: λ, coupled.
+    augment: `(key, inputs [B, ...]) -> inputs`, or None.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  Example:
+    >>> from jaxmul import models
+    >>> Recipe(models.mlp(), epochs=2).batch_size
+    256
+  """
+
+  model: models.Model
+  epochs: int = 30
+  batch_size: int = 256
+  learning_rate: float = 0.1
+  schedule: Schedule = cosine
+  momentum: float = 0.9
+  weight_decay: float = 5e-4
+  augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+
+  def __post_init__(self):
+    for name, low in (("epochs", 1), ("batch_size", 1), ("learning_rate", 0), ("weight_decay", 0)):
+      if not getattr(self, name) >= low:
+        raise ValueError(f"Recipe got {name}={getattr(self, name)}, must be at least {low}.")
+    if not 0 <= self.momentum < 1:
+      raise ValueError(f"Recipe got momentum={self.momentum}, must be in [0, 1).")
+
+
+class Step(NamedTuple):
+  """What one training step saw, for trackers.
+
+  Attributes:
+    ids: int32 [B], rows of the training set, 0 … n − 1; n where the row is padding, so that
+      `state.at[step.ids].add(values, mode="drop")` needs no mask.
+    labels: int32 [B].
+    logits: float [B, C], of the step's own forward pass, before its update.
+    losses: float32 [B].
+    epoch: int32 scalar from 0.
+  """
+
+  ids: jax.Array
+  labels: jax.Array
+  logits: jax.Array
+  losses: jax.Array
+  epoch: jax.Array
+
+
+class Tracker(NamedTuple):
+  """A score of every training example, gathered while training runs.
+
+  Attributes:
+    init: `n -> state`.
+    update: `(state, Step) -> state`, pure; runs in every step.
+    score: `state -> {name: [n]}`, higher = more memorized.
+  """
+
+  init: Callable[[int], Any]
+  update: Callable[[Any, Step], Any]
+  score: Callable[[Any], dict[str, jax.Array]]
+
+
+class History(NamedTuple):
+  """Per epoch: mean loss [E] in nats and accuracy [E] in [0, 1], of the steps' own forward pass."""
+
+  loss: jax.Array
+  accuracy: jax.Array
+
+
+class Run(NamedTuple):
+  """What `run` returns: params, tracker scores {name: [n]}, history."""
+
+  params: Bound
+  scores: dict[str, jax.Array]
+  history: History
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+  """A finished training run.
+
+  Attributes:
+    params: the trained params, bound.
+    scores: tracker scores {name: float32 [n]}, in the order of `ids`.
+    ids: int64 [n], what was trained on, sorted.
+    history: loss [E] and accuracy [E] of each epoch.
+  """
+
+  params: Bound
+  scores: dict[str, np.ndarray]
+  ids: np.ndarray
+  history: History
+
+
+class Diverged(FloatingPointError):
+  """Training met a loss that is not finite; `fit` holds what was finished before.
+
+  Attributes:
+    fit: a `Fit` with the params of the last good epoch.
+  """
+
+  def __init__(self, message: str, fit: Fit):
+    super().__init__(message)
+    self.fit = fit
+
+
+def fit(
+  recipe: Recipe,
+  dataset: Dataset,
+  key: jax.Array,
+  ids: Any = None,
+  trackers: Mapping[str, Tracker] | None = None,
+) -> Fit:
+  """Trains one model.
+
+  Args:
+    recipe: model, optimizer and schedule.
+    dataset: images, labels and ids.
+    key: for initial params, order and augmentation; the same key gives the same run.
+    ids: train on these examples only, all by default. Neither their order nor that of the data set
+      matters.
+    trackers: {label: Tracker}; output trackers are free, they read the step's own forward pass.
+
+  Returns:
+    A `Fit`; scores [n] are joined to `Fit.ids`.
+
+  Raises:
+    ValueError: an id is not in the data, or two trackers return a score of the same name.
+    Diverged: the loss became NaN or inf; the exception holds the last good epoch.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, train
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
+    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=20, batch_size=4)
+    >>> train.fit(recipe, toy, jax.random.key(0)).history.accuracy[-1].item()
+    1.0
+  """
+  trackers = dict(trackers or {})
+  ids = np.sort(dataset.ids if ids is None else np.asarray(ids, np.int64))
+  if not len(ids):
+    raise ValueError("fit got no training examples. Pass at least one id.")
+  if not np.array_equal(ids, dataset.ids):
+    dataset = dataset.take(ids)
+  result = _jitted_run(
+    recipe,
+    tuple(trackers.values()),
+    jnp.asarray(dataset.images),
+    jnp.asarray(dataset.labels),
+    jnp.arange(len(dataset)),
+    key,
+  )
+  scores = {name: np.asarray(score) for name, score in result.scores.items()}
+  finished = Fit(result.params, scores, dataset.ids, result.history)
+  bad = np.flatnonzero(~np.isfinite(np.asarray(result.history.loss)))
+  if len(bad):
+    raise Diverged(
+      f"training diverged in epoch {bad[0] + 1} of {recipe.epochs}: the loss is not finite. "
+      f"Lower learning_rate ({recipe.learning_rate}); .fit holds the epoch before.",
+      finished,
+    )
+  return finished
+
+
+def run(
+  recipe: Recipe,
+  trackers: tuple[Tracker, ...],
+  images: jax.Array,
+  labels: jax.Array,
+  rows: jax.Array,
+  key: jax.Array,
+) -> Run:
+  """A whole training run as a pure function: `jit` it, `vmap` it over `rows` and `key`.
+
+  Args:
+    recipe: static.
+    trackers: static.
+    images: [N, ...], uint8 or float.
+    labels: int [N].
+    rows: int [n], which of the N are trained on.
+    key: of this run.
+
+  Returns:
+    A `Run`. After a loss that is not finite no later epoch changes anything.
+  """
+  init_key, order_key = jax.random.split(key)
+  params = models.init(recipe.model, init_key, as_inputs(images[:1]))
+  steps = -(-len(rows) // recipe.batch_size)
+  transform = optimizer(recipe, steps)
+  carry = (
+    params,
+    transform.init(params.params),
+    tuple(tracker.init(len(rows)) for tracker in trackers),
+    jnp.array(True),
+  )
+
+  def epoch(carry, number):
+    *last, alive = carry
+    new, history = lax.cond(
+      alive,
+      lambda: epoch_of(recipe, transform, trackers, images, labels, rows, order_key, last, number),
+      lambda: (tuple(last), History(jnp.float32(jnp.nan), jnp.float32(jnp.nan))),
+    )
+    good = jnp.isfinite(history.loss)
+    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, tuple(last))
+    return (*kept, alive & good), history
+
+  (params, _, tracked, _), history = lax.scan(epoch, carry, jnp.arange(recipe.epochs))
+  scores: dict[str, jax.Array] = {}
+  for tracker, state in zip(trackers, tracked, strict=True):
+    for name, score in tracker.score(state).items():
+      if name in scores:
+        raise ValueError(f"two trackers return a score named {name!r}. Drop one of them.")
+      scores[name] = score
+  return Run(params, scores, history)
+
+
+_jitted_run = jax.jit(run, static_argnums=(0, 1))
+
+
+def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
+  """Returns the recipe's SGD as an optax transformation, its rate stepped once an epoch."""
+
+  def rate(count):
+    return recipe.learning_rate * recipe.schedule(count // steps_per_epoch, recipe.epochs)
+
+  return optax.chain(
+    optax.add_decayed_weights(recipe.weight_decay),
+    optax.sgd(rate, recipe.momentum or None),
+  )
+
+
+def epoch_of(recipe, transform, trackers, images, labels, rows, key, carry, number):
+  """One pass over the data in an order of its own; returns (carry, History of scalars)."""
+  order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
+  count = len(rows)
+
+  def step(carry, at):
+    params, opt_state, tracked = carry
+    ids, index = at
+    mask = ids < count
+    source = rows[jnp.where(mask, ids, 0)]
+    inputs, targets = as_inputs(images[source]), labels[source]
+    augment_key, train_key = jax.random.split(jax.random.fold_in(step_key, index))
+    if recipe.augment is not None:
+      inputs = recipe.augment(augment_key, inputs)
+
+    def risk(theta):
+      logits, state = params.replace(params=theta).train(inputs, train_key, mask)
+      each = losses.cross_entropy(logits, targets)
+      return losses.masked_mean(each, mask), (logits, each, state)
+
+    gradient, (logits, each, state) = jax.grad(risk, has_aux=True)(params.params)
+    updates, opt_state = transform.update(gradient, opt_state, params.params)
+    params = params.replace(params=optax.apply_updates(params.params, updates), state=state)
+    seen = Step(ids, targets, logits, each, number)
+    tracked = tuple(t.update(s, seen) for t, s in zip(trackers, tracked, strict=True))
+    hits = jnp.sum(mask & losses.is_correct(logits, targets))
+    return (params, opt_state, tracked), (jnp.sum(jnp.where(mask, each, 0)), hits)
+
+  batches = shuffled_rows(order_key, count, recipe.batch_size)
+  carry, (loss, hits) = lax.scan(step, tuple(carry), (batches, jnp.arange(len(batches))))
+  return carry, History(jnp.sum(loss) / count, jnp.sum(hits) / count)
