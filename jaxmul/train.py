@@ -192,7 +192,7 @@ def fit(
     >>> from jaxmul import models, train
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
-    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=20, batch_size=4)
+    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=50)
     >>> train.fit(recipe, toy, jax.random.key(0)).history.accuracy[-1].item()
     1.0
   """

@@ -64,8 +64,10 @@ def curvature(
     >>> import jax.numpy as jnp
     >>> def model(w, x): return x @ w
     >>> w, x, y = jnp.eye(2), jnp.zeros((1, 2)), jnp.array([0])
-    >>> curvature(w, (x, y), model).tolist()  # H = [[¼, −¼], [−¼, ¼]], tr(H²) = ¼; probes ±(1, 1)
-    [0.30000001192092896]
+    >>> axes = 2**0.5 * jnp.eye(2)  # a full orthogonal set: exact
+    >>> scores = curvature(w, (x, y), model, probes=axes)  # H = ¼ [[1, −1], [−1, 1]]
+    >>> round(scores.item(), 4)
+    0.25
   """
   bound = as_bound(params, apply_fn, "curvature")
   inputs, labels = _check.batch(batch, "curvature")

@@ -1,0 +1,411 @@
+"""Trained params on disk: a flipped bit is an error, not a different model.
+
+A checkpoint is a folder: `arrays/`, written by Orbax, and `manifest.json` with the size and SHA-256
+of every file, the dtype and shape of every leaf, and a SHA-256 of itself. Orbax restores damaged
+files without noticing, so everything is verified before Orbax sees it. The hashes guard against
+accidents, not against someone who rewrites them.
+
+Functions are not stored. `load(path, like)` takes them, and the structure, from a `Bound` such as
+`models.init` makes; `load(path)` returns plain arrays.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmul import _check
+from jaxmul.binding import Bound
+
+MANIFEST = "manifest.json"
+ARRAYS = "arrays"
+FORMAT = "jaxmul checkpoint 1"
+MAX_MANIFEST_BYTES = 1 << 26
+AGAIN = "Copy the checkpoint again, or save it again."
+
+Spec = tuple[str, tuple[int, ...]]
+PathLike = str | os.PathLike[str]
+
+
+def save(path: PathLike, bound: Bound) -> None:
+  """Writes params and state to a folder; what is under `path` is whole at all times.
+
+  The new checkpoint is written and fsynced beside `path` and then renamed. One that is there stays
+  until then; if a kill comes between the two renames, `load` reads it from where it was put aside.
+  A killed save can leave a folder `.NAME.*.tmp` beside it, which may be deleted.
+
+  Args:
+    path: folder on a local or mounted file system, made with its parents.
+    bound: any tree of arrays, on any devices. Its functions are not stored, and lists and the like
+      are stored as dicts: `load` needs `like` to make them again.
+
+  Raises:
+    ValueError: `bound` is not a `Bound` or holds a leaf that is no array, `path` is a URL or holds
+      other files, or this is not process 0 of a `jax.distributed` job.
+
+  Example:
+    >>> import jax, tempfile
+    >>> from jaxmul import checkpoint, models
+    >>> params = models.init(models.mlp((8,)), jax.random.key(0), jax.numpy.ones((1, 28, 28)))
+    >>> path = tempfile.mkdtemp() + "/original"
+    >>> checkpoint.save(path, params)
+    >>> checkpoint.load(path, params).params["Dense_0"]["bias"].shape
+    (8,)
+  """
+  path = _absolute(path)
+  arrays = _arrays(bound)
+  _refuse_foreign(path)
+  if jax.process_index():
+    raise ValueError(
+      f"checkpoint.save was called on process {jax.process_index()}; one process writes. "
+      "Call it where jax.process_index() == 0."
+    )
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+  try:
+    temporary.mkdir()
+    version = _write(temporary / ARRAYS, _nested(arrays))
+    leaves = {_name(names): _spec(value) for names, value in arrays.items()}
+    (temporary / MANIFEST).write_bytes(_manifest(temporary, leaves, version))
+    for written in (*temporary.rglob("*"), temporary):
+      _fsync(written)
+    _install(temporary, path)
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+
+
+@overload
+def load(path: PathLike, like: None = None) -> dict[str, Any]: ...
+@overload
+def load(path: PathLike, like: Bound) -> Bound: ...
+def load(path: PathLike, like: Bound | None = None) -> Bound | dict[str, Any]:
+  """Reads a checkpoint after verifying every file of it.
+
+  Args:
+    path: what was given to `save`.
+    like: a `Bound` of the same network, for the structure, the functions and the devices; its
+      values are not used, so `jax.eval_shape` of `models.init` will do.
+
+  Returns:
+    `like` with the stored params and state, on the devices that its own are committed to. Without
+    `like`, `{"params": ..., "state": ...}`: nested dicts of NumPy arrays, state None if none was
+    stored.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    ValueError: a file is damaged, missing or foreign, or a leaf differs from `like` in name, dtype
+      or shape. Nothing is read by Orbax then.
+
+  Example:
+    >>> import jax, jaxmul, tempfile
+    >>> from jaxmul import checkpoint
+    >>> path = tempfile.mkdtemp() + "/linear"
+    >>> checkpoint.save(path, jaxmul.bind(lambda w, x: x @ w, jax.numpy.eye(2)))
+    >>> checkpoint.load(path)["params"].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+  """
+  path = _current(_absolute(path))
+  if like is not None and not isinstance(like, Bound):
+    raise ValueError(
+      f"checkpoint.load needs like to be a Bound, got {type(like).__name__}. "
+      "Pass models.init(model, key, inputs), or jaxmul.bind(apply_fn, params)."
+    )
+  stored = verify(path)
+  if like is not None:
+    _refuse_unlike(path, stored, like)
+  tree = _read(path / ARRAYS)
+  values = {_name(names): value for names, value in _flat(tree).items()}
+  if {name: _spec(value) for name, value in values.items()} != stored:
+    raise ValueError(f"checkpoint {path}: {ARRAYS} does not hold what {MANIFEST} says. {AGAIN}")
+  if like is None:
+    return {"params": tree["params"], "state": tree.get("state")}
+  leaves, structure = jax.tree.flatten(_tree(like))
+  placed = [_place(values[_name(at)], leaf) for at, leaf in zip(_flat(_tree(like)), leaves)]
+  return like.replace(**jax.tree.unflatten(structure, placed))
+
+
+def verify(path: PathLike) -> dict[str, Spec]:
+  """Checks that every file of a checkpoint is there, alone and unchanged; Orbax is not needed.
+
+  Returns:
+    (dtype, shape) of each leaf, such as `{"params.Dense_0.bias": ("float32", (8,))}`.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    ValueError: a file is damaged, missing or foreign; names the first one.
+  """
+  path = _current(_absolute(path))
+  files, leaves = _read_manifest(path)
+  found = _files(path)
+  for name in sorted(files.keys() - found.keys()):
+    raise ValueError(f"checkpoint {path}: file {name!r} is missing. {AGAIN}")
+  for name in sorted(found.keys() - files.keys()):
+    raise ValueError(f"checkpoint {path}: {name!r} is not part of it. Move that file elsewhere.")
+  for name, file in found.items():
+    size, digest = files[name]
+    if file.is_symlink() or not file.is_file():
+      raise ValueError(f"checkpoint {path}: {name!r} is not a plain file. {AGAIN}")
+    if file.stat().st_size != size:
+      raise ValueError(
+        f"checkpoint {path}: file {name!r} is damaged: {file.stat().st_size} bytes, "
+        f"must be {size}. {AGAIN}"
+      )
+    if _sha256(file) != digest:
+      raise ValueError(
+        f"checkpoint {path}: file {name!r} is damaged: its SHA-256 is another. {AGAIN}"
+      )
+  return leaves
+
+
+def _tree(bound: Bound) -> dict[str, Any]:
+  return {"params": bound.params, "state": bound.state}
+
+
+def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
+  """Returns the leaves of a tree by the names on the way to them, in the order of `flatten`."""
+  return {
+    tuple(jax.tree_util.keystr((key,), simple=True) for key in keys): leaf
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def _nested(arrays: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+  root: dict[str, Any] = {}
+  for names, value in arrays.items():
+    node = root
+    for name in names[:-1]:
+      node = node.setdefault(name, {})
+    node[names[-1]] = value
+  return root
+
+
+def _name(names: tuple[str, ...]) -> str:
+  return ".".join(names)  # as Orbax names a leaf
+
+
+def _spec(leaf: Any) -> Spec:
+  leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+  return np.dtype(leaf.dtype).name, tuple(int(size) for size in leaf.shape)
+
+
+def _arrays(bound: Bound) -> dict[tuple[str, ...], np.ndarray]:
+  if not isinstance(bound, Bound):
+    raise ValueError(
+      f"checkpoint.save needs a Bound, got {type(bound).__name__}. "
+      "Bind params first: jaxmul.bind(model.apply, params)."
+    )
+  arrays, seen = {}, set()
+  for names, leaf in _flat(_tree(bound)).items():
+    name = _name(names)
+    if name in seen:
+      # Orbax would write one over the other, silently.
+      raise ValueError(f"checkpoint.save: two leaves are called {name!r} on disk. Rename one.")
+    seen.add(name)
+    arrays[names] = _array(leaf, name)
+  if not any(names[0] == "params" for names in arrays):
+    raise ValueError("checkpoint.save got params without a single array: there is nothing to save.")
+  return arrays
+
+
+def _array(leaf: Any, name: str) -> np.ndarray:
+  if not _check.is_concrete(leaf):
+    raise ValueError(f"checkpoint.save: leaf {name!r} is being traced. Call save outside of jit.")
+  dtype = getattr(leaf, "dtype", None)
+  if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    raise ValueError(
+      f"checkpoint.save: leaf {name!r} is {dtype}. Store keys as jax.random.key_data(key)."
+    )
+  value = np.asarray(leaf) if dtype is not None or isinstance(leaf, complex | float) else None
+  if value is None and isinstance(leaf, int):
+    value = np.asarray(leaf)
+  if value is None or not (jnp.issubdtype(value.dtype, np.number) or value.dtype == bool):
+    raise ValueError(
+      f"checkpoint.save: leaf {name!r} is a {type(leaf).__name__}, not an array of numbers. "
+      "Keep it out of the params, or make it static."
+    )
+  if not value.size:
+    raise ValueError(f"checkpoint.save: leaf {name!r} has shape {value.shape}. Drop empty arrays.")
+  return value
+
+
+def _place(value: np.ndarray, leaf: Any) -> Any:
+  if isinstance(leaf, jax.Array) and leaf.committed:
+    return jax.device_put(value, leaf.sharding)
+  return jnp.asarray(value) if hasattr(leaf, "sharding") else value
+
+
+def _refuse_unlike(path: Path, stored: dict[str, Spec], like: Bound) -> None:
+  wanted = {_name(names): _spec(leaf) for names, leaf in _flat(_tree(like)).items()}
+  cure = "Pass the like of the model that was saved, or none to get plain arrays."
+  for name in sorted(stored.keys() - wanted.keys()):
+    raise ValueError(f"checkpoint {path}: leaf {name!r} is stored, but like has none. {cure}")
+  for name in sorted(wanted.keys() - stored.keys()):
+    raise ValueError(f"checkpoint {path}: leaf {name!r} of like is not stored. {cure}")
+  for name, (dtype, shape) in stored.items():
+    if (dtype, shape) != wanted[name]:
+      other, size = wanted[name]
+      raise ValueError(
+        f"checkpoint {path}: leaf {name!r} is {dtype} {shape}, but like has {other} {size}. {cure}"
+      )
+
+
+def _checkpointer():
+  """Returns Orbax on its own in this process: it waits for no other."""
+  import orbax.checkpoint as ocp
+
+  me = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"jaxmul_{me}"
+  )
+  handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+  return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _write(folder: Path, tree: dict[str, Any]) -> str:
+  """Writes nested dicts of NumPy arrays; returns the version of Orbax."""
+  import orbax.checkpoint as ocp
+
+  with _checkpointer() as checkpointer:
+    checkpointer.save(folder, tree)
+  return ocp.__version__
+
+
+def _read(folder: Path) -> dict[str, Any]:
+  try:
+    with _checkpointer() as checkpointer:
+      return checkpointer.restore(folder)
+  except Exception as error:
+    reason = (str(error).splitlines() or [""])[0]
+    raise ValueError(
+      f"checkpoint {folder.parent}: its files are whole, but Orbax cannot read them "
+      f"({type(error).__name__}: {reason}). Install the Orbax that {MANIFEST} names."
+    ) from error
+
+
+def _manifest(folder: Path, leaves: dict[str, Spec], version: str) -> bytes:
+  content = {
+    "format": FORMAT,
+    "orbax": version,
+    "leaves": {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in leaves.items()},
+    "files": {
+      name: {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+      for name, file in _files(folder).items()
+    },
+  }
+  return _dump(content | {"sha256": hashlib.sha256(_dump(content)).hexdigest()})
+
+
+def _dump(content: Any) -> bytes:
+  return json.dumps(content, indent=1, sort_keys=True).encode()
+
+
+def _read_manifest(path: Path) -> tuple[dict[str, tuple[int, str]], dict[str, Spec]]:
+  """Returns (bytes, SHA-256) of each file and (dtype, shape) of each leaf."""
+  file = path / MANIFEST
+  if not file.is_file() or file.is_symlink():
+    raise ValueError(f"checkpoint {path}: file {MANIFEST!r} is missing. {AGAIN}")
+  damaged = ValueError(f"checkpoint {path}: file {MANIFEST!r} is damaged. {AGAIN}")
+  if file.stat().st_size > MAX_MANIFEST_BYTES:
+    raise damaged
+  raw = file.read_bytes()
+  try:
+    content = json.loads(raw)
+    # The same content can be spelled in other bytes: those must be ours, too.
+    whole = _dump(content) == raw
+    seal = content.pop("sha256")
+    whole &= hashlib.sha256(_dump(content)).hexdigest() == seal
+    written_as = content["format"]
+    files = {name: (int(at["bytes"]), str(at["sha256"])) for name, at in content["files"].items()}
+    leaves = {
+      name: (str(at["dtype"]), tuple(int(size) for size in at["shape"]))
+      for name, at in content["leaves"].items()
+    }
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    raise damaged from None
+  if not whole:
+    raise damaged
+  if written_as != FORMAT:
+    raise ValueError(
+      f"checkpoint {path}: file {MANIFEST!r} is in format {written_as!r}, not {FORMAT!r}. "
+      "Load it with the jaxmul that saved it."
+    )
+  return files, leaves
+
+
+def _files(folder: Path) -> dict[str, Path]:
+  """Returns everything under a folder but folders and the manifest, by relative name."""
+  found = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+  named = {path.relative_to(folder).as_posix(): path for path in found}
+  named.pop(MANIFEST, None)
+  return named
+
+
+def _sha256(file: Path) -> str:
+  with file.open("rb") as stream:
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _absolute(path: PathLike) -> Path:
+  if "://" in str(path):
+    raise ValueError(
+      f"checkpoint got the URL {str(path)!r}, must be a folder. "
+      "Save to a local folder and copy that, or mount the bucket."
+    )
+  return Path(path).resolve()
+
+
+def _refuse_foreign(path: Path) -> None:
+  """Raises ValueError where saving would delete what is not a checkpoint."""
+  if not path.exists():
+    return
+  inside = set(os.listdir(path)) if path.is_dir() else {path.name}
+  if inside and (MANIFEST not in inside or inside - {MANIFEST, ARRAYS}):
+    raise ValueError(
+      f"checkpoint.save would replace {path}, which is not a checkpoint. Name a new folder."
+    )
+
+
+def _aside(path: Path) -> Path:
+  return path.with_name(f".{path.name}.aside")
+
+
+def _install(temporary: Path, path: Path) -> None:
+  aside = _aside(path)
+  if path.exists():
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(path, aside)
+  os.rename(temporary, path)
+  _fsync(path.parent)
+  shutil.rmtree(aside, ignore_errors=True)
+
+
+def _current(path: Path) -> Path:
+  """Returns the folder to read: `path`, or what a save killed between its renames put aside."""
+  if path.exists():
+    if not path.is_dir():
+      raise ValueError(f"checkpoint {path} is a file, must be a folder. {AGAIN}")
+    return path
+  aside = _aside(path)
+  if not aside.exists():
+    raise FileNotFoundError(f"no checkpoint at {path}. Save one there, or check the name.")
+  warnings.warn(
+    f"a save to {path} was cut off; reading the checkpoint before it from {aside}.", stacklevel=3
+  )
+  return aside

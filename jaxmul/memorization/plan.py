@@ -1,0 +1,140 @@
+"""What has to be trained, before anything is: a pure, hashed list of chunks of models.
+
+Model i is trained on a uniformly random subset of fixed size m = round(r·n), with key
+`fold_in(key, i)`: the same model whatever machine, device or order computes it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmul.data.dataset import Dataset
+from jaxmul.train import Recipe
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+  """Leave-subset-out retraining of M models in chunks; made by `plan`.
+
+  Attributes:
+    recipe: of every model.
+    dataset: the n training examples that are left in or out, sorted by id.
+    key: uint32 key data, from which model i gets `fold_in(key, i)`.
+    num_models: M.
+    subset_size: m, examples in each model's subset.
+    chunk_size: models a chunk; the last one may hold fewer.
+  """
+
+  recipe: Recipe
+  dataset: Dataset
+  key: np.ndarray
+  num_models: int
+  subset_size: int
+  chunk_size: int
+
+  @property
+  def num_chunks(self) -> int:
+    """Number of chunks."""
+    return -(-self.num_models // self.chunk_size)
+
+  def models(self, chunk: int) -> range:
+    """Returns the numbers of the models of a chunk.
+
+    Raises:
+      ValueError: there is no such chunk.
+    """
+    if not 0 <= chunk < self.num_chunks:
+      raise ValueError(
+        f"chunk {chunk} is not in this plan; it has chunks 0 … {self.num_chunks - 1}."
+      )
+    start = chunk * self.chunk_size
+    return range(start, min(start + self.chunk_size, self.num_models))
+
+  @functools.cached_property
+  def hash(self) -> str:
+    """SHA-256 of everything that decides a chunk's numbers. `num_models` may grow later."""
+    digest = hashlib.sha256()
+    data = self.dataset
+    for part in (
+      describe(self.recipe),
+      f"{data.images.dtype}{data.images.shape}{data.num_classes}",
+      f"{self.key.tolist()} {self.subset_size} {self.chunk_size}",
+    ):
+      digest.update(part.encode() + b"\0")
+    for array in (data.images, data.labels, data.ids):
+      digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def plan(
+  recipe: Recipe,
+  dataset: Dataset,
+  key: jax.Array,
+  *,
+  num_models: int,
+  fraction: float = 0.7,
+  chunk_size: int = 8,
+) -> Plan:
+  """Plans the retraining of `num_models` models, each without a random part of the data.
+
+  Args:
+    recipe: the recipe of the model that will be unlearned.
+    dataset: n training examples.
+    key: of subsets and training runs.
+    num_models: M, at least 2.
+    fraction: r in (0, 1), the share of the data in each subset.
+    chunk_size: models a chunk, the unit of work that is handed out, stored and resumed.
+
+  Returns:
+    A `Plan`.
+
+  Raises:
+    ValueError: a number is outside its range, or a subset would be empty or everything.
+
+  References:
+    Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, train
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
+    >>> work = plan(train.Recipe(models.mlp((4,), 2)), toy, jax.random.key(0), num_models=20)
+    >>> work.subset_size, work.num_chunks, list(work.models(2))
+    (7, 3, [16, 17, 18, 19])
+  """
+  if num_models < 2:
+    raise ValueError(f"plan got num_models={num_models}, must be at least 2.")
+  if not 0 < fraction < 1:
+    raise ValueError(f"plan got fraction={fraction}, must be in (0, 1); the papers' is 0.7.")
+  if chunk_size < 1:
+    raise ValueError(f"plan got chunk_size={chunk_size}, must be at least 1.")
+  subset_size = round(fraction * len(dataset))
+  if not 0 < subset_size < len(dataset):
+    raise ValueError(
+      f"plan: {fraction} of {len(dataset)} examples is {subset_size}; a subset must leave some in "
+      "and some out. Give more examples."
+    )
+  order = np.sort(dataset.ids)
+  if not np.array_equal(order, dataset.ids):
+    dataset = dataset.take(order)
+  data = np.asarray(jax.random.key_data(key))
+  return Plan(recipe, dataset, data, num_models, subset_size, chunk_size)
+
+
+def describe(value: Any) -> str:
+  """Returns a text that is equal for equal configurations in any process: for hashes and records."""
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    # Linen modules are dataclasses too; parent and name are how they are nested, not what they are.
+    fields = [f for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
+    inside = ", ".join(f"{f.name}={describe(getattr(value, f.name))}" for f in fields)
+    return f"{type(value).__module__}.{type(value).__qualname__}({inside})"
+  if isinstance(value, tuple | list):
+    return f"({', '.join(describe(each) for each in value)})"
+  if callable(value) and hasattr(value, "__qualname__"):
+    return f"{value.__module__}.{value.__qualname__}"
+  return repr(value)

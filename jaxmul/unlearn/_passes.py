@@ -1,0 +1,129 @@
+"""How an epoch walks over the forget set S and the retain set R, in fixed shapes.
+
+Sets are row numbers padded to a common capacity with a count, so that sets of different size share
+one compiled program; the number of steps is a run-time value. Batches are padded with a mask, never
+ragged.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmul.data.dataset import as_inputs
+
+Passes = Literal["retain", "forget", "union", "forget_then_retain"]
+
+
+class Batch(NamedTuple):
+  """Some examples of one set.
+
+  Attributes:
+    inputs: float [B, ...].
+    labels: int32 [B].
+    mask: bool [B]; rows that are False are padding and must not matter.
+  """
+
+  inputs: jax.Array
+  labels: jax.Array
+  mask: jax.Array
+
+
+class Rows(NamedTuple):
+  """A set of examples in a data set of N.
+
+  Attributes:
+    images: [N, ...], uint8 or float, shared by all sets.
+    labels: int32 [N].
+    rows: int32 [capacity], the members first, then padding.
+    count: int32 scalar, how many are members.
+  """
+
+  images: jax.Array
+  labels: jax.Array
+  rows: jax.Array
+  count: jax.Array
+
+  def batch(self, start: jax.Array, stop: jax.Array, size: int) -> Batch:
+    """Returns members start … stop − 1 as a batch of `size` rows; the others are padding."""
+    at = start + jnp.arange(size)
+    mask = at < jnp.minimum(stop, self.count)
+    rows = self.rows[jnp.where(mask, at, 0)]
+    return Batch(as_inputs(self.images[rows]), self.labels[rows], mask)
+
+  def shuffled(self, key: jax.Array) -> "Rows":
+    """Returns the same members in random order."""
+    member = jnp.arange(len(self.rows)) < self.count
+    order = jnp.argsort(jnp.where(member, jax.random.uniform(key, self.rows.shape), 2.0))
+    return self._replace(rows=self.rows[order])
+
+
+class Sizes(NamedTuple):
+  """Rows a batch of S and of R has room for; static."""
+
+  forget: int
+  retain: int
+
+
+def sizes(passes: Passes, batch_size: int, forget: int, retain: int) -> Sizes:
+  """Returns the room in each batch, rounded up to 8 so that sets of similar size share programs."""
+  if passes == "union":
+    steps = _ceil(forget + retain, batch_size)
+    forget, retain = _ceil(forget, steps), _ceil(retain, steps)
+  return Sizes(*(min(batch_size, _ceil(count, 8) * 8) for count in (forget, retain)))
+
+
+def num_steps(passes: Passes, batch_size: int, forget: jax.Array, retain: jax.Array) -> jax.Array:
+  """Returns the number of steps of an epoch.
+
+  "retain" is one pass over R with the batches of S cycled beside it, "forget" one pass over S with
+  batches of R beside it, "union" one pass over both, each batch in their proportion, and
+  "forget_then_retain" a pass over S alone and then a pass over R alone.
+  """
+
+  if passes == "retain":
+    return _ceil(retain, batch_size)
+  if passes == "forget":
+    return _ceil(forget, batch_size)
+  if passes == "union":
+    return _ceil(forget + retain, batch_size)
+  return _ceil(forget, batch_size) + _ceil(retain, batch_size)
+
+
+def at_step(
+  passes: Passes, size: Sizes, batch_size: int, forget: Rows, retain: Rows, step: jax.Array
+) -> tuple[Batch, Batch]:
+  """Returns the forget and the retain batch of a step of shuffled sets."""
+
+  def cycled(rows: Rows, size: int, step: jax.Array) -> Batch:
+    start = step % _ceil(rows.count, size) * size
+    return rows.batch(start, start + size, size)
+
+  if passes in ("retain", "forget"):
+    return cycled(forget, size.forget, step), cycled(retain, size.retain, step)
+  if passes == "union":
+    steps = num_steps(passes, batch_size, forget.count, retain.count)
+
+    def share(rows: Rows, size: int) -> Batch:
+      return rows.batch(step * rows.count // steps, (step + 1) * rows.count // steps, size)
+
+    return share(forget, size.forget), share(retain, size.retain)
+  first = _ceil(forget.count, batch_size)
+  start = step * batch_size
+  later = jnp.maximum(step - first, 0) * batch_size
+  return (
+    forget.batch(start, jnp.where(step < first, start + batch_size, start), size.forget),
+    retain.batch(later, jnp.where(step < first, later, later + batch_size), size.retain),
+  )
+
+
+def padded_rows(rows: np.ndarray, capacity: int) -> tuple[jax.Array, jax.Array]:
+  """Returns row numbers int32 [capacity] with their count."""
+  padded = np.zeros(capacity, np.int32)
+  padded[: len(rows)] = rows
+  return jnp.asarray(padded), jnp.int32(len(rows))
+
+
+def _ceil(count, size):
+  return (count + size - 1) // size

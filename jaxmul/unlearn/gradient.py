@@ -1,0 +1,124 @@
+"""Fine-tuning and gradient ascent: what to descend is a sum of risks on R and S.
+
+risk_S and risk_R are mean losses on a forget and a retain batch. All use SGD at a constant rate with
+momentum; weight decay is coupled, as in training.
+"""
+
+import optax
+
+from jaxmul.unlearn.base import Unlearner, batch_risk, descend
+
+
+def sgd(
+  learning_rate: float, momentum: float = 0.9, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+  """Returns SGD with coupled weight decay, as PyTorch's."""
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum or None)
+  )
+
+
+def fine_tune(
+  learning_rate: float = 0.01, *, momentum: float = 0.9, weight_decay: float = 5e-4
+) -> Unlearner:
+  """Goes on training on R alone, and lets S be forgotten: risk_R.
+
+  Published for 10 epochs. Needs R; one epoch costs one training epoch on R.
+
+  Returns:
+    An `Unlearner`.
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
+  Example:
+    >>> fine_tune(0.1) == fine_tune(0.1)
+    True
+  """
+
+  def objective(params, forget, retain, memory, key):
+    del forget, memory
+    return batch_risk(params, retain, key)
+
+  return descend(
+    objective,
+    sgd(learning_rate, momentum, weight_decay),
+    identity=("fine_tune", learning_rate, momentum, weight_decay),
+  )
+
+
+def neg_grad(learning_rate: float = 1e-4, *, momentum: float = 0.9) -> Unlearner:
+  """Gradient ascent on S, without weight decay, which would pull the step: −risk_S.
+
+  Published for 5 epochs. Needs S only; one epoch costs one training epoch on S.
+
+  Returns:
+    An `Unlearner`.
+
+  References:
+    Golatkar et al., [Eternal Sunshine](https://arxiv.org/abs/1911.04933), 2020.
+
+  Example:
+    >>> neg_grad().passes
+    'forget'
+  """
+
+  def objective(params, forget, retain, memory, key):
+    del retain, memory
+    risk, params = batch_risk(params, forget, key)
+    return -risk, params
+
+  return descend(
+    objective,
+    sgd(learning_rate, momentum),
+    identity=("neg_grad", learning_rate, momentum),
+    passes="forget",
+  )
+
+
+def neg_grad_plus(
+  learning_rate: float = 0.01,
+  *,
+  alpha: float = 0.97,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """Descent on R and ascent on S at once: α risk_R − (1 − α) risk_S.
+
+  Published for 5 epochs. Needs R and S; one epoch is a pass over R with the batches of S cycled
+  beside it, and costs two training epochs on R. The papers choose α for each task; RUM's plan uses
+  0.99 and 0.97, and 0.97 is the default here.
+
+  Args:
+    learning_rate: η, constant.
+    alpha: α in [0, 1]; 1 is `fine_tune`.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: alpha is outside [0, 1].
+
+  References:
+    Kurmanji et al., [Towards Unbounded Machine Unlearning](https://arxiv.org/abs/2302.09880), 2023.
+
+  Example:
+    >>> neg_grad_plus(alpha=0.99) == neg_grad_plus(alpha=0.97)
+    False
+  """
+  if not 0 <= alpha <= 1:
+    raise ValueError(f"neg_grad_plus got alpha={alpha}, must be in [0, 1].")
+
+  def objective(params, forget, retain, memory, key):
+    del memory
+    risk_retain, params = batch_risk(params, retain, key)
+    risk_forget, params = batch_risk(params, forget, key)
+    return alpha * risk_retain - (1 - alpha) * risk_forget, params
+
+  return descend(
+    objective,
+    sgd(learning_rate, momentum, weight_decay),
+    identity=("neg_grad_plus", learning_rate, alpha, momentum, weight_decay),
+  )
