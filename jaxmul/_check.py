@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def batch(batch: Any, caller: str) -> tuple[jax.Array, jax.Array]:
@@ -90,4 +91,4 @@ def finite(value: Any, name: str) -> None:
 
 def is_concrete(value: Any) -> bool:
   """Whether the values of an array can be read now: it is not being traced."""
-  return not isinstance(value, jax.core.Tracer)
+  return not isinstance(value, Tracer)

@@ -6,7 +6,7 @@ value is summed over the axis unless values are marked local, so `map_models` tu
 models never talk to each other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
-def mesh(axis: str, devices: list[jax.Device] | None = None) -> Mesh:
+def mesh(axis: str, devices: Sequence[Any] | None = None) -> Mesh:
   """Returns a mesh of all devices, or of the given ones, along one Auto axis."""
   devices = jax.devices() if devices is None else devices
   return Mesh(np.asarray(devices), (axis,), axis_types=(AxisType.Auto,))
@@ -31,7 +31,7 @@ def shard_batch(batch: Any) -> Any:
 
 
 def map_models(
-  function: Callable[..., Any], devices: list[jax.Device], width: int
+  function: Callable[..., Any], devices: Sequence[Any], width: int
 ) -> Callable[..., Any]:
   """Returns a jittable `(xs, shared) -> ys` that computes `function(x, shared)` for each x.
 

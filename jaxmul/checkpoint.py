@@ -142,14 +142,22 @@ def verify(path: PathLike) -> dict[str, Spec]:
   Raises:
     FileNotFoundError: nothing is there.
     ValueError: a file is damaged, missing or foreign; names the first one.
+
+  Example:
+    >>> import jax, jaxmul, tempfile
+    >>> from jaxmul import checkpoint
+    >>> path = tempfile.mkdtemp() + "/linear"
+    >>> checkpoint.save(path, jaxmul.bind(lambda w, x: x @ w, jax.numpy.eye(2)))
+    >>> checkpoint.verify(path)
+    {'params': ('float32', (2, 2))}
   """
   path = _current(_absolute(path))
   files, leaves = _read_manifest(path)
   found = _files(path)
-  for name in sorted(files.keys() - found.keys()):
-    raise ValueError(f"checkpoint {path}: file {name!r} is missing. {AGAIN}")
-  for name in sorted(found.keys() - files.keys()):
-    raise ValueError(f"checkpoint {path}: {name!r} is not part of it. Move that file elsewhere.")
+  if missing := sorted(files.keys() - found.keys()):
+    raise ValueError(f"checkpoint {path}: file {missing[0]!r} is missing. {AGAIN}")
+  if extra := sorted(found.keys() - files.keys()):
+    raise ValueError(f"checkpoint {path}: file {extra[0]!r} is not part of it. Move it elsewhere.")
   for name, file in found.items():
     size, digest = files[name]
     if file.is_symlink() or not file.is_file():
@@ -224,10 +232,9 @@ def _array(leaf: Any, name: str) -> np.ndarray:
     raise ValueError(
       f"checkpoint.save: leaf {name!r} is {dtype}. Store keys as jax.random.key_data(key)."
     )
-  value = np.asarray(leaf) if dtype is not None or isinstance(leaf, complex | float) else None
-  if value is None and isinstance(leaf, int):
-    value = np.asarray(leaf)
-  if value is None or not (jnp.issubdtype(value.dtype, np.number) or value.dtype == bool):
+  is_number = dtype is not None or isinstance(leaf, int | float | complex)
+  value = np.asarray(leaf) if is_number else np.asarray(None)
+  if not (jnp.issubdtype(value.dtype, np.number) or value.dtype == bool):
     raise ValueError(
       f"checkpoint.save: leaf {name!r} is a {type(leaf).__name__}, not an array of numbers. "
       "Keep it out of the params, or make it static."
@@ -246,10 +253,10 @@ def _place(value: np.ndarray, leaf: Any) -> Any:
 def _refuse_unlike(path: Path, stored: dict[str, Spec], like: Bound) -> None:
   wanted = {_name(names): _spec(leaf) for names, leaf in _flat(_tree(like)).items()}
   cure = "Pass the like of the model that was saved, or none to get plain arrays."
-  for name in sorted(stored.keys() - wanted.keys()):
-    raise ValueError(f"checkpoint {path}: leaf {name!r} is stored, but like has none. {cure}")
-  for name in sorted(wanted.keys() - stored.keys()):
-    raise ValueError(f"checkpoint {path}: leaf {name!r} of like is not stored. {cure}")
+  if extra := sorted(stored.keys() - wanted.keys()):
+    raise ValueError(f"checkpoint {path}: leaf {extra[0]!r} is stored, but like has none. {cure}")
+  if missing := sorted(wanted.keys() - stored.keys()):
+    raise ValueError(f"checkpoint {path}: leaf {missing[0]!r} of like is not stored. {cure}")
   for name, (dtype, shape) in stored.items():
     if (dtype, shape) != wanted[name]:
       other, size = wanted[name]
@@ -329,7 +336,7 @@ def _read_manifest(path: Path) -> tuple[dict[str, tuple[int, str]], dict[str, Sp
       name: (str(at["dtype"]), tuple(int(size) for size in at["shape"]))
       for name, at in content["leaves"].items()
     }
-  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+  except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
     raise damaged from None
   if not whole:
     raise damaged

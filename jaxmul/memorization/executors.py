@@ -5,7 +5,6 @@ An executor is a function `(plan, chunks) -> iterator of (number, Chunk)`, in an
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
 
 import jax
 
@@ -45,7 +44,7 @@ def processes(workers: int | None = None) -> Executor:
     )
     try:
       futures = {pool.submit(_run_in_worker, chunk): chunk for chunk in chunks}
-      for future in as_completed(futures):
+      for future in loky.as_completed(futures):
         yield futures[future], future.result()
     finally:
       pool.shutdown(wait=True, kill_workers=True)

@@ -127,7 +127,7 @@ def plan(
 
 
 def describe(value: Any) -> str:
-  """Returns a text that is equal for equal configurations in any process: for hashes and records."""
+  """A text that is equal for equal configurations in any process, for hashes and records."""
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     # Linen modules are dataclasses too; parent and name are how they are nested, not what they are.
     fields = [f for f in dataclasses.fields(value) if f.name not in ("parent", "name")]

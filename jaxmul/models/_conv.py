@@ -1,4 +1,4 @@
-"""A 2-D convolution that is fast on CPU inside `lax.scan`, over models and for one example's gradient.
+"""A 2-D convolution that is fast on CPU: in `lax.scan`, over models, for per-example gradients.
 
 XLA's CPU convolution falls to a naive loop for its weight gradient inside a `while`, and to grouped
 convolutions under `vmap` over kernels. Here, on CPU, the convolution and both its gradients are
@@ -16,6 +16,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn import initializers
 
@@ -44,8 +45,8 @@ class Conv(nn.Module):
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param("kernel", self.kernel_init, shape)
     bias = self.param("bias", initializers.zeros, (self.features,)) if self.use_bias else None
-    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    y = conv(self.stride, x, kernel)
+    x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+    y: jax.Array = conv(self.stride, x, kernel)  # pyright: ignore[reportAssignmentType]
     return y if bias is None else y + bias
 
 

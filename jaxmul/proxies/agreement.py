@@ -13,7 +13,7 @@ class Agreement:
   Attributes:
     spearman: ρ in [−1, 1].
     low, high: 95 % bootstrap interval of ρ over examples.
-    precision_at_k: share in [0, 1] of the truth's top k that is in the proxy's; None without `top_k`.
+    precision_at_k: share in [0, 1] of the truth's top k found in the proxy's, or None.
   """
 
   spearman: float
@@ -39,7 +39,7 @@ def agreement(
     An `Agreement`.
 
   Raises:
-    ValueError: lengths differ, fewer than 3 examples, NaN, constant scores, or top_k outside [1, n].
+    ValueError: lengths differ, fewer than 3 examples, NaN, constants, or top_k not in [1, n].
 
   Example:
     >>> result = agreement([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0], top_k=2)
@@ -49,9 +49,7 @@ def agreement(
   scores = _checked(scores, "scores")
   truth = _checked(truth, "truth")
   if len(scores) != len(truth):
-    raise ValueError(
-      f"agreement got {len(scores)} scores but {len(truth)} truths; join them by id."
-    )
+    raise ValueError(f"agreement got {len(scores)} scores, {len(truth)} truths; join them by id.")
   if top_k is not None and not 1 <= top_k <= len(scores):
     raise ValueError(f"agreement got top_k={top_k}, must be in [1, {len(scores)}].")
 

@@ -3,7 +3,7 @@
 p = softmax before, q = softmax after fine-tuning on held-out examples only.
 
 References:
-  Carlini et al., [Distribution Density, Tails, and Outliers](https://arxiv.org/abs/1910.13427), 2019.
+  Carlini et al., [Distribution Density and Outliers](https://arxiv.org/abs/1910.13427), 2019.
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ def _retrain(recipe, patience, params, images, labels, key):
   rows = jnp.arange(len(labels))
 
   def go_on(carry):
-    _, number, best, since = carry
+    _, number, _, since = carry
     return (number < recipe.epochs) & (since < patience)
 
   def epoch(carry):

