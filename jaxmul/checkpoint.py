@@ -54,11 +54,11 @@ def save(path: PathLike, bound: Bound) -> None:
   Example:
     >>> import jax, tempfile
     >>> from jaxmul import checkpoint, models
-    >>> params = models.init(models.mlp((8,)), jax.random.key(0), jax.numpy.ones((1, 28, 28)))
+    >>> params = models.init(models.mlp((8,)), jax.random.key(0), jax.numpy.ones((1, 2, 2)))
     >>> path = tempfile.mkdtemp() + "/original"
     >>> checkpoint.save(path, params)
-    >>> checkpoint.load(path, params).params["Dense_0"]["bias"].shape
-    (8,)
+    >>> checkpoint.load(path, params)(jax.numpy.ones((3, 2, 2))).shape
+    (3, 10)
   """
   path = _absolute(path)
   arrays = _arrays(bound)
@@ -128,8 +128,9 @@ def load(path: PathLike, like: Bound | None = None) -> Bound | dict[str, Any]:
     raise ValueError(f"checkpoint {path}: {ARRAYS} does not hold what {MANIFEST} says. {AGAIN}")
   if like is None:
     return {"params": tree["params"], "state": tree.get("state")}
+  wanted = _flat(_tree(like))
   leaves, structure = jax.tree.flatten(_tree(like))
-  placed = [_place(values[_name(at)], leaf) for at, leaf in zip(_flat(_tree(like)), leaves)]
+  placed = [_place(values[_name(at)], leaf) for at, leaf in zip(wanted, leaves, strict=True)]
   return like.replace(**jax.tree.unflatten(structure, placed))
 
 
@@ -137,7 +138,7 @@ def verify(path: PathLike) -> dict[str, Spec]:
   """Checks that every file of a checkpoint is there, alone and unchanged; Orbax is not needed.
 
   Returns:
-    (dtype, shape) of each leaf, such as `{"params.Dense_0.bias": ("float32", (8,))}`.
+    (dtype, shape) of each leaf, such as `{"params.params.Dense_0.bias": ("float32", (8,))}`.
 
   Raises:
     FileNotFoundError: nothing is there.
@@ -228,7 +229,7 @@ def _array(leaf: Any, name: str) -> np.ndarray:
   if not _check.is_concrete(leaf):
     raise ValueError(f"checkpoint.save: leaf {name!r} is being traced. Call save outside of jit.")
   dtype = getattr(leaf, "dtype", None)
-  if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+  if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
     raise ValueError(
       f"checkpoint.save: leaf {name!r} is {dtype}. Store keys as jax.random.key_data(key)."
     )
@@ -308,6 +309,10 @@ def _manifest(folder: Path, leaves: dict[str, Spec], version: str) -> bytes:
       for name, file in _files(folder).items()
     },
   }
+  return _sealed(content)
+
+
+def _sealed(content: dict[str, Any]) -> bytes:
   return _dump(content | {"sha256": hashlib.sha256(_dump(content)).hexdigest()})
 
 
@@ -326,10 +331,8 @@ def _read_manifest(path: Path) -> tuple[dict[str, tuple[int, str]], dict[str, Sp
   raw = file.read_bytes()
   try:
     content = json.loads(raw)
-    # The same content can be spelled in other bytes: those must be ours, too.
-    whole = _dump(content) == raw
-    seal = content.pop("sha256")
-    whole &= hashlib.sha256(_dump(content)).hexdigest() == seal
+    del content["sha256"]
+    whole = _sealed(content) == raw  # byte for byte: other bytes can spell the same content
     written_as = content["format"]
     files = {name: (int(at["bytes"]), str(at["sha256"])) for name, at in content["files"].items()}
     leaves = {

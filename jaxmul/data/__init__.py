@@ -1,7 +1,9 @@
 """Data sets with ids, their splits, and where they come from."""
 
 from jaxmul.data.dataset import Dataset, as_inputs
+from jaxmul.data.sources import digits, from_folder, from_npz, mnist5k
 from jaxmul.data.split import Heldout, Holdout, Split, cut_heldout, holdout
+from jaxmul.data.tfds import from_tfds, from_tfds_folder
 
 __all__ = [
   "Dataset",
@@ -10,5 +12,11 @@ __all__ = [
   "Split",
   "as_inputs",
   "cut_heldout",
+  "digits",
+  "from_folder",
+  "from_npz",
+  "from_tfds",
+  "from_tfds_folder",
   "holdout",
+  "mnist5k",
 ]

@@ -39,21 +39,27 @@ class Dataset:
   def __post_init__(self):
     images, labels = np.asarray(self.images), np.asarray(self.labels)
     if images.ndim < 2:
-      raise ValueError(f"Dataset needs images [n, ...] of rank 2 or more, got {images.shape}.")
+      raise ValueError(
+        f"Dataset needs images [n, ...] of rank 2 or more, got shape {images.shape}. "
+        "Add an axis: images[:, None], or images[None] for one example."
+      )
     if images.dtype != np.uint8:
       if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(f"Dataset needs uint8 or float images, got {images.dtype}.")
-      images = images.astype(np.float32)
+        raise ValueError(
+          f"Dataset needs uint8 or float images, got {images.dtype}. "
+          "Convert values of 0 … 255 with images.astype('uint8'), others with .astype('float32')."
+        )
+      with np.errstate(over="ignore"):  # What float32 cannot hold becomes inf, and is refused so.
+        images = images.astype(np.float32)
       _check.finite(images, "Dataset: images")
     _check.labels(labels, len(images), "Dataset")
-    labels = labels.astype(np.int32)
     ids = np.arange(len(images)) if self.ids is None else np.asarray(self.ids)
     num_classes = self.num_classes or int(labels.max(initial=0)) + 1
-    _check.class_numbers(labels, num_classes, "Dataset")
-    _check_ids(ids, len(images))
+    _check.class_numbers(labels, min(num_classes, 2**31), "Dataset")
+    check_ids(ids, len(images), "Dataset")
     for name, value in (
       ("images", images),
-      ("labels", labels),
+      ("labels", labels.astype(np.int32)),
       ("ids", ids.astype(np.int64)),
       ("num_classes", num_classes),
     ):
@@ -66,10 +72,11 @@ class Dataset:
     """Returns the positions int64 [k] of the given ids, in their order.
 
     Raises:
-      ValueError: an id is not in the data, or is asked for twice.
+      ValueError: an id is not in the data, is asked for twice, or is no integer (such as a mask).
     """
-    ids = np.asarray(ids, dtype=np.int64).reshape(-1)
-    _check_ids(ids, len(ids))
+    ids = np.asarray(ids).reshape(-1)
+    check_ids(ids, len(ids), "Dataset.rows")
+    ids = ids.astype(np.int64)
     if not len(self):
       order, found = np.zeros(0, np.int64), np.zeros(len(ids), np.int64)
     else:
@@ -107,10 +114,16 @@ def as_inputs(images: jax.Array) -> jax.Array:
   return images
 
 
-def _check_ids(ids: np.ndarray, size: int) -> None:
+def check_ids(ids: np.ndarray, size: int, caller: str) -> None:
+  """Raises ValueError where ids are not integers [size], each its own."""
   if ids.shape != (size,) or not (np.issubdtype(ids.dtype, np.integer) or not size):
-    raise ValueError(f"ids must be integers [{size}], got {ids.dtype} {ids.shape}.")
+    raise ValueError(
+      f"{caller} needs integer ids [{size}], got {ids.dtype} {list(ids.shape)}. "
+      "Turn a mask into ids with dataset.ids[mask]."
+    )
   values, counts = np.unique(ids, return_counts=True)
   if len(values) != len(ids):
-    repeated = values[counts > 1]
-    raise ValueError(f"id {repeated[0]} is repeated; each id must stand for one example.")
+    raise ValueError(
+      f"{caller} got id {values[counts > 1][0]} more than once; each id stands for one example. "
+      "Drop repeats with np.unique(ids)."
+    )

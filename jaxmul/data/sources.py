@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,14 +88,16 @@ def from_npz(path: str | os.PathLike) -> Dataset:
   if not Path(path).is_file():
     raise FileNotFoundError(f"from_npz: there is no file {path}. {_NPZ}")
   with reading(f"from_npz: {path}", _NPZ), zipfile.ZipFile(path) as archive:
+    _check_directory(archive, path)
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     names = set(members)
     if not {"images", "labels"} <= names <= {"images", "labels", "ids", "num_classes"}:
       raise ValueError(f"it holds {sorted(names)[:6]}, needs images and labels")
     check_size(sum(info.file_size for info in members.values()))
-    arrays = {name: _read_array(archive, info) for name, info in members.items()}
-    num_classes = operator.index(arrays.get("num_classes", np.int64(0))[()])
-    return Dataset(arrays["images"], arrays["labels"], arrays.get("ids"), num_classes)
+    arrays: dict[str, Any] = {name: _read_array(archive, info) for name, info in members.items()}
+    if "num_classes" in arrays:
+      arrays["num_classes"] = operator.index(arrays["num_classes"].item())
+    return Dataset(**arrays)
 
 
 def from_folder(path: str | os.PathLike) -> Dataset:
@@ -136,18 +139,18 @@ def from_folder(path: str | os.PathLike) -> Dataset:
     if not found:
       raise ValueError(f"from_folder: class {folder} holds no images. Add some, or delete it.")
     files += [(file, label) for file in found]
-  images = None
+  images = np.empty(0)
   for row, (file, _) in enumerate(files):
     with reading(f"from_folder: {file}", "Convert it, or move it out of the folder."):
       image = _open_image(file)
       shape = (image.height, image.width, *((3,) if image.mode == "RGB" else ()))
-      if images is None:
+      if not row:
         check_size(len(files) * int(np.prod(shape)))
         images = np.empty((len(files), *shape), np.uint8)
       if shape != images.shape[1:]:
         raise ValueError(f"it is {shape}, but {files[0][0]} is {images.shape[1:]}")
       images[row] = np.asarray(image)
-  return Dataset(images, np.array([label for _, label in files]), num_classes=len(folders))  # pyright: ignore[reportArgumentType]
+  return Dataset(images, np.array([label for _, label in files]), num_classes=len(folders))
 
 
 @contextlib.contextmanager
@@ -182,6 +185,16 @@ def _packaged_table(caller: str, package: str, name: str, shape: tuple[int, int]
     if table.shape != shape:
       raise ValueError(f"it holds a table {table.shape}, needs {shape}")
     return table
+
+
+def _check_directory(archive: zipfile.ZipFile, path: str | os.PathLike) -> None:
+  # One flipped bit in the length of a comment hides the entries after it, such as the ids; zipfile
+  # does not compare what it found with the number that the end of the file gives.
+  with open(path, "rb") as file:
+    file.seek(-22 - len(archive.comment), os.SEEK_END)
+    expected = int.from_bytes(file.read(12)[10:], "little")
+  if len(archive.infolist()) != expected:
+    raise ValueError(f"{len(archive.infolist())} of its {expected} arrays are listed")
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxmul.data.dataset import Dataset
+from jaxmul.data.dataset import Dataset, check_ids
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,10 +39,13 @@ class Split:
     for name in names:
       value = np.asarray(getattr(self, name))
       if value.ndim != 1 or (len(value) and not np.issubdtype(value.dtype, np.integer)):
-        raise ValueError(f"Split needs {name} as integer ids [k], got {value.dtype} {value.shape}.")
+        raise ValueError(
+          f"Split needs {name} as integer ids [k], got {value.dtype} {list(value.shape)}. "
+          "Turn a mask into ids with dataset.ids[mask]."
+        )
       object.__setattr__(self, name, value.astype(np.int64))
     if not len(self.forget):
-      raise ValueError("the forget set is empty: there is nothing to unlearn.")
+      raise ValueError("the forget set is empty: nothing is to be unlearned. Pass at least one id.")
     if not len(self.retain):
       raise ValueError(
         f"the retain set is empty: the forget set ({len(self.forget)} ids) is everything. "
@@ -53,9 +56,10 @@ class Split:
       for value in getattr(self, name).tolist():
         if value in seen:
           raise ValueError(
-            f"id {value} is in {seen[value]} and in {name}; the parts of a Split are disjoint."
+            f"id {value} is in {seen[value]} and in {name}; the parts of a Split are disjoint. "
+            f"Take it out of one: np.setdiff1d({name}, {seen[value]})."
             if seen[value] != name
-            else f"id {value} is repeated in {name}."
+            else f"id {value} is repeated in {name}. Drop repeats with np.unique({name})."
           )
         seen[value] = name
 
@@ -81,13 +85,20 @@ class Heldout(NamedTuple):
 def cut_heldout(heldout: np.ndarray, key: jax.Array) -> Heldout:
   """Cuts held-out ids once, at random, into proxy, tune and attack parts of equal size (± 1).
 
+  Neither their order nor that of the data set matters.
+
+  Raises:
+    ValueError: ids are no integers [h], or one is repeated: two parts would share the example.
+
   Example:
     >>> import jax, numpy as np
     >>> [len(part) for part in cut_heldout(np.arange(10), jax.random.key(0))]
     [4, 3, 3]
   """
-  order = np.asarray(jax.random.permutation(key, len(heldout)))
-  return Heldout(*np.array_split(np.asarray(heldout, np.int64)[order], 3))
+  ids = np.asarray(heldout)
+  check_ids(ids, ids.size, "cut_heldout")
+  ids = np.sort(ids.astype(np.int64))
+  return Heldout(*np.array_split(ids[np.asarray(jax.random.permutation(key, len(ids)))], 3))
 
 
 class Holdout(NamedTuple):
@@ -100,6 +111,8 @@ class Holdout(NamedTuple):
 
 def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Holdout:
   """Cuts a data set into train, held-out and test ids with each class in its proportion.
+
+  The order of the data set does not matter: the same ids and labels are cut the same way.
 
   Args:
     dataset: n examples.
@@ -122,7 +135,8 @@ def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Hol
       f"holdout: heldout={heldout} and test={test} leave nothing of {len(dataset)} examples "
       "to train on. Ask for less."
     )
-  shuffled = np.asarray(jax.random.permutation(key, len(dataset)))
+  by_id = np.argsort(dataset.ids)
+  shuffled = by_id[np.asarray(jax.random.permutation(key, len(dataset)))]
   # Rank of each example within its class, as a fraction: sorting by it interleaves the classes.
   labels = dataset.labels[shuffled]
   fraction = np.empty(len(dataset))

@@ -39,10 +39,11 @@ def from_tfds(
     download: prepare it if it is not there (needs TensorFlow and the network).
 
   Returns:
-    Examples sorted by id. Ids are the number that ends the example's own `id` (cifar10's
+    Examples sorted by id. An id is the number that ends the example's own `id` (cifar10's
     `train_16399` is 16399); where these repeat, as in `"train+test"`, the rank of its own id sorted
-    as text; where it has none (mnist), its position 0 … n − 1 in this split's files, which holds for
-    this prepared copy and this split only. Inputs and labels are the data set's supervised keys.
+    as text; where it has none (mnist), its position 0 … n − 1 in this split's files, which holds
+    for this prepared copy and this split only. Images and labels are what TFDS calls supervised
+    keys, `image` and `label` if it names none.
 
   Raises:
     FileNotFoundError: it is not prepared and `download` is False.
@@ -53,14 +54,16 @@ def from_tfds(
   """
   tfds = _import_tfds("from_tfds")
   what = f"from_tfds: {name!r}"
-  root = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+  default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+  root = tfds.core.Path(data_dir or default).expanduser()
   manual = (
     f"By hand: where TensorFlow is installed run `tfds build {name} --file_format=array_record`, "
     f"copy its folder to {root}; or pass arrays to jaxmul.data.Dataset(images, labels, ids)."
   )
   with sources.reading(what, manual):
-    for features in (root / re.split("[/:]", name)[0]).rglob("features.json"):
-      _check_features(features)
+    for version in ("*", "*/*"):  # name/version, name/config/version
+      for features in (root / re.split("[/:]", name)[0]).glob(f"{version}/features.json"):
+        _check_features(features)
     builder = tfds.builder(name, data_dir=root)
     prepared = builder.is_prepared()
   if not prepared and not download:
@@ -94,16 +97,17 @@ def from_tfds_folder(path: str | os.PathLike, split: str = "train") -> Dataset:
     ValueError: as for `from_tfds`; or the folder asks to import code from outside TFDS.
   """
   tfds = _import_tfds("from_tfds_folder")
-  if not Path(path, "dataset_info.json").is_file():
+  folder = tfds.core.Path(path).expanduser()
+  if not (folder / "dataset_info.json").exists():
     raise FileNotFoundError(
       f"from_tfds_folder: {path} holds no dataset_info.json, so it is not a prepared data set. "
       "Pass the folder of one version, such as DATA_DIR/cifar10/3.0.2."
     )
   cure = "Prepare it again with file_format='array_record', or copy it again."
   with sources.reading(f"from_tfds_folder: {path}", cure):
-    if Path(path, "features.json").exists():
-      _check_features(Path(path, "features.json"))
-    return _read(tfds.builder_from_directory(path), split)
+    for features in folder.glob("features.json"):
+      _check_features(features)
+    return _read(tfds.builder_from_directory(folder), split)
 
 
 def _read(builder: Any, split: str) -> Dataset:
@@ -158,8 +162,9 @@ def _unreachable(url: str) -> str:
 
   def ask():
     try:
-      urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PROBE_SECONDS)
-      reason[0] = ""
+      request = urllib.request.Request(url, method="HEAD")
+      with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
+        reason[0] = ""
     except urllib.error.HTTPError:
       reason[0] = ""  # It answered.
     except Exception as error:

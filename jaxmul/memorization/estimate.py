@@ -8,13 +8,18 @@ References:
 """
 
 import dataclasses
+import io
 import sys
 import warnings
+import zipfile
+import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
 
+from jaxmul._files import write_atomic
 from jaxmul.data.dataset import Dataset
 from jaxmul.memorization import executors
 from jaxmul.memorization.chunk import Chunk
@@ -48,6 +53,35 @@ class Estimate:
   count_out: np.ndarray
   soft: np.ndarray
   log_odds: np.ndarray
+
+  def save(self, path: Path | str) -> None:
+    """Writes a small `.npz` with one array for each attribute, whole or not at all."""
+    buffer = io.BytesIO()
+    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    np.savez_compressed(buffer, **fields)
+    write_atomic(Path(path), buffer.getvalue())
+
+  @classmethod
+  def load(cls, path: Path | str) -> "Estimate":
+    """Reads what `save` wrote.
+
+    Raises:
+      ValueError: the file is damaged or holds something else; nothing in it can execute.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    try:
+      with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in names}
+    except FileNotFoundError:
+      raise
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+      raise ValueError(
+        f"{path} is damaged or not a saved Estimate ({type(error).__name__}). Estimate it again."
+      ) from error
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if len(set(shapes.values())) != 1 or arrays["ids"].ndim != 1:
+      raise ValueError(f"{path} is not a saved Estimate: shapes {shapes}. Estimate it again.")
+    return cls(**arrays)
 
 
 def estimate(

@@ -6,11 +6,12 @@ not in the test set), and then asked about the forget set. Nothing it is fitted 
 
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxmul import losses
 from jaxmul.binding import ApplyFn, as_bound
 from jaxmul.data.dataset import Dataset
-from jaxmul.proxies.outputs import loss
 from jaxmul.proxies.scoring import score
 
 
@@ -73,7 +74,7 @@ def label_confidence(
     batch_size: examples at a time.
 
   Raises:
-    ValueError: the data set is empty or a label is not one of the classes.
+    ValueError: the data set is empty, a label is not one of the classes, or a logit is NaN.
 
   Example:
     >>> import numpy as np
@@ -83,8 +84,15 @@ def label_confidence(
     [0.5, 0.5]
   """
   bound = as_bound(params, apply_fn, "label_confidence")
-  # From the loss in float64: neither 1 − 1e-9 nor 1e-9 becomes a round number.
-  return np.exp(-score(loss, bound, dataset, batch_size=batch_size).astype(np.float64))
+  phi = score(_log_odds, bound, dataset, batch_size=batch_size).astype(np.float64)
+  bad = np.flatnonzero(np.isnan(phi))
+  if len(bad):
+    raise ValueError(
+      f"the log-odds of id {dataset.ids[bad[0]]} are NaN ({len(bad)} of {len(dataset)} examples): "
+      "these params have diverged. Lower the learning rate that made them."
+    )
+  # p_y = 1/(1 + e^−φ) in float64, where softmax would round a confident p_y to 1.
+  return np.exp(-np.logaddexp(0, -phi))
 
 
 def svc_on_split(
@@ -119,7 +127,8 @@ def svc_on_split(
   Example:
     >>> import numpy as np
     >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.array([[9.0], [8.0], [-9.0], [-8.0], [-7.0]]), np.zeros(5, int), num_classes=2)
+    >>> images = np.array([[9.0], [8.0], [-9.0], [-8.0], [-7.0]])
+    >>> toy = Dataset(images, np.zeros(5, int), num_classes=2)
     >>> weights = np.array([[1.0, -1.0]])
     >>> ids = {"members": [0, 1], "nonmembers": [2, 3], "targets": [4]}
     >>> svc_on_split(weights, toy, apply_fn=lambda w, x: x @ w, **ids)
@@ -140,6 +149,12 @@ def svc_on_split(
   confidence = label_confidence(bound, dataset.take(np.concatenate(list(parts.values()))))
   cuts = np.cumsum([len(ids) for ids in parts.values()])[:-1]
   return svc(*np.split(confidence, cuts), seed=seed)
+
+
+def _log_odds(bound, batch, apply_fn=None) -> jax.Array:
+  del apply_fn
+  inputs, labels = batch
+  return losses.log_odds(bound(inputs), labels)
 
 
 def _refuse_unequal(members: int, nonmembers: int, caller: str) -> None:

@@ -31,7 +31,7 @@ def tow(unlearned: Triple, retrained: Triple) -> float:
     >>> tow((0.5, 1.0, 0.75), (0.75, 1.0, 0.75))
     0.75
   """
-  return _product("tow", unlearned, retrained, ("forget accuracy", "retain accuracy"))
+  return _product("tow", unlearned, retrained, "forget accuracy")
 
 
 def tow_mia(unlearned: Triple, retrained: Triple) -> float:
@@ -52,11 +52,11 @@ def tow_mia(unlearned: Triple, retrained: Triple) -> float:
     >>> tow_mia((0.5, 1.0, 0.75), (0.75, 1.0, 0.75))
     0.75
   """
-  return _product("tow_mia", unlearned, retrained, ("forget attack rate", "retain accuracy"))
+  return _product("tow_mia", unlearned, retrained, "forget attack rate")
 
 
-def _product(caller: str, unlearned: Any, retrained: Any, names: tuple[str, str]) -> float:
-  names = (*names, "test accuracy")
+def _product(caller: str, unlearned: Any, retrained: Any, forget: str) -> float:
+  names = (forget, "retain accuracy", "test accuracy")
   a = _checked(f"{caller}: unlearned", unlearned, names)
   b = _checked(f"{caller}: retrained", retrained, names)
   return math.prod(1 - abs(x - y) for x, y in zip(a, b, strict=True))

@@ -23,7 +23,7 @@ def score(
 
   Args:
     proxy: `proxy(params, batch=(inputs, labels)) -> [B]`, params bound. Options and extra pytrees
-      are bound with `jax.tree_util.Partial(proxy, name=value)`, which does not retrace for new arrays.
+      go in by `jax.tree_util.Partial(proxy, name=value)`, which does not retrace for new arrays.
     params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
     dataset: n examples; uint8 images are scaled to [0, 1].
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.

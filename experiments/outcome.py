@@ -1,0 +1,167 @@
+"""What the main job leaves behind: metrics with intervals over seeds, scores, plots, a table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmul import metrics, proxies, report
+
+METRICS = ("ToW", "ToW-MIA", "forget", "retain", "test", "attack", "seconds")
+
+
+def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict) -> None:
+  """Writes metrics.json, scores.npz and the plots, and prints the table.
+
+  Args:
+    out: the run directory.
+    problem: `experiments.rum.Problem`.
+    seeds: the result of each seed, see `experiments.rum.run_seed`.
+    record: config and versions.
+  """
+  truth = problem.truth
+  methods = {
+    name: {
+      metric: metrics.intervals.t_interval([seed["methods"][name][metric] for seed in seeds])
+      for metric in METRICS
+    }
+    for name in seeds[0]["methods"]
+  }
+  scored = {
+    name: {
+      "seconds": metrics.intervals.t_interval([seed["proxies"][name]["seconds"] for seed in seeds]),
+      "scores": np.stack([seed["proxies"][name]["scores"] for seed in seeds]),
+    }
+    for name in seeds[0]["proxies"]
+  }
+  known = np.isfinite(truth.memorization)
+  high = len(problem.groups.high)
+  first, agreements = {}, {}
+  for name, found in scored.items():
+    each = [
+      proxies.agreement(scores[known], truth.memorization[known], top_k=high)
+      for scores in found["scores"]
+    ]
+    first[name], agreements[name] = (found["scores"][0][known], each)
+
+  report.write_json(
+    out / "metrics.json",
+    {
+      "methods": {name: _named(intervals) for name, intervals in methods.items()},
+      "proxies": {
+        name: {
+          "spearman": metrics.intervals.t_interval([each.spearman for each in agreements[name]])._asdict(),
+          "precision_at_high_group": metrics.intervals.t_interval(
+            [each.precision_at_k for each in agreements[name]]
+          )._asdict(),
+          "spearman_each_seed": agreements[name],
+          "seconds": found["seconds"]._asdict(),
+          "speed_up": problem.truth_seconds / found["seconds"].mean,
+        }
+        for name, found in scored.items()
+      },
+      "ground_truth": {
+        "seconds": problem.truth_seconds,
+        "models": int(truth.count_in[0] + truth.count_out[0]),
+        "examples": len(truth.ids),
+        "undefined": int(np.sum(~known)),
+        "exactly_zero": float(np.mean(truth.memorization == 0)),
+        "above_one_half": int(np.sum(truth.memorization > 0.5)),
+        "median_interval_width": float(np.nanmedian(truth.high - truth.low)),
+      },
+      "intervals": f"95 % Student t over {len(seeds)} training seeds; "
+      "spearman_each_seed: 95 % bootstrap over examples",
+      **record,
+    },
+  )
+  report.write_arrays(
+    out / "scores.npz",
+    {
+      "ids": truth.ids,
+      "memorization": truth.memorization,
+      "memorization_low": truth.low,
+      "memorization_high": truth.high,
+      **{f"group_{name}": ids for name, ids in problem.groups._asdict().items()},
+      **{f"proxy_{name}": found["scores"] for name, found in scored.items()},
+    },
+  )
+  data = problem.train
+  groups = {
+    name: truth.memorization[data.rows(ids)] for name, ids in problem.groups._asdict().items()
+  }
+  plots = report.plots
+  plots.memorization_histogram(out / "memorization.png", truth.memorization, groups)
+  plots.proxies_against_truth(
+    out / "proxies.png",
+    truth.memorization[known],
+    first,
+    {name: each[0] for name, each in agreements.items()},
+  )
+  plots.method_intervals(out / "methods.png", methods, ["ToW", "ToW-MIA"])
+  plots.gallery(
+    out / "gallery.png", data.images, data.labels, truth.memorization, truth.soft
+  )
+  print_table(methods, scored, problem.truth_seconds, agreements)
+
+
+def print_table(
+  methods: dict[str, dict[str, metrics.intervals.Interval]],
+  scored: dict[str, dict[str, Any]],
+  truth_seconds: float,
+  agreements: dict[str, list[proxies.Agreement]],
+) -> None:
+  """Prints one row for each method: ToW, ToW-MIA, seconds, and what its scores cost."""
+  from rich.console import Console
+  from rich.table import Table
+
+  seeds = len(next(iter(agreements.values())))
+  table = Table(
+    title=f"Unlearning beside a model retrained from scratch, mean ± 95 % t over {seeds} seeds"
+    if seeds > 1
+    else "Unlearning beside a model retrained from scratch; one seed gives no interval"
+  )
+  for name in ("method", "ToW", "ToW-MIA", "forget", "test"):
+    table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+  for name in ("seconds", "scoring", "ρ", "speed-up"):
+    table.add_column(name, justify="right", no_wrap=True)
+  for name, found in methods.items():
+    score, rank, gain = "", "", ""
+    if name == "RUM ground truth":
+      score, gain = f"{truth_seconds:.1f}", "1×"
+    proxy = name.removeprefix("RUM ")
+    if proxy in scored:
+      cost = scored[proxy]["seconds"].mean
+      score, gain = f"{cost:.2f}", f"{truth_seconds / cost:.0f}×"
+      rank = f"{np.mean([each.spearman for each in agreements[proxy]]):.2f}"
+    table.add_row(
+      name,
+      with_half_width(found["ToW"]),
+      with_half_width(found["ToW-MIA"]),
+      f"{found['forget'].mean:.3f}",
+      f"{found['test'].mean:.3f}",
+      f"{found['seconds'].mean:.2f}",
+      score,
+      rank,
+      gain,
+    )
+  console = Console()
+  if not console.is_terminal:
+    console = Console(width=120)
+  console.print(table)
+  console.print(
+    "ToW, ToW-MIA: 1 = as the model retrained without the forget set; “retrain” is a second one.\n"
+    "forget, test: accuracy. scoring: seconds to score memorization; learning events ride along in training and are charged\n"
+    "all of it. ρ: Spearman with the ground truth. speed-up: against the ground truth's seconds."
+  )
+
+
+def with_half_width(interval: metrics.intervals.Interval) -> str:
+  """Returns "mean ± half width", or the mean alone where one seed gives no interval."""
+  if not np.isfinite(interval.low):
+    return f"{interval.mean:.3f}"
+  return f"{interval.mean:.3f} ± {interval.high - interval.mean:.3f}"
+
+
+def _named(intervals: dict[str, metrics.intervals.Interval]) -> dict[str, dict[str, float]]:
+  return {name: interval._asdict() for name, interval in intervals.items()}

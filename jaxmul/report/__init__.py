@@ -1,0 +1,6 @@
+"""Run directories: what was run, what came out, and pictures of it."""
+
+from jaxmul.report import plots
+from jaxmul.report.record import versions, write_arrays, write_json
+
+__all__ = ["plots", "versions", "write_arrays", "write_json"]

@@ -1,0 +1,146 @@
+"""The pictures of a run directory. matplotlib is loaded only when one is drawn."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmul.metrics.intervals import Interval
+from jaxmul.proxies import Agreement
+
+_INK, _ACCENT, _WARM = "#333333", "#2f6db3", "#c8553d"
+
+
+def memorization_histogram(path: Path, memorization: np.ndarray, groups: Mapping[str, Any]) -> None:
+  """Draws how many examples have which memorization score, and where the forget groups lie.
+
+  Args:
+    path: of the PNG.
+    memorization: [n]; NaN is left out.
+    groups: {name: scores of that forget group}.
+  """
+  plt = _pyplot()
+  figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+  scores = memorization[np.isfinite(memorization)]
+  bins = np.linspace(min(-0.05, scores.min()), 1, 45)
+  axes.hist(scores, bins, color="#c9d6e6", label=f"all {len(scores):,} training examples")
+  for (name, members), colour in zip(groups.items(), ("#5aa469", "#e0a030", _WARM), strict=False):
+    axes.hist(members, bins, histtype="step", linewidth=1.8, color=colour, label=f"forget: {name}")
+  axes.set(
+    yscale="log", xlabel="memorization (accuracy when in − when left out)", ylabel="examples"
+  )
+  axes.legend(frameon=False)
+  _save(figure, path)
+
+
+def proxies_against_truth(
+  path: Path,
+  memorization: np.ndarray,
+  scores: Mapping[str, np.ndarray],
+  agreements: Mapping[str, Agreement],
+) -> None:
+  """Draws each proxy against the ground truth with its Spearman ρ and 95 % interval.
+
+  Args:
+    path: of the PNG.
+    memorization: [n], finite.
+    scores: {proxy: [n]}, of the same examples.
+    agreements: {proxy: Agreement}.
+  """
+  plt = _pyplot()
+  columns = min(4, len(scores))
+  rows = -(-len(scores) // columns)
+  size = (3.1 * columns, 3.0 * rows)
+  figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+  for axes in grid.flat[len(scores) :]:
+    axes.axis("off")
+  for axes, (name, values) in zip(grid.flat, scores.items(), strict=False):
+    found = agreements[name]
+    rank = np.argsort(np.argsort(values, kind="stable"), kind="stable") / (len(values) - 1)
+    axes.scatter(rank, memorization, s=5, alpha=0.35, color=_ACCENT, linewidths=0)
+    axes.set_title(
+      f"{name}\nρ = {found.spearman:.2f}  [{found.low:.2f}, {found.high:.2f}]", fontsize=10
+    )
+    axes.set(xlabel="rank of proxy, 0 to 1", ylabel="memorization")
+  _save(figure, path)
+
+
+def method_intervals(
+  path: Path, results: Mapping[str, Mapping[str, Interval]], metrics: Sequence[str]
+) -> None:
+  """Draws a row of dots with intervals for each metric.
+
+  Args:
+    path: of the PNG.
+    results: {method: {metric: Interval}}, from top to bottom.
+    metrics: which, one panel each.
+  """
+  plt = _pyplot()
+  names = list(results)
+  size = (4.2 * len(metrics) + 1.5, 0.38 * len(names) + 1.2)
+  figure, grid = plt.subplots(
+    1, len(metrics), figsize=size, sharey=True, layout="constrained", squeeze=False
+  )
+  for axes, metric in zip(grid.flat, metrics, strict=True):
+    for row, name in enumerate(names):
+      found = results[name][metric]
+      colour = _WARM if name.startswith("RUM") else _INK
+      if np.isfinite(found.low):
+        axes.plot([found.low, found.high], [row, row], color=colour, linewidth=1.6, alpha=0.6)
+      axes.plot(found.mean, row, "o", color=colour, markersize=5)
+    axes.set(xlabel=f"{metric} (1 = as retrained)", yticks=range(len(names)), yticklabels=names)
+    axes.grid(axis="x", alpha=0.25)
+  grid.flat[0].invert_yaxis()
+  _save(figure, path)
+
+
+def gallery(
+  path: Path,
+  images: np.ndarray,
+  labels: np.ndarray,
+  memorization: np.ndarray,
+  soft: np.ndarray,
+  *,
+  columns: int = 12,
+) -> None:
+  """Draws the most and the least memorized images, two rows each, with label and score.
+
+  Args:
+    path: of the PNG.
+    images: [n, H, W] or [n, H, W, 3].
+    labels: [n].
+    memorization: [n]; NaN is left out.
+    soft: [n], tells ties apart.
+    columns: images a row.
+  """
+  plt = _pyplot()
+  known = np.flatnonzero(np.isfinite(memorization))
+  order = known[np.lexsort((-soft[known], -memorization[known]))]
+  count = min(2 * columns, len(order) // 2)
+  halves = {"most memorized": order[:count], "least memorized": order[::-1][:count]}
+  figure = plt.figure(figsize=(columns * 0.85, 5.6), layout="constrained")
+  for part, (title, rows) in zip(figure.subfigures(2, 1), halves.items(), strict=True):
+    part.suptitle(title, fontsize=11)
+    for axes in part.subplots(2, columns).flat:
+      axes.axis("off")
+    for axes, row in zip(part.axes, rows, strict=False):
+      axes.imshow(images[row], cmap="gray_r", interpolation="nearest")
+      axes.set_title(f"{labels[row]}   {memorization[row]:.2f}", fontsize=8, pad=2)
+  _save(figure, path)
+
+
+def _pyplot():
+  try:
+    import matplotlib
+  except ImportError as error:
+    raise ImportError("plots need matplotlib: pip install 'jaxmul[demo]'.") from error
+  matplotlib.use("agg")
+  import matplotlib.pyplot as plt
+
+  return plt
+
+
+def _save(figure, path: Path) -> None:
+  figure.savefig(path, dpi=150)
+  _pyplot().close(figure)

@@ -1,0 +1,63 @@
+"""What a run directory holds besides pictures: resolved config, versions, scores by id, metrics."""
+
+import dataclasses
+import importlib.metadata
+import io
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxmul
+from jaxmul._files import write_atomic
+from jaxmul.memorization.plan import describe
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
+
+
+def versions() -> dict[str, str]:
+  """Returns what the numbers of a run depend on: package versions, Python, device."""
+  found = {"jaxmul": jaxmul.__version__, "python": platform.python_version()}
+  for name in _PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = "not installed"
+  device = jax.devices()[0]
+  return found | {"device": f"{len(jax.devices())} × {device.device_kind} ({device.platform})"}
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes JSON whole or not at all; NaN becomes null, as JSON has none."""
+  text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+  write_atomic(path, (text + "\n").encode())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes named arrays as a compressed `.npz`, whole or not at all."""
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+  write_atomic(path, buffer.getvalue())
+
+
+def _plain(value: Any) -> Any:
+  """Returns value as JSON types."""
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+  if isinstance(value, Mapping):
+    return {str(name): _plain(each) for name, each in value.items()}
+  if isinstance(value, np.ndarray):
+    return _plain(value.tolist())
+  if isinstance(value, tuple | list):
+    return [_plain(each) for each in value]
+  if isinstance(value, float | np.floating):
+    return float(value) if np.isfinite(value) else None
+  if isinstance(value, np.integer):
+    return int(value)
+  if value is None or isinstance(value, bool | int | str):
+    return value
+  return str(value) if isinstance(value, Path) else describe(value)

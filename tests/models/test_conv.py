@@ -1,0 +1,184 @@
+"""The product form of the convolution is XLA's convolution, in value and in every derivative."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxmul import models
+
+
+@pytest.fixture(autouse=True)
+def double():
+  with jax.enable_x64(True):
+    yield
+
+
+def reference(stride, x, kernel):
+  return lax.conv_general_dilated(
+    x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+def arrays(size, kernel, stride, *, channels=(2, 3), examples=2):
+  """x [B, H, W, I], kernel [kh, kw, I, O], and a cotangent of the output."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(examples, *size, channels[0]))
+  w = rng.normal(size=(*kernel, *channels))
+  y = rng.normal(size=(examples, *(-(-n // stride) for n in size), channels[1]))
+  return jnp.asarray(x), jnp.asarray(w), jnp.asarray(y)
+
+
+def close(a, b):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-11, 1e-11), a, b)
+
+
+SHAPES = [
+  *itertools.product([(5, 6), (4, 7)], [(1, 1), (2, 2), (3, 3), (5, 5)], [1, 2]),
+  ((6, 5), (2, 3), 2),
+  ((7, 8), (2, 2), 3),
+  ((2, 1), (5, 3), 1),
+]
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride"), SHAPES)
+def test_value_and_gradients_equal_xlas(size, kernel, stride):
+  x, w, y = arrays(size, kernel, stride)
+
+  @jax.jit
+  def both(x, w, y):
+    results = []
+    for function in (models.conv, reference):
+      value, pullback = jax.vjp(lambda x, w, f=function: f(stride, x, w), x, w)
+      results.append((value, pullback(y)))
+    return results
+
+  ours, xlas = both(x, w, y)
+  assert ours[0].shape == y.shape
+  close(ours, xlas)
+
+
+def weighted(function, stride, y):
+  """A scalar of x and w with curvature: Σ y · tanh(conv(x, w))."""
+  return lambda x, w: jnp.sum(y * jnp.tanh(function(stride, x, w)))
+
+
+def compare(transform, stride=2, kernel=(3, 3)):
+  """Asserts that a transform of a scalar of (x, w) is the same of both convolutions."""
+  x, w, y = arrays((5, 6), kernel, stride)
+  ours, xlas = (
+    jax.jit(transform(weighted(function, stride, y)))(x, w) for function in (models.conv, reference)
+  )
+  close(ours, xlas)
+  assert max(abs(leaf).max() for leaf in jax.tree.leaves(ours)) > 1e-3
+
+
+def shifts(*values):
+  """Tangents: directions of the values' own shapes."""
+  return tuple(jnp.roll(value, 1, -2) + 0.5 for value in values)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("argument", [(0,), (1,), (0, 1)], ids=["x", "kernel", "both"])
+def test_hessian_vector_products_equal_xlas(argument, stride):
+  def product(scalar):
+    def of(x, w):
+      arguments = (x, w)
+
+      def gradient(*chosen):
+        filled = list(arguments)
+        for position, value in zip(argument, chosen, strict=True):
+          filled[position] = value
+        return jax.grad(scalar, argument)(*filled)
+
+      at = tuple(arguments[i] for i in argument)
+      return jax.jvp(gradient, at, shifts(*at))[1]
+
+    return of
+
+  compare(product, stride)
+
+
+def test_reverse_over_reverse_equals_xlas():
+  def twice(scalar):
+    def squared(x, w):
+      return sum(jnp.sum(g**2) for g in jax.grad(scalar, (0, 1))(x, w))
+
+    return jax.grad(squared, (0, 1))
+
+  compare(twice)
+
+
+def test_per_example_gradients_equal_xlas():
+  x, w, _ = arrays((5, 6), (3, 3), 1)
+  ours, xlas = (
+    jax.jit(
+      jax.vmap(
+        jax.grad(lambda w, x, f=function: jnp.tanh(f(1, x[None], w)).sum()), in_axes=(None, 0)
+      )
+    )(w, x)
+    for function in (models.conv, reference)
+  )
+  assert ours.shape == (2, *w.shape)
+  close(ours, xlas)
+
+
+def test_vmap_over_kernels_equals_one_kernel_at_a_time():
+  x, w, y = arrays((5, 6), (3, 3), 2)
+  kernels = jnp.stack([w, w[::-1], -2 * w])
+  many = jax.jit(jax.vmap(jax.grad(weighted(models.conv, 2, y), (0, 1)), (None, 0)))
+  want = jax.grad(weighted(reference, 2, y), (0, 1))
+  for i, gradients in enumerate(zip(*many(x, kernels), strict=True)):
+    close(gradients, want(x, kernels[i]))
+
+
+def test_gradients_inside_a_scan_equal_those_outside():
+  x, w, y = arrays((5, 6), (3, 3), 1)
+  step = jax.grad(weighted(models.conv, 1, y), 1)
+
+  def body(w, _):
+    return w - 0.1 * step(x, w), None
+
+  got, _ = jax.jit(lambda w: lax.scan(body, w, length=3))(w)
+  want = w
+  outside = jax.jit(jax.grad(weighted(reference, 1, y), 1))
+  for _ in range(3):
+    want = want - 0.1 * outside(x, want)
+  close(got, want)
+
+
+def test_low_precision_in_is_low_precision_out():
+  x, w, _ = (a.astype(jnp.bfloat16) for a in arrays((5, 6), (3, 3), 1))
+  assert models.conv(1, x, w).dtype == jnp.bfloat16
+  gradients = jax.grad(lambda w: models.conv(1, x, w).astype(jnp.float32).sum())(w)
+  assert gradients.dtype == jnp.bfloat16
+
+
+def test_layer_adds_its_bias_and_counts_its_stride():
+  layer = models.Conv(3, kernel_size=5, stride=2)
+  x, _, _ = arrays((5, 6), (5, 5), 2)
+  variables = layer.init(jax.random.key(0), x)
+  kernel = variables["params"]["kernel"]
+  assert kernel.shape == (5, 5, 2, 3)
+  bias = jnp.array([1.0, 2.0, 3.0])
+  got = layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+  close(got, reference(2, x, kernel.astype(x.dtype)) + bias[None, None, None])
+  assert "bias" not in models.Conv(3, use_bias=False).init(jax.random.key(0), x)["params"]
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 7), (2, 3), (6, 5)])
+def test_max_pool_equals_a_window_reduction(size):
+  x, _, _ = arrays(size, (1, 1), 1)
+  window = (1, 2, 2, 1)
+
+  def reduction(x):
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+
+  close(models.max_pool(x), reduction(x))
+  ours, xlas = (
+    jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (models.max_pool, reduction)
+  )
+  close(ours, xlas)

@@ -1,0 +1,163 @@
+"""RUM: who goes into which group, and what each step may keep."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxmul import bind, rum, unlearn
+from jaxmul.data import Dataset
+
+SCORES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=6, max_size=40)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SCORES, st.integers(1, 5), st.randoms(use_true_random=False))
+def test_refine_partitions_by_score_whatever_the_order(scores, num_groups, random):
+  ids = np.arange(len(scores)) * 3 + 1
+  groups = rum.refine(scores, ids, num_groups=num_groups)
+  assert sorted(np.concatenate(groups).tolist()) == ids.tolist()
+  assert max(map(len, groups)) - min(map(len, groups)) <= 1
+  by_id = dict(zip(ids.tolist(), scores, strict=True))
+  for low, high in itertools.pairwise(groups):
+    assert max(by_id[i] for i in low.tolist()) <= min(by_id[i] for i in high.tolist())
+  order = list(range(len(ids)))
+  random.shuffle(order)
+  again = rum.refine(np.asarray(scores)[order], ids[order], num_groups=num_groups)
+  for a, b in zip(groups, again, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SCORES, st.sampled_from([0.5, "median", "midrange"]), st.randoms(use_true_random=False))
+def test_select_is_disjoint_and_does_not_depend_on_order(scores, centre, random):
+  ids = np.arange(len(scores)) + 10
+  size = len(scores) // 3
+  chosen = rum.select(scores, ids, size=size, centre=centre)
+  assert [len(set(group.tolist())) for group in chosen] == [size] * 3
+  assert len(set(np.concatenate(chosen).tolist())) == 3 * size
+  order = list(range(len(ids)))
+  random.shuffle(order)
+  again = rum.select(np.asarray(scores)[order], ids[order], size=size, centre=centre)
+  for a, b in zip(chosen, again, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_select_by_hand_with_ties_going_to_the_lower_id():
+  ids = np.array([50, 40, 30, 20, 10, 60, 70])
+  scores = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.45, 0.9])
+  chosen = rum.select(scores, ids, size=2)
+  assert chosen.high.tolist() == [30, 40]
+  assert chosen.low.tolist() == [10, 20]
+  assert chosen.medium.tolist() == [60, 70]  # |0.45 − ½| and |0.9 − ½| before |1 − ½|
+
+
+def test_shuffle_depends_on_the_key_only():
+  ids = np.arange(30)
+  a = rum.shuffle(ids, jax.random.key(0))
+  b = rum.shuffle(ids[::-1], jax.random.key(0))
+  c = rum.shuffle(ids, jax.random.key(1))
+  assert all((x == y).all() for x, y in zip(a, b, strict=True))
+  assert any((x != y).any() for x, y in zip(a, c, strict=True))
+
+
+def witness(log):
+  """An unlearner that counts, in its params, how often each class is in the retain batches."""
+
+  def update(forget, retain, state, params, key):
+    del key
+    seen = jnp.zeros(12).at[retain.labels].add(retain.mask.astype(float))
+    gone = jnp.zeros(12).at[forget.labels].max(forget.mask.astype(float))
+    return params.replace(params=jnp.stack([seen, gone])), state
+
+  return unlearn.Unlearner(lambda params, session: (), update, identity=("witness", log))
+
+
+def test_each_step_retains_everything_but_the_groups_so_far():
+  """Labels name the examples, so that the batches themselves are the witness."""
+  data = Dataset(np.zeros((12, 1), np.float32), np.arange(12), np.arange(12))
+  groups = [np.array([0, 1]), np.array([5]), np.array([7, 8])]
+  params = bind(lambda w, x: x @ w[:1], jnp.zeros((2, 12)))
+  for steps in (1, 2, 3):
+    plan = rum.Plan([rum.Step(witness("a"), epochs=1)] * steps)
+    after = rum.meta_unlearn(plan, params, data, groups[:steps], jax.random.key(0))
+    kept = np.zeros(12)
+    for i in range(steps):
+      kept[np.setdiff1d(np.arange(12), np.concatenate(groups[: i + 1]))] += 1
+    np.testing.assert_array_equal(after.params[0], kept)
+
+
+def test_none_leaves_a_group_as_it_is_but_out_of_retain():
+  data = Dataset(np.zeros((12, 1), np.float32), np.arange(12), np.arange(12))
+  params = bind(lambda w, x: x @ w[:1], jnp.zeros((2, 12)))
+  groups = [np.array([0, 1]), np.array([5])]
+  idle = rum.Plan([rum.Step(None), rum.Step(None)])
+  assert rum.meta_unlearn(idle, params, data, groups, jax.random.key(0)) is params
+  second = rum.Plan([rum.Step(None), rum.Step(witness("b"), epochs=1)])
+  after = rum.meta_unlearn(second, params, data, groups, jax.random.key(0))
+  assert np.flatnonzero(after.params[0] == 0).tolist() == [0, 1, 5]
+
+
+def test_one_group_is_vanilla():
+  rng = np.random.default_rng(0)
+  data = Dataset(rng.normal(size=(20, 4)).astype(np.float32), rng.integers(0, 3, 20))
+  params = bind(lambda w, x: x @ w, jnp.zeros((4, 3)))
+  forget, key = np.arange(5), jax.random.key(2)
+  plan = rum.Plan([rum.Step(unlearn.fine_tune(0.1), 2, 8)])
+  refined = rum.meta_unlearn(plan, params, data, [forget], key)
+  from jaxmul.data import Split
+
+  split = Split(forget=forget, retain=np.arange(5, 20))
+  vanilla = unlearn.run(
+    unlearn.fine_tune(0.1), params, data, split, jax.random.fold_in(key, 0), epochs=2, batch_size=8
+  )
+  np.testing.assert_array_equal(refined.params, vanilla.params)
+
+
+DATA = Dataset(np.zeros((6, 1), np.float32), np.arange(6))
+NOTHING = bind(lambda w, x: x @ w, jnp.zeros((1, 6)))
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (lambda: rum.refine([0.1, np.nan], [1, 2]), "scores hold nan"),
+    (lambda: rum.refine([0.1], [1, 2]), "join them by id"),
+    (lambda: rum.refine([], []), "forget set is empty"),
+    (lambda: rum.refine([0.1, 0.2], [1, 1], num_groups=1), "id 1 is repeated"),
+    (lambda: rum.refine([0.1, 0.2], [1, 2], num_groups=3), r"num_groups=3, must be in \[1, 2\]"),
+    (lambda: rum.select([0.1, 0.2], [1, 2], size=1), "three groups need 3 of 2"),
+    (lambda: rum.select([0.1] * 3, [1, 2, 3], size=1, centre="mean"), "'median' or 'midrange'"),
+    (lambda: rum.Plan([]), "at least one step"),
+    (
+      lambda: rum.meta_unlearn(
+        rum.Plan([rum.Step(None)]), NOTHING, DATA, [[0], [1]], jax.random.key(0)
+      ),
+      "1 steps but there are 2 groups",
+    ),
+    (
+      lambda: rum.meta_unlearn(
+        rum.Plan([rum.Step(None)] * 2), NOTHING, DATA, [[0, 1], [1]], jax.random.key(0)
+      ),
+      "id 1 is repeated",
+    ),
+    (
+      lambda: rum.meta_unlearn(
+        rum.Plan([rum.Step(None)]), NOTHING, DATA, [range(6)], jax.random.key(0)
+      ),
+      "is everything",
+    ),
+    (
+      lambda: rum.meta_unlearn(rum.Plan([rum.Step(None)]), NOTHING, DATA, [[9]], jax.random.key(0)),
+      "id 9 is not in the data",
+    ),
+  ],
+)
+def test_bad_input_gets_one_line(call, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    call()
+  assert "\n" not in str(caught.value)

@@ -1,0 +1,206 @@
+"""The loop: each example is met as often as it should be, padding is never seen, one trace."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxmul import models, train, unlearn
+from jaxmul.data import Dataset, Split
+from jaxmul.unlearn._passes import Rows, at_step, num_steps, padded_rows, sizes
+
+
+def rows_of(ids, n=20):
+  images = jnp.arange(n, dtype=jnp.float32)[:, None]
+  return Rows(images, jnp.arange(n), *padded_rows(np.asarray(ids), n))
+
+
+@pytest.fixture(scope="module")
+def problem():
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(50, 6)).astype(np.float32)
+  data = Dataset(images, rng.integers(0, 3, 50), np.arange(100, 150))
+  params = models.init(models.mlp((5,), 3), jax.random.key(0), images[:1])
+  return data, params, Split(forget=np.arange(100, 111), retain=np.arange(111, 150))
+
+
+@pytest.mark.parametrize("forget", [1, 5, 8, 9])
+@pytest.mark.parametrize("passes", ["retain", "forget", "union", "forget_then_retain"])
+def test_an_epoch_meets_each_example_of_its_sets_once(passes, forget):
+  batch_size, key = 4, jax.random.key(1)
+  s, r = rows_of(range(forget)).shuffled(key), rows_of(range(forget, 20)).shuffled(key)
+  size = sizes(passes, batch_size, forget, 20 - forget)
+  met = {"forget": [], "retain": []}
+  for step in range(int(num_steps(passes, batch_size, s.count, r.count))):
+    for name, batch in zip(met, at_step(passes, size, batch_size, s, r, step), strict=True):
+      assert len(batch.labels) <= 2 * batch_size + 8
+      met[name].extend(np.asarray(batch.labels)[np.asarray(batch.mask)].tolist())
+  if passes != "forget":
+    assert sorted(met["retain"]) == list(range(forget, 20))
+  if passes != "retain":
+    assert sorted(met["forget"]) == list(range(forget))
+  assert set(met["forget"]) <= set(range(forget))
+  assert set(met["retain"]) <= set(range(forget, 20))
+
+
+def test_scrub_order_is_forget_alone_then_retain_alone():
+  s, r = rows_of(range(5)), rows_of(range(5, 20))
+  size = sizes("forget_then_retain", 4, 5, 15)
+  seen = [
+    (int(f.mask.sum()), int(t.mask.sum()))
+    for f, t in (at_step("forget_then_retain", size, 4, s, r, step) for step in range(6))
+  ]
+  assert seen == [(4, 0), (1, 0), (0, 4), (0, 4), (0, 4), (0, 3)]
+
+
+def test_forget_batches_are_cycled_beside_retain():
+  s, r = rows_of(range(5)), rows_of(range(5, 20))
+  size = sizes("retain", 4, 5, 15)
+  seen = [int(at_step("retain", size, 4, s, r, step)[0].mask.sum()) for step in range(4)]
+  assert seen == [4, 1, 4, 1]
+
+
+def test_retrain_is_fit_on_retain_bit_for_bit(problem):
+  data, _, split = problem
+  recipe = train.Recipe(models.mlp((5,), 3), epochs=3, batch_size=8)
+  a = unlearn.retrain(recipe, data, split, jax.random.key(3)).params
+  b = train.fit(recipe, data, jax.random.key(3), split.retain).params
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+ALGORITHMS = {
+  "fine_tune": unlearn.fine_tune(0.05),
+  "neg_grad": unlearn.neg_grad(0.01),
+  "neg_grad_plus": unlearn.neg_grad_plus(0.05),
+  "random_label": unlearn.random_label(0.05),
+  "salun": unlearn.salun(0.05),
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_result_does_not_depend_on_order_of_ids_or_on_what_padding_holds(problem, name):
+  data, params, split = problem
+  key = jax.random.key(4)
+  first = unlearn.run(ALGORITHMS[name], params, data, split, key, epochs=2, batch_size=7)
+  turned = dataclasses.replace(split, forget=split.forget[::-1], retain=split.retain[::-1])
+  second = unlearn.run(ALGORITHMS[name], params, data, turned, key, epochs=2, batch_size=7)
+  for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+    np.testing.assert_array_equal(x, y)
+  moved = max(
+    float(jnp.abs(x - y).max())
+    for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(params), strict=True)
+  )
+  assert moved > 1e-5
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_masked_rows_of_a_batch_change_nothing_even_nan(problem, name):
+  """BatchNorm included: what padding rows hold is never seen."""
+  algorithm = ALGORITHMS[name]
+  rng = np.random.default_rng(1)
+  params = models.init(
+    models.resnet18(3, width=8), jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.float32)
+  )
+  images = jnp.asarray(rng.normal(size=(12, 8, 8, 3)), jnp.float32)
+  labels = jnp.asarray(rng.integers(0, 3, 12))
+  mask = jnp.array([True] * 4 + [False] * 2)
+  data = Rows(images, labels, *padded_rows(np.arange(6), 12))
+  session = unlearn.Session(data, data, 1, 6, jax.random.key(2))
+  state = algorithm.init(params, session)
+
+  def updated(padding):
+    batches = [
+      unlearn.Batch(jnp.where(mask[:, None, None, None], part, padding), y, mask)
+      for part, y in ((images[:6], labels[:6]), (images[6:], labels[6:]))
+    ]
+    return algorithm.update(*batches, state, params, jax.random.key(3))[0]
+
+  update = jax.jit(updated)
+  clean, dirty = update(0.0), update(jnp.nan)
+  for x, y in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
+    np.testing.assert_array_equal(x, y)
+  assert any(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(clean.state))
+
+
+def test_updates_are_increments_for_optax(problem):
+  data, params, split = problem
+  algorithm = unlearn.fine_tune(0.1, momentum=0.0, weight_decay=0.0)
+  inputs, labels = data.take(split.retain).batch()
+  batch = unlearn.Batch(inputs, labels, jnp.ones(len(labels), bool))
+  updates, _ = algorithm.update(
+    batch, batch, algorithm.init(params, None), params, jax.random.key(0)
+  )
+  new = optax.apply_updates(params, updates)
+  from jaxmul.losses import cross_entropy
+
+  gradient = jax.grad(lambda p: cross_entropy(params.replace(params=p)(inputs), labels).mean())(
+    params.params
+  )
+  expected = jax.tree.map(lambda p, g: p - 0.1 * g, params.params, gradient)
+  for x, y in zip(jax.tree.leaves(new.params), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_one_trace_serves_equal_algorithms_and_sets_of_similar_size(problem):
+  data, params, _ = problem
+  traces = []
+
+  def update(forget, retain, state, params, key):
+    del forget, retain, key
+    traces.append(1)
+    return jax.tree.map(jnp.zeros_like, params), state
+
+  def algorithm():
+    return unlearn.Unlearner(lambda params, session: (), update, identity=("still", 1.0))
+
+  for first in (108, 106, 103):
+    split = Split(forget=np.arange(100, first), retain=np.arange(first, 150))
+    unlearn.run(algorithm(), params, data, split, jax.random.key(0), epochs=2, batch_size=16)
+  assert len(traces) == 1
+
+
+def test_divergence_stops_and_keeps_the_last_good_params(problem):
+  data, params, split = problem
+  with pytest.raises(unlearn.Diverged) as caught:
+    unlearn.run(
+      unlearn.neg_grad(1e30), params, data, split, jax.random.key(0), epochs=5, batch_size=4
+    )
+  assert "\n" not in str(caught.value)
+  assert "Lower" in str(caught.value)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(caught.value.params))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"epochs": 0}, "epochs=0, must be at least 1"),
+    ({"batch_size": 0}, "batch_size=0, must be at least 1"),
+    ({"split": Split(forget=np.array([7]), retain=np.array([100]))}, "id 7 is not in the data"),
+  ],
+)
+def test_bad_input_gets_one_line(problem, change, message):
+  data, params, split = problem
+  given = {"epochs": 1, "batch_size": 4, "split": split} | change
+  with pytest.raises(ValueError, match=message) as caught:
+    unlearn.run(unlearn.fine_tune(), params, data, key=jax.random.key(0), **given)
+  assert "\n" not in str(caught.value)
+
+
+def test_raw_variables_with_batch_stats_are_refused(problem):
+  data, _, split = problem
+  raw = {"params": {}, "batch_stats": {}}
+  from jaxmul import bind
+
+  with pytest.raises(ValueError, match=r"state=\{'batch_stats'"):
+    unlearn.run(
+      unlearn.fine_tune(),
+      bind(lambda p, x: x, raw),
+      data,
+      split,
+      jax.random.key(0),
+      epochs=1,
+    )
