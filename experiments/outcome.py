@@ -51,7 +51,9 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
       "methods": {name: _named(intervals) for name, intervals in methods.items()},
       "proxies": {
         name: {
-          "spearman": metrics.intervals.t_interval([each.spearman for each in agreements[name]])._asdict(),
+          "spearman": metrics.intervals.t_interval(
+            [each.spearman for each in agreements[name]]
+          )._asdict(),
           "precision_at_high_group": metrics.intervals.t_interval(
             [each.precision_at_k for each in agreements[name]]
           )._asdict(),
@@ -99,9 +101,7 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
     {name: each[0] for name, each in agreements.items()},
   )
   plots.method_intervals(out / "methods.png", methods, ["ToW", "ToW-MIA"])
-  plots.gallery(
-    out / "gallery.png", data.images, data.labels, truth.memorization, truth.soft
-  )
+  plots.gallery(out / "gallery.png", data.images, data.labels, truth.memorization, truth.soft)
   print_table(methods, scored, problem.truth_seconds, agreements)
 
 

@@ -290,33 +290,39 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
   )
 
 
+def step_of(recipe, transform, trackers, images, labels, rows, key, carry, number, ids):
+  """One training step on rows `ids` [B]; returns (carry, (summed loss, number right))."""
+  params, opt_state, tracked = carry
+  mask = ids < len(rows)
+  source = rows[jnp.where(mask, ids, 0)]
+  inputs, targets = as_inputs(images[source]), labels[source]
+  augment_key, train_key = jax.random.split(key)
+  if recipe.augment is not None:
+    inputs = recipe.augment(augment_key, inputs)
+
+  def risk(theta):
+    logits, state = params.replace(params=theta).train(inputs, train_key, mask)
+    each = losses.cross_entropy(logits, targets)
+    return losses.masked_mean(each, mask), (logits, each, state)
+
+  gradient, (logits, each, state) = jax.grad(risk, has_aux=True)(params.params)
+  updates, opt_state = transform.update(gradient, opt_state, params.params)
+  params = params.replace(params=optax.apply_updates(params.params, updates), state=state)
+  seen = Step(ids, targets, logits, each, number)
+  tracked = tuple(t.update(s, seen) for t, s in zip(trackers, tracked, strict=True))
+  hits = jnp.sum(mask & losses.is_correct(logits, targets))
+  return (params, opt_state, tracked), (jnp.sum(jnp.where(mask, each, 0)), hits)
+
+
 def epoch_of(recipe, transform, trackers, images, labels, rows, key, carry, number):
   """One pass over the data in an order of its own; returns (carry, History of scalars)."""
   order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
   count = len(rows)
 
   def step(carry, at):
-    params, opt_state, tracked = carry
     ids, index = at
-    mask = ids < count
-    source = rows[jnp.where(mask, ids, 0)]
-    inputs, targets = as_inputs(images[source]), labels[source]
-    augment_key, train_key = jax.random.split(jax.random.fold_in(step_key, index))
-    if recipe.augment is not None:
-      inputs = recipe.augment(augment_key, inputs)
-
-    def risk(theta):
-      logits, state = params.replace(params=theta).train(inputs, train_key, mask)
-      each = losses.cross_entropy(logits, targets)
-      return losses.masked_mean(each, mask), (logits, each, state)
-
-    gradient, (logits, each, state) = jax.grad(risk, has_aux=True)(params.params)
-    updates, opt_state = transform.update(gradient, opt_state, params.params)
-    params = params.replace(params=optax.apply_updates(params.params, updates), state=state)
-    seen = Step(ids, targets, logits, each, number)
-    tracked = tuple(t.update(s, seen) for t, s in zip(trackers, tracked, strict=True))
-    hits = jnp.sum(mask & losses.is_correct(logits, targets))
-    return (params, opt_state, tracked), (jnp.sum(jnp.where(mask, each, 0)), hits)
+    own = jax.random.fold_in(step_key, index)
+    return step_of(recipe, transform, trackers, images, labels, rows, own, carry, number, ids)
 
   batches = shuffled_rows(order_key, count, recipe.batch_size)
   carry, (loss, hits) = lax.scan(step, tuple(carry), (batches, jnp.arange(len(batches))))

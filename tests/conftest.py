@@ -1,8 +1,13 @@
-"""Fixtures that several test folders share."""
+"""Fixtures that several test folders share, and eight simulated devices for all of them."""
 
 import importlib.util
 import os
 from pathlib import Path
+
+# Before jax is imported, here and in the processes that tests start.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get(
+  "XLA_FLAGS", ""
+)
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ References:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 Triple = Sequence[float]
@@ -65,8 +65,7 @@ def _product(caller: str, unlearned: Any, retrained: Any, forget: str) -> float:
 def _checked(name: str, values: Any, names: tuple[str, ...]) -> list[float]:
   order = ", ".join(names)
   try:
-    # A dict would give its keys, or an accuracy where an attack rate belongs.
-    numbers = [] if isinstance(values, Mapping) else [float(value) for value in values]
+    numbers = [float(value) for value in values]
   except (TypeError, ValueError):
     numbers = []
   if len(numbers) != 3:

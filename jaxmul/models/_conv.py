@@ -20,6 +20,8 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn import initializers
 
+from jaxmul.models._initializers import he_normal
+
 
 class Conv(nn.Module):
   """Convolution [B, H, W, I] -> [B, H', W', features], "SAME" padding.
@@ -37,7 +39,7 @@ class Conv(nn.Module):
   kernel_size: int = 3
   stride: int = 1
   use_bias: bool = True
-  kernel_init: initializers.Initializer = initializers.he_normal()
+  kernel_init: initializers.Initializer = he_normal
   dtype: jnp.dtype | None = None
 
   @nn.compact

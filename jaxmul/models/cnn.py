@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from jaxmul.models._conv import Conv, max_pool
+from jaxmul.models._initializers import he_normal, lecun_normal
 from jaxmul.models._normalize import normalize
 
 
@@ -27,8 +28,9 @@ class CNN(nn.Module):
     for channels in self.channels:
       x = max_pool(nn.relu(Conv(channels, dtype=self.dtype)(x)))
     x = x.reshape(x.shape[0], -1)
-    dense = nn.Dense(self.hidden, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
-    return nn.Dense(self.num_classes, dtype=self.dtype)(nn.relu(dense(x)))
+    dense = nn.Dense(self.hidden, kernel_init=he_normal, dtype=self.dtype)
+    head = nn.Dense(self.num_classes, kernel_init=lecun_normal, dtype=self.dtype)
+    return head(nn.relu(dense(x)))
 
 
 def cnn(

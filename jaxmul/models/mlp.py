@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxmul.models._initializers import he_normal, lecun_normal
 from jaxmul.models._normalize import normalize
 
 
@@ -22,8 +23,8 @@ class MLP(nn.Module):
     x = normalize(x, self.mean, self.std)
     x = x.reshape(x.shape[0], -1)
     for width in self.widths:
-      x = nn.relu(nn.Dense(width, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)(x))
-    return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+      x = nn.relu(nn.Dense(width, kernel_init=he_normal, dtype=self.dtype)(x))
+    return nn.Dense(self.num_classes, kernel_init=lecun_normal, dtype=self.dtype)(x)
 
 
 def mlp(

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from jaxmul.models._conv import Conv
+from jaxmul.models._initializers import lecun_normal
 from jaxmul.models._normalize import normalize
 
 
@@ -36,7 +37,8 @@ class ResNet(nn.Module):
       for block in range(size):
         stride = 2 if stage and not block else 1
         x = self._block(x, norm, self.width << stage, stride, f"stage{stage}_block{block}")
-    return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x.mean((1, 2)))
+    head = nn.Dense(self.num_classes, kernel_init=lecun_normal, dtype=self.dtype, name="head")
+    return head(x.mean((1, 2)))
 
   def _block(self, x, norm, channels, stride, name):
     conv = functools.partial(Conv, channels, use_bias=False, dtype=self.dtype)

@@ -100,7 +100,9 @@ def curvature(
 
   if probes is None:
     key = jax.random.key(0) if key is None else key
-    probes = jax.random.rademacher(key, (num_probes, *inputs.shape[1:]), inputs.dtype)
+    # Drawn flat: XLA compiles random arrays of high rank slowly on CPU.
+    flat = jax.random.rademacher(key, (num_probes * inputs[0].size,), inputs.dtype)
+    probes = flat.reshape(num_probes, *inputs.shape[1:])
   probes = jnp.asarray(probes, inputs.dtype)
 
   if method == "hvp":

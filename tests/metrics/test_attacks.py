@@ -39,12 +39,17 @@ def test_equal_distributions_give_one_half_on_average():
 def test_it_is_the_attack_of_the_published_code():
   from sklearn.svm import SVC
 
-  rng = np.random.default_rng(2)
-  members, nonmembers, targets = rng.beta(4, 2, 50), rng.beta(2, 2, 50), rng.beta(3, 2, 70)
-  machine = SVC(C=3, gamma="auto", kernel="rbf")
-  machine.fit(np.concatenate([members, nonmembers])[:, None], [1] * 50 + [0] * 50)
-  wanted = 1 - machine.predict(targets[:, None]).mean()
-  assert 0 < wanted < 1
+  rng = np.random.default_rng(8)
+  members, nonmembers, targets = rng.beta(4, 2, 150), rng.beta(2, 2, 150), rng.random(400)
+  known, labels = np.concatenate([members, nonmembers])[:, None], [1] * 150 + [0] * 150
+
+  def rate(**options):
+    machine = SVC(kernel="rbf", **options).fit(known, labels)
+    return 1 - machine.predict(targets[:, None]).mean()
+
+  wanted = rate(C=3, gamma="auto")
+  for other in ({"C": 1, "gamma": "auto"}, {"C": 10, "gamma": "auto"}, {"C": 3, "gamma": "scale"}):
+    assert abs(rate(**other) - wanted) > 0.01  # this data can tell them apart
   assert attacks.svc(members, nonmembers, targets) == pytest.approx(wanted, abs=1e-12)
   assert attacks.svc(members, nonmembers, targets, seed=7) == pytest.approx(wanted, abs=1e-12)
 

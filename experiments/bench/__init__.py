@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m experiments.bench NAME [--json FILE] [--quick]`."""

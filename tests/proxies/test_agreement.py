@@ -1,0 +1,100 @@
+"""Rank agreement is SciPy's, its interval covers, and what orders nothing is refused."""
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from jaxmul.proxies import agreement
+
+
+def one_line(pattern):
+  return pytest.raises(ValueError, match=rf"\A[^\n]*{pattern}[^\n]*\Z")
+
+
+def correlated(n, seed, rho=0.7):
+  rng = np.random.default_rng(seed)
+  a, b = rng.normal(size=(2, n))
+  return a, rho * a + np.sqrt(1 - rho**2) * b
+
+
+@pytest.mark.parametrize("decimals", [None, 0], ids=["no ties", "many ties"])
+def test_spearman_is_scipys(decimals):
+  a, b = correlated(60, 0)
+  if decimals is not None:
+    a, b = a.round(decimals), b.round(decimals)
+    assert len(np.unique(a)) < 10
+  np.testing.assert_allclose(agreement(a, b).spearman, spearmanr(a, b).statistic, rtol=1e-12)
+  np.testing.assert_allclose(agreement(a, -b).spearman, spearmanr(a, -b).statistic, rtol=1e-12)
+
+
+def test_the_interval_is_the_percentile_bootstraps():
+  a, b = correlated(30, 1)
+  got = agreement(a, b, resamples=2000, seed=5)
+  rng = np.random.default_rng(99)
+  rows = rng.integers(30, size=(2000, 30))
+  want = np.percentile([spearmanr(a[r], b[r]).statistic for r in rows], [2.5, 97.5])
+  np.testing.assert_allclose([got.low, got.high], want, atol=0.04)
+  assert got == agreement(a, b, resamples=2000, seed=5)
+  assert got.low != agreement(a, b, resamples=2000, seed=6).low
+
+
+def test_the_interval_covers_the_truth():
+  rho = 0.6
+  truth = 6 / np.pi * np.arcsin(rho / 2)  # Spearman's ρ of a bivariate normal
+  results = [agreement(*correlated(80, seed, rho), resamples=300) for seed in range(150)]
+  covered = np.mean([each.low <= truth <= each.high for each in results])
+  assert 0.88 <= covered <= 0.99
+
+
+def test_the_interval_holds_rho_and_narrows_with_more_examples():
+  widths = []
+  for n in (40, 400):
+    result = agreement(*correlated(n, 3))
+    assert result.low < result.spearman < result.high
+    widths.append(result.high - result.low)
+  assert 2 < widths[0] / widths[1] < 5  # √10
+
+
+def test_large_inputs_are_resampled_in_parts():
+  a, b = correlated(3_000, 4)
+  whole = agreement(a, b, resamples=700)  # 666 resamples fit into one part
+  assert whole.high - whole.low < 0.06
+  assert whole.low < whole.spearman < whole.high
+
+
+def test_precision_is_the_share_of_the_true_top_k():
+  scores, truth = [5.0, 4.0, 3.0, 2.0, 1.0], [5.0, 1.0, 4.0, 3.0, 2.0]
+  assert agreement(scores, truth).precision_at_k is None
+  got = [agreement(scores, truth, top_k=k).precision_at_k for k in (1, 2, 3, 5)]
+  assert got == [1.0, 0.5, 2 / 3, 1.0]
+
+
+def test_the_lower_position_wins_a_tie():
+  truth = [1.0, 1.0, 1.0, 0.0]
+  assert agreement([9.0, 0.0, 0.0, 1.0], truth, top_k=1).precision_at_k == 1.0
+  assert agreement([0.0, 0.0, 9.0, 1.0], truth, top_k=1).precision_at_k == 0.0
+  assert agreement([0.0, 0.0, 9.0, 9.0], truth, top_k=3).precision_at_k == 2 / 3
+
+
+@pytest.mark.parametrize(
+  ("scores", "truth", "options", "pattern"),
+  [
+    ([1, np.nan, 3], [1, 2, 3], {}, r"scores\[1\] is nan.*Drop these examples"),
+    ([1, 2, 3], [1, 2, np.inf], {}, r"truth\[2\] is inf.*Drop these examples"),
+    ([1, 1, 1], [1, 2, 3], {}, r"all scores are 1\.0; a constant orders nothing"),
+    ([1, 2, 3], [0, 0, 0], {}, r"all truth are 0\.0; a constant orders nothing"),
+    ([1, 2, 3, 4], [1, 2, 3], {}, r"4 scores.* 3 truths; join them by id"),
+    ([1, 2], [1, 2], {}, r"n of at least 3, got \(2,\)"),
+    ([[1, 2, 3]], [1, 2, 3], {}, r"scores \[n\].*got \(1, 3\)"),
+    ([1, 2, 3], [1, 2, 3], {"top_k": 0}, r"top_k=0, must be in \[1, 3\]"),
+    ([1, 2, 3], [1, 2, 3], {"top_k": 4}, r"top_k=4, must be in \[1, 3\]"),
+  ],
+)
+def test_what_cannot_be_ranked_is_refused(scores, truth, options, pattern):
+  with one_line(f"agreement.*{pattern}"):
+    agreement(scores, truth, **options)
+
+
+def test_resamples_of_one_value_raise_no_warning():
+  result = agreement([0, 0, 0, 1], [0, 0, 1, 1])
+  assert -1 <= result.low <= result.spearman <= result.high <= 1

@@ -1,0 +1,94 @@
+"""Importing costs nothing: no heavy module, no device, no changed setting; and layers stay apart."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxmul
+
+ROOT = Path(jaxmul.__file__).parent
+
+HEAVY = ("tensorflow", "tensorflow_datasets", "orbax", "scipy", "sklearn", "matplotlib", "torch")
+
+PROBE = """
+import json, sys
+import jax
+from jax._src import xla_bridge
+before = dict(jax.config.values)
+import {modules}
+print(json.dumps({{
+  "loaded": sorted({{name.split(".")[0] for name in sys.modules}}),
+  "devices": xla_bridge.backends_are_initialized(),
+  "changed": [k for k, v in jax.config.values.items() if k in before and before[k] != v],
+}}))
+"""
+
+
+def probe(code):
+  result = subprocess.run(
+    [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 0, result.stderr
+  return json.loads(result.stdout)
+
+
+def test_importing_loads_nothing_heavy_touches_no_device_and_no_setting():
+  found = probe(
+    PROBE.format(modules="jaxmul, jaxmul.proxies, jaxmul.train, jaxmul.models, jaxmul.data")
+  )
+  assert "flax" in found["loaded"]
+  assert not set(HEAVY) & set(found["loaded"])
+  assert found["devices"] is False
+  assert found["changed"] == []
+
+
+def test_the_package_alone_does_not_even_import_jax():
+  loaded = probe("import json, sys, jaxmul; print(json.dumps(sorted(sys.modules)))")
+  assert not {"jax", "flax", "numpy", "jaxmul.train"} & set(loaded)
+
+
+def test_submodules_and_names_load_when_named():
+  assert jaxmul.proxies.curvature is not None
+  assert jaxmul.bind is jaxmul.binding.bind
+  assert {"bind", "proxies", "train"} <= set(dir(jaxmul))
+  with pytest.raises(AttributeError, match="module 'jaxmul' has no attribute 'curvature'"):
+    jaxmul.curvature  # noqa: B018
+
+
+def imports(path):
+  """Top-level names of every import in a file, wherever in the file it stands."""
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      names |= {alias.name.split(".")[0] for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      names.add(node.module.split(".")[0])
+  return names
+
+
+ALLOWED = {
+  "flax": {"models"},
+  "orbax": {"checkpoint.py"},
+  "tensorflow_datasets": {"data"},
+  "experiments": set(),
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_only_the_layer_that_owns_a_dependency_imports_it(name):
+  files = list(ROOT.rglob("*.py"))
+  assert len(files) > 20
+  users = {path.relative_to(ROOT).parts[0] for path in files if name in imports(path)}
+  assert users <= ALLOWED[name]
+
+
+def test_only_one_module_knows_meshes():
+  words = ("Mesh(", "NamedSharding", "PartitionSpec", "shard_map")
+  knowing = {
+    path.name for path in ROOT.rglob("*.py") if any(f"{word}" in path.read_text() for word in words)
+  }
+  assert knowing == {"_sharding.py"}
