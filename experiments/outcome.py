@@ -88,7 +88,7 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
       **{f"proxy_{name}": found["scores"] for name, found in scored.items()},
     },
   )
-  data = problem.train
+  data = problem.training
   groups = {
     name: truth.memorization[data.rows(ids)] for name, ids in problem.groups._asdict().items()
   }
@@ -151,8 +151,9 @@ def print_table(
   console.print(table)
   console.print(
     "ToW, ToW-MIA: 1 = as the model retrained without the forget set; “retrain” is a second one.\n"
-    "forget, test: accuracy. scoring: seconds to score memorization; learning events ride along in training and are charged\n"
-    "all of it. ρ: Spearman with the ground truth. speed-up: against the ground truth's seconds."
+    "forget, test: accuracy. scoring: seconds to score memorization; learning events ride along in\n"
+    "training and are charged all of it. ρ: Spearman with the ground truth. speed-up: scoring\n"
+    "against the ground truth's seconds. The first call of each method includes its compilation."
   )
 
 

@@ -63,9 +63,9 @@ class Config:
   num_models: int = 200
   fraction: float = 0.7
   group_size: int = 0
-  epochs: int = 20
-  batch_size: int = 128
-  learning_rate: float = 0.1
+  epochs: int = 10
+  batch_size: int = 64
+  learning_rate: float = 0.05
   key: int = 0
   data_dir: Path | None = None
   out: Path = Path("runs/rum")
@@ -82,7 +82,7 @@ class Problem:
   """What all seeds share: the data, its parts, the recipe and the ground truth."""
 
   dataset: data.Dataset
-  train: data.Dataset
+  training: data.Dataset
   heldout: data.Heldout
   test: np.ndarray
   recipe: train.Recipe
@@ -156,20 +156,20 @@ def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
   forget = np.sort(np.concatenate(problem.groups))
   split = data.Split(
     forget=forget,
-    retain=np.setdiff1d(problem.train.ids, forget),
+    retain=np.setdiff1d(problem.training.ids, forget),
     heldout=np.concatenate(problem.heldout),
     test=problem.test,
   )
 
   trackers = {"events": proxies.trackers.learning_events()}
   fit, train_seconds = timed(
-    lambda: train.fit(problem.recipe, problem.train, keys[0], trackers=trackers)
+    lambda: train.fit(problem.recipe, problem.training, keys[0], trackers=trackers)
   )
   original = fit.params
   oracle, retrain_seconds = timed(
-    lambda: unlearn.retrain(problem.recipe, problem.train, split, keys[1]).params
+    lambda: unlearn.retrain(problem.recipe, problem.training, split, keys[1]).params
   )
-  second = unlearn.retrain(problem.recipe, problem.train, split, keys[2]).params
+  second = unlearn.retrain(problem.recipe, problem.training, split, keys[2]).params
 
   scored: dict[str, tuple[np.ndarray, float]] = {}
   for name in config.proxy:
@@ -182,15 +182,15 @@ def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
 
   def vanilla(algorithm: unlearn.Unlearner, epochs: int) -> Callable[[], Bound]:
     return lambda: unlearn.run(
-      algorithm, original, problem.train, split, keys[4], epochs=epochs, batch_size=batch
+      algorithm, original, problem.training, split, keys[4], epochs=epochs, batch_size=batch
     )
 
   def refined(groups: list[np.ndarray]) -> Callable[[], Bound]:
     plan = PLANS[config.plan](batch)
-    return lambda: rum.meta_unlearn(plan, original, problem.train, groups, keys[4])
+    return lambda: rum.meta_unlearn(plan, original, problem.training, groups, keys[4])
 
   def by(scores: np.ndarray) -> list[np.ndarray]:
-    return rum.refine(scores[problem.train.rows(forget)], forget)
+    return rum.refine(scores[problem.training.rows(forget)], forget)
 
   methods: dict[str, Callable[[], Bound]] = {
     "fine-tune": vanilla(unlearn.fine_tune(), 10),
@@ -219,12 +219,12 @@ def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
 def point_proxy(name: str, problem: Problem, original: Bound, key: jax.Array) -> np.ndarray:
   """Returns the scores [n] of a proxy that is computed after training."""
   if name == "curvature":
-    return proxies.score(proxies.curvature, original, problem.train)
+    return proxies.score(proxies.curvature, original, problem.training)
   heldout = problem.dataset.take(problem.heldout.proxy)
   recipe = proxies.heldout_recipe(problem.recipe)
   after = proxies.heldout_retrain(original, heldout, recipe, key)
   proxy = jax.tree_util.Partial(proxies.heldout_divergence, heldout_params=after)
-  return proxies.score(proxy, original, problem.train)
+  return proxies.score(proxy, original, problem.training)
 
 
 class Judge:
@@ -240,7 +240,7 @@ class Judge:
     cut = len(nonmembers)
     self._dataset = problem.dataset
     self._split = dataclasses.replace(split, retain=split.retain[order[cut:]])
-    self._attack = {
+    self._attack: dict[str, Any] = {
       "members": split.retain[order[:cut]],
       "nonmembers": nonmembers,
       "targets": split.forget,

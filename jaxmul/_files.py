@@ -23,11 +23,11 @@ def write_atomic(path: Path, data: bytes) -> None:
   except BaseException:
     Path(temporary).unlink(missing_ok=True)
     raise
-  sync_folder(path.parent)
+  sync(path.parent)
 
 
-def sync_folder(path: Path) -> None:
-  """Makes a rename inside a folder last through a power cut."""
+def sync(path: Path) -> None:
+  """Makes a file's content, or a rename inside a folder, last through a power cut."""
   handle = os.open(path, os.O_RDONLY)
   try:
     os.fsync(handle)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _check
+from jaxmul._files import sync
 from jaxmul.binding import Bound
 
 MANIFEST = "manifest.json"
@@ -76,7 +77,7 @@ def save(path: PathLike, bound: Bound) -> None:
     leaves = {_name(names): _spec(value) for names, value in arrays.items()}
     (temporary / MANIFEST).write_bytes(_manifest(temporary, leaves, version))
     for written in (*temporary.rglob("*"), temporary):
-      _fsync(written)
+      sync(written)
     _install(temporary, path)
   except BaseException:
     shutil.rmtree(temporary, ignore_errors=True)
@@ -364,14 +365,6 @@ def _sha256(file: Path) -> str:
     return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fsync(path: Path) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
 def _absolute(path: PathLike) -> Path:
   if "://" in str(path):
     raise ValueError(
@@ -402,7 +395,7 @@ def _install(temporary: Path, path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(path, aside)
   os.rename(temporary, path)
-  _fsync(path.parent)
+  sync(path.parent)
   shutil.rmtree(aside, ignore_errors=True)
 
 

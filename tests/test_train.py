@@ -268,7 +268,7 @@ def test_augmentation_has_a_key_of_each_step_and_equal_recipes_are_one_trace():
 
 def test_scores_of_one_name_are_refused():
   twice = {"a": trackers.learning_events(), "b": trackers.learning_events()}
-  with pytest.raises(ValueError, match="two trackers.*'confidence'.*Drop one") as caught:
+  with pytest.raises(ValueError, match=r"two trackers.*'confidence'.*Drop one") as caught:
     train.fit(recipe(epochs=1), toy(), KEY, trackers=twice)
   assert "\n" not in str(caught.value)
 

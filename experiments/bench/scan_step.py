@@ -1,7 +1,7 @@
 """Does a training step cost more inside `lax.scan` than called from Python?
 
-XLA's own convolution does, 30-fold, on CPU. The network is `cnn` at batch 128 on 32 × 32 × 3 inputs;
-the step is the library's own.
+XLA's own convolution does, 30-fold, on CPU. The network is `cnn` at batch 128 on 32 × 32 × 3
+inputs; the step is the library's own.
 """
 
 import functools

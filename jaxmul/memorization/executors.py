@@ -5,6 +5,7 @@ An executor is a function `(plan, chunks) -> iterator of (number, Chunk)`, in an
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 
@@ -38,12 +39,12 @@ def processes(workers: int | None = None) -> Executor:
   def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
     import loky
 
-    count = min(workers or len(os.sched_getaffinity(0)), len(chunks))
+    count = min(workers or loky.cpu_count(), len(chunks))
     pool = loky.ProcessPoolExecutor(
       count, initializer=_set_plan, initargs=(plan,), env=_environment()
     )
     try:
-      futures = {pool.submit(_run_in_worker, chunk): chunk for chunk in chunks}
+      futures: dict[Any, int] = {pool.submit(_run_in_worker, chunk): chunk for chunk in chunks}
       for future in loky.as_completed(futures):
         yield futures[future], future.result()
     finally:

@@ -12,6 +12,7 @@ Shapes: x [B, H, W, I], kernel [kh, kw, I, O], y [B, H', W', O] with "SAME" padd
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -39,7 +40,7 @@ class Conv(nn.Module):
   kernel_size: int = 3
   stride: int = 1
   use_bias: bool = True
-  kernel_init: initializers.Initializer = he_normal
+  kernel_init: Callable[..., jax.Array] = he_normal
   dtype: jnp.dtype | None = None
 
   @nn.compact

@@ -23,7 +23,7 @@ def memorization_histogram(path: Path, memorization: np.ndarray, groups: Mapping
   plt = _pyplot()
   figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
   scores = memorization[np.isfinite(memorization)]
-  bins = np.linspace(min(-0.05, scores.min()), 1, 45)
+  bins = np.linspace(min(-0.05, scores.min()), 1, 45).tolist()
   axes.hist(scores, bins, color="#c9d6e6", label=f"all {len(scores):,} training examples")
   for (name, members), colour in zip(groups.items(), ("#5aa469", "#e0a030", _WARM), strict=False):
     axes.hist(members, bins, histtype="step", linewidth=1.8, color=colour, label=f"forget: {name}")
@@ -120,7 +120,7 @@ def gallery(
   count = min(2 * columns, len(order) // 2)
   halves = {"most memorized": order[:count], "least memorized": order[::-1][:count]}
   figure = plt.figure(figsize=(columns * 0.85, 5.6), layout="constrained")
-  for part, (title, rows) in zip(figure.subfigures(2, 1), halves.items(), strict=True):
+  for part, (title, rows) in zip(figure.subfigures(2, 1).flat, halves.items(), strict=True):  # pyright: ignore[reportAttributeAccessIssue]
     part.suptitle(title, fontsize=11)
     for axes in part.subplots(2, columns).flat:
       axes.axis("off")

@@ -1,4 +1,4 @@
-"""A convolution that is slow inside a scan would be 30 times slower; this bound is far from both."""
+"""A convolution that is slow inside a scan would be 30 times slower; the bound is far from both."""
 
 from experiments.bench import scan_step
 

@@ -48,7 +48,7 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
       assert 0 <= method[metric]["mean"] <= 1
       assert method[metric]["low"] <= method[metric]["mean"] <= method[metric]["high"]
   config = json.loads((out / "config.json").read_text())
-  assert config["config"]["batch_size"] == 128
+  assert config["config"]["batch_size"] == 64
   assert config["versions"]["jax"]
   with np.load(out / "scores.npz", allow_pickle=False) as scores:
     assert scores["proxy_curvature"].shape == (2, len(scores["ids"]))
@@ -60,7 +60,7 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
 
 
 def test_the_same_command_again_reads_back_what_is_finished(first):
-  out, options, done = first
+  out, options, _ = first
   before = json.loads((out / "metrics.json").read_text())
   again = rum(*options, "--out", str(out))
   assert again.returncode == 0, again.stderr
