@@ -134,6 +134,7 @@ def prepare(config: Config) -> Problem:
       jax.random.fold_in(key, 1),
       num_models=config.num_models,
       fraction=config.fraction,
+      store=config.out / "cache" / f"chunks-{plan.hash[:12]}",
     )
     seconds = time.perf_counter() - start
     truth.save(path)

@@ -29,16 +29,16 @@ REFERENCES = {
 }
 
 
-def logits_and_labels(scale):
+def logits_and_labels(*scales):
   rng = np.random.default_rng(0)
-  return scale * rng.normal(size=(20, 5)).astype(np.float32), rng.integers(0, 5, 20)
+  z = np.concatenate([scale * rng.normal(size=(20, 5)) for scale in scales])
+  return z.astype(np.float32), rng.integers(0, 5, len(z))
 
 
-@pytest.mark.parametrize("scale", [1.0, 30.0, 1e30])
 @pytest.mark.parametrize("loss", REFERENCES, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_losses_equal_a_float64_reference(loss, scale, transform):
-  z, y = logits_and_labels(scale)
+def test_losses_equal_a_float64_reference(loss, transform):
+  z, y = logits_and_labels(1.0, 30.0, 1e30)
   want = [REFERENCES[loss](np.float64(row), label) for row, label in zip(z, y, strict=True)]
   got = transform(loss)(jnp.asarray(z), jnp.asarray(y))
   np.testing.assert_allclose(np.float64(got), want, rtol=2e-6, atol=1e-6)

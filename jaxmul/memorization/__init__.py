@@ -5,12 +5,14 @@ from jaxmul.memorization.estimate import Estimate, estimate, merge
 from jaxmul.memorization.executors import Executor, processes, serial
 from jaxmul.memorization.intervals import newcombe, wilson
 from jaxmul.memorization.plan import Plan, plan
+from jaxmul.memorization.store import Store
 
 __all__ = [
   "Chunk",
   "Estimate",
   "Executor",
   "Plan",
+  "Store",
   "estimate",
   "merge",
   "newcombe",

@@ -26,6 +26,7 @@ from jaxmul.memorization.chunk import Chunk
 from jaxmul.memorization.intervals import newcombe
 from jaxmul.memorization.plan import Plan
 from jaxmul.memorization.plan import plan as make_plan
+from jaxmul.memorization.store import Store
 from jaxmul.train import Recipe
 
 
@@ -70,7 +71,8 @@ class Estimate:
     """
     names = [field.name for field in dataclasses.fields(cls)]
     try:
-      with np.load(path, allow_pickle=False) as file:
+      # Opened here: numpy leaves the file open where it is damaged.
+      with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         arrays = {name: file[name] for name in names}
     except FileNotFoundError:
       raise
@@ -91,6 +93,7 @@ def estimate(
   *,
   num_models: int,
   fraction: float = 0.7,
+  store: Path | str | None = None,
   executor: executors.Executor | None = None,
   progress: bool = True,
 ) -> Estimate:
@@ -102,6 +105,8 @@ def estimate(
     key: of subsets and training runs; model i uses `fold_in(key, i)`.
     num_models: M; the interval is ±0.107 at worst for 400 models at fraction 0.7.
     fraction: share of the data in each model's subset.
+    store: folder for finished chunks, or None. A killed run goes on from there: chunks that are
+      whole are not computed again, damaged ones are reported and are.
     executor: who computes; by default one single-threaded process per core on CPU, this process
       elsewhere.
     progress: show models done, models per second and time left where stderr is a terminal.
@@ -110,7 +115,8 @@ def estimate(
     An `Estimate`.
 
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range, or the store was made by another plan.
+    OSError: the store cannot be written; what was finished stays.
 
   References:
     Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
@@ -128,9 +134,13 @@ def estimate(
   """
   plan = make_plan(recipe, dataset, key, num_models=num_models, fraction=fraction)
   execute = executor or executors.default()
-  done: dict[int, Chunk] = {}
-  with _Progress(plan.num_models, shown=progress) as bar:
-    for number, chunk in execute(plan, range(plan.num_chunks)):
+  kept = None if store is None else Store(store, plan)
+  done: dict[int, Chunk] = {} if kept is None else kept.load(range(plan.num_chunks))
+  left = [number for number in range(plan.num_chunks) if number not in done]
+  with _Progress(sum(len(plan.models(number)) for number in left), shown=progress) as bar:
+    for number, chunk in execute(plan, left) if left else ():
+      if kept is not None:
+        kept.commit(number, chunk)
       done[number] = chunk
       bar.advance(len(plan.models(number)))
   return merge(plan, [done[number] for number in sorted(done)])

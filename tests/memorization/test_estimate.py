@@ -37,7 +37,7 @@ def test_tallies_equal_the_models_one_at_a_time(toy):
   correct_in, count_in = np.zeros(24, int), np.zeros(24, int)
   correct_out, count_out = np.zeros(24, int), np.zeros(24, int)
   for model in range(10):
-    member, correct, *_ = outcome(
+    member, correct, *_ = jax.jit(outcome, static_argnums=(0, 1))(
       RECIPE, 17, jnp.asarray(toy.images), jnp.asarray(toy.labels), jax.random.key(1), model
     )
     assert int(member.sum()) == 17
@@ -93,9 +93,13 @@ def test_a_plan_of_something_else_has_another_hash(toy):
   assert hash_of() == hash_of(num_models=99)
 
 
-def test_estimate_agrees_with_exhaustive_subsets_of_a_nearest_neighbour(toy, monkeypatch):
+def test_estimate_agrees_with_exhaustive_subsets_of_a_nearest_neighbour(monkeypatch):
   """1-NN needs no training: leave-subset-out by brute force is the truth."""
   from jaxmul.memorization import chunk as module
+
+  rng = np.random.default_rng(0)
+  labels = np.arange(24) % 2  # two classes that overlap
+  toy = Dataset((rng.normal(size=(24, 3)) + labels[:, None]).astype(np.float32), labels)
 
   def remember(recipe, trackers, images, labels, rows, key):
     params = Bound((images[rows], labels[rows].astype(float)), None, nearest)

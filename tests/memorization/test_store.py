@@ -1,0 +1,164 @@
+"""What is on disk is whole, or noticed and computed again; nothing finished is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmul import memorization, models, train
+from jaxmul.data import Dataset
+
+RECIPE = train.Recipe(models.mlp((4,), 2), epochs=3, batch_size=8)
+TOY = Dataset(np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32), np.arange(12) % 2)
+
+
+def plan(num_models=12, key=0, **changes):
+  return memorization.plan(
+    RECIPE, changes.get("data", TOY), jax.random.key(key), num_models=num_models, chunk_size=4
+  )
+
+
+@pytest.fixture(scope="module")
+def chunks():
+  return dict(memorization.serial(plan(), range(3)))
+
+
+@pytest.fixture
+def store(tmp_path, chunks):
+  kept = memorization.Store(tmp_path / "store", plan())
+  for number, chunk in chunks.items():
+    kept.commit(number, chunk)
+  return kept
+
+
+def same(a, b):
+  return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+
+
+def test_round_trip(store, chunks):
+  read = store.load(range(3))
+  assert all(same(read[number], chunks[number]) for number in range(3))
+
+
+def test_each_of_200_flipped_bits_is_noticed(store):
+  file = store.path / "chunk-000001.jaxmul"
+  whole, rng = file.read_bytes(), np.random.default_rng(0)
+  for at in rng.choice(8 * len(whole), 200, replace=False):
+    damaged = bytearray(whole)
+    damaged[at // 8] ^= 1 << (at % 8)
+    file.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"1 damaged chunks .* chunk-000001"):
+      assert set(store.load(range(3))) == {0, 2}
+    memorization.Store(store.path, plan())  # damage is not another plan
+
+
+@pytest.mark.parametrize("share", [0, 0.25, 0.5, 0.99])
+def test_truncation_is_noticed(store, share):
+  file = store.path / "chunk-000002.jaxmul"
+  whole = file.read_bytes()
+  file.write_bytes(whole[: int(share * len(whole))])
+  with pytest.warns(UserWarning, match="chunk-000002"):
+    assert set(store.load(range(3))) == {0, 1}
+
+
+def test_a_foreign_or_huge_file_is_noticed(store):
+  (store.path / "chunk-000000.jaxmul").write_bytes(b"\0" * 10_000_000)
+  with pytest.warns(UserWarning, match="chunk-000000"):
+    assert set(store.load(range(3))) == {1, 2}
+
+
+def test_estimate_computes_only_what_is_missing(store, chunks):
+  (store.path / "chunk-000001.jaxmul").unlink()
+  computed = []
+
+  def watched(plan, numbers):
+    computed.extend(numbers)
+    return memorization.serial(plan, numbers)
+
+  def estimate(num_models=12, **options):
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # examples that were never left out
+      return memorization.estimate(
+        RECIPE, TOY, jax.random.key(0), num_models=num_models, executor=watched, **options
+      )
+
+  # chunk_size is part of a plan: `estimate` uses the default, so it has a store of its own.
+  folder = store.path / "own"
+  whole = estimate(store=folder)
+  assert computed == [0, 1]
+  again = estimate(store=folder)
+  assert computed == [0, 1]
+  assert same(whole, again)
+  (folder / "chunk-000000.jaxmul").unlink()
+  assert same(estimate(store=folder), whole)
+  assert computed == [0, 1, 0]
+  estimate(20, store=folder)  # more models: the part chunk is computed whole, the full one kept
+  assert computed == [0, 1, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+  "other",
+  [{"key": 1}, {"data": Dataset(TOY.images + np.float32(1), TOY.labels)}],
+)
+def test_a_store_made_by_another_plan_is_refused(store, other):
+  with pytest.raises(ValueError, match=r"made by another plan .* Use another folder") as caught:
+    memorization.Store(store.path, plan(**other))
+  assert "\n" not in str(caught.value)
+
+
+WORK = """
+import sys, jax, warnings
+warnings.simplefilter("ignore")
+sys.path.insert(0, {folder!r})
+import test_store as t
+from jaxmul import memorization
+print("ready", flush=True)
+memorization.estimate(t.RECIPE, t.TOY, jax.random.key(0), num_models=400, store={store!r},
+                      executor=memorization.serial, progress=False)
+"""
+
+
+def test_killed_at_any_time_it_goes_on_with_the_same_result(tmp_path):
+  folder, rng = tmp_path / "killed", np.random.default_rng(0)
+  code = WORK.format(folder=os.path.dirname(__file__), store=str(folder))
+  for _ in range(5):
+    work = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert work.stdout is not None
+    work.stdout.readline()
+    before = len(list(folder.glob("chunk-*")))
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("chunk-*"))) <= before and time.monotonic() < deadline:
+      time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.1))
+    work.send_signal(signal.SIGKILL)
+    work.wait()
+    work.stdout.close()
+  found = len(list(folder.glob("chunk-*")))
+  assert found >= 5
+  resumed, whole = (
+    memorization.estimate(
+      RECIPE, TOY, jax.random.key(0), num_models=400, store=path, executor=memorization.serial
+    )
+    for path in (folder, None)
+  )
+  assert same(resumed, whole)
+
+
+def test_a_folder_that_cannot_be_written_gets_one_error_and_keeps_what_was_finished(
+  store, chunks, monkeypatch
+):
+  def full(descriptor):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
+  with pytest.raises(OSError, match="No space left"):
+    store.commit(1, chunks[2])
+  monkeypatch.undo()
+  assert same(store.load([1])[1], chunks[1])
+  assert not list(store.path.glob(".*tmp"))
