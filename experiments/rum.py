@@ -141,7 +141,8 @@ def prepare(config: Config) -> Problem:
     report.write_json(clock, {"seconds": seconds})
     print(f"ground truth: {seconds:.0f} s, {config.num_models / seconds:.1f} models/s")
   size = config.group_size or max(80, round(len(training) / 45))
-  groups = rum.select(truth.memorization, truth.ids, size=size)
+  known = np.isfinite(truth.memorization)
+  groups = rum.select(truth.memorization[known], truth.ids[known], size=size)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
   return Problem(dataset, training, heldout, parts.test, recipe, truth, seconds, groups)
 

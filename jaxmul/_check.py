@@ -58,7 +58,8 @@ def labels(value: Any, size: int, caller: str) -> jax.Array:
 def class_numbers(labels: Any, num_classes: int, caller: str) -> None:
   """Raises ValueError where a concrete label is outside [0, num_classes)."""
   if is_concrete(labels) and len(labels):
-    low, high = int(np.min(labels)), int(np.max(labels))
+    values = np.asarray(labels)  # not np.min(labels): under jit that would be traced
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high >= num_classes:
       raise ValueError(
         f"{caller} got label {low if low < 0 else high}, outside [0, {num_classes}). "

@@ -30,6 +30,20 @@ def shard_batch(batch: Any) -> Any:
   return jax.device_put(batch, NamedSharding(mesh("data", devices), PartitionSpec("data")))
 
 
+def replicate(tree: Any) -> Any:
+  """Returns a pytree of arrays on every device; those that span all devices already stay."""
+  devices = jax.devices()
+  if len(devices) == 1:
+    return tree
+  everywhere = NamedSharding(mesh("data", devices), PartitionSpec())
+
+  def place(leaf):
+    spans = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == len(devices)
+    return leaf if spans else jax.device_put(leaf, everywhere)
+
+  return jax.tree.map(place, tree)
+
+
 def map_models(
   function: Callable[..., Any], devices: Sequence[Any], width: int
 ) -> Callable[..., Any]:

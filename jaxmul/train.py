@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxmul import losses, models
+from jaxmul import _check, losses, models
 from jaxmul._blocks import shuffled_rows
 from jaxmul.binding import Bound
 from jaxmul.data.dataset import Dataset, as_inputs
@@ -184,7 +184,8 @@ def fit(
     A `Fit`; scores [n] are joined to `Fit.ids`.
 
   Raises:
-    ValueError: an id is not in the data, or two trackers return a score of the same name.
+    ValueError: an id is not in the data, a label is not a class of the network, or two trackers
+      return a score of the same name.
     Diverged: the loss became NaN or inf; the exception holds the last good epoch.
 
   Example:
@@ -202,6 +203,7 @@ def fit(
     raise ValueError("fit got no training examples. Pass at least one id.")
   if not np.array_equal(ids, dataset.ids):
     dataset = dataset.take(ids)
+  check_labels(recipe.model, dataset, "fit")
   result = _jitted_run(
     recipe,
     tuple(trackers.values()),
@@ -215,7 +217,7 @@ def fit(
   bad = np.flatnonzero(~np.isfinite(np.asarray(result.history.loss)))
   if len(bad):
     raise Diverged(
-      f"training diverged in epoch {bad[0] + 1} of {recipe.epochs}: the loss is not finite. "
+      f"training diverged in epoch {bad[0] + 1} of {recipe.epochs}: loss or params are not finite. "
       f"Lower learning_rate ({recipe.learning_rate}); .fit holds the epoch before.",
       finished,
     )
@@ -261,7 +263,9 @@ def run(
       lambda: epoch_of(recipe, transform, trackers, images, labels, rows, order_key, last, number),
       lambda: (tuple(last), History(jnp.float32(jnp.nan), jnp.float32(jnp.nan))),
     )
-    good = jnp.isfinite(history.loss)
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new[0].params)]
+    good = jnp.isfinite(history.loss) & jnp.stack(finite).all()
+    history = History(*(jnp.where(good, each, jnp.nan) for each in history))
     kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, tuple(last))
     return (*kept, alive & good), history
 
@@ -273,6 +277,13 @@ def run(
         raise ValueError(f"two trackers return a score named {name!r}. Drop one of them.")
       scores[name] = score
   return Run(params, scores, history)
+
+
+def check_labels(model: models.Model, dataset: Dataset, caller: str) -> None:
+  """Raises ValueError where a label is not one of the classes of a model; nothing is computed."""
+  example = dataset.take(dataset.ids[:1]).batch()[0]
+  shape = jax.eval_shape(lambda key: models.init(model, key, example)(example), jax.random.key(0))
+  _check.class_numbers(dataset.labels, shape.shape[-1], caller)
 
 
 _jitted_run = jax.jit(run, static_argnums=(0, 1))
@@ -326,4 +337,5 @@ def epoch_of(recipe, transform, trackers, images, labels, rows, key, carry, numb
 
   batches = shuffled_rows(order_key, count, recipe.batch_size)
   carry, (loss, hits) = lax.scan(step, tuple(carry), (batches, jnp.arange(len(batches))))
-  return carry, History(jnp.sum(loss) / count, jnp.sum(hits) / count)
+  means = History(jnp.sum(loss) / count, jnp.sum(hits) / count)
+  return carry, History(*(each.astype(jnp.float32) for each in means))

@@ -323,7 +323,7 @@ class Cut(BaseException):
   pass
 
 
-@pytest.mark.parametrize("where", ["_write", "_manifest", "_fsync", "_install"])
+@pytest.mark.parametrize("where", ["_write", "_manifest", "sync", "_install"])
 def test_a_save_that_stops_leaves_the_old_one(tmp_path, monkeypatch, where):
   old = jaxmul.bind(linear, {"w": jnp.eye(2)})
   checkpoint.save(tmp_path / "x", old)

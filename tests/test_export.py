@@ -1,4 +1,4 @@
-"""Every network trains and every proxy runs on accelerators: it lowers for them from any machine."""
+"""Every network trains and every proxy runs on accelerators: all lower for them from anywhere."""
 
 import functools
 

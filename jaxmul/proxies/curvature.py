@@ -79,7 +79,7 @@ def curvature(
     raise ValueError(f"curvature got num_probes={num_probes}, must be at least 1.")
   if h is not None and not h > 0:
     raise ValueError(f"curvature got h={h}, must be above 0.")
-  if probes is not None and (jnp.ndim(probes) < 1 or probes.shape[1:] != inputs.shape[1:]):
+  if probes is not None and (not jnp.size(probes) or probes.shape[1:] != inputs.shape[1:]):
     raise ValueError(
       f"curvature needs probes [K, ...] of one example's shape {inputs.shape[1:]}, "
       f"got {jnp.shape(probes)}."

@@ -47,7 +47,9 @@ def heldout_retrain(
     The fine-tuned network, for `heldout_divergence`.
 
   Raises:
-    ValueError: `heldout` is empty, or raw variables with batch statistics are given.
+    ValueError: `heldout` is empty, a label is not a class of the network, or raw variables with
+      batch statistics are given.
+    FloatingPointError: params became NaN or inf.
 
   References:
     Carlini et al., [Distribution Density, Tails, and Outliers](https://arxiv.org/abs/1910.13427).
@@ -69,7 +71,16 @@ def heldout_retrain(
     raise ValueError("heldout_retrain got no held-out examples. Pass at least one.")
   if patience < 1:
     raise ValueError(f"heldout_retrain got patience={patience}, must be at least 1.")
-  return _retrain(recipe, patience, bound, heldout.images, heldout.labels, key)
+  example = heldout.take(heldout.ids[:1]).batch()[0]
+  classes = jax.eval_shape(bound, example).shape[-1]
+  _check.class_numbers(heldout.labels, classes, "heldout_retrain")
+  after = _retrain(recipe, patience, bound, heldout.images, heldout.labels, key)
+  if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)):
+    raise FloatingPointError(
+      "heldout_retrain diverged: params are not finite. Lower learning_rate "
+      f"({recipe.learning_rate}) of the recipe."
+    )
+  return after
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -129,4 +140,5 @@ def heldout_divergence(
     for each in (params, heldout_params)
   )
   # ½ Σ (p − q)(log p − log q): the two divergences in one sum of terms that are never negative.
-  return 0.5 * jnp.sum((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q), axis=-1)
+  terms = (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)
+  return 0.5 * jnp.sum(jnp.where(log_p == log_q, 0.0, terms), axis=-1)  # −∞ on both sides: 0

@@ -1,5 +1,6 @@
 """A point proxy over a whole data set: fixed-shape batches, split over devices, joined by id."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -55,15 +56,26 @@ def score(
   size = -(-min(batch_size, len(dataset)) // devices) * devices
   classes = jax.eval_shape(bound, dataset.take(dataset.ids[:1]).batch()[0]).shape[-1]
   _check.class_numbers(dataset.labels, classes, "score")
+  # Arrays are arguments of the compiled program; anything else in the two trees is part of it.
+  leaves, structure = jax.tree.flatten((proxy, bound))
+  is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+  others = tuple(None if array else leaf for leaf, array in zip(leaves, is_array, strict=True))
+  arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+  arrays = _sharding.replicate(arrays)
+  static = (structure, others, tuple(is_array))
   scores = []
   for start in range(0, len(dataset), size):
     rows = np.arange(start, start + size)
     rows = np.where(rows < len(dataset), rows, start)  # padding repeats a row and is dropped
     batch = _sharding.shard_batch((dataset.images[rows], dataset.labels[rows]))
-    scores.append(_score(proxy, bound, *batch))
+    scores.append(_score(static, arrays, *batch))
   return np.concatenate([np.asarray(part) for part in scores])[: len(dataset)]
 
 
-@jax.jit
-def _score(proxy, bound, images, labels):
+@functools.partial(jax.jit, static_argnums=0)
+def _score(static, arrays, images, labels):
+  structure, others, is_array = static
+  left = iter(arrays)
+  leaves = [next(left) if array else other for other, array in zip(others, is_array, strict=True)]
+  proxy, bound = jax.tree.unflatten(structure, leaves)
   return proxy(bound, batch=(as_inputs(images), labels))

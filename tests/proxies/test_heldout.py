@@ -1,4 +1,4 @@
-"""Holdout retraining is plain SGD on held-out data that stops in time; its divergence is Jeffreys'."""
+"""Holdout retraining is plain SGD that stops in time; its divergence is the symmetric KL."""
 
 import jax
 import jax.numpy as jnp
