@@ -2,7 +2,7 @@
 
 Batches are split over a "data" axis, models over a "model" axis. Axes are Auto: under Explicit ones
 indexing and unsharded inputs raise. Inside `shard_map` the gradient with respect to a replicated
-value is summed over the axis unless values are marked local, so `map_models` turns that check off:
+value is summed over the axis unless values are marked local (`local`); `map_models` turns that check off:
 models never talk to each other.
 """
 
@@ -42,6 +42,26 @@ def replicate(tree: Any) -> Any:
     return leaf if spans else jax.device_put(leaf, everywhere)
 
   return jax.tree.map(place, tree)
+
+
+def local(tree: Any, *others: Any) -> Any:
+  """Returns a pytree marked as differing over every mesh axis over which anything here does.
+
+  Differentiate with respect to the result: inside a caller's `shard_map` the gradient with respect to
+  a replicated value would be summed over the axis. Elsewhere this changes nothing.
+  """
+  axes = frozenset().union(*(_varying(leaf) for leaf in jax.tree.leaves((tree, others))))
+
+  def mark(leaf):
+    missing = tuple(sorted(axes - _varying(leaf)))
+    return lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+  return jax.tree.map(mark, tree) if axes else tree
+
+
+def _varying(leaf: Any) -> frozenset[str]:
+  """The mesh axes over which an array differs, as `shard_map` tracks them."""
+  return jax.typeof(leaf).vma if isinstance(leaf, jax.Array) else frozenset()
 
 
 def map_models(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmul import _check, losses
+from jaxmul import _check, _sharding, losses
 from jaxmul.binding import ApplyFn, as_bound
 
 Method = Literal["hvp", "finite_difference", "rum_compat"]
@@ -85,6 +85,8 @@ def curvature(
       f"got {jnp.shape(probes)}."
     )
   _check.label_range(bound, inputs, labels, "curvature")
+
+  inputs = _sharding.local(inputs, bound, labels, probes)
 
   def gradients(x):
     """∇_x ℓ of every example at once: the examples do not interact."""
