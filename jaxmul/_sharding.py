@@ -61,7 +61,12 @@ def local(tree: Any, *others: Any) -> Any:
 
 def _varying(leaf: Any) -> frozenset[str]:
   """The mesh axes over which an array differs, as `shard_map` tracks them."""
-  return jax.typeof(leaf).vma if isinstance(leaf, jax.Array) else frozenset()
+  if not isinstance(leaf, jax.Array):
+    return frozenset()
+  kind = jax.typeof(leaf)
+  if hasattr(kind, "manual_axis_type"):  # jax 0.10 and newer
+    return kind.manual_axis_type.varying
+  return getattr(kind, "vma", frozenset())
 
 
 def map_models(

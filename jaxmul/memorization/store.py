@@ -1,7 +1,7 @@
 """Finished chunks on disk: whole or absent, each with its plan's hash and a SHA-256 of its own.
 
 A file is one line of SHA-256, one line of the plan's hash, then an `.npz`; the digest covers all
-that follows it. Nothing read can execute, and nothing is read that is larger than such a chunk can be.
+that follows it. Nothing read can execute, and nothing larger than such a chunk can be is read.
 """
 
 import dataclasses
