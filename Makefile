@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.11 or newer with pip, and nothing else.
+# `make demo` and `make test` need Python 3.11 to 3.13 with pip, and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -18,7 +18,7 @@ types: .venv/.test
 	$(BIN)/pyright
 
 .venv/.made:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxmul needs Python 3.11 or newer; try: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "jaxmul needs Python 3.11 to 3.13; try: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	touch $@
 

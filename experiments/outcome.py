@@ -150,9 +150,9 @@ def print_table(
     console = Console(width=120)
   console.print(table)
   console.print(
-    "ToW, ToW-MIA: 1 = as the model retrained without the forget set; “retrain” is a second one.\n"
-    "forget, test: accuracy. scoring: seconds to score memorization; learning events ride along in\n"
-    "training and are charged all of it. ρ: Spearman with the ground truth. speed-up: scoring\n"
+    "ToW, ToW-MIA: 1 = as the model retrained without the forget set; “retrain” is another.\n"
+    "forget, test: accuracy. scoring: seconds to score memorization; learning events ride along\n"
+    "in training and are charged all of it. ρ: Spearman with the ground truth. speed-up: scoring\n"
     "against the ground truth's seconds. The first call of each method includes its compilation."
   )
 

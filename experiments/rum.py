@@ -23,6 +23,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+import jaxmul
 from experiments import outcome
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul.binding import Bound
@@ -89,6 +90,7 @@ class Problem:
   truth: memorization.Estimate
   truth_seconds: float
   groups: rum.Selection
+  plan_hash: str
 
 
 def load(config: Config) -> data.Dataset:
@@ -123,10 +125,14 @@ def prepare(config: Config) -> Problem:
   clock = path.with_suffix(".json")
   if path.exists() and clock.exists():
     truth = memorization.Estimate.load(path)
-    seconds = json.loads(clock.read_text())["seconds"]
+    seconds = json.loads(clock.read_text())["seconds"] or float("nan")
     print(f"ground truth: read back from {path}")
   else:
     print(f"ground truth: {config.num_models} models of {plan.subset_size} examples each")
+    chunks = config.out / "cache" / f"chunks-{plan.hash[:12]}"
+    kept = sum(
+      len(c.models) for c in memorization.Store(chunks, plan).load(range(plan.num_chunks)).values()
+    )
     start = time.perf_counter()
     truth = memorization.estimate(
       recipe,
@@ -134,9 +140,11 @@ def prepare(config: Config) -> Problem:
       jax.random.fold_in(key, 1),
       num_models=config.num_models,
       fraction=config.fraction,
-      store=config.out / "cache" / f"chunks-{plan.hash[:12]}",
+      store=chunks,
     )
-    seconds = time.perf_counter() - start
+    # After a kill only a part was computed now: the time of all is the time of that part, scaled.
+    new = config.num_models - kept
+    seconds = (time.perf_counter() - start) * config.num_models / new if new else float("nan")
     truth.save(path)
     report.write_json(clock, {"seconds": seconds})
     print(f"ground truth: {seconds:.0f} s, {config.num_models / seconds:.1f} models/s")
@@ -144,7 +152,7 @@ def prepare(config: Config) -> Problem:
   known = np.isfinite(truth.memorization)
   groups = rum.select(truth.memorization[known], truth.ids[known], size=size)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
-  return Problem(dataset, training, heldout, parts.test, recipe, truth, seconds, groups)
+  return Problem(dataset, training, heldout, parts.test, recipe, truth, seconds, groups, plan.hash)
 
 
 def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
@@ -277,7 +285,10 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 def resumed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
   """Returns the result of a seed, read back if the same run has finished it before."""
   same = dataclasses.replace(config, seeds=1, out=Path())
-  name = hashlib.sha256(f"{same} {report.versions()}".encode()).hexdigest()[:12]
+  digest = hashlib.sha256(f"{same} {report.versions()} {problem.plan_hash}".encode())
+  for source in sorted([*Path(jaxmul.__file__).parent.rglob("*.py"), Path(__file__)]):
+    digest.update(source.read_bytes())
+  name = digest.hexdigest()[:12]
   path = config.out / "cache" / f"seed{seed}-{name}.json"
   if path.exists():
     print(f"seed {seed + 1} of {config.seeds}: read back from {path}")

@@ -2,8 +2,8 @@
 
 Batches are split over a "data" axis, models over a "model" axis. Axes are Auto: under Explicit ones
 indexing and unsharded inputs raise. Inside `shard_map` the gradient with respect to a replicated
-value is summed over the axis unless values are marked local (`local`); `map_models` turns that check off:
-models never talk to each other.
+value is summed over the axis unless it is marked as `local`; `map_models` turns that off: models
+never talk to each other.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,8 +47,8 @@ def replicate(tree: Any) -> Any:
 def local(tree: Any, *others: Any) -> Any:
   """Returns a pytree marked as differing over every mesh axis over which anything here does.
 
-  Differentiate with respect to the result: inside a caller's `shard_map` the gradient with respect to
-  a replicated value would be summed over the axis. Elsewhere this changes nothing.
+  Differentiate with respect to the result: inside a caller's `shard_map` the gradient with respect
+  to a replicated value would be summed over the axis. Elsewhere this changes nothing.
   """
   axes = frozenset().union(*(_varying(leaf) for leaf in jax.tree.leaves((tree, others))))
 

@@ -99,3 +99,4 @@ def test_output_proxies_export_for_every_platform():
 
   exported = export(scores, jax.tree.leaves(bound), jax.tree.leaves(bound), batch)
   assert [aval.shape for aval in exported.out_avals] == [(4,)] * 8
+  assert "stablehlo.convolution" in exported.mlir_module()

@@ -2,7 +2,7 @@
 
 from jaxmul.memorization.chunk import Chunk, run_chunk
 from jaxmul.memorization.estimate import Estimate, estimate, merge
-from jaxmul.memorization.executors import Executor, processes, serial
+from jaxmul.memorization.executors import Executor, devices, processes, serial
 from jaxmul.memorization.intervals import newcombe, wilson
 from jaxmul.memorization.plan import Plan, plan
 from jaxmul.memorization.store import Store
@@ -13,6 +13,7 @@ __all__ = [
   "Executor",
   "Plan",
   "Store",
+  "devices",
   "estimate",
   "merge",
   "newcombe",

@@ -60,12 +60,22 @@ def run_chunk(plan: Plan, chunk: int) -> Chunk:
   """
   images, labels = jnp.asarray(plan.dataset.images), jnp.asarray(plan.dataset.labels)
   key = jax.random.wrap_key_data(jnp.asarray(plan.key))
-  models = list(plan.models(chunk))
+  models = np.asarray(plan.models(chunk))
   outcomes = [
     _jitted_outcome(plan.recipe, plan.subset_size, images, labels, key, model) for model in models
   ]
-  member, correct, p, odds, finite = (np.stack(each) for each in zip(*outcomes, strict=True))
-  models = np.asarray(models)
+  return tally(models, *(np.stack(each) for each in zip(*outcomes, strict=True)))
+
+
+def tally(
+  models: np.ndarray,
+  member: np.ndarray,
+  correct: np.ndarray,
+  p: np.ndarray,
+  odds: np.ndarray,
+  finite: np.ndarray,
+) -> Chunk:
+  """Returns the sums over models [k] of their outcomes, [k, n] and [k]; see `outcome`."""
   inside, outside = member[finite], ~member[finite]
   correct, p, odds = correct[finite], p[finite].astype(float), odds[finite].astype(float)
   return Chunk(

@@ -107,8 +107,8 @@ def estimate(
     fraction: share of the data in each model's subset.
     store: folder for finished chunks, or None. A killed run goes on from there: chunks that are
       whole are not computed again, damaged ones are reported and are.
-    executor: who computes; by default one single-threaded process per core on CPU, this process
-      elsewhere.
+    executor: who computes; by default one single-threaded process per core on CPU, all devices of
+      this process elsewhere.
     progress: show models done, models per second and time left where stderr is a terminal.
 
   Returns:

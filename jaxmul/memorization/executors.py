@@ -1,4 +1,4 @@
-"""Who computes the chunks of a plan: this process, or one process per core.
+"""Who computes the chunks of a plan: this process, all its devices, or one process per core.
 
 An executor is a function `(plan, chunks) -> iterator of (number, Chunk)`, in any order.
 """
@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from jaxmul.memorization.chunk import Chunk, run_chunk
+from jaxmul import _sharding
+from jaxmul.memorization.chunk import Chunk, outcome, run_chunk, tally
 from jaxmul.memorization.plan import Plan
 
 Executor = Callable[[Plan, Sequence[int]], Iterator[tuple[int, Chunk]]]
@@ -53,9 +56,41 @@ def processes(workers: int | None = None) -> Executor:
   return execute
 
 
+def devices(width: int = 1) -> Executor:
+  """Returns an executor that splits the models of a chunk over all devices of this process.
+
+  Args:
+    width: models that a device trains at once, under `vmap`; a fixed width gives the same bits on
+      any number of devices. A chunk is padded to a multiple of width × devices.
+
+  Raises:
+    ValueError: `width` is below 1.
+  """
+  if width < 1:
+    raise ValueError(f"devices got width={width}, must be at least 1.")
+
+  def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
+    found = jax.devices()
+    shared = (jnp.asarray(plan.dataset.images), jnp.asarray(plan.dataset.labels))
+
+    def train(model, shared):
+      images, labels, key = shared
+      key = jax.random.wrap_key_data(key)
+      return outcome(plan.recipe, plan.subset_size, images, labels, key, model)
+
+    mapped = jax.jit(_sharding.map_models(train, found, width))
+    for chunk in chunks:
+      models = np.asarray(plan.models(chunk))
+      padded = np.resize(models, -(-len(models) // (width * len(found))) * width * len(found))
+      outcomes = mapped(jnp.asarray(padded), (*shared, jnp.asarray(plan.key)))
+      yield chunk, tally(models, *(np.asarray(each)[: len(models)] for each in outcomes))
+
+  return execute
+
+
 def default() -> Executor:
-  """Returns one process per core on CPU, this process with its device elsewhere."""
-  return processes() if jax.default_backend() == "cpu" else serial
+  """Returns one process per core on CPU, all devices of this process elsewhere."""
+  return processes() if jax.default_backend() == "cpu" else devices()
 
 
 def _environment() -> dict[str, str]:

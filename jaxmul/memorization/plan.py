@@ -93,7 +93,8 @@ def plan(
     A `Plan`.
 
   Raises:
-    ValueError: a number is outside its range, or a subset would be empty or everything.
+    ValueError: a number is outside its range, a subset would be empty or everything, the recipe
+      holds a lambda or local function, or the key is not threefry.
 
   References:
     Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
@@ -122,6 +123,12 @@ def plan(
   order = np.sort(dataset.ids)
   if not np.array_equal(order, dataset.ids):
     dataset = dataset.take(order)
+  describe(recipe)
+  if str(jax.random.key_impl(key)) != "threefry2x32":
+    raise ValueError(
+      f"plan got a key of {jax.random.key_impl(key)}, whose numbers differ between machines. "
+      "Use jax.random.key(seed, impl='threefry2x32')."
+    )
   data = np.asarray(jax.random.key_data(key))
   return Plan(recipe, dataset, data, num_models, subset_size, chunk_size)
 
@@ -135,6 +142,13 @@ def describe(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}({inside})"
   if isinstance(value, tuple | list):
     return f"({', '.join(describe(each) for each in value)})"
+  if isinstance(value, functools.partial):
+    return f"partial{describe((value.func, *value.args, *sorted(value.keywords.items())))}"
   if callable(value) and hasattr(value, "__qualname__"):
+    if "<" in value.__qualname__:
+      raise ValueError(
+        f"{value.__qualname__} cannot be told from another such function, so a run with it "
+        "could not be resumed. Use a module-level function or a frozen dataclass."
+      )
     return f"{value.__module__}.{value.__qualname__}"
   return repr(value)

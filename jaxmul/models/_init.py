@@ -1,6 +1,7 @@
 """From a Linen module to a `Bound`: the one place that knows what Linen's variables look like."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -25,27 +26,29 @@ class _Apply:
 
 @dataclasses.dataclass(frozen=True)
 class _Train:
-  """Training pass of a module whose `__call__` takes `train` and `mask`."""
+  """Training pass of a module whose `__call__` takes `train`, and `mask` if it wants one."""
 
   module: nn.Module
 
   def __call__(self, params, state, inputs, key, mask):
-    return self.module.apply(
-      {"params": params, **state},
-      inputs,
-      train=True,
-      mask=mask,
-      rngs={"dropout": key},
-      mutable=list(state),
+    options = {"mask": mask} if _takes(self.module, "mask") else {}
+    variables = params if state is None else {"params": params, **state}
+    logits, changed = self.module.apply(
+      variables, inputs, train=True, rngs={"dropout": key}, mutable=list(state or {}), **options
     )
+    return logits, changed if state else state
+
+
+def _takes(module: nn.Module, name: str) -> bool:
+  return name in inspect.signature(type(module).__call__).parameters
 
 
 def init(model: Model, key: jax.Array, inputs: jax.Array) -> Bound:
   """Returns fresh params of a model, bound to its forward pass.
 
   Args:
-    model: a Linen module called as `module(inputs)`, and as `module(inputs, train=True, mask=mask)`
-      if it has state such as BatchNorm statistics; or a function `(key, inputs) -> Bound` for
+    model: a Linen module called as `module(inputs)`, in training with `train=True` and `mask=mask`
+      where its `__call__` takes these; or a function `(key, inputs) -> Bound` for
       anything else.
     key: for the initial values.
     inputs: [B, ...] float; only the shape and dtype matter.
@@ -64,6 +67,7 @@ def init(model: Model, key: jax.Array, inputs: jax.Array) -> Bound:
     return model(key, inputs)
   variables = dict(model.init(key, jnp.zeros(inputs.shape, inputs.dtype)))
   params = variables.pop("params")
+  train_fn = _Train(model) if _takes(model, "train") else None
   if not variables:
-    return Bound({"params": params}, None, _Apply(model))
-  return Bound(params, variables, _Apply(model), _Train(model))
+    return Bound({"params": params}, None, _Apply(model), train_fn)
+  return Bound(params, variables, _Apply(model), train_fn)

@@ -79,6 +79,7 @@ def curvature(
     raise ValueError(f"curvature got num_probes={num_probes}, must be at least 1.")
   if h is not None and not h > 0:
     raise ValueError(f"curvature got h={h}, must be above 0.")
+  probes = None if probes is None else jnp.asarray(probes, inputs.dtype)
   if probes is not None and (not jnp.size(probes) or probes.shape[1:] != inputs.shape[1:]):
     raise ValueError(
       f"curvature needs probes [K, ...] of one example's shape {inputs.shape[1:]}, "
@@ -105,13 +106,13 @@ def curvature(
     # Drawn flat: XLA compiles random arrays of high rank slowly on CPU.
     flat = jax.random.rademacher(key, (num_probes * inputs[0].size,), inputs.dtype)
     probes = flat.reshape(num_probes, *inputs.shape[1:])
-  probes = jnp.asarray(probes, inputs.dtype)
 
   if method == "hvp":
     _, hessian_product = jax.linearize(gradients, inputs)
 
     def squared(v):
-      return _norms(hessian_product(jnp.broadcast_to(v, inputs.shape))) ** 2
+      directions = _sharding.local(jnp.broadcast_to(v, inputs.shape), inputs)
+      return _norms(hessian_product(directions)) ** 2
   else:
     g = gradients(inputs)
 

@@ -45,8 +45,8 @@ def _start_events(n: int) -> dict[str, jax.Array]:
 def _add_events(state: dict[str, jax.Array], step: Step) -> dict[str, jax.Array]:
   log_p = losses.log_probabilities(step.logits)
   values = {
-    "confidence": 1 - jnp.exp(-step.losses),
-    "max_confidence": 1 - jnp.exp(jnp.max(log_p, axis=-1)),
+    "confidence": -jnp.expm1(-step.losses),
+    "max_confidence": -jnp.expm1(jnp.max(log_p, axis=-1)),
     "correctness": 1.0 - losses.is_correct(step.logits, step.labels),
     "entropy": entropies(step.logits),
   }

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxmul.data.dataset import as_inputs
 
-Passes = Literal["retain", "forget", "union", "forget_then_retain"]
+Passes = Literal["retain", "forget", "union"]
 
 
 class Batch(NamedTuple):
@@ -78,17 +78,14 @@ def num_steps(passes: Passes, batch_size: int, forget: jax.Array, retain: jax.Ar
   """Returns the number of steps of an epoch.
 
   "retain" is one pass over R with the batches of S cycled beside it, "forget" one pass over S with
-  batches of R beside it, "union" one pass over both, each batch in their proportion, and
-  "forget_then_retain" a pass over S alone and then a pass over R alone.
+  batches of R beside it, and "union" one pass over both, each batch in their proportion.
   """
 
   if passes == "retain":
     return _ceil(retain, batch_size)
   if passes == "forget":
     return _ceil(forget, batch_size)
-  if passes == "union":
-    return _ceil(forget + retain, batch_size)
-  return _ceil(forget, batch_size) + _ceil(retain, batch_size)
+  return _ceil(forget + retain, batch_size)
 
 
 def at_step(
@@ -102,20 +99,14 @@ def at_step(
 
   if passes in ("retain", "forget"):
     return cycled(forget, size.forget, step), cycled(retain, size.retain, step)
-  if passes == "union":
-    steps = num_steps(passes, batch_size, forget.count, retain.count)
+  steps = num_steps(passes, batch_size, forget.count, retain.count)
 
-    def share(rows: Rows, size: int) -> Batch:
-      return rows.batch(step * rows.count // steps, (step + 1) * rows.count // steps, size)
+  def share(rows: Rows, size: int) -> Batch:
+    each, more = rows.count // steps, rows.count % steps  # no product that could overflow int32
+    start, stop = (at * each + jnp.minimum(at, more) for at in (step, step + 1))
+    return rows.batch(start, stop, size)
 
-    return share(forget, size.forget), share(retain, size.retain)
-  first = _ceil(forget.count, batch_size)
-  start = step * batch_size
-  later = jnp.maximum(step - first, 0) * batch_size
-  return (
-    forget.batch(start, jnp.where(step < first, start + batch_size, start), size.forget),
-    retain.batch(later, jnp.where(step < first, later, later + batch_size), size.retain),
-  )
+  return share(forget, size.forget), share(retain, size.retain)
 
 
 def padded_rows(rows: np.ndarray, capacity: int) -> tuple[jax.Array, jax.Array]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxmul import losses
+from jaxmul import _check, losses
 from jaxmul.binding import Bound, as_bound, refuse_batch_stats
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -50,7 +50,7 @@ class Unlearner:
     update: `(forget, retain, state, params, key) -> (updates, state)`, batches and a `Bound` in,
       and out a `Bound` of increments for `optax.apply_updates(params, updates)`.
     passes: how an epoch walks: "retain" (over R, S cycled beside it), "forget" (over S, R beside
-      it), "union" (over both, in proportion) or "forget_then_retain" (one after the other).
+      it) or "union" (over both, in proportion).
     identity: equal for equal algorithms, so that they share a compiled program; name and
       hyperparameters. By default the two functions themselves.
   """
@@ -100,8 +100,8 @@ def run(
     The unlearned network.
 
   Raises:
-    ValueError: an id is not in the data, a number is below 1, or raw variables with batch
-      statistics are given.
+    ValueError: an id is not in the data, a label is not a class, a number is below 1, or raw
+      variables with batch statistics are given.
     Diverged: values became NaN or inf; the exception holds the last good params.
 
   Example:
@@ -121,6 +121,8 @@ def run(
   for name, value in (("epochs", epochs), ("batch_size", batch_size)):
     if value < 1:
       raise ValueError(f"unlearn.run got {name}={value}, must be at least 1.")
+  classes = jax.eval_shape(params, dataset.take(dataset.ids[:1]).batch()[0]).shape[-1]
+  _check.class_numbers(dataset.labels, classes, "unlearn.run")
   images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
   forget, retain = (
     Rows(images, labels, *padded_rows(dataset.rows(sorted(ids)), len(dataset)))
@@ -233,13 +235,10 @@ def merged(a: Batch, b: Batch) -> Batch:
   return Batch(*(jnp.concatenate(pair) for pair in zip(a, b, strict=True)))
 
 
-def full_gradient(params: Bound, rows: Rows, batch_size: int) -> Any:
-  """Returns ∇ of the mean evaluation-mode loss over a whole set at fixed params, block by block."""
-  return _full_gradient(params, rows, batch_size)
-
-
 @functools.partial(jax.jit, static_argnums=2)
-def _full_gradient(params, rows, size):
+def full_gradient(params: Bound, rows: Rows, size: int) -> Any:
+  """Returns ∇ of the mean evaluation-mode loss over a whole set at fixed params, block by block."""
+
   def total(theta, batch):
     logits = params.replace(params=theta)(batch.inputs)
     each = losses.cross_entropy(logits, batch.labels)

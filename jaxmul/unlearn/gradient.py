@@ -4,6 +4,7 @@ risk_S and risk_R are mean losses on a forget and a retain batch. All use SGD at
 with momentum; weight decay is coupled, as in training.
 """
 
+import jax
 import optax
 
 from jaxmul.unlearn.base import Unlearner, batch_risk, descend
@@ -86,8 +87,9 @@ def neg_grad_plus(
   """Descent on R and ascent on S at once: α risk_R − (1 − α) risk_S.
 
   Published for 5 epochs. Needs R and S; one epoch is a pass over R with the batches of S cycled
-  beside it, and costs two training epochs on R. The papers choose α for each task; RUM's plan uses
-  0.99 and 0.97, and 0.97 is the default here.
+  beside it, and costs two training epochs on R. BatchNorm statistics follow R only, so that nothing
+  of S enters them and α = 1 is `fine_tune` in evaluation too. The papers choose α for each task;
+  RUM's plan uses 0.99 and 0.97, and 0.97 is the default here.
 
   Args:
     learning_rate: η, constant.
@@ -113,9 +115,9 @@ def neg_grad_plus(
 
   def objective(params, forget, retain, memory, key):
     del memory
-    risk_retain, params = batch_risk(params, retain, key)
-    risk_forget, params = batch_risk(params, forget, key)
-    return alpha * risk_retain - (1 - alpha) * risk_forget, params
+    risk_retain, new = batch_risk(params, retain, key)
+    risk_forget, _ = batch_risk(params, forget, jax.random.fold_in(key, 1))
+    return alpha * risk_retain - (1 - alpha) * risk_forget, new
 
   return descend(
     objective,

@@ -92,7 +92,9 @@ def salun(
     identity=("salun", learning_rate, fraction, never_true, momentum, weight_decay),
     passes="union",
     remember=remember,
-    restrict=lambda updates, mask: jax.tree.map(jnp.where, mask, updates, _zeros(updates)),
+    restrict=lambda updates, mask: jax.tree.map(
+      lambda chosen, moved: jnp.where(chosen, moved, 0), mask, updates
+    ),
   )
 
 
@@ -145,7 +147,3 @@ def _relabelled_risk(never_true: bool):
     return batch_risk(params, merged(relabelled, retain), train_key)
 
   return objective
-
-
-def _zeros(tree: Any) -> Any:
-  return jax.tree.map(jnp.zeros_like, tree)

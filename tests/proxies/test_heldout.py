@@ -123,14 +123,15 @@ def test_one_key_is_one_result():
   assert not np.array_equal(first, other)
 
 
-def counting(gain):
-  """A network that counts its epochs (of one step) and whose loss falls in the first `gain`."""
+def counting(*falls):
+  """A network that counts its epochs, of one step each, and whose loss falls in those named."""
 
   def train_fn(params, state, inputs, key, mask):
     del key, mask
-    sure = jnp.minimum(state["epochs"], gain - 1).astype(jnp.float32)
+    epoch = state["epochs"] + 1
+    sure = jnp.sum(epoch >= jnp.asarray(falls)).astype(jnp.float32)
     logits = jnp.stack([sure, jnp.zeros(())])[None] + 0 * inputs[:, :1] * params
-    return logits, {"epochs": state["epochs"] + 1}
+    return logits, {"epochs": epoch}
 
   def apply_fn(variables, x):
     return x[:, :2] * variables["params"]
@@ -139,12 +140,19 @@ def counting(gain):
 
 
 @pytest.mark.parametrize(
-  ("gain", "patience", "epochs", "want"),
-  [(1, 4, 30, 5), (6, 4, 30, 10), (1, 2, 30, 3), (9, 4, 7, 7)],
+  ("falls", "patience", "epochs", "want"),
+  [
+    ((1,), 4, 30, 5),
+    ((1, 2, 3, 4, 5, 6), 4, 30, 10),
+    ((1,), 2, 30, 3),
+    ((1, 4), 4, 30, 8),  # a fall starts the count anew
+    ((1, 6), 4, 30, 5),
+    (tuple(range(1, 10)), 4, 7, 7),
+  ],
 )
-def test_retraining_stops_after_epochs_without_a_lower_loss(gain, patience, epochs, want):
+def test_retraining_stops_after_epochs_without_a_lower_loss(falls, patience, epochs, want):
   one = Dataset(np.ones((1, 4)), np.zeros(1, int), num_classes=2)
-  got = heldout_retrain(counting(gain), one, recipe(epochs=epochs), KEY, patience=patience)
+  got = heldout_retrain(counting(*falls), one, recipe(epochs=epochs), KEY, patience=patience)
   assert int(got.state["epochs"]) == want
 
 
