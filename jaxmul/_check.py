@@ -24,6 +24,7 @@ def batch(batch: Any, caller: str) -> tuple[jax.Array, jax.Array]:
 
 def inputs(value: Any, caller: str) -> jax.Array:
   """Returns value as float inputs [B, ...] without NaN or inf, or raises ValueError."""
+  value = value if hasattr(value, "dtype") else np.asarray(value)
   if np.ndim(value) < 2:
     raise ValueError(
       f"{caller} needs inputs [B, ...] of rank 2 or more, got shape {np.shape(value)}. "
@@ -40,7 +41,8 @@ def inputs(value: Any, caller: str) -> jax.Array:
 
 def labels(value: Any, size: int, caller: str) -> jax.Array:
   """Returns value as labels int [B], or raises ValueError."""
-  dtype = jnp.result_type(value)
+  value = value if hasattr(value, "dtype") else np.asarray(value)
+  dtype = value.dtype
   if np.ndim(value) != 1:
     raise ValueError(
       f"{caller} needs labels [B], got shape {np.shape(value)}. "

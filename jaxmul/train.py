@@ -41,6 +41,9 @@ class MultiStep:
   milestones: tuple[int, ...]
   factor: float = 0.2
 
+  def __post_init__(self):
+    object.__setattr__(self, "milestones", tuple(self.milestones))
+
   def __call__(self, epoch: jax.Array, epochs: int) -> jax.Array:
     del epochs
     return self.factor ** jnp.sum(epoch >= jnp.asarray(self.milestones)).astype(float)
@@ -198,7 +201,7 @@ def fit(
     1.0
   """
   trackers = dict(trackers or {})
-  ids = np.sort(dataset.ids if ids is None else np.asarray(ids, np.int64))
+  ids = np.sort(dataset.ids if ids is None else np.asarray(ids))
   if not len(ids):
     raise ValueError("fit got no training examples. Pass at least one id.")
   if not np.array_equal(ids, dataset.ids):

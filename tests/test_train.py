@@ -505,3 +505,12 @@ def test_the_number_of_devices_does_not_change_a_bit_at_equal_width(eight):
   one, xs, shared, _ = ensemble("mlp")
   few = jax.jit(_sharding.map_models(one, eight[:1], 2))(xs, shared)
   same_bits(few, spread("mlp", 2)(xs, shared))
+
+
+def test_milestones_may_be_a_list():
+  assert hash(train.MultiStep([1, 2])) == hash(train.MultiStep((1, 2)))
+
+
+def test_float_ids_are_refused_not_truncated():
+  with pytest.raises(ValueError, match="integer ids"):
+    train.fit(recipe(epochs=1), toy(), KEY, ids=[1.5, 2.2])

@@ -144,6 +144,11 @@ def max_pool(x: jax.Array) -> jax.Array:
   Two pairwise maxima: their gradient is cheap on CPU, that of a window reduction is not.
   """
   batch, height, width, channels = x.shape
+  if min(height, width) < 2:
+    raise ValueError(
+      f"max_pool got a map of {height} × {width}, must be at least 2 × 2. "
+      "Use larger images or fewer layers."
+    )
   x = x[:, : height // 2 * 2, : width // 2 * 2]
   x = x.reshape(batch, height // 2, 2, -1, channels)
   x = jnp.maximum(x[:, :, 0], x[:, :, 1])

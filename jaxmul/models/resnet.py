@@ -5,6 +5,7 @@ References:
 """
 
 import functools
+import math
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -51,7 +52,9 @@ class ResNet(nn.Module):
 
   def _norm(self, train, mask, name):
     if self.norm == "group":
-      return nn.GroupNorm(num_groups=min(32, self.width), dtype=self.dtype, name=name)
+      return nn.GroupNorm(
+        num_groups=math.gcd(32, self.width), epsilon=1e-5, dtype=self.dtype, name=name
+      )
     layer = nn.BatchNorm(
       use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name=name
     )
@@ -75,7 +78,8 @@ def resnet18(
   Args:
     num_classes: C.
     width: channels of the first stage; the papers' is 64.
-    norm: "batch" (momentum 0.9 in flax's meaning, epsilon 1e-5) or "group" (32 groups).
+    norm: "batch" (momentum 0.9 in flax's meaning, epsilon 1e-5) or "group" (32 groups, or as many
+      of them as divide the width; epsilon 1e-5).
     mean, std: per input channel, or one for all: the network sees (x − mean) / std.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
 

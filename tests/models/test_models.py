@@ -209,3 +209,16 @@ def test_state_is_bound_apart_from_params():
   logits, state = bound.train(x, KEY, jnp.ones(2, bool))
   assert int(state["counts"]["steps"]) == 1
   np.testing.assert_array_equal(bound.replace(state=state)(x), logits)
+
+
+def test_group_norm_fits_any_width():
+  bound = models.init(
+    models.resnet18(3, width=12, norm="group"), jax.random.key(0), jnp.zeros((1, 8, 8, 3))
+  )
+  assert bound.state is None
+
+
+def test_images_too_small_for_the_pooling_get_one_line():
+  with pytest.raises(ValueError, match="must be at least 2 × 2") as caught:
+    models.init(models.cnn(), jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
+  assert "Use larger images" in str(caught.value).splitlines()[0]

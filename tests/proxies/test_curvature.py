@@ -422,3 +422,9 @@ def test_no_probes_are_refused():
 def test_logits_of_another_shape_are_refused():
   with one_line(r"apply_fn to return logits \[B, C\] = \[2, C\], got \(2,\)"):
     curvature(weights(), (X, Y), lambda w, x: x[:, 0])
+
+
+def test_lists_are_batches_too():
+  x, y = batch(4)
+  got = curvature(weights(), (x, y.tolist()), smooth)
+  np.testing.assert_allclose(got, curvature(weights(), (x, y), smooth), rtol=1e-6)
