@@ -9,10 +9,17 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.envir
   "XLA_FLAGS", ""
 )
 
+import jax
 import numpy as np
 import pytest
 
 from jaxmul.data import Dataset
+
+
+if not hasattr(jax, "enable_x64"):  # before jax 0.8
+  import jax.experimental
+
+  jax.enable_x64 = jax.experimental.enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.fixture(scope="session")
