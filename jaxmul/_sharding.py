@@ -54,7 +54,11 @@ def local(tree: Any, *others: Any) -> Any:
 
   def mark(leaf):
     missing = tuple(sorted(axes - _varying(leaf)))
-    return lax.pcast(leaf, missing, to="varying") if missing else leaf
+    if not missing:
+      return leaf
+    if hasattr(lax, "pcast"):
+      return lax.pcast(leaf, missing, to="varying")
+    return lax.pvary(leaf, missing)  # before jax 0.8  # pyright: ignore[reportAttributeAccessIssue]
 
   return jax.tree.map(mark, tree) if axes else tree
 

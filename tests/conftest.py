@@ -15,7 +15,6 @@ import pytest
 
 from jaxmul.data import Dataset
 
-
 if not hasattr(jax, "enable_x64"):  # before jax 0.8
   import jax.experimental
 
