@@ -30,6 +30,23 @@ def shard_batch(batch: Any) -> Any:
   return jax.device_put(batch, NamedSharding(mesh("data", devices), PartitionSpec("data")))
 
 
+def map_batch(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns a jittable `(batch, shared) -> [B]` that computes each device's rows on that device.
+
+  The leading axis of `batch` is split over all devices, which must divide it; nothing is
+  communicated, and each device runs the same program as one device alone would on its rows.
+  """
+  if len(jax.devices()) == 1:
+    return function
+  return jax.shard_map(
+    function,
+    mesh=mesh("data"),
+    in_specs=(PartitionSpec("data"), PartitionSpec()),
+    out_specs=PartitionSpec("data"),
+    check_vma=False,
+  )
+
+
 def replicate(tree: Any) -> Any:
   """Returns a pytree of arrays on every device; those that span all devices already stay."""
   devices = jax.devices()

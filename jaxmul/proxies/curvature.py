@@ -43,7 +43,8 @@ def curvature(
       `num_probes`.
     num_probes: K, Rademacher directions shared by all examples.
     method: "hvp", the exact Hessian-vector product; "finite_difference",
-      ‖∇ℓ(x + h v) − ∇ℓ(x)‖² / h², which on ReLU networks also sees kinks that the Hessian does not;
+      ‖∇ℓ(x + h v) − ∇ℓ(x)‖² / h², which on ReLU networks also sees kinks that the Hessian does not,
+      and which divides rounding by h (1e-3 relative in float32 between two batch sizes);
       "rum_compat", ‖∇ℓ(x + z) − ∇ℓ(x)‖ along the one direction z = h sign(g) / ‖sign(g)‖, neither
       squared nor divided by h, as RUM's code.
     h: step in input units; 1e-3 for "finite_difference", 1e-2 for "rum_compat".

@@ -82,7 +82,7 @@ def test_evaluate_traces_once(dataset):
   for value in (0.0, 1.0):
     params = jaxmul.bind(counted, jnp.full((16, 3), value))
     metrics.evaluate(params, dataset, split, batch_size=16)
-  assert seen.count(16) == 1
+  assert seen.count(32) == 1
 
 
 def test_params_that_diverged_are_refused(dataset):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import jaxmul
-from jaxmul import models, proxies
+from jaxmul import models, proxies, train
 from jaxmul._blocks import map_blocks
 from jaxmul._sharding import shard_batch
-from jaxmul.data import Dataset
+from jaxmul.data import Dataset, sources
 
 Partial = jax.tree_util.Partial
-INPUTS, CLASSES = 5, 3
+INPUTS, CLASSES, BLOCK = 5, 3, 32
 
 
 def one_line(pattern):
@@ -52,17 +52,17 @@ def test_batches_are_spread_over_all_devices():
   seen = []
 
   def proxy(params, batch):
-    jax.debug.inspect_array_sharding(batch[0], callback=seen.append)
+    jax.debug.callback(lambda inputs: seen.append(inputs.shape), batch[0])
     return proxies.loss(params, batch)
 
   proxies.score(proxy, network(), data(2 * devices + 1))
-  assert {sharding.shard_shape((8 * devices,))[0] for sharding in seen} == {8}
+  assert seen == [(BLOCK, INPUTS)] * devices
   if devices > 1:
     uneven = shard_batch((np.ones((devices + 1, 2)),))[0]
     assert isinstance(uneven, np.ndarray)
 
 
-def test_padding_is_neither_scored_nor_bigger_than_the_devices_ask_for():
+def test_padding_is_not_scored():
   sizes = []
 
   def proxy(params, batch):
@@ -71,8 +71,7 @@ def test_padding_is_neither_scored_nor_bigger_than_the_devices_ask_for():
 
   got = proxies.score(proxy, network(), data(3))
   assert got.shape == (3,)
-  devices = len(jax.devices())
-  assert sizes == [-(-3 // devices) * devices]
+  assert sizes == [BLOCK]
 
 
 def test_one_program_serves_all_batches_and_new_params():
@@ -84,7 +83,7 @@ def test_one_program_serves_all_batches_and_new_params():
 
   proxies.score(proxy, network(), data(21), batch_size=8)
   proxies.score(proxy, jax.tree.map(lambda w: 2 * w, network()), data(30), batch_size=8)
-  assert traces == [8]
+  assert traces == [BLOCK]
 
 
 def test_new_arrays_in_a_partial_do_not_retrace():
@@ -203,3 +202,23 @@ def test_real_images_score_alike_in_any_batch(cifar10_small):
   few, many = (proxies.score(proxy, bound, some, batch_size=size) for size in (8, 24))
   assert (few > 0).all()
   np.testing.assert_allclose(few, many, rtol=1e-5, atol=1e-5)
+
+
+@functools.cache
+def trained():
+  digits = sources.mnist5k()
+  digits = digits.take(digits.ids[::5])
+  recipe = train.Recipe(models.mlp(), epochs=5, batch_size=50, learning_rate=0.05)
+  return train.fit(recipe, digits, jax.random.key(0)).params, digits
+
+
+@pytest.mark.parametrize("method", ["hvp", "finite_difference", "rum_compat"])
+def test_a_trained_relu_network_scores_the_same_bits_in_any_batch_and_order(method):
+  params, some = trained()
+  proxy = Partial(proxies.curvature, num_probes=2, method=method)
+  want = proxies.score(proxy, params, some, batch_size=512)
+  assert np.ptp(want) > 0
+  np.testing.assert_array_equal(proxies.score(proxy, params, some, batch_size=104), want)
+  order = np.random.default_rng(0).permutation(len(some))
+  moved = proxies.score(proxy, params, some.take(some.ids[order]), batch_size=40)
+  np.testing.assert_array_equal(moved, want[order])
