@@ -93,7 +93,7 @@ class Problem:
   plan_hash: str
 
 
-def load(config: Config) -> data.Dataset:
+def load(config: Any) -> data.Dataset:
   """Returns the data set that the config names."""
   if config.dataset == "mnist5k":
     return data.mnist5k()
@@ -104,23 +104,28 @@ def load(config: Config) -> data.Dataset:
   return data.from_tfds(config.dataset, "train", data_dir=config.data_dir)
 
 
+def cut(config: Any) -> tuple[data.Dataset, data.Holdout]:
+  """Returns the data set of a config and its training, held-out and test ids."""
+  dataset = load(config)
+  n = len(dataset)
+  key = jax.random.fold_in(jax.random.key(config.key), 0)
+  return dataset, data.holdout(dataset, key, heldout=n // 10, test=n // 5)
+
+
+def recipe_of(config: Any, num_classes: int) -> train.Recipe:
+  """Returns the training recipe of a config."""
+  model = getattr(models, config.model)(num_classes=num_classes)
+  return train.Recipe(model, config.epochs, config.batch_size, config.learning_rate)
+
+
 def prepare(config: Config) -> Problem:
   """Loads and cuts the data and estimates the ground truth, or reads it back."""
   key = jax.random.key(config.key)
-  dataset = load(config)
-  n = len(dataset)
-  parts = data.holdout(dataset, jax.random.fold_in(key, 0), heldout=n // 10, test=n // 5)
+  dataset, parts = cut(config)
   training = dataset.take(parts.train)
-  model = getattr(models, config.model)(num_classes=dataset.num_classes)
-  recipe = train.Recipe(model, config.epochs, config.batch_size, config.learning_rate)
-
-  plan = memorization.plan(
-    recipe,
-    training,
-    jax.random.fold_in(key, 1),
-    num_models=config.num_models,
-    fraction=config.fraction,
-  )
+  recipe = recipe_of(config, dataset.num_classes)
+  options = {"num_models": config.num_models, "fraction": config.fraction}
+  plan = memorization.plan(recipe, training, jax.random.fold_in(key, 1), **options)
   path = config.out / "cache" / f"ground_truth-{plan.hash[:12]}-{config.num_models}.npz"
   clock = path.with_suffix(".json")
   if path.exists() and clock.exists():
@@ -130,20 +135,13 @@ def prepare(config: Config) -> Problem:
   else:
     print(f"ground truth: {config.num_models} models of {plan.subset_size} examples each")
     chunks = config.out / "cache" / f"chunks-{plan.hash[:12]}"
-    kept = sum(
-      len(c.models) for c in memorization.Store(chunks, plan).load(range(plan.num_chunks)).values()
-    )
+    missing = memorization.Store(chunks, plan).missing()
     start = time.perf_counter()
     truth = memorization.estimate(
-      recipe,
-      training,
-      jax.random.fold_in(key, 1),
-      num_models=config.num_models,
-      fraction=config.fraction,
-      store=chunks,
+      recipe, training, jax.random.fold_in(key, 1), **options, store=chunks
     )
     # After a kill only a part was computed now: the time of all is the time of that part, scaled.
-    new = config.num_models - kept
+    new = sum(len(plan.models(number)) for number in missing)
     seconds = (time.perf_counter() - start) * config.num_models / new if new else float("nan")
     truth.save(path)
     report.write_json(clock, {"seconds": seconds})

@@ -1,25 +1,40 @@
 """Ground truth: which examples a network memorizes, by retraining without random subsets."""
 
+from jaxmul.memorization.active import active
 from jaxmul.memorization.chunk import Chunk, run_chunk
-from jaxmul.memorization.estimate import Estimate, estimate, merge
-from jaxmul.memorization.executors import Executor, devices, processes, serial
+from jaxmul.memorization.executors import Executor, default, devices, pool, processes, ray, serial
 from jaxmul.memorization.intervals import newcombe, wilson
-from jaxmul.memorization.plan import Plan, plan
-from jaxmul.memorization.store import Store
+from jaxmul.memorization.matrix import Influence
+from jaxmul.memorization.plan import Learner, Plan, plan
+from jaxmul.memorization.rows import RowInfluence, influence
+from jaxmul.memorization.run import estimate, stream
+from jaxmul.memorization.scores import Estimate, merge
+from jaxmul.memorization.store import Status, Store, status
 
 __all__ = [
   "Chunk",
   "Estimate",
   "Executor",
+  "Influence",
+  "Learner",
   "Plan",
+  "RowInfluence",
+  "Status",
   "Store",
+  "active",
+  "default",
   "devices",
   "estimate",
+  "influence",
   "merge",
   "newcombe",
   "plan",
+  "pool",
   "processes",
+  "ray",
   "run_chunk",
   "serial",
+  "status",
+  "stream",
   "wilson",
 ]

@@ -5,6 +5,7 @@ the model's subset. Sums add across chunks and machines; means do not.
 """
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,19 @@ import numpy as np
 from jaxmul import losses
 from jaxmul._blocks import map_blocks
 from jaxmul.data.dataset import as_inputs
-from jaxmul.memorization.plan import Plan
+from jaxmul.memorization.plan import Learner, Plan, Target
 from jaxmul.train import Recipe, run
+
+_BLOCK = 512
+TALLIES = (
+  *("correct_in", "count_in", "correct_out", "count_out"),
+  *("p_in", "p_out", "odds_in", "odds_out"),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chunk:
-  """Tallies of some models over the n examples of a plan.
+  """Tallies of some models over the n examples of a plan, and their outputs on its test examples.
 
   Attributes:
     models: int64 [k], which models; a diverged model is not counted.
@@ -28,6 +35,8 @@ class Chunk:
     correct_out, count_out: int64 [n], the same for models without it.
     p_in, p_out: float64 [n], sums of p_y.
     odds_in, odds_out: float64 [n], sums of φ = log p_y − log Σ_{c≠y} p_c.
+    member: uint8 [k, ⌈n/8⌉], a bit for each example in the subset; [k, 0] without test examples.
+    test: uint8 [k, ⌈t/8⌉], a bit for each correct prediction; or logits float32 [k, t, C].
   """
 
   models: np.ndarray
@@ -40,6 +49,95 @@ class Chunk:
   p_out: np.ndarray
   odds_in: np.ndarray
   odds_out: np.ndarray
+  member: np.ndarray
+  test: np.ndarray
+
+
+class Arrays(NamedTuple):
+  """What every model of a plan reads: one transfer, never part of a compiled program.
+
+  Attributes:
+    images, labels: [n, ...] and int [n], all training examples.
+    always: int [n − c], rows that are in every subset.
+    candidates: int [c], rows that may be left out.
+    test_images, test_labels: [t, ...] and int [t]; t = 0 where nothing is kept.
+    key: uint32 key data of the plan.
+  """
+
+  images: jax.Array
+  labels: jax.Array
+  always: jax.Array
+  candidates: jax.Array
+  test_images: jax.Array
+  test_labels: jax.Array
+  key: jax.Array
+
+
+class Outcome(NamedTuple):
+  """What one model did: member, correct, p, odds [n], test [t] or [t, C] (or [1]), finite []."""
+
+  member: Any
+  correct: Any
+  p: Any
+  odds: Any
+  test: Any
+  finite: Any
+
+
+def arrays_of(plan: Plan) -> Arrays:
+  """Returns the arrays of a plan on the default device."""
+  data = plan.dataset
+  rows = data.rows(plan.candidates)
+  test = plan.test or data.take([])
+  parts = (
+    *(data.images, data.labels, np.delete(np.arange(len(data)), rows), rows),
+    *(test.images, test.labels, plan.key),
+  )
+  return Arrays(*map(jnp.asarray, parts))
+
+
+def outcome(
+  recipe: Recipe | Learner, subset_size: int, target: Target, arrays: Arrays, model: jax.Array
+) -> Outcome:
+  """Trains one model on its subset: a pure function of the model's number.
+
+  Args:
+    recipe, subset_size, target: of the plan; static.
+    arrays: of the plan.
+    model: int scalar.
+  """
+  images, labels, always, candidates, *test, key = arrays
+  own = jax.random.fold_in(jax.random.wrap_key_data(key), model)
+  subset_key, train_key = jax.random.split(own)
+  drawn = jax.random.permutation(subset_key, len(candidates))[: subset_size - len(always)]
+  rows = jnp.sort(jnp.concatenate([always, candidates[drawn]]))
+  member = jnp.zeros(len(labels), bool).at[rows].set(True)
+  params, finite = _train(recipe, images, labels, rows, train_key)
+
+  def predict(images, labels):
+    logits = params(as_inputs(images))
+    p = jnp.exp(-losses.cross_entropy(logits, labels))
+    return losses.is_correct(logits, labels), p, losses.log_odds(logits, labels)
+
+  def keep(images, labels):
+    logits = params(as_inputs(images))
+    return logits if target == "logits" else losses.is_correct(logits, labels)
+
+  correct, p, odds = map_blocks(predict, (images, labels), _BLOCK)
+  nothing = jnp.zeros(1, bool)  # lax.map refuses arrays without elements
+  kept = map_blocks(keep, tuple(test), _BLOCK) if len(test[1]) else nothing
+  return Outcome(member, correct, p, odds, kept, finite & jnp.isfinite(p).all())
+
+
+_jitted_outcome = jax.jit(outcome, static_argnums=(0, 1, 2))
+
+
+def _train(recipe, images, labels, rows, key):
+  """Returns callable params, and whether training stayed finite."""
+  if isinstance(recipe, Recipe):
+    result = run(recipe, (), images, labels, rows, key)
+    return result.params, jnp.isfinite(result.history.loss[-1])
+  return recipe(images, labels, rows, key), jnp.array(True)
 
 
 def run_chunk(plan: Plan, chunk: int) -> Chunk:
@@ -58,67 +156,41 @@ def run_chunk(plan: Plan, chunk: int) -> Chunk:
   References:
     Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
   """
-  images, labels = jnp.asarray(plan.dataset.images), jnp.asarray(plan.dataset.labels)
-  key = jax.random.wrap_key_data(jnp.asarray(plan.key))
+  arrays = arrays_of(plan)
   models = np.asarray(plan.models(chunk))
-  outcomes = [
-    _jitted_outcome(plan.recipe, plan.subset_size, images, labels, key, model) for model in models
-  ]
-  return tally(models, *(np.stack(each) for each in zip(*outcomes, strict=True)))
+  static = (plan.recipe, plan.subset_size, plan.target)
+  outcomes = [jax.tree.map(np.asarray, _jitted_outcome(*static, arrays, each)) for each in models]
+  return tally(plan, models, Outcome(*map(np.stack, zip(*outcomes, strict=True))))
 
 
-def tally(
-  models: np.ndarray,
-  member: np.ndarray,
-  correct: np.ndarray,
-  p: np.ndarray,
-  odds: np.ndarray,
-  finite: np.ndarray,
-) -> Chunk:
-  """Returns the sums over models [k] of their outcomes, [k, n] and [k]; see `outcome`."""
-  inside, outside = member[finite], ~member[finite]
-  correct, p, odds = correct[finite], p[finite].astype(float), odds[finite].astype(float)
+def tally(plan: Plan, models: np.ndarray, outcome: Outcome) -> Chunk:
+  """Returns the sums over models [k] of their outcomes, each with a leading axis [k]."""
+  finite = outcome.finite
+  member, correct = outcome.member[finite], outcome.correct[finite]
+  p, odds = outcome.p[finite].astype(float), outcome.odds[finite].astype(float)
+  test = outcome.test[finite] if plan.test else member[:, :0]
   return Chunk(
     models[finite],
     models[~finite],
-    correct_in=np.sum(correct & inside, 0),
-    count_in=np.sum(inside, 0),
-    correct_out=np.sum(correct & outside, 0),
-    count_out=np.sum(outside, 0),
-    p_in=np.sum(p * inside, 0),
-    p_out=np.sum(p * outside, 0),
-    odds_in=np.sum(odds * inside, 0),
-    odds_out=np.sum(odds * outside, 0),
+    correct_in=np.sum(correct & member, 0),
+    count_in=np.sum(member, 0),
+    correct_out=np.sum(correct & ~member, 0),
+    count_out=np.sum(~member, 0),
+    p_in=np.sum(p * member, 0),
+    p_out=np.sum(p * ~member, 0),
+    odds_in=np.sum(odds * member, 0),
+    odds_out=np.sum(odds * ~member, 0),
+    member=np.packbits(member if plan.test else member[:, :0], axis=1),
+    test=test if plan.target == "logits" else np.packbits(test, axis=1),
   )
 
 
-def outcome(
-  recipe: Recipe,
-  subset_size: int,
-  images: jax.Array,
-  labels: jax.Array,
-  key: jax.Array,
-  model: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Trains one model on its subset: a pure function of the model's number.
-
-  Returns:
-    Over all n examples: bool [n] whether it was in the subset, bool [n] whether it is predicted
-    right, p_y [n], log-odds φ [n]; and whether training stayed finite, a bool scalar.
-  """
-  subset_key, train_key = jax.random.split(jax.random.fold_in(key, model))
-  count = len(labels)
-  rows = jnp.sort(jax.random.permutation(subset_key, count)[:subset_size])
-  member = jnp.zeros(count, bool).at[rows].set(True)
-  result = run(recipe, (), images, labels, rows, train_key)
-
-  def predict(images, labels):
-    logits = result.params(as_inputs(images))
-    p = jnp.exp(-losses.cross_entropy(logits, labels))
-    return losses.is_correct(logits, labels), p, losses.log_odds(logits, labels)
-
-  correct, p, odds = map_blocks(predict, (images, labels), 512)
-  return member, correct, p, odds, jnp.isfinite(result.history.loss[-1])
-
-
-_jitted_outcome = jax.jit(outcome, static_argnums=(0, 1))
+def add(a: Chunk, b: Chunk) -> Chunk:
+  """Returns the tallies of both; what is kept for each model apart is dropped."""
+  return Chunk(
+    np.concatenate([a.models, b.models]),
+    np.concatenate([a.diverged, b.diverged]),
+    **{name: getattr(a, name) + getattr(b, name) for name in TALLIES},
+    member=a.member[:0],
+    test=a.test[:0],
+  )

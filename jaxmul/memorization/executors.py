@@ -1,9 +1,12 @@
-"""Who computes the chunks of a plan: this process, all its devices, or one process per core.
+"""Who computes the chunks of a plan: this process, its devices, one process per core, a cluster.
 
-An executor is a function `(plan, chunks) -> iterator of (number, Chunk)`, in any order.
+An executor is a function `(plan, chunks) -> iterator of (number, Chunk)`, in any order. Each model
+is the same whoever trains it; its last bits depend on how many threads XLA has, so the workers of
+`processes` and `ray` have one each.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _sharding
-from jaxmul.memorization.chunk import Chunk, outcome, run_chunk, tally
+from jaxmul.memorization.chunk import Chunk, Outcome, arrays_of, outcome, run_chunk, tally
 from jaxmul.memorization.plan import Plan
 
 Executor = Callable[[Plan, Sequence[int]], Iterator[tuple[int, Chunk]]]
 
 # XLA's CPU products do not scale over threads as processes do: one thread each.
 _SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+_POLL_SECONDS = 0.05
 
 
 def serial(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
@@ -28,7 +32,7 @@ def serial(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
 
 
 def processes(workers: int | None = None) -> Executor:
-  """Returns an executor of single-threaded CPU processes.
+  """Returns an executor of single-threaded CPU processes; one that dies is replaced.
 
   Args:
     workers: number of processes; one per core that this process may use by default.
@@ -41,23 +45,35 @@ def processes(workers: int | None = None) -> Executor:
 
   def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
     import loky
+    from loky.process_executor import TerminatedWorkerError
 
-    count = min(workers or loky.cpu_count(), len(chunks))
-    pool = loky.ProcessPoolExecutor(
-      count, initializer=_set_plan, initargs=(plan,), env=_environment()
-    )
-    try:
-      futures: dict[Any, int] = {pool.submit(_run_in_worker, chunk): chunk for chunk in chunks}
-      for future in loky.as_completed(futures):
-        yield futures[future], future.result()
-    finally:
-      pool.shutdown(wait=True, kill_workers=True)
+    left = list(chunks)
+    while left:
+      before = len(left)
+      count = min(workers or loky.cpu_count(), len(left))
+      pool = loky.ProcessPoolExecutor(
+        count, initializer=_set_plan, initargs=(plan,), env=worker_environment()
+      )
+      try:
+        futures: dict[Any, int] = {pool.submit(_run_in_worker, chunk): chunk for chunk in left}
+        for future in loky.as_completed(futures):
+          result = future.result()
+          left.remove(futures[future])
+          yield futures[future], result
+      except TerminatedWorkerError:
+        if len(left) == before:
+          raise  # a pool that finishes nothing is not tried again
+      finally:
+        pool.shutdown(wait=True, kill_workers=True)
 
   return execute
 
 
 def devices(width: int = 1) -> Executor:
-  """Returns an executor that splits the models of a chunk over all devices of this process.
+  """Returns an executor that splits the models of a chunk over all local devices.
+
+  In a job of several processes (`jax.distributed`) each computes its share of the chunks on its own
+  devices, into the store that all of them see, and waits for the others.
 
   Args:
     width: models that a device trains at once, under `vmap`; a fixed width gives the same bits on
@@ -70,33 +86,117 @@ def devices(width: int = 1) -> Executor:
     raise ValueError(f"devices got width={width}, must be at least 1.")
 
   def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
-    found = jax.devices()
-    shared = (jnp.asarray(plan.dataset.images), jnp.asarray(plan.dataset.labels))
+    found = jax.local_devices()
+    arrays = arrays_of(plan)
+    static = (plan.recipe, plan.subset_size, plan.target)
 
-    def train(model, shared):
-      images, labels, key = shared
-      key = jax.random.wrap_key_data(key)
-      return outcome(plan.recipe, plan.subset_size, images, labels, key, model)
+    def train(model, arrays):
+      return outcome(*static, arrays, model)
 
     mapped = jax.jit(_sharding.map_models(train, found, width))
-    for chunk in chunks:
+    for chunk in chunks[jax.process_index() :: jax.process_count()]:
       models = np.asarray(plan.models(chunk))
       padded = np.resize(models, -(-len(models) // (width * len(found))) * width * len(found))
-      outcomes = mapped(jnp.asarray(padded), (*shared, jnp.asarray(plan.key)))
-      yield chunk, tally(models, *(np.asarray(each)[: len(models)] for each in outcomes))
+      outcomes = mapped(jnp.asarray(padded), arrays)
+      kept = Outcome(*(np.asarray(each)[: len(models)] for each in outcomes))
+      yield chunk, tally(plan, models, kept)
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      multihost_utils.sync_global_devices("jaxmul: every chunk is in the store")
 
   return execute
 
 
+def pool(submitter: Any) -> Executor:
+  """Returns an executor over any object with `submit`: `concurrent.futures`, Dask, submitit.
+
+  Args:
+    submitter: its `submit(run_chunk, plan, number)` returns a future with `done()` and `result()`.
+
+  Raises:
+    TypeError: it has no `submit`.
+  """
+  if not callable(getattr(submitter, "submit", None)):
+    raise TypeError(
+      f"pool got a {type(submitter).__name__} without submit(function, *arguments). "
+      "Pass a concurrent.futures executor, a Dask client or a submitit executor."
+    )
+
+  def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
+    futures = {chunk: submitter.submit(run_chunk, plan, chunk) for chunk in chunks}
+    try:
+      while futures:
+        finished = [chunk for chunk, future in futures.items() if future.done()]
+        for chunk in finished:
+          yield chunk, futures.pop(chunk).result()
+        if not finished:
+          time.sleep(_POLL_SECONDS)
+    finally:
+      for future in futures.values():
+        future.cancel()
+
+  return execute
+
+
+def ray(address: str | None = None, **options: Any) -> Executor:
+  """Returns an executor of Ray tasks, single-threaded on CPU; Ray sends lost work again.
+
+  Args:
+    address: of a running cluster (`ray start --head`), such as "auto"; None joins the one that
+      `ray.init` has connected to, or starts one on this machine.
+    options: of `ray.remote`, such as `num_gpus=1` to train on GPUs.
+
+  Raises:
+    ImportError: Ray is not installed; the extra `ray` brings it.
+  """
+  try:
+    import ray as client
+  except ImportError as error:
+    raise ImportError("executors.ray needs Ray: pip install 'jaxmul[ray]'.") from error
+
+  def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
+    if not client.is_initialized():
+      client.init(address, log_to_driver=False, include_dashboard=False)
+    variables = {} if options.get("num_gpus") else worker_environment()
+    given = {"runtime_env": {"env_vars": variables}, "max_retries": -1} | options
+    remote, shared = client.remote(**given)(run_chunk), client.put(plan)
+    tasks = {remote.remote(shared, chunk): chunk for chunk in chunks}
+    try:
+      while tasks:
+        (task, *_), _ = client.wait(list(tasks))
+        chunk = tasks.pop(task)
+        yield chunk, client.get(task)
+    finally:
+      for task in tasks:
+        client.cancel(task, force=True)
+
+  return execute
+
+
+def of(given: Any) -> Executor:
+  """Returns an executor from what a user gave: one, an object with `submit`, or None."""
+  if given is None:
+    return default()
+  return pool(given) if hasattr(given, "submit") else given
+
+
 def default() -> Executor:
-  """Returns one process per core on CPU, all devices of this process elsewhere."""
-  return processes() if jax.default_backend() == "cpu" else devices()
+  """Returns one process per core on CPU, all local devices elsewhere or in a distributed job."""
+  alone = jax.default_backend() == "cpu" and jax.process_count() == 1
+  return processes() if alone else devices()
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
+  """Returns the variables of a CPU worker process: one device, one thread."""
   flags = os.environ.get("XLA_FLAGS", "").split()
   kept = [flag for flag in flags if "host_platform_device_count" not in flag]
-  return {"XLA_FLAGS": " ".join([*kept, _SINGLE_THREAD]), "JAX_PLATFORMS": "cpu"}
+  return {
+    "XLA_FLAGS": " ".join([*kept, _SINGLE_THREAD]),
+    "JAX_PLATFORMS": "cpu",
+    # Threads of XLA's pool: products are cut, and so rounded, by their number.
+    "PJRT_NPROC": os.environ.get("PJRT_NPROC", "1"),
+  }
 
 
 _worker_plan: list[Plan] = []  # in a worker process only: sent once, not with every chunk

@@ -1,19 +1,24 @@
 """What has to be trained, before anything is: a pure, hashed list of chunks of models.
 
 Model i is trained on a uniformly random subset of fixed size m = round(r·n), with key
-`fold_in(key, i)`: the same model whatever machine, device or order computes it.
+`fold_in(key, i)`: the same model whatever machine, device or order computes it. Where only some
+candidates may be left out, everything else is in every subset.
 """
 
 import dataclasses
 import functools
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from jaxmul.data.dataset import Dataset
-from jaxmul.train import Recipe
+from jaxmul.train import Recipe, check_labels
+
+Learner = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Callable[[jax.Array], jax.Array]]
+Target = Literal["correct", "logits"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,19 +27,25 @@ class Plan:
 
   Attributes:
     recipe: of every model.
-    dataset: the n training examples that are left in or out, sorted by id.
+    dataset: the n training examples, sorted by id.
     key: uint32 key data, from which model i gets `fold_in(key, i)`.
     num_models: M.
     subset_size: m, examples in each model's subset.
     chunk_size: models a chunk; the last one may hold fewer.
+    candidates: int64 [c], sorted ids that may be left out; all of them, or a chosen few.
+    test: t examples whose outputs are kept for every model, or None.
+    target: what is kept of them, "correct" or "logits".
   """
 
-  recipe: Recipe
+  recipe: Recipe | Learner
   dataset: Dataset
   key: np.ndarray
   num_models: int
   subset_size: int
   chunk_size: int
+  candidates: np.ndarray
+  test: Dataset | None = None
+  target: Target = "correct"
 
   @property
   def num_chunks(self) -> int:
@@ -58,35 +69,52 @@ class Plan:
   def hash(self) -> str:
     """SHA-256 of everything that decides a chunk's numbers. `num_models` may grow later."""
     digest = hashlib.sha256()
-    data = self.dataset
-    for part in (
-      describe(self.recipe),
-      f"{data.images.dtype}{data.images.shape}{data.num_classes}",
-      f"{self.key.tolist()} {self.subset_size} {self.chunk_size}",
-    ):
+    parts = [describe(self.recipe), f"{self.key.tolist()} {self.subset_size} {self.chunk_size}"]
+    arrays = [self.candidates]
+    for data in (self.dataset, self.test):
+      if data is not None:
+        parts.append(f"{data.images.dtype}{data.images.shape}{data.num_classes}")
+        arrays += [data.images, data.labels, data.ids]
+    for part in (*parts, self.target):
       digest.update(part.encode() + b"\0")
-    for array in (data.images, data.labels, data.ids):
+    for array in arrays:
       digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
+  @property
+  def design(self) -> str:
+    """One line on what is trained, for people."""
+    some, all_ = len(self.candidates), len(self.dataset)
+    left = some - (self.subset_size - (all_ - some))
+    who = "all" if some == all_ else f"{some} candidates"
+    return f"{self.num_models} models, each without {left} of {who} of {all_} examples"
+
 
 def plan(
-  recipe: Recipe,
+  recipe: Recipe | Learner,
   dataset: Dataset,
   key: jax.Array,
   *,
   num_models: int,
   fraction: float = 0.7,
+  candidates: Any = None,
+  test: Dataset | None = None,
+  target: Target = "correct",
   chunk_size: int = 8,
 ) -> Plan:
   """Plans the retraining of `num_models` models, each without a random part of the data.
 
   Args:
-    recipe: the recipe of the model that will be unlearned.
+    recipe: the recipe of the model that will be unlearned; or a learner of your own, a pure
+      module-level function `(images, labels, rows, key) -> params` that trains on the given rows
+      under jit and returns a callable pytree, `params(inputs) -> logits [B, C]`.
     dataset: n training examples.
     key: of subsets and training runs.
     num_models: M, at least 2.
-    fraction: r in (0, 1), the share of the data in each subset.
+    fraction: r in (0, 1), the share of the candidates in each subset.
+    candidates: ids that may be left out, all by default; everything else is in every subset.
+    test: examples whose outputs under every model are kept, for influence.
+    target: what is kept of them, whether each is "correct" [t], or its "logits" [t, C].
     chunk_size: models a chunk, the unit of work that is handed out, stored and resumed.
 
   Returns:
@@ -110,27 +138,43 @@ def plan(
   """
   if num_models < 2:
     raise ValueError(f"plan got num_models={num_models}, must be at least 2.")
+  if target not in ("correct", "logits"):
+    raise ValueError(f"plan got target {target!r}: use 'correct' or 'logits'.")
   if not 0 < fraction < 1:
     raise ValueError(f"plan got fraction={fraction}, must be in (0, 1); the papers' is 0.7.")
   if chunk_size < 1:
     raise ValueError(f"plan got chunk_size={chunk_size}, must be at least 1.")
-  subset_size = round(fraction * len(dataset))
-  if not 0 < subset_size < len(dataset):
+  candidates = dataset.ids if candidates is None else np.asarray(candidates).reshape(-1)
+  dataset.rows(candidates)
+  kept = round(fraction * len(candidates))
+  if not 0 < kept < len(candidates):
     raise ValueError(
-      f"plan: {fraction} of {len(dataset)} examples is {subset_size}; a subset must leave some in "
+      f"plan: {fraction} of {len(candidates)} examples is {kept}; a subset must leave some in "
       "and some out. Give more examples."
     )
   order = np.sort(dataset.ids)
   if not np.array_equal(order, dataset.ids):
     dataset = dataset.take(order)
   describe(recipe)
+  if isinstance(recipe, Recipe):
+    check_labels(recipe.model, dataset, "plan")
   if str(jax.random.key_impl(key)) != "threefry2x32":
     raise ValueError(
       f"plan got a key of {jax.random.key_impl(key)}, whose numbers differ between machines. "
       "Use jax.random.key(seed, impl='threefry2x32')."
     )
   data = np.asarray(jax.random.key_data(key))
-  return Plan(recipe, dataset, data, num_models, subset_size, chunk_size)
+  return Plan(
+    recipe,
+    dataset,
+    data,
+    num_models,
+    len(dataset) - len(candidates) + kept,
+    chunk_size,
+    np.sort(candidates).astype(np.int64),
+    test,
+    target,
+  )
 
 
 def describe(value: Any) -> str:

@@ -1,12 +1,14 @@
 """Finished chunks on disk: whole or absent, each with its plan's hash and a SHA-256 of its own.
 
-A file is one line of SHA-256, one line of the plan's hash, then an `.npz`; the digest covers all
-that follows it. Nothing read can execute, and nothing larger than such a chunk can be is read.
+A file is one line of SHA-256, one line of the plan's hash, then its content; the digest covers all
+that follows it. `plan.jaxmul` says in JSON what the chunks belong to. Nothing read can execute, and
+nothing larger than such a file can be is read.
 """
 
 import dataclasses
 import hashlib
 import io
+import json
 import warnings
 import zipfile
 from collections.abc import Iterable
@@ -15,18 +17,36 @@ from pathlib import Path
 import numpy as np
 
 from jaxmul._files import write_atomic
-from jaxmul.memorization.chunk import Chunk
-from jaxmul.memorization.plan import Plan
+from jaxmul.memorization.chunk import TALLIES, Chunk
+from jaxmul.memorization.plan import Plan, describe
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Chunk))
-_LIST_NAMES = ("models", "diverged")
+_PLAN = "plan.jaxmul"
+_PLAN_LIMIT = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+  """What is in a store.
+
+  Attributes:
+    design: one line on what is trained, or None where `plan.jaxmul` is damaged or missing.
+    num_models: models asked for last, or None.
+    done: models in whole chunks.
+    damaged: names of damaged files.
+  """
+
+  design: str | None
+  num_models: int | None
+  done: int
+  damaged: tuple[str, ...]
 
 
 class Store:
   """The chunks of one plan in one folder.
 
   Args:
-    path: the folder; made when the first chunk is committed.
+    path: the folder; made when the first file is committed.
     plan: what the chunks belong to. More models of the same plan may be asked for later.
 
   Raises:
@@ -35,15 +55,30 @@ class Store:
 
   def __init__(self, path: Path | str, plan: Plan):
     self.path, self.plan = Path(path), plan
-    for file in self._files():
+    for file in _files(self.path):
       with file.open("rb") as opened:
         _, _, rest = opened.read(256).partition(b"\n")
       found = rest.partition(b"\n")[0].decode("ascii", "replace")
-      if found != plan.hash and _body(file, file.stat().st_size) is not None:
+      if found != plan.hash and _content(file, file.stat().st_size) is not None:
         raise ValueError(
           f"{self.path} was made by another plan ({found[:12]}, this one is {plan.hash[:12]}): "
           "recipe, data or key differ. Use another folder."
         )
+
+  def describe(self) -> None:
+    """Writes what the chunks belong to beside them, for `status`; damage is named in a warning.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    plan, file = self.plan, self.path / _PLAN
+    facts = {"design": plan.design, "num_models": plan.num_models, "recipe": describe(plan.recipe)}
+    content = json.dumps(facts, indent=2).encode()
+    found = _content(file, _PLAN_LIMIT) if file.exists() else content
+    if found is None:
+      warnings.warn(f"{file} was damaged and is written again.", stacklevel=2)
+    if found != content or not file.exists():
+      self._write(file, content)
 
   def commit(self, number: int, chunk: Chunk) -> None:
     """Writes a chunk: under a temporary name, synced, then renamed. Twice does no harm.
@@ -53,8 +88,7 @@ class Store:
     """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{name: getattr(chunk, name) for name in _NAMES})
-    body = self.plan.hash.encode() + b"\n" + buffer.getvalue()
-    write_atomic(self._file(number), hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    self._write(self._file(number), buffer.getvalue())
 
   def load(self, numbers: Iterable[int]) -> dict[int, Chunk]:
     """Returns the whole chunks among the given numbers; damaged ones are named in a warning."""
@@ -74,36 +108,78 @@ class Store:
       )
     return chunks
 
+  def missing(self) -> list[int]:
+    """Returns the numbers of chunks that are not there or damaged, in order."""
+    numbers = range(self.plan.num_chunks)
+    return [number for number in numbers if number not in self.load([number])]
+
+  def _write(self, file: Path, content: bytes) -> None:
+    body = self.plan.hash.encode() + b"\n" + content
+    write_atomic(file, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
   def _fits(self, chunk: Chunk) -> bool:
     size = (len(self.plan.dataset),)
-    return all(getattr(chunk, name).shape == size for name in _NAMES if name not in _LIST_NAMES)
+    return all(getattr(chunk, name).shape == size for name in TALLIES)
 
   @property
   def _limit(self) -> int:
-    return 2**16 + 100 * len(self.plan.dataset) + 16 * self.plan.chunk_size
+    data, test = self.plan.dataset, self.plan.test
+    each = len(data) // 8 + 1
+    if test:
+      each += len(test) // 8 + 1
+      if self.plan.target == "logits":
+        each += 4 * len(test) * max(data.num_classes, test.num_classes)
+    return 2**16 + 100 * len(data) + (16 + each) * self.plan.chunk_size
 
   def _file(self, number: int) -> Path:
     return self.path / f"chunk-{number:06d}.jaxmul"
 
-  def _files(self) -> list[Path]:
-    return sorted(self.path.glob("chunk-*.jaxmul"))
+
+def status(path: Path | str) -> Status:
+  """Returns what is in a store, every file checked; no plan is needed.
+
+  Raises:
+    FileNotFoundError: there is no store at `path`.
+  """
+  path = Path(path)
+  file = path / _PLAN
+  files = _files(path)
+  if not files and not file.exists():
+    raise FileNotFoundError(f"there is no store at {path}. Name the folder given as store=.")
+  facts = _content(file, _PLAN_LIMIT) if file.exists() else None
+  damaged = [file.name] if file.exists() and facts is None else []
+  done = 0
+  for each in files:
+    chunk = _read(each, each.stat().st_size)
+    if chunk is None:
+      damaged.append(each.name)
+    else:
+      done += len(chunk.models) + len(chunk.diverged)
+  known = json.loads(facts) if facts else {}
+  return Status(known.get("design"), known.get("num_models"), done, tuple(damaged))
 
 
-def _body(file: Path, limit: int) -> bytes | None:
-  """Returns what the digest covers, or None where it does not fit."""
+def _files(path: Path) -> list[Path]:
+  return sorted(path.glob("chunk-*.jaxmul"))
+
+
+def _content(file: Path, limit: int) -> bytes | None:
+  """Returns what follows the two lines, or None where the digest does not fit."""
   if file.stat().st_size > limit:
     return None
   digest, _, body = file.read_bytes().partition(b"\n")
-  return body if hashlib.sha256(body).hexdigest().encode() == digest else None
+  if hashlib.sha256(body).hexdigest().encode() != digest:
+    return None
+  return body.partition(b"\n")[2]
 
 
 def _read(file: Path, limit: int) -> Chunk | None:
   """Returns a chunk, or None where the file is not what `commit` wrote."""
-  body = _body(file, limit)
-  if body is None:
+  content = _content(file, limit)
+  if content is None:
     return None
   try:
-    with np.load(io.BytesIO(body.partition(b"\n")[2]), allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
       return Chunk(**{name: arrays[name] for name in _NAMES})
   except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile):
     return None

@@ -1,15 +1,20 @@
-"""Normal initial weights, drawn flat: XLA compiles random arrays of high rank slowly on CPU.
+"""Normal initial weights by table: the same bits on every machine, and quick to compile.
 
-A ResNet-18's fresh params compile in a second this way, and in half a minute otherwise.
+Weights are drawn from 4,096 equally likely quantiles of a normal truncated at two standard
+deviations. A formula for them is rounded differently where XLA cuts the loop differently, by
+number of cores or devices; a table look-up is not. Drawn flat, because XLA compiles random arrays
+of high rank slowly on CPU: half a minute for a ResNet-18.
 """
 
+import functools
 import math
+import statistics
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-# Standard deviation of a normal truncated at ±2.
-_TRUNCATED_STD = 0.87962566103423978
+_QUANTILES = 2**12
 
 
 def he_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
@@ -24,5 +29,16 @@ def lecun_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> j
 
 def _normal(key, shape, dtype, gain):
   fan_in = math.prod(shape[:-1])
-  flat = jax.random.truncated_normal(key, -2, 2, (math.prod(shape),), dtype)
-  return (math.sqrt(gain / fan_in) / _TRUNCATED_STD * flat).reshape(shape)
+  scaled = (math.sqrt(gain / fan_in) * _table()).astype(np.float32)
+  drawn = jax.random.bits(key, (math.prod(shape),), jnp.uint16) % _QUANTILES
+  return jnp.asarray(scaled, dtype)[drawn].reshape(shape)
+
+
+@functools.cache
+def _table() -> np.ndarray:
+  """Quantiles of the truncated normal at the centres of equal shares, of variance 1."""
+  normal = statistics.NormalDist()
+  low, high = normal.cdf(-2), normal.cdf(2)
+  shares = low + (np.arange(_QUANTILES) + 0.5) / _QUANTILES * (high - low)
+  quantiles = np.array([normal.inv_cdf(share) for share in shares])
+  return quantiles / quantiles.std()

@@ -1,6 +1,7 @@
 """Ground truth: right tallies, the same models in any order and process, NaN where undefined."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from jaxmul import Bound, memorization, models, train
 from jaxmul.data import Dataset
-from jaxmul.memorization.chunk import outcome
+from jaxmul.memorization.chunk import arrays_of, outcome
 
 
 def nearest(weights, inputs):
@@ -36,10 +37,9 @@ def test_tallies_equal_the_models_one_at_a_time(toy):
     result = memorization.merge(plan, [memorization.run_chunk(plan, k) for k in range(3)])
   correct_in, count_in = np.zeros(24, int), np.zeros(24, int)
   correct_out, count_out = np.zeros(24, int), np.zeros(24, int)
+  one = jax.jit(outcome, static_argnums=(0, 1, 2))
   for model in range(10):
-    member, correct, *_ = jax.jit(outcome, static_argnums=(0, 1))(
-      RECIPE, 17, jnp.asarray(toy.images), jnp.asarray(toy.labels), jax.random.key(1), model
-    )
+    member, correct, *_ = one(RECIPE, 17, "correct", arrays_of(plan), model)
     assert int(member.sum()) == 17
     count_in += np.asarray(member)
     count_out += ~np.asarray(member)
@@ -95,22 +95,61 @@ def test_a_plan_of_something_else_has_another_hash(toy):
   assert hash_of() == hash_of(num_models=99)
 
 
-def test_estimate_agrees_with_exhaustive_subsets_of_a_nearest_neighbour(monkeypatch):
-  """1-NN needs no training: leave-subset-out by brute force is the truth."""
-  from jaxmul.memorization import chunk as module
+def nearest_neighbour(images, labels, rows, key):
+  """A learner that needs no training: remembers its rows."""
+  del key
+  return Bound((images[rows], labels[rows].astype(float)), None, nearest)
 
+
+def ridge(images, labels, rows, key):
+  """Closed-form least squares on ±1, its two logits the score and its negative."""
+  del key
+  x = jnp.concatenate([images[rows], jnp.ones((len(rows), 1))], 1)
+  w = jnp.linalg.solve(x.T @ x + 0.1 * jnp.eye(x.shape[1]), x.T @ (2.0 * labels[rows] - 1))
+  return Bound(w, None, ridge_logits)
+
+
+def ridge_logits(w, inputs):
+  score = inputs @ w[:-1] + w[-1]
+  return jnp.stack([-score, score], 1)
+
+
+@pytest.mark.parametrize("learner", [nearest_neighbour, ridge])
+@pytest.mark.parametrize("left_out", [1, 3])
+def test_estimate_equals_every_subset_of_a_dozen_examples(learner, left_out):
+  """`left_out` = 1 is leave-one-out itself: all 12 subsets; 3 is all 220."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(12) % 2  # two classes that overlap
+  toy = Dataset((rng.normal(size=(12, 3)) + labels[:, None]).astype(np.float32), labels)
+  hits, seen = np.zeros((2, 12)), np.zeros((2, 12))
+  images, targets = toy.batch()
+  for out in itertools.combinations(range(12), left_out):
+    rows = np.setdiff1d(np.arange(12), out)
+    logits = learner(images, targets, jnp.asarray(rows), None)(images)
+    correct = np.argmax(logits, 1) == labels
+    inside = np.isin(np.arange(12), rows).astype(int)
+    hits[inside, np.arange(12)] += correct
+    seen[inside, np.arange(12)] += 1
+  p = hits / seen
+  truth = p[1] - p[0]
+  found = memorization.estimate(
+    *(learner, toy, jax.random.key(3)),
+    num_models=400,
+    fraction=1 - left_out / 12,
+    executor=memorization.serial,
+  )
+  error = np.sqrt(p[1] * (1 - p[1]) / found.count_in + p[0] * (1 - p[0]) / found.count_out)
+  assert (np.abs(found.memorization - truth) <= 3 * error + 1e-12).all()
+  assert (truth > 0.2).any()
+
+
+def test_estimate_agrees_with_many_subsets_of_a_nearest_neighbour():
+  """1-NN needs no training: leave-subset-out by brute force is the truth."""
   rng = np.random.default_rng(0)
   labels = np.arange(24) % 2  # two classes that overlap
   toy = Dataset((rng.normal(size=(24, 3)) + labels[:, None]).astype(np.float32), labels)
-
-  def remember(recipe, trackers, images, labels, rows, key):
-    params = Bound((images[rows], labels[rows].astype(float)), None, nearest)
-    return train.Run(params, {}, train.History(jnp.zeros(1), jnp.zeros(1)))
-
-  monkeypatch.setattr(module, "run", remember)
-  recipe = dataclasses.replace(RECIPE, epochs=7)  # a trace of its own, with the stand-in
   found = memorization.estimate(
-    recipe, toy, jax.random.key(3), num_models=600, executor=memorization.serial
+    nearest_neighbour, toy, jax.random.key(3), num_models=600, executor=memorization.serial
   )
   rng = np.random.default_rng(1)
   hits, seen = np.zeros((2, 24)), np.zeros((2, 24))
@@ -137,29 +176,138 @@ def test_diverged_models_are_left_out_and_counted(toy):
   assert not chunk.count_in.any()
 
 
-def test_save_and_load(toy, tmp_path):
-  numbers = np.linspace(0, 1, 5)
-  names = [field.name for field in dataclasses.fields(memorization.Estimate)]
-  saved = memorization.Estimate(**dict.fromkeys(names, numbers))
-  path = tmp_path / "deep" / "truth.npz"
-  saved.save(path)
-  for name in names:
-    np.testing.assert_array_equal(getattr(memorization.Estimate.load(path), name), numbers)
-  whole = path.read_bytes()
-  rng, refused = np.random.default_rng(0), 0
-  for _ in range(100):
+def saved():
+  """An `Estimate` of 40 examples with influence, from numbers."""
+  rng = np.random.default_rng(0)
+  names = [field.name for field in dataclasses.fields(memorization.Estimate)][:-2]
+  numbers = {name: rng.normal(size=40) for name in names} | {"ids": np.arange(40)}
+  bits = rng.integers(0, 256, (9, 5), dtype=np.uint8)
+  influence = memorization.Influence(np.arange(40), np.arange(40), bits, bits)
+  return memorization.Estimate(**numbers, influence=influence, design="nine models")
+
+
+def test_save_and_load(tmp_path):
+  truth, path = saved(), tmp_path / "deep" / "truth.npz"
+  truth.save(path)
+  read = memorization.Estimate.load(path)
+  assert read.digest == truth.digest
+  assert read.design == truth.design
+  assert truth.influence is not None
+  assert read.influence is not None
+  np.testing.assert_array_equal(read.influence.block().value, truth.influence.block().value)
+  with np.load(path) as plain:  # any program reads it
+    np.testing.assert_array_equal(plain["memorization"], truth.memorization)
+
+
+def test_every_damaged_copy_is_refused(tmp_path):
+  path = tmp_path / "truth.npz"
+  saved().save(path)
+  whole, rng = path.read_bytes(), np.random.default_rng(0)
+  copies = [whole[: int(share * len(whole))] for share in (0, 0.25, 0.5, 0.99)]
+  for at in rng.choice(8 * len(whole), 200, replace=False):
     damaged = bytearray(whole)
-    damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
-    path.write_bytes(damaged)
-    try:
-      read = memorization.Estimate.load(path)
-    except ValueError as error:
-      message = str(error)
-      refused += "\n" not in message and str(path) in message
-    else:  # a bit that no reader looks at, such as a time stamp
-      for name in names:
-        np.testing.assert_array_equal(getattr(read, name), numbers)
-  assert refused > 50
+    damaged[at // 8] ^= 1 << (at % 8)
+    copies.append(bytes(damaged))
+  for copy in copies:
+    path.write_bytes(copy)
+    with pytest.raises(ValueError, match=r"\A[^\n]*damaged[^\n]*\Z"):
+      memorization.Estimate.load(path)
+
+
+def test_published_scores_are_read_by_name(tmp_path):
+  path = tmp_path / "published.npz"
+  np.savez(path, tr_mem=np.array([0.5, 0.1, 0.9]), tr_idx=np.array([9, 2, 4]))
+  load = memorization.Estimate.load
+  read = load(path, {"memorization": "tr_mem", "ids": "tr_idx"})
+  assert read.ids.tolist() == [2, 4, 9]
+  assert read.memorization.tolist() == [0.1, 0.9, 0.5]
+  assert np.isnan(read.low).all()
+  assert not read.count_in.any()
+  assert load(path, {"memorization": "tr_mem"}, ids=[5, 6, 7]).memorization.tolist() == [
+    *(0.5, 0.1, 0.9)
+  ]
+  for names, ids, message in (
+    ({"memorization": "mem"}, [1, 2, 3], "no key 'mem'; it has tr_mem, tr_idx"),
+    ({"memorization": "tr_mem"}, None, "the ids once"),
+    ({"memorization": "tr_mem"}, [1, 2], "as many as the scores"),
+    ({"memorization": "tr_mem"}, [1, 1, 2], "must be unique"),
+    ({"mem": "tr_mem"}, [1, 2, 3], "no 'mem' to fill"),
+    (None, None, "SHA-256"),
+  ):
+    with pytest.raises(ValueError, match=message) as caught:
+      load(path, names, ids)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+  path = tmp_path / "evil.npz"
+  np.savez(path, tr_mem=np.array([print], dtype=object))
+  with pytest.raises(ValueError, match="damaged or no"):
+    memorization.Estimate.load(path, {"memorization": "tr_mem"}, ids=[1])
+
+
+def test_it_stops_where_the_intervals_are_narrow(toy, monkeypatch):
+  monkeypatch.setattr("jaxmul.memorization.scores._MIN_EXAMPLES", 1)
+
+  def width(models, **options):
+    return memorization.estimate(
+      *(nearest_neighbour, toy, jax.random.key(3)),
+      num_models=models,
+      executor=memorization.serial,
+      **options,
+    )
+
+  narrow = width(400, until_width=0.8)
+  models = int((narrow.count_in + narrow.count_out)[0])
+  assert narrow.median_width <= 0.8
+  assert 8 < models < 400
+  assert models % 8 == 0
+  assert not width(models - 8).median_width <= 0.8
+  assert f"{models} models" in narrow.design
+
+
+def test_only_candidates_are_left_out(toy):
+  chosen = toy.ids[[3, 5, 7, 20]]
+  found = memorization.estimate(
+    *(RECIPE, toy, jax.random.key(0)),
+    num_models=16,
+    fraction=0.5,
+    candidates=chosen,
+    executor=memorization.serial,
+  )
+  picked = np.isin(found.ids, chosen)
+  assert (found.count_in + found.count_out == 16).all()
+  assert not found.count_out[~picked].any()
+  assert found.count_out[picked].sum() == 16 * 2
+  np.testing.assert_array_equal(np.isnan(found.memorization), ~picked)
+  assert "without 2 of 4 candidates of 24" in found.design
+  with pytest.raises(ValueError, match="id 1 is not in the data"):
+    memorization.plan(RECIPE, toy, jax.random.key(0), num_models=4, candidates=[1])
+
+
+def test_active_spends_models_on_wide_intervals(toy, tmp_path):
+  def spent(**options):
+    return memorization.active(
+      *(RECIPE, toy, jax.random.key(0)),
+      num_models=64,
+      rounds=2,
+      share=0.25,
+      executor=memorization.serial,
+      **options,
+    )
+
+  found = spent(store=tmp_path)
+  models = found.count_in + found.count_out
+  assert models.sum() == 32 * 24 + 2 * 16 * 6
+  assert set(models) <= {32, 48, 64}
+  plain = memorization.estimate(
+    RECIPE, toy, jax.random.key(0), num_models=32, executor=memorization.serial
+  )
+  order = np.argsort(-(plain.high - plain.low), kind="stable")
+  assert (models[order[:6]] > 32).all()
+  assert spent(store=tmp_path).digest == found.digest
+  with pytest.raises(ValueError, match="num_models=4, rounds=4"):
+    memorization.active(RECIPE, toy, jax.random.key(0), num_models=4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,213 @@
+"""Ground truth on its own: memorization of every training example, by leave-subset-out retraining.
+
+    python -m experiments.memorize run --out runs/truth --num-models 400
+    python -m experiments.memorize status runs/truth
+    python -m experiments.memorize verify runs/truth
+
+`run` writes `estimate.npz` and keeps finished chunks of 8 models under `chunks/`. Stopped at any
+time (Ctrl-C, SIGTERM, kill -9, power) the same command goes on from there, with the same result.
+Several machines share one folder: each runs `--part 1/16`, `--part 2/16` …; then the command
+without `--part` reads all parts and writes the estimate. `experiments/launch/` has ready files.
+"""
+
+import dataclasses
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from experiments.rum import cut, recipe_of
+from jaxmul import memorization, report
+
+STOPPED = 128  # exit codes: 130 after Ctrl-C, 143 after SIGTERM
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Estimates the memorization of every training example.
+
+  Attributes:
+    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
+    model: network to train.
+    num_models: models retrained without a random part of the data.
+    fraction: share of the training set that each of them sees, in (0, 1).
+    until_width: stop when the median width of the interval, over the examples with |memorization|
+      of at least 0.1 (at least 50 of them), is at most this.
+    influence: keep what each model says of the held-out and test examples, for influence.
+    active: spend the second half of the models where the intervals are widest.
+    epochs: passes of every training run.
+    batch_size: examples a step.
+    learning_rate: of training.
+    key: number from which all randomness follows.
+    executor: who trains: auto (processes on CPU, devices elsewhere), serial, processes, devices, ray.
+    part: compute only this part of the chunks, such as 3/16, into the shared folder.
+    distributed: one JAX job of several processes; on Slurm, MPI and TPU pods it finds the others.
+    data_dir: folder of prepared TFDS data sets.
+    out: run directory to write.
+  """
+
+  dataset: str = "mnist5k"
+  model: Literal["mlp", "cnn", "resnet18"] = "mlp"
+  num_models: int = 400
+  fraction: float = 0.7
+  until_width: float | None = None
+  influence: bool = False
+  active: bool = False
+  epochs: int = 10
+  batch_size: int = 64
+  learning_rate: float = 0.05
+  key: int = 0
+  executor: Literal["auto", "serial", "processes", "devices", "ray"] = "auto"
+  part: str | None = None
+  distributed: bool = False
+  data_dir: Path | None = None
+  out: Path = Path("runs/truth")
+
+  def __post_init__(self):
+    if self.active and (self.influence or self.part or self.until_width):
+      raise ValueError("--active chooses its own models: leave out --influence, --part and width.")
+    if self.part:
+      part_of(self.part)
+
+
+def part_of(text: str) -> tuple[int, int]:
+  """Returns (index from 0, count) of a part such as 3/16."""
+  index, _, count = text.partition("/")
+  if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    raise ValueError(f"--part {text}: write the part and their number, such as 3/16.")
+  return int(index) - 1, int(count)
+
+
+def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
+  """Trains what is missing and writes the estimate."""
+  if config.distributed:
+    jax.distributed.initialize()
+  dataset, parts = cut(config)
+  training = dataset.take(parts.train)
+  test = dataset.take(np.concatenate([parts.heldout, parts.test])) if config.influence else None
+  recipe = recipe_of(config, dataset.num_classes)
+  key = jax.random.fold_in(jax.random.key(config.key), 1)
+  executor = _executor(config.executor)
+  options: dict[str, Any] = {"num_models": config.num_models, "fraction": config.fraction}
+  store = config.out / "chunks"
+  report.write_json(config.out / "config.json", {"config": config, "versions": report.versions()})
+  start = time.perf_counter()
+  if config.part:
+    work = memorization.plan(recipe, training, key, **options, test=test)
+    compute_part(work, store, executor, *part_of(config.part))
+    return
+  if config.active:
+    found = memorization.active(recipe, training, key, **options, store=store, executor=executor)
+  else:
+    found = memorization.estimate(
+      *(recipe, training, key),
+      **options,
+      test=test,
+      until_width=config.until_width,
+      store=store,
+      executor=executor,
+    )
+  if jax.process_index() == 0:
+    found.save(config.out / "estimate.npz")
+    print(f"{found.design}; {time.perf_counter() - start:.0f} s now")
+    summarize(found)
+    print(f"written: {config.out}/estimate.npz")
+
+
+def compute_part(work: memorization.Plan, store: Path, executor: Any, index: int, count: int):
+  """Computes every `count`-th missing chunk into a store that other machines share."""
+  kept = memorization.Store(store, work)
+  kept.describe()
+  mine = [number for number in kept.missing() if number % count == index]
+  print(f"part {index + 1} of {count}: {len(mine)} chunks to compute")
+  execute = executor or memorization.default()
+  for done, (number, chunk) in enumerate(execute(work, mine) if mine else (), 1):
+    kept.commit(number, chunk)
+    print(f"{done} of {len(mine)} chunks", flush=True)
+
+
+def summarize(found: memorization.Estimate) -> None:
+  """Prints what the scores say, with their uncertainty."""
+  known = np.isfinite(found.memorization)
+  mem, low = found.memorization[known], found.low[known]
+  print(
+    f"{known.sum()} of {len(known)} examples scored: {np.mean(mem == 0):.0%} exactly 0, "
+    f"{np.sum(mem >= 0.25)} at 0.25 or more, {np.sum(low > 0)} surely above 0 (95 %)"
+  )
+  width = found.median_width
+  few = "fewer than 50 examples reach 0.1" if np.isnan(width) else f"{width:.2f}"
+  print(f"median width of the interval where |memorization| is at least 0.1: {few}")
+  print(f"SHA-256 {found.digest[:16]}")
+
+
+def _executor(name: str) -> Any:
+  named = {"serial": memorization.serial, "processes": memorization.processes()}
+  if name in named:
+    return named[name]
+  return {"devices": memorization.devices, "ray": memorization.ray}.get(name, lambda: None)()
+
+
+def status(out: tyro.conf.Positional[Path]) -> None:
+  """Says how far a run is."""
+  for folder in _stores(out):
+    found = memorization.status(folder)
+    of = f" of {found.num_models}" if found.num_models else ""
+    print(f"{folder}: {found.done}{of} models done; {found.design or 'plan.jaxmul is damaged'}")
+    for name in found.damaged:
+      print(f"  damaged: {name}")
+
+
+def verify(out: tyro.conf.Positional[Path]) -> None:
+  """Reads every file of a run and checks it; exit code 1 where one is damaged."""
+  damaged = [
+    folder / name for folder in _stores(out) for name in memorization.status(folder).damaged
+  ]
+  estimate = out / "estimate.npz"
+  if estimate.exists():
+    try:
+      memorization.Estimate.load(estimate)
+    except ValueError:
+      damaged.append(estimate)
+  for path in damaged:
+    print(f"damaged: {path}")
+  if damaged:
+    sys.exit(
+      f"error: {len(damaged)} files are damaged; run the same command to compute them again."
+    )
+  print("every file is whole")
+
+
+def _stores(out: Path) -> list[Path]:
+  rounds = sorted((out / "chunks").glob("round-*"))
+  return rounds or [out / "chunks"]
+
+
+def main() -> None:
+  """Runs a subcommand; Ctrl-C and SIGTERM end it in one line that says how to go on."""
+  seen = signal.SIGINT
+
+  def stop(number, _):
+    nonlocal seen
+    seen = signal.Signals(number)
+    raise KeyboardInterrupt
+
+  signal.signal(signal.SIGTERM, stop)
+  signal.signal(signal.SIGINT, stop)
+  try:
+    tyro.extras.subcommand_cli_from_dict(
+      {"run": run, "status": status, "verify": verify}, description=__doc__
+    )
+  except KeyboardInterrupt:
+    print("\nstopped; finished chunks are kept. Run the same command to go on.", file=sys.stderr)
+    sys.exit(STOPPED + seen)
+  except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+  main()

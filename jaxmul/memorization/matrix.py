@@ -1,0 +1,133 @@
+"""How much each training example helps each test example, from the same models.
+
+infl(i→j) = P[h(x'_j) = y'_j | i in the training subset] − P[h(x'_j) = y'_j | i left out].
+
+What is kept is a bit for each model and example. Blocks of the matrix are computed on demand, so
+that 50,000 × 10,000 differences never have to exist at once.
+
+References:
+  Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxmul.data.dataset import check_ids
+from jaxmul.memorization.intervals import newcombe
+
+_BLOCK = 256
+
+
+class Block(NamedTuple):
+  """A part of the influence matrix: value, and Newcombe's 95 % interval, float64 [t', n'] each."""
+
+  value: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+
+
+class Pairs(NamedTuple):
+  """The strongest pairs, strongest first: ids, test ids, value, low, high, [k] each."""
+
+  ids: np.ndarray
+  test_ids: np.ndarray
+  value: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Influence:
+  """Which of M models saw which training example, and got which test example right.
+
+  Attributes:
+    ids: int64 [n], training examples.
+    test_ids: int64 [t].
+    member: uint8 [M, ⌈n/8⌉], a bit for each training example in the model's subset.
+    correct: uint8 [M, ⌈t/8⌉], a bit for each test example predicted right.
+  """
+
+  ids: np.ndarray
+  test_ids: np.ndarray
+  member: np.ndarray
+  correct: np.ndarray
+
+  def block(self, test_ids: Any = None, ids: Any = None) -> Block:
+    """Returns the influence of some training examples on some test examples.
+
+    Args:
+      test_ids: int [t'], all by default.
+      ids: int [n'], training examples, all by default.
+
+    Returns:
+      A `Block` of [t', n'] arrays; NaN where an example was never in or never out.
+
+    Raises:
+      ValueError: an id is not there, or given twice.
+
+    Example:
+      >>> bits = np.packbits(np.array([[1, 0], [0, 1]]), axis=1)  # two models, two examples
+      >>> Influence(np.array([5, 6]), np.array([8, 9]), bits, bits).block().value.tolist()
+      [[1.0, -1.0], [-1.0, 1.0]]
+    """
+    tests = _positions(self.test_ids, test_ids, "test")
+    trains = _positions(self.ids, ids, "training")
+    correct = np.unpackbits(self.correct, axis=1, count=len(self.test_ids))[:, tests]
+    member = np.unpackbits(self.member, axis=1, count=len(self.ids))[:, trains]
+    return _differences(correct, member)
+
+  def strongest(self, count: int) -> Pairs:
+    """Returns the pairs with the largest influence, from blocks: memory grows with n, not n × t.
+
+    Args:
+      count: pairs to return; ties go by test id, then by id.
+    """
+    best = Pairs(*(np.zeros(0, kind) for kind in (np.int64, np.int64, float, float, float)))
+    member = np.unpackbits(self.member, axis=1, count=len(self.ids))
+    for start in range(0, len(self.test_ids), _BLOCK):
+      tests = np.arange(start, min(start + _BLOCK, len(self.test_ids)))
+      correct = np.unpackbits(self.correct, axis=1, count=len(self.test_ids))[:, tests]
+      found = _differences(correct, member)
+      flat = np.where(np.isnan(found.value), -np.inf, found.value).ravel()
+      at = np.argsort(-flat, kind="stable")[:count]
+      at = at[np.isfinite(flat[at])]
+      row, column = np.divmod(at, len(self.ids))
+      new = (
+        *(self.ids[column], self.test_ids[tests[row]]),
+        *(part.ravel()[at] for part in found),
+      )
+      joined = [np.concatenate(pair) for pair in zip(best, new, strict=True)]
+      order = np.argsort(-joined[2], kind="stable")[:count]
+      best = Pairs(*(part[order] for part in joined))
+    return best
+
+
+def _differences(correct: np.ndarray, member: np.ndarray) -> Block:
+  """Influence from bits correct [M, t'] and member [M, n']."""
+  right = correct.astype(np.float32)
+  inside = member.astype(np.float32)
+  # Counts are exact in float32 up to 2²⁴ models.
+  correct_in = np.rint(right.T @ inside)
+  correct_out = right.sum(0)[:, None] - correct_in
+  count_in = np.broadcast_to(inside.sum(0), correct_in.shape)
+  count_out = len(member) - count_in
+  with np.errstate(invalid="ignore", divide="ignore"):
+    value = correct_in / count_in.astype(float) - correct_out / count_out.astype(float)
+  return Block(value, *newcombe(correct_in, count_in, correct_out, count_out))
+
+
+def _positions(all_ids: np.ndarray, wanted: Any, kind: str) -> np.ndarray:
+  if wanted is None:
+    return np.arange(len(all_ids))
+  wanted = np.asarray(wanted).reshape(-1)
+  check_ids(wanted, len(wanted), "Influence.block")
+  order = np.argsort(all_ids, kind="stable")
+  found = np.minimum(np.searchsorted(all_ids[order], wanted), len(order) - 1)
+  missing = wanted[all_ids[order[found]] != wanted]
+  if len(missing):
+    raise ValueError(
+      f"id {missing[0]} is not among the {len(all_ids)} {kind} examples of this influence."
+    )
+  return order[found]

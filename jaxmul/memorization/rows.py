@@ -1,0 +1,194 @@
+"""Influence of a few chosen training examples, on correctness or on logits, streamed to disk.
+
+β_i(x) = E[f(x) | i in the training subset] − E[f(x) | i left out], f(x) the logits [C] or whether x
+is predicted right. Datamodel matching takes the logits of a forget set.
+
+References:
+  Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020;
+  Georgiev et al., [Attribute-to-Delete](https://arxiv.org/abs/2410.23232), 2024.
+"""
+
+import dataclasses
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmul._files import sync
+from jaxmul.data.dataset import Dataset
+from jaxmul.memorization.chunk import Chunk
+from jaxmul.memorization.plan import Learner, Target, plan
+from jaxmul.memorization.run import stream
+from jaxmul.train import Recipe
+
+_BLOCK_NUMBERS = 2**22
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowInfluence:
+  """Influence of r chosen training examples on t examples.
+
+  Attributes:
+    ids: int64 [r], the chosen training examples.
+    test_ids: int64 [t].
+    value: float32 [t, r] in [−1, 1], or [t, r, C] in logits; NaN where an example was never in or
+      never out. On disk where a folder was given.
+    stderr: float32, its standard error, of the same shape.
+  """
+
+  ids: np.ndarray
+  test_ids: np.ndarray
+  value: np.ndarray
+  stderr: np.ndarray
+
+
+def influence(
+  recipe: Recipe | Learner,
+  dataset: Dataset,
+  key: jax.Array,
+  *,
+  rows: Any,
+  num_models: int,
+  fraction: float = 0.7,
+  test: Dataset | None = None,
+  target: Target = "correct",
+  out: Path | str | None = None,
+  store: Path | str | None = None,
+  executor: Any = None,
+) -> RowInfluence:
+  """Estimates what chosen training examples do to the outputs on others, by leaving them out.
+
+  Args:
+    recipe, dataset, key, num_models, fraction, store, executor: as `memorization.estimate`.
+    rows: ids of the r chosen training examples, such as a forget set.
+    test: the t examples whose outputs are compared; the training set by default.
+    target: "correct", or "logits".
+    out: folder for the result, written block by block and renamed when whole; its arrays come back
+      memory-mapped. In memory by default, 8 bytes for each of t × r (× C) numbers, four times while
+      it works.
+
+  Returns:
+    A `RowInfluence`.
+
+  Raises:
+    ValueError: a number is outside its range, or an id is not in the data.
+    OSError: the store or `out` cannot be written.
+
+  Example:
+    >>> import jax, numpy as np, warnings
+    >>> from jaxmul import memorization, models, train
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=10, batch_size=4)
+    >>> found = memorization.influence(
+    ...   recipe, toy, jax.random.key(0), rows=[1, 4], num_models=16, target="logits",
+    ...   executor=memorization.serial)
+    >>> found.value.shape
+    (6, 2, 2)
+  """
+  test = dataset if test is None else test
+  work = plan(
+    *(recipe, dataset, key), num_models=num_models, fraction=fraction, test=test, target=target
+  )
+  ids = np.asarray(rows).reshape(-1).astype(np.int64)
+  chosen = work.dataset.rows(ids)
+  with tempfile.TemporaryDirectory(dir=None if out is None else _parent(out)) as folder:
+    sums = None
+    for chunk in stream(work, store=store, executor=executor):
+      outputs = _outputs(chunk, len(test))
+      sums = sums or _Sums(outputs.shape[1:], len(ids), Path(folder) if out else None)
+      sums.add(np.unpackbits(chunk.member, axis=1, count=len(dataset))[:, chosen], outputs)
+    assert sums is not None
+    shape = (len(test), len(ids)) + ((outputs.shape[2],) if target == "logits" else ())
+    if out is None:
+      value, stderr = (np.empty(shape, np.float32) for _ in range(2))
+      sums.finish(value, stderr)
+      return RowInfluence(ids, test.ids, value, stderr)
+    whole = Path(folder) / "whole"
+    whole.mkdir()
+    files = [
+      np.lib.format.open_memmap(whole / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)
+      for name in ("value", "stderr")
+    ]
+    sums.finish(*files)
+    for file in files:
+      file.flush()
+    np.save(whole / "ids.npy", ids)
+    np.save(whole / "test_ids.npy", test.ids)
+    for file in whole.iterdir():
+      sync(file)
+    shutil.rmtree(out, ignore_errors=True)
+    whole.rename(out)
+    sync(Path(out).parent)
+  parts = (np.load(Path(out) / f"{name}.npy", mmap_mode="r") for name in ("value", "stderr"))
+  return RowInfluence(ids, test.ids, *parts)
+
+
+class _Sums:
+  """Running sums of outputs [t, C] and their squares, over models with and without each row."""
+
+  def __init__(self, shape: tuple[int, int], count: int, folder: Path | None):
+    self._t, self._classes = shape
+    self._count_in, self._models = np.zeros(count), 0
+    self._inside = [self._zeros((self._t, count, self._classes), folder, i) for i in range(2)]
+    self._all = [np.zeros((self._t, self._classes)) for _ in range(2)]
+    self._block = max(1, _BLOCK_NUMBERS // (count * self._classes))
+
+  @staticmethod
+  def _zeros(shape, folder, number):
+    if folder is None:
+      return np.zeros(shape)
+    return np.lib.format.open_memmap(
+      folder / f"sum-{number}.npy", mode="w+", dtype=np.float64, shape=shape
+    )
+
+  def blocks(self):
+    """Yields slices of the t examples that bound the memory."""
+    for start in range(0, self._t, self._block):
+      yield slice(start, min(start + self._block, self._t))
+
+  def add(self, member: np.ndarray, outputs: np.ndarray) -> None:
+    """Adds models: member [k, r] of 0 and 1, outputs [k, t, C]."""
+    self._models += len(member)
+    self._count_in += member.sum(0)
+    weights = member.T.astype(float)
+    for at in self.blocks():
+      block = outputs[:, at].astype(float)
+      for inside, whole, power in zip(self._inside, self._all, (block, block**2), strict=True):
+        inside[at] += np.tensordot(weights, power, 1).swapaxes(0, 1)
+        whole[at] += power.sum(0)
+
+  def finish(self, value: np.ndarray, stderr: np.ndarray) -> None:
+    """Writes the difference of means and its standard error into [t, r(, C)] arrays."""
+    count_in = self._count_in[:, None]
+    count_out = self._models - count_in
+    with np.errstate(invalid="ignore", divide="ignore"):
+      for at in self.blocks():
+        means, errors = [], []
+        sums, squares = (part[at] for part in self._inside)
+        whole, whole_squares = (part[at][:, None] for part in self._all)
+        for n, first, second in (
+          (count_in, sums, squares),
+          (count_out, whole - sums, whole_squares - squares),
+        ):
+          mean = first / n
+          means.append(mean)
+          errors.append(np.maximum(second / n - mean**2, 0) / (n - 1))
+        value[at] = (means[0] - means[1]).reshape(value[at].shape)
+        stderr[at] = np.sqrt(errors[0] + errors[1]).reshape(stderr[at].shape)
+
+
+def _outputs(chunk: Chunk, count: int) -> np.ndarray:
+  """Returns what a chunk keeps of its test examples as [k, t, C], C = 1 for correctness."""
+  if chunk.test.dtype == np.uint8:
+    return np.unpackbits(chunk.test, axis=1, count=count)[..., None]
+  return chunk.test
+
+
+def _parent(out: Path | str) -> Path:
+  folder = Path(out).absolute().parent
+  folder.mkdir(parents=True, exist_ok=True)
+  return folder

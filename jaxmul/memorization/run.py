@@ -1,0 +1,171 @@
+"""Retraining without random subsets: computes what a plan lacks and turns it into scores."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmul.data.dataset import Dataset
+from jaxmul.memorization import executors
+from jaxmul.memorization.chunk import Chunk, add
+from jaxmul.memorization.plan import Learner, Plan, plan
+from jaxmul.memorization.scores import Estimate, from_tallies, merge
+from jaxmul.memorization.store import Store
+from jaxmul.train import Recipe
+
+
+def estimate(
+  recipe: Recipe | Learner,
+  dataset: Dataset,
+  key: jax.Array,
+  *,
+  num_models: int,
+  fraction: float = 0.7,
+  candidates: Any = None,
+  test: Dataset | None = None,
+  until_width: float | None = None,
+  store: Path | str | None = None,
+  executor: Any = None,
+  progress: bool = True,
+) -> Estimate:
+  """Estimates the memorization of every example by retraining without random subsets.
+
+  Args:
+    recipe: the recipe of the model that will be unlearned, or a learner of your own; see `plan`.
+    dataset: n training examples.
+    key: of subsets and training runs; model i uses `fold_in(key, i)`.
+    num_models: M; the interval is ±0.107 at worst for 400 models at fraction 0.7.
+    fraction: share of the candidates in each model's subset.
+    candidates: ids that may be left out, such as those a proxy finds memorized (pLOO-improved):
+      the same precision on them from fewer models, best at fraction 0.5; the others get NaN. All by
+      default.
+    test: examples on which influence is estimated, or None.
+    until_width: stop after the first chunk at which the median width of the interval, over the
+      examples with |memorization| ≥ 0.1 (at least 50 of them), is at most this.
+    store: folder for finished chunks, or None. A killed run goes on from there: chunks that are
+      whole are not computed again, damaged ones are reported and are.
+    executor: who computes, or any object with `submit`; by default one single-threaded process per
+      core on CPU, all devices elsewhere.
+    progress: show models done, models per second, time left and the median width where stderr is a
+      terminal.
+
+  Returns:
+    An `Estimate`.
+
+  Raises:
+    ValueError: a number is outside its range, or the store was made by another plan.
+    OSError: the store cannot be written; what was finished stays.
+
+  References:
+    Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020;
+    for candidates [pLOO-improved](https://openreview.net/forum?id=bCi3Jz0q02).
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import memorization, models, train
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=10, batch_size=4)
+    >>> result = memorization.estimate(
+    ...   recipe, toy, jax.random.key(0), num_models=8, executor=memorization.serial)
+    >>> (result.count_in + result.count_out).tolist()
+    [8, 8, 8, 8, 8, 8]
+  """
+  options = {"num_models": num_models, "fraction": fraction, "candidates": candidates}
+  work = plan(recipe, dataset, key, **options, test=test)
+  with _Progress(work.num_models, shown=progress) as bar:
+
+    def chunks() -> Iterator[Chunk]:
+      total = None
+      for chunk in stream(work, store=store, executor=executor):
+        yield chunk
+        total = chunk if total is None else add(total, chunk)
+        width = from_tallies(work, total).median_width if bar.shown or until_width else np.nan
+        bar.show(len(total.models) + len(total.diverged), width)
+        if until_width is not None and width <= until_width:
+          return
+
+    return merge(work, chunks())
+
+
+def stream(work: Plan, *, store: Path | str | None = None, executor: Any = None) -> Iterator[Chunk]:
+  """Yields every chunk of a plan in the order of their numbers, computing what is missing.
+
+  Chunks that were finished before are read from the store when their turn comes; no more are held
+  than workers finished out of turn.
+
+  Args:
+    work: what to compute.
+    store: folder for finished chunks, or None.
+    executor: as `estimate`.
+
+  Raises:
+    ValueError: the store was made by another plan, or another process of the same job computes
+      chunks and there is no store to fetch them from.
+    OSError: the store cannot be written; what was finished stays.
+  """
+  kept = None if store is None else Store(store, work)
+  missing = list(range(work.num_chunks)) if kept is None else kept.missing()
+  if kept is not None:
+    kept.describe()
+  execute = executors.of(executor)
+  computed = iter(execute(work, missing) if missing else ())
+  waiting: dict[int, Chunk] = {}
+  ahead = set(missing)
+  for number in range(work.num_chunks):
+    while number in ahead and number not in waiting:
+      done, chunk = next(computed, (None, None))
+      if done is None or chunk is None:
+        break  # another process of this job has computed it
+      if kept is not None:
+        kept.commit(done, chunk)
+      waiting[done] = chunk
+    found = waiting.pop(number, None)
+    if found is None and kept is not None:
+      found = kept.load([number]).get(number)
+    if found is None:
+      raise ValueError(
+        f"chunk {number} was not computed by this process. "
+        "Pass a store= that all processes of the job see."
+      )
+    yield found
+
+
+class _Progress:
+  """A bar on stderr: models done, models per second, time left, median width; silent elsewhere."""
+
+  def __init__(self, total: int, shown: bool):
+    from rich import progress
+    from rich.console import Console
+
+    self._bar = progress.Progress(
+      progress.TextColumn("ground truth"),
+      progress.BarColumn(),
+      progress.MofNCompleteColumn(),
+      progress.TextColumn("models, {task.fields[rate]} /s, interval {task.fields[width]}, left"),
+      progress.TimeRemainingColumn(),
+      console=Console(file=sys.stderr),
+      disable=not (shown and sys.stderr.isatty()),
+    )
+    self.shown = not self._bar.disable
+    self._task = self._bar.add_task("", total=total, rate="…", width="…")
+
+  def __enter__(self):
+    self._bar.start()
+    return self
+
+  def __exit__(self, *exception):
+    self._bar.stop()
+
+  def show(self, models: int, width: float) -> None:
+    """Shows models done and the median width of the interval."""
+    speed = self._bar.tasks[0].finished_speed or self._bar.tasks[0].speed
+    self._bar.update(
+      self._task,
+      completed=models,
+      rate=f"{speed:.1f}" if speed else "…",
+      width="…" if np.isnan(width) else f"{width:.2f}",
+    )

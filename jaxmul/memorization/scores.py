@@ -1,0 +1,244 @@
+"""Memorization scores with intervals, from tallies of models trained without random subsets.
+
+mem(i) = P[h(x_i) = y_i | i in the training subset] − P[h(x_i) = y_i | i left out], estimated by the
+difference of two proportions over M models.
+
+References:
+  Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
+"""
+
+import dataclasses
+import hashlib
+import io
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmul._files import write_atomic
+from jaxmul.memorization.chunk import Chunk, add
+from jaxmul.memorization.intervals import newcombe
+from jaxmul.memorization.matrix import Influence
+from jaxmul.memorization.plan import Plan
+
+_COUNTS = ("correct_in", "count_in", "correct_out", "count_out")
+_SCORES = ("memorization", "low", "high", *_COUNTS, "soft", "log_odds")
+_DIGEST_LENGTH = 64
+_MIN_SCORE, _MIN_EXAMPLES = 0.1, 50
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Estimate:
+  """Memorization of n training examples.
+
+  Attributes:
+    ids: int64 [n], sorted.
+    memorization: float64 [n] in [−1, 1]; NaN where the example was never in, or never out.
+    low, high: float64 [n], Newcombe's 95 % interval; NaN as above.
+    correct_in, count_in: int64 [n], correct predictions and models with the example in the subset.
+    correct_out, count_out: int64 [n], the same for models without it.
+    soft: float64 [n] in [−1, 1], the difference of mean p_y: less variance, the same meaning.
+    log_odds: float64 [n], the difference of mean φ = log p_y − log Σ_{c≠y} p_c.
+    influence: of every training example on every test example, or None without test examples.
+    design: one line on how the scores were made.
+  """
+
+  ids: np.ndarray
+  memorization: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+  correct_in: np.ndarray
+  count_in: np.ndarray
+  correct_out: np.ndarray
+  count_out: np.ndarray
+  soft: np.ndarray
+  log_odds: np.ndarray
+  influence: Influence | None = None
+  design: str = ""
+
+  @property
+  def digest(self) -> str:
+    """SHA-256 of all arrays: equal where every bit is."""
+    found = hashlib.sha256()
+    for name, array in self._arrays().items():
+      found.update(f"{name}{array.dtype.str}{array.shape}".encode())
+      found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+  @property
+  def median_width(self) -> float:
+    """Median width of the interval over examples with |memorization| ≥ 0.1; NaN below 50 such."""
+    some = np.abs(self.memorization) >= _MIN_SCORE
+    if some.sum() < _MIN_EXAMPLES:
+      return float("nan")
+    return float(np.median(self.high[some] - self.low[some]))
+
+  def _arrays(self) -> dict[str, np.ndarray]:
+    found = {name: getattr(self, name) for name in ("ids", *_SCORES)}
+    if self.influence is not None:
+      found |= {f"influence_{name}": array for name, array in vars(self.influence).items()}
+    return found
+
+  def save(self, path: Path | str) -> None:
+    """Writes a small `.npz` with one array for each attribute, whole or not at all.
+
+    Its zip comment is a SHA-256 of all that is before it; `numpy.load` reads it as any other.
+    """
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = self._arrays() | {"design": np.array(self.design)}
+    np.savez_compressed(buffer, **arrays)
+    with zipfile.ZipFile(buffer, "a") as archive:
+      archive.comment = b"0" * _DIGEST_LENGTH
+    body = buffer.getvalue()[:-_DIGEST_LENGTH]
+    write_atomic(Path(path), body + hashlib.sha256(body).hexdigest().encode())
+
+  @classmethod
+  def load(
+    cls, path: Path | str, names: Mapping[str, str] | None = None, ids: Any = None
+  ) -> "Estimate":
+    """Reads what `save` wrote, or scores that others published.
+
+    Args:
+      path: an `.npz` file; nothing in it can execute.
+      names: for a foreign file, {attribute: its key}, such as `{"memorization": "tr_mem"}`; needs
+        "memorization". What is not named is NaN, and 0 for counts.
+      ids: int [n] that the rows of a foreign file belong to, where it holds none.
+
+    Returns:
+      An `Estimate`, sorted by id.
+
+    Raises:
+      ValueError: the file is damaged, holds something else, or lacks a key.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "published.npz"
+      >>> np.savez(path, tr_idx=np.array([7, 3]), tr_mem=np.array([0.5, 0.1]))
+      >>> read = Estimate.load(path, {"memorization": "tr_mem", "ids": "tr_idx"})
+      >>> read.ids.tolist(), read.memorization.tolist()
+      ([3, 7], [0.1, 0.5])
+    """
+    path = Path(path)
+    arrays = _read(path, whole=names is None)
+    if names is None:
+      missing = [name for name in ("ids", *_SCORES) if name not in arrays]
+      if missing:
+        raise ValueError(
+          f"{path} is not a saved Estimate: it has no {missing[0]}, but {', '.join(arrays)}. "
+          'For a published file pass names={"memorization": its key}.'
+        )
+      kept = {k.removeprefix("influence_"): v for k, v in arrays.items() if k[:10] == "influence_"}
+      influence = Influence(**kept) if kept else None
+      found = {name: arrays[name] for name in ("ids", *_SCORES)}
+      return cls(**found, influence=influence, design=str(arrays.get("design", "")))
+    return cls(**_foreign(path, arrays, names, ids), design=f"read from {path.name}")
+
+
+def _read(path: Path, whole: bool) -> dict[str, Any]:
+  """Returns all arrays of an `.npz`; `whole` where its own SHA-256 must fit."""
+  content = path.read_bytes()
+  body, digest = content[:-_DIGEST_LENGTH], content[-_DIGEST_LENGTH:]
+  if whole and hashlib.sha256(body).hexdigest().encode() != digest:
+    raise ValueError(
+      f"{path} is damaged or not a saved Estimate (SHA-256). Estimate it again; "
+      'for a published file pass names={"memorization": its key}.'
+    )
+  try:
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+      return {name: file[name] for name in file.files}
+  except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    raise ValueError(
+      f"{path} is damaged or no .npz ({type(error).__name__}). Fetch it again."
+    ) from error
+
+
+def _foreign(path: Path, arrays, names: Mapping[str, str], ids: Any) -> dict[str, Any]:
+  """Returns the attributes of an `Estimate` from arrays of another program, sorted by id."""
+  known = ("ids", *_SCORES)
+  for attribute, key in names.items():
+    if attribute not in known:
+      raise ValueError(f"Estimate has no {attribute!r} to fill; it has {', '.join(known)}.")
+    if key not in arrays:
+      raise ValueError(f"{path} has no key {key!r}; it has {', '.join(arrays)}.")
+  if "memorization" not in names or ("ids" in names) == (ids is not None):
+    raise ValueError(
+      f"reading {path} needs names={{'memorization': key, …}} and the ids once: as a key of the "
+      "file or as ids=."
+    )
+  found = {attribute: np.asarray(arrays[key]).reshape(-1) for attribute, key in names.items()}
+  given = np.asarray(found.pop("ids") if ids is None else ids).reshape(-1)
+  sizes = {name: len(array) for name, array in found.items()} | {"ids": len(given)}
+  if len(set(sizes.values())) != 1 or len(np.unique(given)) != len(given):
+    raise ValueError(f"{path}: ids must be unique and as many as the scores, got sizes {sizes}.")
+  order = np.argsort(given)
+  filled: dict[str, Any] = {"ids": given[order].astype(np.int64)}
+  for name in _SCORES:
+    kind = np.int64 if name in _COUNTS else np.float64
+    missing = np.full(len(given), 0 if name in _COUNTS else np.nan)
+    filled[name] = found.get(name, missing)[order].astype(kind)
+  return filled
+
+
+def merge(plan: Plan, chunks: Iterable[Chunk]) -> Estimate:
+  """Adds the tallies of chunks, in the given order, into scores.
+
+  A candidate that was never in a subset, or never out of one, gets NaN and is counted in a warning.
+
+  Args:
+    plan: what the chunks belong to, some or all of it.
+    chunks: at least one; each is read once and dropped, but for a bit per model and example where
+      the plan has test examples.
+
+  Returns:
+    An `Estimate`.
+  """
+  total, member, correct = None, [], []
+  for chunk in chunks:
+    total = chunk if total is None else add(total, chunk)
+    member.append(chunk.member)
+    correct.append(chunk.test)
+  if total is None:
+    raise ValueError("merge got no chunks. Pass at least one.")
+  models = len(total.models) + len(total.diverged)
+  if len(total.diverged):
+    warnings.warn(
+      f"{len(total.diverged)} of {models} models diverged and do not count.", stacklevel=2
+    )
+  rows = plan.dataset.rows(plan.candidates)
+  undefined = int(np.sum((total.count_in[rows] == 0) | (total.count_out[rows] == 0)))
+  if undefined:
+    warnings.warn(
+      f"{undefined} of {len(rows)} examples were never in or never out of a subset; "
+      "their scores are NaN. Train more models.",
+      stacklevel=2,
+    )
+  influence = None
+  if plan.test and plan.target == "correct":
+    ids = (plan.dataset.ids, plan.test.ids)
+    influence = Influence(*ids, np.concatenate(member), np.concatenate(correct))
+  found = from_tallies(plan, total)
+  design = dataclasses.replace(plan, num_models=models).design
+  return dataclasses.replace(found, influence=influence, design=design)
+
+
+def from_tallies(plan: Plan, total: Chunk) -> Estimate:
+  """Returns the scores of added tallies, with no word on what is undefined."""
+
+  def difference(name: str) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+      inside = getattr(total, f"{name}_in") / total.count_in
+      return inside - getattr(total, f"{name}_out") / total.count_out
+
+  tallies = (total.correct_in, total.count_in, total.correct_out, total.count_out)
+  return Estimate(
+    plan.dataset.ids,
+    difference("correct"),
+    *newcombe(*tallies),
+    *tallies,
+    soft=difference("p"),
+    log_odds=difference("odds"),
+  )

@@ -1,0 +1,100 @@
+"""Influence equals a loop over models, whole, in blocks, and for chosen rows on disk."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmul import memorization, models, train
+from jaxmul.data import Dataset
+from jaxmul.memorization.chunk import arrays_of, outcome
+
+RECIPE = train.Recipe(models.mlp((6,), 2), epochs=4, batch_size=8)
+MODELS = 24
+
+
+def data(n, seed):
+  rng = np.random.default_rng(seed)
+  labels = np.arange(n) % 2
+  images = (rng.normal(size=(n, 3)) + 2 * labels[:, None]).astype(np.float32)
+  return Dataset(images, labels, np.arange(n) * 3 + seed)
+
+
+TOY, TEST = data(20, 0), data(11, 1)
+
+
+@pytest.fixture(scope="module")
+def truth():
+  """Members [M, n] and logits [M, t, C] of every model, one at a time."""
+  options = {"num_models": MODELS, "test": TEST, "target": "logits"}
+  plan = memorization.plan(RECIPE, TOY, jax.random.key(2), **options)
+  one = jax.jit(outcome, static_argnums=(0, 1, 2))
+  found = [
+    one(RECIPE, plan.subset_size, "logits", arrays_of(plan), jnp.int32(i)) for i in range(MODELS)
+  ]
+  return np.stack([each.member for each in found]), np.stack([each.test for each in found])
+
+
+def difference(member, outputs):
+  """E[outputs | in] − E[outputs | out] by a loop, [t, n, ...]."""
+  columns = [
+    outputs[member[:, i]].mean(0) - outputs[~member[:, i]].mean(0) for i in range(member.shape[1])
+  ]
+  return np.stack(columns, axis=1)
+
+
+def test_blocks_equal_a_loop(truth):
+  member, logits = truth
+  correct = (logits.argmax(-1) == TEST.labels).astype(float)
+  found = memorization.estimate(
+    *(RECIPE, TOY, jax.random.key(2)),
+    num_models=MODELS,
+    test=TEST,
+    executor=memorization.serial,
+  )
+  assert found.influence is not None
+  whole = found.influence.block()
+  wanted = difference(member, correct)
+  np.testing.assert_allclose(whole.value, wanted, atol=1e-6)
+  assert (whole.low <= whole.value).all()
+  assert (whole.value <= whole.high).all()
+  part = found.influence.block(TEST.ids[[4, 2]], TOY.ids[[7]])
+  np.testing.assert_array_equal(part.value, whole.value[[4, 2]][:, [7]])
+  pairs = found.influence.strongest(5)
+  np.testing.assert_allclose(pairs.value, np.sort(wanted.ravel())[::-1][:5], atol=1e-6)
+  at = (np.searchsorted(TEST.ids, pairs.test_ids), np.searchsorted(TOY.ids, pairs.ids))
+  np.testing.assert_allclose(wanted[at], pairs.value, atol=1e-6)
+  with pytest.raises(ValueError, match="id 999 is not among the 11 test examples"):
+    found.influence.block([999])
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("target", ["correct", "logits"])
+def test_chosen_rows_equal_a_loop(truth, tmp_path, target, on_disk, monkeypatch):
+  monkeypatch.setattr("jaxmul.memorization.rows._BLOCK_NUMBERS", 16)  # several blocks
+  member, logits = truth
+  rows = TOY.ids[[5, 1, 13]]
+  found = memorization.influence(
+    *(RECIPE, TOY, jax.random.key(2)),
+    rows=rows,
+    num_models=MODELS,
+    test=TEST,
+    target=target,
+    out=tmp_path / "influence" if on_disk else None,
+    executor=memorization.serial,
+  )
+  outputs = logits if target == "logits" else (logits.argmax(-1) == TEST.labels).astype(float)
+  inside = member[:, [5, 1, 13]]
+  np.testing.assert_allclose(found.value, difference(inside, outputs), atol=1e-5)
+  first = inside[:, 0]
+  n_in, n_out = first.sum(), (~first).sum()
+  error = np.sqrt(outputs[first].var(0, ddof=1) / n_in + outputs[~first].var(0, ddof=1) / n_out)
+  np.testing.assert_allclose(found.stderr[:, 0], error, atol=1e-5)
+  if on_disk:
+    assert isinstance(found.value, np.memmap)
+    assert [each.name for each in tmp_path.iterdir()] == ["influence"]
+
+
+def test_rows_that_are_not_there_are_refused():
+  with pytest.raises(ValueError, match="id 1 is not in the data"):
+    memorization.influence(RECIPE, TOY, jax.random.key(0), rows=[1], num_models=4)
