@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxmul import report
 
-NAMES = ("scan_step",)
+NAMES = ("models_per_second", "scan_step")
 
 
 def main() -> None:

@@ -1,0 +1,205 @@
+"""How many models of a ground truth does this machine train in a second?
+
+Ours is `memorization`'s default on CPU, one single-threaded process per core, from the public
+executor: each sample starts its processes anew, leaves out their first chunks (start-up and
+compilation, reported as `*_startup_seconds`) and counts whole rounds of chunks after them.
+References, each in processes of its own, which wait while others are measured:
+
+- naive: one jitted model after another in one process (`memorization.serial`, XLA's own threads);
+- torch: PyTorch's hand-tuned loop, one single-threaded process per core;
+- torch_loop: the same loop in one process with all cores.
+
+All train the demo's recipe (10 epochs, batch 64, SGD with momentum and weight decay, cosine by
+epoch) on random 70 % of the training data and predict all of it. `mlp` is 784-256-256-10 on 3,500
+digits of mnist5k; `cnn` is on the 4,000 training images of cifar10_small. A cnn is trained for
+MEASURED_EPOCHS only; a whole model counts as its work in forward passes, 3 for a training step on
+an example and 1 for its prediction.
+
+`mlp_gemm_fraction`: 2mnk of all products of a model, times models per second, over the rate of
+concurrent single-threaded products of 1024³ float32, one process per core.
+"""
+
+import dataclasses
+import itertools
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.bench import torch_training
+from experiments.bench.images import cifar10_small
+from experiments.bench.workers import Work, Workers
+from jaxmul import data, memorization, models, train
+
+EPOCHS, MEASURED_EPOCHS, FRACTION = 10, 2, 0.7
+GOALS = {
+  "mlp_over_naive": "at least 2.5",
+  "mlp_over_torch": "at least 1.5",
+  "mlp_gemm_fraction": "at least 0.75",
+  "cnn_over_torch": "at least 1.0",
+}
+# Read when the first product runs: one thread whatever the size of the machine.
+ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "NPROC": "1"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+  """What is trained: a network and the data of its subsets.
+
+  Attributes:
+    name: mlp or cnn.
+    dataset: n training examples.
+    epochs: passes of a measured model.
+    chunk_size: models in each chunk of our samples.
+  """
+
+  name: str
+  dataset: data.Dataset
+  epochs: int
+  chunk_size: int
+
+  def plan(self, chunk_size: int) -> memorization.Plan:
+    """Returns a plan that no sample comes to the end of."""
+    model = getattr(models, self.name)(num_classes=self.dataset.num_classes)
+    recipe = train.Recipe(model, self.epochs, batch_size=64, learning_rate=0.05)
+    return memorization.plan(
+      recipe,
+      self.dataset,
+      jax.random.key(0),
+      num_models=10**4,
+      fraction=FRACTION,
+      chunk_size=chunk_size,
+    )
+
+  def training(self) -> torch_training.Training:
+    """Returns the same for PyTorch."""
+    plan = self.plan(1)
+    numbers = {
+      name: getattr(plan.recipe, name)
+      for name in ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay")
+    }
+    images, labels = self.dataset.images, self.dataset.labels
+    return torch_training.Training(self.name, images, labels, plan.subset_size, **numbers)
+
+  def share(self) -> float:
+    """Returns the work of a measured model over that of a whole one."""
+    per_epoch, evaluation = 3 * self.plan(1).subset_size, len(self.dataset)
+    return (per_epoch * self.epochs + evaluation) / (per_epoch * EPOCHS + evaluation)
+
+
+def measure(pairs: int, seconds: float) -> dict[str, float]:
+  """Returns the figures; without the shared images those of the cnn are left out."""
+  digits = data.mnist5k()
+  kept = data.holdout(digits, jax.random.key(0), heldout=500, test=1000).train
+  mlp = Task("mlp", digits.take(kept), EPOCHS, chunk_size=8)
+  figures = compare(mlp, pairs, seconds)
+  try:
+    images = cifar10_small()
+  except FileNotFoundError as error:
+    print(f"models_per_second: no figures of the cnn: {error}", file=sys.stderr)
+    return figures
+  return figures | compare(Task("cnn", images, MEASURED_EPOCHS, chunk_size=1), pairs, seconds)
+
+
+def compare(task: Task, pairs: int, seconds: float) -> dict[str, float]:
+  """Measures ours and the references in turn, the order reversed from pair to pair."""
+  cores = len(os.sched_getaffinity(0))
+  startups: list[float] = []
+  training = task.training()
+  with (
+    Workers(naive, task) as one,
+    Workers(torch_training.loop, training, 1, count=cores) as processes,
+    Workers(torch_training.loop, training, cores) as plain,
+    Workers(products, count=cores, environment=ONE_THREAD) as peak,
+  ):
+
+    def ours() -> float:
+      rate, startup = steady(task, cores, seconds)
+      startups.append(startup)
+      return rate
+
+    contenders: dict[str, Callable[[], float]] = {
+      "ours": ours,
+      "naive": lambda: one.rate(seconds),
+      "torch": lambda: processes.rate(seconds),
+      "torch_loop": lambda: plain.rate(seconds),
+      "peak": lambda: 2 * 1024**3 * peak.rate(seconds),
+    }
+    if task.name != "mlp":
+      del contenders["peak"]
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for pair in range(pairs):
+      for name in list(contenders)[:: -1 if pair % 2 else 1]:
+        rates[name].append(contenders[name]())
+        print(f"{task.name}, pair {pair + 1}: {name} {rates[name][-1]:.4g} /s", file=sys.stderr)
+
+  found: dict[str, float] = {}
+  for name in ("naive", "torch", "torch_loop"):
+    found[f"{task.name}_over_{name}"] = middle(rates["ours"], rates[name])
+  if "peak" in rates:
+    speed = [mlp_operations(task) * rate for rate in rates["ours"]]
+    found["mlp_gemm_fraction"] = middle(speed, rates["peak"])
+    found["gemm_gflops"] = statistics.median(rates["peak"]) / 1e9
+  for name in ("ours", "naive", "torch", "torch_loop"):
+    whole = task.share() * statistics.median(rates[name])
+    found[f"{task.name}_{name}_models_per_second"] = whole
+  return found | {f"{task.name}_startup_seconds": statistics.median(startups)}
+
+
+def middle(ours: list[float], reference: list[float]) -> float:
+  """Returns the median over pairs of ours over the reference."""
+  return statistics.median(a / b for a, b in zip(ours, reference, strict=True))
+
+
+def steady(task: Task, cores: int, seconds: float) -> tuple[float, float]:
+  """Returns our models per second, and the seconds before the steady state was reached.
+
+  The first chunk of each process is left out. After them, chunks are counted in whole rounds, one
+  for each process, so that both ends of the sample fall on the same process's chunk.
+  """
+  plan = task.plan(task.chunk_size)
+  start = time.perf_counter()
+  # A generator, as the default executor is: closing it ends the processes.
+  chunks: Any = memorization.processes()(plan, range(plan.num_chunks))
+  for _ in itertools.islice(chunks, cores):
+    pass
+  first = time.perf_counter()
+  passed, done = 0.0, 0
+  while passed < seconds:
+    for _ in itertools.islice(chunks, cores):
+      done += 1
+    passed = time.perf_counter() - first
+  chunks.close()
+  rate = done * task.chunk_size / passed
+  return rate, first - start - cores * task.chunk_size / rate
+
+
+def naive(task: Task) -> Work:
+  """Returns the work of one model, by the same jitted function in this one process."""
+  plan = task.plan(1)
+  return lambda number: next(iter(memorization.serial(plan, [number % plan.num_chunks])))
+
+
+def products() -> Work:
+  """Returns the work of one product of 1024³."""
+  multiply = jax.jit(jnp.matmul)
+  a = jax.random.normal(jax.random.key(0), (1024, 1024))
+  return lambda number: jax.block_until_ready(multiply(a, a))
+
+
+def mlp_operations(task: Task) -> float:
+  """Returns 2mnk summed over the products that a model of the mlp needs.
+
+  For each example of a step: a layer's output, the gradient of its weights and, but for the first
+  layer, that of its inputs; for each prediction the outputs alone.
+  """
+  plan = task.plan(1)
+  widths = (task.dataset.images[0].size, *models.mlp().widths, task.dataset.num_classes)
+  layers = [2 * a * b for a, b in itertools.pairwise(widths)]
+  step = 2 * sum(layers) + sum(layers[1:])
+  return step * plan.subset_size * task.epochs + sum(layers) * len(task.dataset)
