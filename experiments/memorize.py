@@ -44,7 +44,7 @@ class Config:
     batch_size: examples a step.
     learning_rate: of training.
     key: number from which all randomness follows.
-    executor: who trains: auto (processes on CPU, devices elsewhere), serial, processes, devices, ray.
+    executor: who trains; auto is processes on CPU, devices elsewhere.
     part: compute only this part of the chunks, such as 3/16, into the shared folder.
     distributed: one JAX job of several processes; on Slurm, MPI and TPU pods it finds the others.
     data_dir: folder of prepared TFDS data sets.
@@ -164,9 +164,8 @@ def status(out: tyro.conf.Positional[Path]) -> None:
 
 def verify(out: tyro.conf.Positional[Path]) -> None:
   """Reads every file of a run and checks it; exit code 1 where one is damaged."""
-  damaged = [
-    folder / name for folder in _stores(out) for name in memorization.status(folder).damaged
-  ]
+  stores = [(folder, memorization.status(folder)) for folder in _stores(out)]
+  damaged = [folder / name for folder, found in stores for name in found.damaged]
   estimate = out / "estimate.npz"
   if estimate.exists():
     try:
@@ -176,9 +175,7 @@ def verify(out: tyro.conf.Positional[Path]) -> None:
   for path in damaged:
     print(f"damaged: {path}")
   if damaged:
-    sys.exit(
-      f"error: {len(damaged)} files are damaged; run the same command to compute them again."
-    )
+    sys.exit(f"error: {len(damaged)} damaged files. Run the same command to compute them again.")
   print("every file is whole")
 
 

@@ -21,8 +21,9 @@ from jaxmul.memorization.plan import Plan
 Executor = Callable[[Plan, Sequence[int]], Iterator[tuple[int, Chunk]]]
 
 # XLA's CPU products do not scale over threads as processes do: one thread each.
-_SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+_SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 _POLL_SECONDS = 0.05
+_PATIENCE = 3  # pools in a row that die without finishing a chunk
 
 
 def serial(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
@@ -47,7 +48,7 @@ def processes(workers: int | None = None) -> Executor:
     import loky
     from loky.process_executor import TerminatedWorkerError
 
-    left = list(chunks)
+    left, fruitless = list(chunks), 0
     while left:
       before = len(left)
       count = min(workers or loky.cpu_count(), len(left))
@@ -61,8 +62,9 @@ def processes(workers: int | None = None) -> Executor:
           left.remove(futures[future])
           yield futures[future], result
       except TerminatedWorkerError:
-        if len(left) == before:
-          raise  # a pool that finishes nothing is not tried again
+        fruitless = fruitless + 1 if len(left) == before else 0
+        if fruitless == _PATIENCE:
+          raise
       finally:
         pool.shutdown(wait=True, kill_workers=True)
 
@@ -194,8 +196,9 @@ def worker_environment() -> dict[str, str]:
   return {
     "XLA_FLAGS": " ".join([*kept, _SINGLE_THREAD]),
     "JAX_PLATFORMS": "cpu",
-    # Threads of XLA's pool: products are cut, and so rounded, by their number.
+    # Threads of XLA's pool, by which products are cut and so rounded; older versions read NPROC.
     "PJRT_NPROC": os.environ.get("PJRT_NPROC", "1"),
+    "NPROC": os.environ.get("PJRT_NPROC", "1"),
   }
 
 

@@ -112,6 +112,83 @@ def test_a_store_made_by_another_plan_is_refused(store, other):
   assert "\n" not in str(caught.value)
 
 
+def test_the_description_is_written_read_and_mended(tmp_path, chunks):
+  kept = memorization.Store(tmp_path, plan())
+  kept.describe()
+  kept.commit(0, chunks[0])
+  file = tmp_path / "plan.jaxmul"
+  whole = file.read_bytes()
+  found = memorization.status(tmp_path)
+  assert (found.done, found.num_models, found.damaged) == (4, 12, ())
+  assert found.design == "12 models, each without 4 of all of 12 examples"
+  rng = np.random.default_rng(0)
+  copies = [whole[: int(share * len(whole))] for share in (0, 0.25, 0.5, 0.99)]
+  for at in rng.choice(8 * len(whole), 200, replace=False):
+    damaged = bytearray(whole)
+    damaged[at // 8] ^= 1 << (at % 8)
+    copies.append(bytes(damaged))
+  for copy in copies:
+    file.write_bytes(copy)
+    assert memorization.status(tmp_path).damaged == ("plan.jaxmul",)
+    with pytest.warns(UserWarning, match=r"plan\.jaxmul was damaged and is written again"):
+      kept.describe()
+    assert file.read_bytes() == whole
+  with pytest.raises(FileNotFoundError, match="there is no store"):
+    memorization.status(tmp_path / "elsewhere")
+
+
+LIMITED = """
+import os, resource, sys
+sys.path.insert(0, {folder!r})
+import test_store as t
+{limit}
+chunk = dict(t.memorization.serial(t.plan(), [1]))[1]
+try:
+  t.memorization.Store({store!r}, t.plan()).commit(1, chunk)
+except OSError as error:
+  print("OSError", error)
+"""
+
+
+@pytest.mark.parametrize(
+  ("limit", "said"),
+  [
+    ("resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))", "File too large"),
+    ("os.geteuid() == 0 and os.setuid(65534)", "Permission denied"),
+  ],
+)
+def test_a_full_disk_or_a_read_only_folder_loses_nothing(store, limit, said):
+  before = {file.name: file.read_bytes() for file in store.path.iterdir()}
+  store.path.chmod(0o555)
+  for folder in [store.path.parent, *store.path.parent.parents][:3]:
+    folder.chmod(folder.stat().st_mode | 0o055)
+  if "FSIZE" in limit:
+    store.path.chmod(0o755)
+  code = LIMITED.format(folder=os.path.dirname(__file__), limit=limit, store=str(store.path))
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+  assert done.stdout.startswith("OSError"), done.stderr
+  assert said in done.stdout
+  store.path.chmod(0o755)
+  assert {file.name: file.read_bytes() for file in store.path.iterdir()} == before
+
+
+def test_two_processes_on_one_store_lose_and_repeat_nothing(tmp_path):
+  folder = tmp_path / "shared"
+  code = WORK.format(folder=os.path.dirname(__file__), store=str(folder), models=80)
+  both = [
+    subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) for _ in range(2)
+  ]
+  assert [work.wait(timeout=200) for work in both] == [0, 0]
+  assert len(list(folder.iterdir())) == 11  # ten chunks and the description
+  read = memorization.estimate(
+    RECIPE, TOY, jax.random.key(0), num_models=80, store=folder, executor=None
+  )
+  whole = memorization.estimate(
+    RECIPE, TOY, jax.random.key(0), num_models=80, executor=memorization.serial
+  )
+  assert read.digest == whole.digest
+
+
 WORK = """
 import sys, jax, warnings
 warnings.simplefilter("ignore")
@@ -119,14 +196,14 @@ sys.path.insert(0, {folder!r})
 import test_store as t
 from jaxmul import memorization
 print("ready", flush=True)
-memorization.estimate(t.RECIPE, t.TOY, jax.random.key(0), num_models=400, store={store!r},
+memorization.estimate(t.RECIPE, t.TOY, jax.random.key(0), num_models={models}, store={store!r},
                       executor=memorization.serial, progress=False)
 """
 
 
 def test_killed_at_any_time_it_goes_on_with_the_same_result(tmp_path):
   folder, rng = tmp_path / "killed", np.random.default_rng(0)
-  code = WORK.format(folder=os.path.dirname(__file__), store=str(folder))
+  code = WORK.format(folder=os.path.dirname(__file__), store=str(folder), models=400)
   for _ in range(5):
     work = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert work.stdout is not None

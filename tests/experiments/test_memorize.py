@@ -1,0 +1,107 @@
+"""The ground-truth script as a user runs it: stopped, resumed, in parts, looked at."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxmul import memorization
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--dataset", "digits", "--num-models", "32", "--epochs", "3", "--executor", "serial"]
+
+
+def command(*arguments):
+  return [sys.executable, "-m", "experiments.memorize", *map(str, arguments)]
+
+
+def memorize(*arguments):
+  return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  out = tmp_path_factory.mktemp("truth")
+  return out, memorize("run", *SMALL, "--out", out)
+
+
+def digest(out):
+  return memorization.Estimate.load(out / "estimate.npz").digest
+
+
+def test_it_writes_an_estimate_and_says_what_it_holds(whole):
+  out, done = whole
+  assert done.returncode == 0, done.stderr
+  assert "32 models, each without 378 of all of 1259 examples" in done.stdout
+  assert "examples scored" in done.stdout
+  assert digest(out)[:16] in done.stdout
+  assert sorted(path.name for path in out.iterdir()) == ["chunks", "config.json", "estimate.npz"]
+
+
+def test_status_and_verify(whole):
+  out, _ = whole
+  assert "32 of 32 models done" in memorize("status", out).stdout
+  assert "every file is whole" in memorize("verify", out).stdout
+  file = out / "chunks" / "chunk-000002.jaxmul"
+  content = file.read_bytes()
+  file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+  for name in ("status", "verify"):
+    found = memorize(name, out)
+    assert "damaged: " in found.stdout
+    assert "chunk-000002.jaxmul" in found.stdout
+    assert found.returncode == (1 if name == "verify" else 0)
+  file.write_bytes(content)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_it_says_how_to_go_on_and_does(whole, tmp_path, number, code):
+  work = subprocess.Popen(
+    command("run", *SMALL, "--out", tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True
+  )
+  deadline = time.monotonic() + 120
+  while not list(tmp_path.glob("chunks/chunk-*")) and time.monotonic() < deadline:
+    time.sleep(0.02)
+  os.kill(work.pid, number)
+  _, error = work.communicate(timeout=60)
+  assert work.returncode == code, error
+  assert "Run the same command to go on" in error
+  assert "Traceback" not in error
+  assert not (tmp_path / "estimate.npz").exists()
+  assert memorize("run", *SMALL, "--out", tmp_path).returncode == 0
+  assert digest(tmp_path) == digest(whole[0])
+
+
+def test_parts_make_a_whole(whole, tmp_path):
+  for part in ("1/2", "2/2"):
+    done = memorize("run", *SMALL, "--out", tmp_path, "--part", part)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 chunks" in done.stdout
+  before = time.monotonic()
+  assert memorize("run", *SMALL, "--out", tmp_path).returncode == 0
+  assert time.monotonic() - before < 60
+  assert digest(tmp_path) == digest(whole[0])
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["--part", "3/2"], "--part 3/2: write the part and their number, such as 3/16."),
+    (["--active", "--part", "1/2"], "--active chooses its own models"),
+    (["--fraction", "1"], "fraction=1.0, must be in (0, 1)"),
+  ],
+)
+def test_errors_take_one_line(tmp_path, arguments, said):
+  done = memorize("run", *SMALL, "--out", tmp_path, *arguments)
+  assert done.returncode == 1
+  assert said in done.stderr
+  assert "Traceback" not in done.stderr
+
+
+def test_a_missing_store_is_said_in_one_line(tmp_path):
+  done = memorize("status", tmp_path)
+  assert done.returncode == 1
+  assert done.stderr.startswith("error: there is no store at")

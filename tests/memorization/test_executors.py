@@ -1,0 +1,156 @@
+"""One SHA-256 whoever computes; lost workers and work sent twice change nothing.
+
+XLA cuts products by the number of its threads, so all runs here get the same number of them.
+"""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmul import memorization, models, train
+from jaxmul.data import sources
+from jaxmul.memorization import executors
+
+ROOT = Path(__file__).parents[2]
+# On real images; the last word of standard output is the digest.
+WORK = """
+import sys, warnings
+import jax
+sys.path.insert(0, {here!r})
+distributed = {distributed}
+if distributed:
+  jax.distributed.initialize("localhost:" + sys.argv[1], 2, int(sys.argv[2]))
+import test_executors
+from jaxmul import memorization
+if __name__ == "__main__":
+  warnings.simplefilter("ignore")
+  assert len(jax.devices()) == {devices}, jax.devices()
+  print(test_executors.estimate({executor}, store={store}).digest)
+"""
+
+
+def estimate(executor, num_models=16, store=None):
+  digits = sources.digits()
+  recipe = train.Recipe(models.mlp((32,)), epochs=2, batch_size=32, learning_rate=0.1)
+  return memorization.estimate(
+    *(recipe, digits.take(digits.ids[:300]), jax.random.key(0)),
+    num_models=num_models,
+    test=digits.take(digits.ids[300:340]),
+    store=store,
+    executor=executor,
+    progress=False,
+  )
+
+
+def script(executor, devices=1, distributed=False, store=None, local=None):
+  code = WORK.format(
+    here=str(Path(__file__).parent),
+    executor=executor,
+    devices=devices,
+    distributed=distributed,
+    store=repr(store),
+  )
+  variables = os.environ | {
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={local or devices}",
+    "JAX_PLATFORMS": "cpu",
+    "PJRT_NPROC": "8",
+  }
+  return code, variables
+
+
+def start(code, variables, *arguments):
+  return subprocess.Popen(
+    [sys.executable, "-c", code, *arguments],
+    env=variables,
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def digest(work):
+  out, error = work.communicate(timeout=300)
+  assert work.returncode == 0, error
+  return out.split()[-1]  # Gloo prints to standard output too
+
+
+@pytest.fixture(scope="module")
+def serial():
+  return digest(start(*script("memorization.serial")))
+
+
+def test_serial_and_processes_give_one_digest(serial, monkeypatch):
+  monkeypatch.setenv("PJRT_NPROC", "8")
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    assert estimate(memorization.processes(2)).digest == serial
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_any_number_of_devices_gives_the_same_digest(serial, devices):
+  assert digest(start(*script("memorization.devices()", devices))) == serial
+
+
+def test_two_processes_with_four_devices_are_one_job(serial, tmp_path):
+  import socket
+
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = str(free.getsockname()[1])
+  given = script("memorization.devices()", 8, distributed=True, store=str(tmp_path), local=4)
+  both = [start(*given, port, str(number)) for number in range(2)]
+  assert [digest(work) for work in both] == [serial, serial]
+  assert len(list(tmp_path.glob("chunk-*"))) == 2
+
+
+def test_ray_gives_the_same_digest(serial):
+  pytest.importorskip("ray", reason="the extra `ray` is not installed")
+  assert digest(start(*script("memorization.ray()"))) == serial
+
+
+def test_any_object_with_submit_computes(serial):
+  found = estimate(concurrent.futures.ThreadPoolExecutor(2))
+  np.testing.assert_array_equal(found.count_in + found.count_out, 16)
+  with pytest.raises(TypeError, match=r"without submit.*Pass a concurrent\.futures"):
+    memorization.pool(object())
+
+
+def die_once(plan, chunk, marker):
+  """A worker that is killed on its first chunk, as by the out-of-memory killer."""
+  if not os.path.exists(marker):
+    Path(marker).touch()
+    os.kill(os.getpid(), 9)
+  return memorization.run_chunk(plan, chunk)
+
+
+def test_a_worker_that_is_killed_is_replaced(monkeypatch, tmp_path):
+  import functools
+
+  whole = estimate(memorization.processes(1))
+  marker = str(tmp_path / "died")
+  lost = functools.partial(_die_in_worker, marker=marker)
+  monkeypatch.setattr(executors, "_run_in_worker", lost)
+  assert estimate(memorization.processes(1)).digest == whole.digest
+  assert os.path.exists(marker)
+
+
+def _die_in_worker(chunk, marker):
+  return die_once(executors._worker_plan[0], chunk, marker)
+
+
+def test_a_pool_that_only_dies_is_given_up(monkeypatch):
+  monkeypatch.setattr(executors, "_run_in_worker", _always_die)
+  with pytest.raises(Exception, match="terminated"):
+    estimate(memorization.processes(1))
+
+
+def _always_die(chunk):
+  os.kill(os.getpid(), 9)
