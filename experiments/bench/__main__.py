@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxmul import report
 
-NAMES = ("models_per_second", "scan_step")
+NAMES = ("scan_step", "models_per_second", "kill_resume", "corruption", "linear_cost")
 
 
 def main() -> None:

@@ -5,6 +5,9 @@ copied to Python inside an epoch; convolutions see channels-last tensors. With o
 to run in a process per core, with all of them it is the plain loop of one process.
 """
 
+# pyright: reportMissingImports=false
+# (PyTorch comes with the extra `bench`, which neither the tests nor lint install.)
+
 import dataclasses
 import math
 from collections.abc import Callable

@@ -1,0 +1,61 @@
+"""Does the cost of a ground truth grow as its models do, and nothing else?
+
+Whole runs of `memorization.estimate` with the default executor (`mlp`, the demo's recipe, on
+mnist5k), each in a process of its own, with one and with two shares of models in alternation. CPU
+seconds count all workers, start-up and compilation too. The wall-clock part that does not grow is
+the intercept of the line through both; memory is the peak of the process that adds up the chunks.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+GOALS = {
+  "cpu_of_double": "1.7 to 2.3",
+  "fixed_seconds": "below 10",
+  "memory_of_double": "about 1",
+}
+MODELS = 48
+WORK = """
+import json, resource, sys, time, warnings
+import jax
+from jaxmul import data, memorization, models, train
+if __name__ == "__main__":
+  warnings.simplefilter("ignore")
+  digits = data.mnist5k()
+  recipe = train.Recipe(models.mlp(), 10, 64, 0.05)
+  memorization.estimate(recipe, digits, jax.random.key(0), num_models=int(sys.argv[1]))
+  own, workers = (resource.getrusage(who) for who in
+                  (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+  print(json.dumps({"cpu": own.ru_utime + own.ru_stime + workers.ru_utime + workers.ru_stime,
+                    "peak": own.ru_maxrss}))
+"""
+
+
+def measure(pairs: int, seconds: float) -> dict[str, float]:
+  """Returns {"cpu_of_double", "fixed_seconds", "memory_of_double"}."""
+  models = MODELS if seconds >= 10 else 8
+  samples = []
+  for pair in range(pairs):
+    order = (models, 2 * models)[:: 1 if pair % 2 else -1]
+    found = {count: _run(count) for count in order}
+    samples.append((found[models], found[2 * models]))
+
+  def median(function):
+    return statistics.median(function(one, two) for one, two in samples)
+
+  return {
+    "cpu_of_double": median(lambda one, two: two["cpu"] / one["cpu"]),
+    "fixed_seconds": median(lambda one, two: 2 * one["wall"] - two["wall"]),
+    "memory_of_double": median(lambda one, two: two["peak"] / one["peak"]),
+  }
+
+
+def _run(models: int) -> dict[str, float]:
+  start = time.perf_counter()
+  done = subprocess.run(
+    [sys.executable, "-c", WORK, str(models)], stdout=subprocess.PIPE, text=True, check=True
+  )
+  return json.loads(done.stdout) | {"wall": time.perf_counter() - start}
