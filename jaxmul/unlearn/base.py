@@ -75,6 +75,7 @@ class Unlearner:
     start: `(params, state) -> params`, before the first step: weights are reset, a head is widened.
     tick: `(state, clock) -> state`, before each step, for what depends on time.
     finish: `(params, state) -> params`, after the last step: a head is narrowed.
+    given: the arrays it was made with, such as fresh params: what a hash of it must include.
   """
 
   init: Callable[[Bound, Session], Any] = dataclasses.field(compare=False)
@@ -86,6 +87,7 @@ class Unlearner:
   start: Callable[[Bound, Any], Bound] | None = dataclasses.field(default=None, compare=False)
   tick: Callable[[Any, Clock], Any] | None = dataclasses.field(default=None, compare=False)
   finish: Callable[[Bound, Any], Bound] | None = dataclasses.field(default=None, compare=False)
+  given: Any = dataclasses.field(default=(), compare=False)
 
   def __post_init__(self):
     if self.identity is None:
@@ -222,7 +224,7 @@ def _epoch(unlearner, mesh, size, batch_size, forget, retain, state, params, key
     if mesh is not None:
       batches = _sharding.constrain(batches, mesh)
     if unlearner.tick is not None:
-      state = unlearner.tick(state, Clock(jnp.int32(epoch), index, steps))
+      state = unlearner.tick(state, Clock(*map(jnp.int32, (epoch, index, steps))))
     key = jax.random.fold_in(step_key, index)
     updates, state = unlearner.update(*batches, state, params, key)
     return optax.apply_updates(params, updates), state

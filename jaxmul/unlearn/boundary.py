@@ -126,6 +126,7 @@ def boundary_expand(
     objective,
     sgd(learning_rate, momentum),
     identity=("boundary_expand", learning_rate, momentum),
+    given=initial,
     passes="forget",
     remember=remember,
     start=start,

@@ -150,6 +150,7 @@ def bad_teacher(
     objective,
     optax.adam(learning_rate),
     identity=("bad_teacher", learning_rate, temperature),
+    given=initial,
     passes="union",
     remember=remember,
   )
@@ -217,6 +218,7 @@ def regun(
     objective,
     sgd(learning_rate, momentum, weight_decay),
     identity=("regun", learning_rate, weight, momentum, weight_decay),
+    given=heldout.batch(),
     remember=remember,
   )
 
@@ -287,6 +289,7 @@ def dmm(
     objective,
     sgd(learning_rate, momentum),
     identity=("dmm", learning_rate, momentum),
+    given=(beta, targets, sources),
     passes="union",
     remember=remember,
   )

@@ -122,6 +122,7 @@ def eu_k(
     _risk_retain,
     sgd(learning_rate, momentum, weight_decay),
     identity=("eu_k", names, learning_rate, momentum, weight_decay),
+    given=initial,
     remember=remember,
     start=start,
     reshape=lambda updates, memory, turn: _restricted(updates, names),

@@ -57,6 +57,7 @@ def descend(
   start: Callable[[Bound, Any], Bound] | None = None,
   finish: Callable[[Bound, Any], Bound] | None = None,
   reshape: Callable[[Any, Any, Turn], Any] | None = None,
+  given: Any = (),
 ) -> Unlearner:
   """Returns the Unlearner that descends an objective with an optax transformation.
 
@@ -71,6 +72,7 @@ def descend(
     finish: `(params, memory) -> params`, after the last step.
     reshape: `(updates, memory, turn) -> updates`, applied last: what it zeroes does not move,
       weight decay and momentum included.
+    given: arrays that `remember` closes over, see `Unlearner`.
   """
 
   def init(params: Bound, session: Session) -> ObjectiveState:
@@ -103,6 +105,7 @@ def descend(
     start=None if start is None else lambda params, state: start(params, state.memory),
     tick=lambda state, clock: state._replace(clock=clock),
     finish=None if finish is None else lambda params, state: finish(params, state.memory),
+    given=given,
   )
 
 

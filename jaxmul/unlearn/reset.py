@@ -93,6 +93,7 @@ def msg(
     _risk_retain,
     sgd(learning_rate, momentum, weight_decay),
     identity=("msg", learning_rate, fraction, rest, momentum, weight_decay),
+    given=initial,
     remember=remember,
     start=_replaced,
     reshape=reshape,
@@ -210,6 +211,7 @@ def localized_reset(
     _risk_retain,
     sgd(learning_rate, momentum, weight_decay),
     identity=("localized_reset", learning_rate, fraction, momentum, weight_decay),
+    given=initial,
     remember=remember,
     start=_replaced,
   )

@@ -59,4 +59,5 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
     start=unlearner.start,
     tick=unlearner.tick,
     finish=unlearner.finish,
+    given=unlearner.given,
   )

@@ -13,7 +13,9 @@ ETA, DECAY = 0.1, 0.01
 
 def divergence_gradient(x, teacher, student, temperature=1.0):
   """∇_w of mean T² KL(teacher‖student) of a linear classifier with student logits x w."""
-  return temperature * x.T @ (softmax(student / temperature) - softmax(teacher / temperature)) / len(x)
+  return (
+    temperature * x.T @ (softmax(student / temperature) - softmax(teacher / temperature)) / len(x)
+  )
 
 
 def softmax(z):
@@ -33,7 +35,9 @@ def one_update(algorithm, w, s, r, *, meets=("forget", "retain"), at=None):
   """Params after one update of an algorithm that was initialised at w and is applied at `at`."""
   with jax.enable_x64(True):
     params = bind(linear, jnp.asarray(w))
-    images, labels = (jnp.concatenate([jnp.asarray(a), jnp.asarray(b)]) for a, b in zip(s, r))
+    images, labels = (
+      jnp.concatenate([jnp.asarray(a), jnp.asarray(b)]) for a, b in zip(s, r, strict=True)
+    )
     n, k = len(labels), len(s[1])
     sets = [
       unlearn.Rows(images, labels, jnp.asarray(np.r_[rows, np.zeros(n - len(rows), int)]), count)
@@ -108,11 +112,11 @@ def test_scrub_stops_passing_over_forget_after_msteps(problem):
     seen = params.params.at[0].add(forget.mask.sum()).at[1].add(retain.mask.sum())
     return params.replace(params=seen - params.params), state
 
-  witness = unlearn.Unlearner(lambda p, s: (), counting, unlearn.scrub(msteps=3).passes, identity=("witness",))
-  counter = bind(lambda w, x: x @ w[:4, None] * jnp.ones(3), jnp.zeros(4))
-  after = unlearn.run(
-    witness, counter, data, split, jax.random.key(0), epochs=5, batch_size=8
+  witness = unlearn.Unlearner(
+    lambda p, s: (), counting, unlearn.scrub(msteps=3).passes, identity=("witness",)
   )
+  counter = bind(lambda w, x: x @ w[:4, None] * jnp.ones(3), jnp.zeros(4))
+  after = unlearn.run(witness, counter, data, split, jax.random.key(0), epochs=5, batch_size=8)
   np.testing.assert_array_equal(after.params[:2], [3 * 9, 5 * 31])
   assert len(passes) == 1  # one trace
 
@@ -176,7 +180,7 @@ def test_regun_pulls_forget_to_the_mean_heldout_outputs_of_its_class(parts):
 
 
 def test_regun_with_weight_zero_is_fine_tune_and_a_class_without_reference_is_refused(problem):
-  data, params, split = problem
+  data = problem[0]
   heldout = data.take(np.arange(20, 40))
   a = run(problem, unlearn.regun(heldout, 0.05, weight=0.0), 2)
   b = run(problem, unlearn.fine_tune(0.05), 2)

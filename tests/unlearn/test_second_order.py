@@ -74,9 +74,7 @@ def test_influence_is_the_explicit_damped_solve(network):
     hessian = np.stack([np.diag(q) - np.outer(q, q) for q in p])
     matrix = np.einsum("nci,ncd,ndj->ij", jacobian[retain], hessian[retain], jacobian[retain])
     matrix = matrix / len(retain) + damping * np.eye(len(theta))
-    total = jax.grad(
-      lambda t: losses.cross_entropy(logits(t)[forget], y[forget]).sum()
-    )(theta)
+    total = jax.grad(lambda t: losses.cross_entropy(logits(t)[forget], y[forget]).sum())(theta)
     expected = theta + 0.7 * np.linalg.solve(matrix, np.asarray(total)) / len(retain)
     got, _ = ravel_pytree(after.params)
   np.testing.assert_allclose(got, expected, atol=1e-7)
@@ -127,25 +125,25 @@ def test_fisher_noise_has_the_stated_deviation(small, rum_compat):
     deviation = np.minimum(np.sqrt(alpha / (f + 1e-8)), 1e-3)
     assert (deviation < 1e-3).any()
   algorithm = unlearn.fisher(alpha, rum_compat=rum_compat)
-  noise = np.stack([
-    np.asarray(apply(algorithm, params, session._replace(key=jax.random.key(i))).params)
-    - np.asarray(params.params)
-    for i in range(300)
-  ])
+  noise = np.stack(
+    [
+      np.asarray(apply(algorithm, params, session._replace(key=jax.random.key(i))).params)
+      - np.asarray(params.params)
+      for i in range(300)
+    ]
+  )
   np.testing.assert_allclose(noise.std(0) / deviation, 1, atol=5 / np.sqrt(2 * 300))
   assert np.abs(noise.mean(0) / deviation).max() < 5 / np.sqrt(300)
 
 
 def test_fisher_with_alpha_zero_changes_nothing(small):
   params, session, *_ = small
-  np.testing.assert_array_equal(
-    apply(unlearn.fisher(0.0), params, session).params, params.params
-  )
+  np.testing.assert_array_equal(apply(unlearn.fisher(0.0), params, session).params, params.params)
 
 
 @pytest.mark.parametrize(("alpha", "dampening"), [(1.2, 1.0), (1.0, 0.3), (1.2, 1.1)])
 def test_ssd_dampens_what_matters_more_to_forget(small, alpha, dampening):
-  params, session, x, y, retain = small
+  params, session, x, y, _ = small
   f_s = squared_gradients(params, x[:5], y[:5], expected=False)
   f_d = squared_gradients(params, x, y, expected=False)
   w = np.asarray(params.params)
