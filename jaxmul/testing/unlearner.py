@@ -31,6 +31,7 @@ def check_unlearner(
   *,
   epochs: int = 2,
   batch_size: int = 8,
+  eager: bool = True,
 ) -> list[str]:
   """Holds an unlearning algorithm to its contract on a small problem.
 
@@ -46,6 +47,7 @@ def check_unlearner(
     split: S and R.
     epochs: passes of each run.
     batch_size: examples a step; a multiple of the number of devices.
+    eager: also take the first step without `jit`, which is slow for a network of many layers.
 
   Returns:
     The names of all clauses, 25 or more; each one held.
@@ -64,7 +66,7 @@ def check_unlearner(
     >>> len(testing.check_unlearner(unlearn.fine_tune(), params, toy, split)) >= 25
     True
   """
-  problem = _Problem(unlearner, params, dataset, split, epochs, batch_size)
+  problem = _Problem(unlearner, params, dataset, split, epochs, batch_size, eager)
   names = []
   for family in (_values, _runs, _orders, _step):
     for name, holds, detail in family(problem):
@@ -80,9 +82,9 @@ Clauses = Iterator[tuple[str, Any, str]]
 class _Problem:
   """An algorithm that counts its traces, on a problem, with its first result."""
 
-  def __init__(self, unlearner, params, dataset, split, epochs, batch_size):
+  def __init__(self, unlearner, params, dataset, split, epochs, batch_size, eager):
     self.given, self.params, self.dataset, self.split = unlearner, params, dataset, split
-    self.epochs, self.batch_size = epochs, batch_size
+    self.epochs, self.batch_size, self.eager = epochs, batch_size, eager
     self.traces = 0
 
     def counted(*arguments):
@@ -108,16 +110,16 @@ class _Problem:
     options |= {name: given.pop(name) for name in list(given) if name not in _POSITIONAL}
     return unlearn.run(self.unlearner, key=jax.random.key(key), **given, **options)
 
-  def session(self, images, labels, key, padding: int = 0) -> unlearn.Session:
+  def session(self, images, labels, key, padding: Any = 0) -> unlearn.Session:
     def rows(ids):
-      at = np.full(len(self.dataset), padding, np.int32)
-      at[: len(ids)] = self.dataset.rows(np.sort(ids))
-      return unlearn.Rows(images, labels, jnp.asarray(at), jnp.int32(len(ids)))
+      at = jnp.full(len(self.dataset), padding, jnp.int32)
+      at = at.at[: len(ids)].set(self.dataset.rows(np.sort(ids)))
+      return unlearn.Rows(images, labels, at, jnp.int32(len(ids)))
 
     sets = rows(self.split.forget), rows(self.split.retain)
     return unlearn.Session(*sets, self.epochs, self.batch_size, key, self.dataset.ids)
 
-  def step(self, params, images, labels, key, hole=None, padding: int = 0) -> Bound:
+  def step(self, params, images, labels, key, hole=None, padding: Any = 0) -> Bound:
     """The network after the first step; `hole` is written into the padding rows of its batches."""
     session = self.session(images, labels, key, padding)
     state = self.given.init(params, session)
@@ -225,20 +227,21 @@ def _step(at: _Problem) -> Clauses:
   """The first step, in ways that must not matter."""
   key = jax.random.key(0)
   inputs, labels = at.dataset.batch()
-  step: Callable[..., Any] = jax.jit(at.step, static_argnames="padding")
-  first = step(at.params, inputs, labels, key, 0.0)
-  gap = _relative(step(at.params, inputs, labels, key, 0.0), first)
+  step: Callable[..., Any] = jax.jit(at.step)
+  first = step(at.params, inputs, labels, key, 0.0, 0)
+  gap = _relative(step(at.params, inputs, labels, key, 0.0, 0), first)
   yield "step_is_pure", gap == 0, f"the same step again differs by {gap:.1e}"
-  hole = step(at.params, inputs, labels, key, jnp.nan)
+  hole = step(at.params, inputs, labels, key, jnp.nan, 0)
   gap = _relative(hole, first)
   yield "padding_of_batches_is_not_seen", gap == 0, f"NaN in padding rows changes it by {gap:.1e}"
   last = int(at.dataset.rows(np.setdiff1d(at.dataset.ids, at.split.train)[:1])[0])
-  gap = _relative(step(at.params, inputs, labels, key, 0.0, padding=last), first)
+  gap = _relative(step(at.params, inputs, labels, key, 0.0, last), first)
   yield "padding_of_sets_is_not_seen", gap <= TOLERANCE, f"other padding differs by {gap:.1e}"
-  gap = _relative(at.step(at.params, inputs, labels, key, 0.0), first)
-  yield "eager_equals_jit", gap <= TOLERANCE, f"eager and jit differ by {gap:.1e}"
+  if at.eager:
+    gap = _relative(at.step(at.params, inputs, labels, key, 0.0, 0), first)
+    yield "eager_equals_jit", gap <= TOLERANCE, f"eager and jit differ by {gap:.1e}"
   sharded = _sharding.shard_batch((inputs, labels))
-  gap = _relative(step(at.params, *sharded, key, 0.0), first)
+  gap = _relative(step(at.params, *sharded, key, 0.0, 0), first)
   yield "sharded_data_give_the_same_step", gap <= TOLERANCE, f"they differ by {gap:.1e}"
   lowers, why = _exported(at)
   yield "it_lowers_for_accelerators", lowers, why
