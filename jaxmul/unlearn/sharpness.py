@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxmul.unlearn.base import Unlearner
 from jaxmul.unlearn.objective import batch_risk
@@ -46,7 +45,7 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
       return batch_risk(params.replace(params=theta), retain, key)[0]
 
     gradient = jax.grad(risk)(params.params)
-    norm = optax.global_norm(gradient)
+    norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     scale = rho / jnp.where(norm > 0, norm, 1)
     worse = jax.tree.map(lambda w, g: w + scale * g, params.params, gradient)
     return inner(forget, retain, state, params.replace(params=worse), key)
