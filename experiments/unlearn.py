@@ -177,7 +177,8 @@ class Problem:
       events = {"events": _events()}
       fit = train.fit(self.recipe, self.training, key, trackers=events)
       return fit.ids, fit.scores["confidence"]
-    store = config.out / "cache" / "ground_truth"
+    told = (config.dataset, config.model, self.recipe, config.key)
+    store = config.out / "cache" / f"truth-{hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"
     truth = memorization.estimate(
       self.recipe, self.training, key, num_models=config.num_models, store=store
     )
