@@ -270,14 +270,13 @@ def dmm(
   def remember(params: Bound, session: Session) -> jax.Array:
     if session.ids is None:
       raise ValueError("dmm joins its influence by id, but the session has no ids. Use run.")
-    forget, retain = (
-      np.asarray(rows.rows[: int(rows.count)]) for rows in (session.forget, session.retain)
-    )
-    at = _positions(targets, session.ids[np.concatenate([forget, retain])], "targets")
-    removed = beta[:, _positions(sources, session.ids[forget], "sources")].sum(1)[at]
-    logits = all_logits(params, session.retain, session.batch_size)
-    logits += all_logits(params, session.forget, session.batch_size)
-    return logits.at[np.concatenate([forget, retain])].add(-removed)
+    in_forget, in_retain = is_member(session.forget), is_member(session.retain)
+    targets_at, sources_at = (_rows_of(ids, session.ids) for ids in (targets, sources))
+    _refuse_missing(in_forget | in_retain, targets_at, session.ids, "targets")
+    _refuse_missing(in_forget, sources_at, session.ids, "sources")
+    gone = in_forget.at[sources_at].get(mode="fill", fill_value=False)
+    removed = jnp.einsum("tjc,j->tc", beta, gone.astype(beta.dtype))
+    return _own_logits(params, session).at[targets_at].add(-removed, mode="drop")
 
   def objective(params, turn, predicted):
     batch = merged(turn.forget, turn.retain)
@@ -301,15 +300,21 @@ def _own_logits(params: Bound, session: Session) -> jax.Array:
   return logits + all_logits(params, session.forget, session.batch_size)
 
 
-def _positions(known: np.ndarray, wanted: np.ndarray, name: str) -> np.ndarray:
-  missing = np.setdiff1d(wanted, known)
-  if len(missing):
-    raise ValueError(
-      f"dmm: id {missing[0]} is not among the {name} ({len(missing)} are missing). "
-      "Estimate the influence for all of them."
-    )
-  order = np.argsort(known)
-  return order[np.searchsorted(known, wanted, sorter=order)]
+def _rows_of(ids: np.ndarray, all_ids: np.ndarray) -> np.ndarray:
+  """Returns where each id is among all ids; their number, out of bounds, where it is not."""
+  order = np.argsort(all_ids)
+  at = order[np.minimum(np.searchsorted(all_ids, ids, sorter=order), len(all_ids) - 1)]
+  return np.where(all_ids[at] == ids, at, len(all_ids))
+
+
+def _refuse_missing(wanted: jax.Array, rows: np.ndarray, ids: np.ndarray, name: str) -> None:
+  if _check.is_concrete(wanted):
+    missing = np.setdiff1d(np.flatnonzero(wanted), rows)
+    if len(missing):
+      raise ValueError(
+        f"dmm: id {ids[missing].min()} is not among the {name} ({len(missing)} are missing). "
+        "Estimate the influence for all of them."
+      )
 
 
 def _refuse_unknown_class(unknown: jax.Array) -> None:
