@@ -47,18 +47,27 @@ def map_batch(function: Callable[..., Any]) -> Callable[..., Any]:
   )
 
 
-def replicate(tree: Any) -> Any:
-  """Returns a pytree of arrays on every device; those that span all devices already stay."""
-  devices = jax.devices()
+def replicate(tree: Any, over: Mesh | None = None) -> Any:
+  """Returns a pytree of arrays on every device of a mesh; those that span as many stay.
+
+  The mesh is that of all devices unless one is given.
+  """
+  over = mesh("data") if over is None else over
+  devices = over.devices.ravel()
   if len(devices) == 1:
     return tree
-  everywhere = NamedSharding(mesh("data", devices), PartitionSpec())
+  everywhere = NamedSharding(over, PartitionSpec())
 
   def place(leaf):
     spans = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == len(devices)
     return leaf if spans else jax.device_put(leaf, everywhere)
 
   return jax.tree.map(place, tree)
+
+
+def constrain(batch: Any, over: Mesh) -> Any:
+  """Returns, under `jit`, a pytree of [B, ...] arrays split over a mesh, which must divide B."""
+  return lax.with_sharding_constraint(batch, NamedSharding(over, PartitionSpec("data")))
 
 
 def local(tree: Any, *others: Any) -> Any:

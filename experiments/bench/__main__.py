@@ -7,7 +7,14 @@ from pathlib import Path
 
 from jaxmul import report
 
-NAMES = ("scan_step", "models_per_second", "kill_resume", "corruption", "linear_cost")
+NAMES = (
+  "scan_step",
+  "models_per_second",
+  "unlearn_epoch",
+  "kill_resume",
+  "corruption",
+  "linear_cost",
+)
 
 
 def main() -> None:

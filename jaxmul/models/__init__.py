@@ -1,6 +1,7 @@
 """Linen networks, and `init`, which binds a fresh one."""
 
 from jaxmul.models._conv import Conv, conv, max_pool
+from jaxmul.models._features import features
 from jaxmul.models._init import Model, init
 from jaxmul.models.cnn import CNN, cnn
 from jaxmul.models.mlp import MLP, mlp
@@ -14,6 +15,7 @@ __all__ = [
   "ResNet",
   "cnn",
   "conv",
+  "features",
   "init",
   "max_pool",
   "mlp",

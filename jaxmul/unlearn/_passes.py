@@ -5,6 +5,7 @@ one compiled program; the number of steps is a run-time value. Batches are padde
 ragged.
 """
 
+import dataclasses
 from typing import Literal, NamedTuple
 
 import jax
@@ -13,7 +14,19 @@ import numpy as np
 
 from jaxmul.data.dataset import as_inputs
 
-Passes = Literal["retain", "forget", "union"]
+
+@dataclasses.dataclass(frozen=True)
+class Alternate:
+  """An epoch is a pass over S, then one over R; a batch of the other set is empty meanwhile.
+
+  Attributes:
+    forget_epochs: S is passed over in the first so many epochs only.
+  """
+
+  forget_epochs: int
+
+
+Passes = Literal["retain", "forget", "union"] | Alternate
 
 
 class Batch(NamedTuple):
@@ -23,11 +36,13 @@ class Batch(NamedTuple):
     inputs: float [B, ...].
     labels: int32 [B].
     mask: bool [B]; rows that are False are padding and must not matter.
+    rows: int32 [B], their positions in the data set, to look up what was computed of them before.
   """
 
   inputs: jax.Array
   labels: jax.Array
   mask: jax.Array
+  rows: jax.Array
 
 
 class Rows(NamedTuple):
@@ -50,7 +65,7 @@ class Rows(NamedTuple):
     at = start + jnp.arange(size)
     mask = at < jnp.minimum(stop, self.count)
     rows = self.rows[jnp.where(mask, at, 0)]
-    return Batch(as_inputs(self.images[rows]), self.labels[rows], mask)
+    return Batch(as_inputs(self.images[rows]), self.labels[rows], mask, rows)
 
   def shuffled(self, key: jax.Array) -> "Rows":
     """Returns the same members in random order."""
@@ -66,21 +81,24 @@ class Sizes(NamedTuple):
   retain: int
 
 
-def sizes(passes: Passes, batch_size: int, forget: int, retain: int) -> Sizes:
-  """Returns the room in each batch, rounded up to 8 so that sets of similar size share programs."""
+def sizes(passes: Passes, batch_size: int, forget: int, retain: int, *, multiple: int = 8) -> Sizes:
+  """Returns the room in each batch, rounded up so that sets of similar size share programs."""
   if passes == "union":
     steps = _ceil(forget + retain, batch_size)
     forget, retain = _ceil(forget, steps), _ceil(retain, steps)
-  return Sizes(*(min(batch_size, _ceil(count, 8) * 8) for count in (forget, retain)))
+  return Sizes(*(min(batch_size, _ceil(count, multiple) * multiple) for count in (forget, retain)))
 
 
-def num_steps(passes: Passes, batch_size: int, forget: jax.Array, retain: jax.Array) -> jax.Array:
+def num_steps(
+  passes: Passes, batch_size: int, forget: jax.Array, retain: jax.Array, epoch: jax.Array
+) -> jax.Array:
   """Returns the number of steps of an epoch.
 
   "retain" is one pass over R with the batches of S cycled beside it, "forget" one pass over S with
   batches of R beside it, and "union" one pass over both, each batch in their proportion.
   """
-
+  if isinstance(passes, Alternate):
+    return _forget_steps(passes, batch_size, forget, epoch) + _ceil(retain, batch_size)
   if passes == "retain":
     return _ceil(retain, batch_size)
   if passes == "forget":
@@ -89,7 +107,13 @@ def num_steps(passes: Passes, batch_size: int, forget: jax.Array, retain: jax.Ar
 
 
 def at_step(
-  passes: Passes, size: Sizes, batch_size: int, forget: Rows, retain: Rows, step: jax.Array
+  passes: Passes,
+  size: Sizes,
+  batch_size: int,
+  forget: Rows,
+  retain: Rows,
+  epoch: jax.Array,
+  step: jax.Array,
 ) -> tuple[Batch, Batch]:
   """Returns the forget and the retain batch of a step of shuffled sets."""
 
@@ -99,7 +123,14 @@ def at_step(
 
   if passes in ("retain", "forget"):
     return cycled(forget, size.forget, step), cycled(retain, size.retain, step)
-  steps = num_steps(passes, batch_size, forget.count, retain.count)
+  if isinstance(passes, Alternate):
+    first = _forget_steps(passes, batch_size, forget.count, epoch)
+    at = jnp.where(step < first, 0, step - first) * size.retain
+    return (
+      forget.batch(step * size.forget, jnp.where(step < first, forget.count, 0), size.forget),
+      retain.batch(at, jnp.where(step < first, 0, retain.count), size.retain),
+    )
+  steps = num_steps(passes, batch_size, forget.count, retain.count, epoch)
 
   def share(rows: Rows, size: int) -> Batch:
     each, more = rows.count // steps, rows.count % steps  # no product that could overflow int32
@@ -107,6 +138,10 @@ def at_step(
     return rows.batch(start, stop, size)
 
   return share(forget, size.forget), share(retain, size.retain)
+
+
+def _forget_steps(passes: Alternate, batch_size, forget, epoch):
+  return jnp.where(epoch < passes.forget_epochs, _ceil(forget, batch_size), 0)
 
 
 def padded_rows(rows: np.ndarray, capacity: int) -> tuple[jax.Array, jax.Array]:

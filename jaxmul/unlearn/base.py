@@ -7,15 +7,16 @@ pure functions, as in optax. Hyperparameters are closed over; arrays (a teacher,
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
-from jaxmul import _check, losses
+from jaxmul import _check, _sharding
 from jaxmul.binding import Bound, as_bound, refuse_batch_stats
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -32,6 +33,8 @@ class Session(NamedTuple):
     epochs: passes to come.
     batch_size: examples a step.
     key: for random choices.
+    ids: int64 [N], the ids of the data set that the rows of S and R point into; None where `init`
+      is called without one.
   """
 
   forget: Rows
@@ -39,28 +42,52 @@ class Session(NamedTuple):
   epochs: int
   batch_size: int
   key: jax.Array
+  ids: np.ndarray | None = None
+
+
+class Clock(NamedTuple):
+  """Where in a run a step is.
+
+  Attributes:
+    epoch: int32 scalar from 0.
+    step: int32 scalar, of this epoch, from 0.
+    steps: int32 scalar, of this epoch.
+  """
+
+  epoch: jax.Array
+  step: jax.Array
+  steps: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Unlearner:
-  """An unlearning algorithm as two pure functions.
+  """An unlearning algorithm as two pure functions, and three more for those that need them.
 
   Attributes:
     init: `(params, session) -> state`, any pytree of arrays.
     update: `(forget, retain, state, params, key) -> (updates, state)`, batches and a `Bound` in,
-      and out a `Bound` of increments for `optax.apply_updates(params, updates)`.
+      and out a `Bound` of increments for `optax.apply_updates(params, updates)`. None for an
+      algorithm of one shot, whose result is what `start` returns.
     passes: how an epoch walks: "retain" (over R, S cycled beside it), "forget" (over S, R beside
-      it) or "union" (over both, in proportion).
+      it), "union" (over both, in proportion) or `Alternate` (over S, then over R).
     identity: equal for equal algorithms, so that they share a compiled program; name and
       hyperparameters. By default the two functions themselves.
+    start: `(params, state) -> params`, before the first step: weights are reset, a head is widened.
+    tick: `(state, clock) -> state`, before each step, for what depends on time.
+    finish: `(params, state) -> params`, after the last step: a head is narrowed.
+    given: the arrays it was made with, such as fresh params: what a hash of it must include.
   """
 
   init: Callable[[Bound, Session], Any] = dataclasses.field(compare=False)
-  update: Callable[[Batch, Batch, Any, Bound, jax.Array], tuple[Bound, Any]] = dataclasses.field(
-    compare=False
+  update: Callable[[Batch, Batch, Any, Bound, jax.Array], tuple[Bound, Any]] | None = (
+    dataclasses.field(compare=False)
   )
   passes: Passes = "retain"
   identity: Hashable = None
+  start: Callable[[Bound, Any], Bound] | None = dataclasses.field(default=None, compare=False)
+  tick: Callable[[Any, Clock], Any] | None = dataclasses.field(default=None, compare=False)
+  finish: Callable[[Bound, Any], Bound] | None = dataclasses.field(default=None, compare=False)
+  given: Any = dataclasses.field(default=(), compare=False)
 
   def __post_init__(self):
     if self.identity is None:
@@ -84,6 +111,8 @@ def run(
   *,
   epochs: int,
   batch_size: int = 256,
+  freeze_statistics: bool = False,
+  devices: Sequence[Any] | None = None,
 ) -> Bound:
   """Unlearns a forget set.
 
@@ -93,15 +122,19 @@ def run(
     dataset: holds the examples that `split` names.
     split: only `forget` and `retain` are used. The order of the ids does not matter.
     key: for orders and random choices.
-    epochs: passes, at least 1.
+    epochs: passes, at least 1; an algorithm of one shot makes none.
     batch_size: examples a step.
+    freeze_statistics: run the network in evaluation mode, so that BatchNorm statistics are used and
+      not updated, and there is no dropout. The papers run it in training mode.
+    devices: split every batch over these, of which there must be a divisor of `batch_size`; one
+      device by default.
 
   Returns:
     The unlearned network.
 
   Raises:
-    ValueError: an id is not in the data, a label is not a class, a number is below 1, or raw
-      variables with batch statistics are given.
+    ValueError: an id is not in the data, a label is not a class, a number is below 1, the devices
+      do not divide the batch, or raw variables with batch statistics are given.
     Diverged: values became NaN or inf; the exception holds the last good params.
 
   Example:
@@ -121,6 +154,13 @@ def run(
   for name, value in (("epochs", epochs), ("batch_size", batch_size)):
     if value < 1:
       raise ValueError(f"unlearn.run got {name}={value}, must be at least 1.")
+  mesh = None if devices is None or len(devices) == 1 else _sharding.mesh("data", devices)
+  multiple = 8 if mesh is None else 8 * mesh.size
+  if mesh is not None and batch_size % mesh.size:
+    raise ValueError(
+      f"unlearn.run got batch_size={batch_size} for {mesh.size} devices, which must divide it. "
+      f"Use {-(-batch_size // mesh.size) * mesh.size}."
+    )
   classes = jax.eval_shape(params, dataset.take(dataset.ids[:1]).batch()[0]).shape[-1]
   _check.class_numbers(dataset.labels, classes, "unlearn.run")
   images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
@@ -128,42 +168,74 @@ def run(
     Rows(images, labels, *padded_rows(dataset.rows(sorted(ids)), len(dataset)))
     for ids in (split.forget, split.retain)
   )
+  train_fn = params.train_fn
+  if freeze_statistics:
+    params = params.replace(train_fn=None)
   init_key, run_key = jax.random.split(key)
-  state = unlearner.init(params, Session(forget, retain, epochs, batch_size, init_key))
-  size = sizes(unlearner.passes, batch_size, len(split.forget), len(split.retain))
+  session = Session(forget, retain, epochs, batch_size, init_key, dataset.ids)
+  state = unlearner.init(params, session)
+  original = params
+  if unlearner.start is not None:
+    params = unlearner.start(params, state)
+
+  def finished(params: Bound) -> Bound:
+    if unlearner.finish is not None:
+      params = unlearner.finish(params, state)
+    return params.replace(train_fn=train_fn)
+
+  if unlearner.update is None:
+    if not _finite(params):
+      raise Diverged(
+        "unlearning in one shot gave params that are not finite. Use a smaller step or more "
+        "damping; .params holds the original.",
+        original.replace(train_fn=train_fn),
+      )
+    return finished(params)
+  size = sizes(
+    unlearner.passes, batch_size, len(split.forget), len(split.retain), multiple=multiple
+  )
+  if mesh is not None:
+    forget, retain, params, state = _sharding.replicate((forget, retain, params, state), mesh)
   for epoch in range(epochs):
-    epoch_key = jax.random.fold_in(run_key, epoch)
     new, state, finite = _epoch(
-      unlearner, size, batch_size, forget, retain, state, params, epoch_key
+      unlearner, mesh, size, batch_size, forget, retain, state, params, run_key, epoch
     )
     if not finite:
       raise Diverged(
         f"unlearning diverged in epoch {epoch + 1} of {epochs}: params are not finite. Lower the "
         "learning rate; .params holds the epoch before.",
-        params,
+        finished(params),
       )
     params = new
-  return params
+  return finished(params)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _epoch(unlearner, size, batch_size, forget, retain, state, params, key):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _epoch(unlearner, mesh, size, batch_size, forget, retain, state, params, key, epoch):
   """One epoch as one program; the number of steps is a run-time value."""
   passes = unlearner.passes
-  forget_key, retain_key, step_key = jax.random.split(key, 3)
+  forget_key, retain_key, step_key = jax.random.split(jax.random.fold_in(key, epoch), 3)
   forget, retain = forget.shuffled(forget_key), retain.shuffled(retain_key)
+  steps = num_steps(passes, batch_size, forget.count, retain.count, epoch)
 
   def step(index, carry):
     params, state = carry
-    batches = at_step(passes, size, batch_size, forget, retain, index)
+    batches = at_step(passes, size, batch_size, forget, retain, epoch, index)
+    if mesh is not None:
+      batches = _sharding.constrain(batches, mesh)
+    if unlearner.tick is not None:
+      state = unlearner.tick(state, Clock(*map(jnp.int32, (epoch, index, steps))))
     key = jax.random.fold_in(step_key, index)
     updates, state = unlearner.update(*batches, state, params, key)
     return optax.apply_updates(params, updates), state
 
-  steps = num_steps(passes, batch_size, forget.count, retain.count)
   params, state = lax.fori_loop(0, steps, step, (params, state))
-  finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]
-  return params, state, jnp.stack(finite).all()
+  return params, state, _finite(params)
+
+
+def _finite(params: Bound) -> jax.Array:
+  finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params.params, params.state))]
+  return jnp.stack(finite).all()
 
 
 def retrain(recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array):
@@ -173,85 +245,3 @@ def retrain(recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array):
     A `train.Fit`; its `params` are the oracle.
   """
   return fit(recipe, dataset, key, split.retain)
-
-
-class ObjectiveState(NamedTuple):
-  """State of an algorithm that descends an objective: optimizer state, memory made by init."""
-
-  optimizer: Any
-  memory: Any
-
-
-def descend(
-  objective: Callable[[Bound, Batch, Batch, Any, jax.Array], tuple[jax.Array, Bound]],
-  optimizer: optax.GradientTransformation,
-  *,
-  identity: Hashable,
-  passes: Passes = "retain",
-  remember: Callable[[Bound, Session], Any] = lambda params, session: (),
-  restrict: Callable[[Any, Any], Any] | None = None,
-) -> Unlearner:
-  """Returns the Unlearner that descends an objective with an optax transformation.
-
-  Args:
-    objective: `(params, forget, retain, memory, key) -> (value, params)`; the second result carries
-      the new state of the network, such as BatchNorm statistics.
-    optimizer: what turns its gradient into updates.
-    identity: name and hyperparameters, see `Unlearner`.
-    passes: see `Unlearner`.
-    remember: `(params, session) -> memory`, what the objective needs later.
-    restrict: `(updates, memory) -> updates`, applied last, so that nothing moves what it zeroes,
-      weight decay and momentum included.
-  """
-
-  def init(params: Bound, session: Session) -> ObjectiveState:
-    return ObjectiveState(optimizer.init(params.params), remember(params, session))
-
-  def update(forget, retain, state, params, key):
-    def value(theta):
-      value, new = objective(params.replace(params=theta), forget, retain, state.memory, key)
-      return value, new.state
-
-    gradient, network_state = jax.grad(value, has_aux=True)(params.params)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, params.params)
-    if restrict is not None:
-      updates = restrict(updates, state.memory)
-    moved = jax.tree.map(lambda new, old: new - old, network_state, params.state)
-    return params.replace(params=updates, state=moved), state._replace(optimizer=optimizer_state)
-
-  return Unlearner(init, update, passes, identity)
-
-
-def batch_risk(params: Bound, batch: Batch, key: jax.Array) -> tuple[jax.Array, Bound]:
-  """Returns the mean loss of a batch in training mode, and params with the new network state."""
-  inputs = jnp.where(_like(batch.mask, batch.inputs), batch.inputs, 0)
-  logits, state = params.train(inputs, key, batch.mask)
-  each = losses.cross_entropy(logits, batch.labels)
-  return losses.masked_mean(each, batch.mask), params.replace(state=state)
-
-
-def merged(a: Batch, b: Batch) -> Batch:
-  """Returns the rows of both batches as one."""
-  return Batch(*(jnp.concatenate(pair) for pair in zip(a, b, strict=True)))
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def full_gradient(params: Bound, rows: Rows, size: int) -> Any:
-  """Returns ∇ of the mean evaluation-mode loss over a whole set at fixed params, block by block."""
-
-  def total(theta, batch):
-    logits = params.replace(params=theta)(batch.inputs)
-    each = losses.cross_entropy(logits, batch.labels)
-    return jnp.sum(jnp.where(batch.mask, each, 0))
-
-  def block(index, gradient):
-    batch = rows.batch(index * size, (index + 1) * size, size)
-    return jax.tree.map(jnp.add, gradient, jax.grad(total)(params.params, batch))
-
-  zero = jax.tree.map(jnp.zeros_like, params.params)
-  gradient = lax.fori_loop(0, -(-rows.count // size), block, zero)
-  return jax.tree.map(lambda leaf: leaf / rows.count, gradient)
-
-
-def _like(mask: jax.Array, inputs: jax.Array) -> jax.Array:
-  return mask.reshape(-1, *(1,) * (inputs.ndim - 1))

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul.binding import Bound
-from jaxmul.unlearn.base import Session, Unlearner, batch_risk, descend, full_gradient, merged
-from jaxmul.unlearn.gradient import sgd
+from jaxmul.unlearn._whole import full_gradient
+from jaxmul.unlearn.base import Session, Unlearner
+from jaxmul.unlearn.objective import batch_risk, descend, merged, only, sgd
 
 
 def random_label(
@@ -92,9 +93,7 @@ def salun(
     identity=("salun", learning_rate, fraction, never_true, momentum, weight_decay),
     passes="union",
     remember=remember,
-    restrict=lambda updates, mask: jax.tree.map(
-      lambda chosen, moved: jnp.where(chosen, moved, 0), mask, updates
-    ),
+    reshape=lambda updates, mask, turn: only(updates, mask),
   )
 
 
@@ -138,12 +137,13 @@ def random_labels(
 
 
 def _relabelled_risk(never_true: bool):
-  def objective(params, forget, retain, memory, key):
+  def objective(params, turn, memory):
     del memory
-    label_key, train_key = jax.random.split(key)
+    label_key, train_key = jax.random.split(turn.key)
+    forget = turn.forget
     num_classes = jax.eval_shape(params, forget.inputs).shape[-1]
     labels = random_labels(label_key, forget.labels, num_classes, never_true)
     relabelled = forget._replace(labels=labels.astype(forget.labels.dtype))
-    return batch_risk(params, merged(relabelled, retain), train_key)
+    return batch_risk(params, merged(relabelled, turn.retain), train_key)
 
   return objective

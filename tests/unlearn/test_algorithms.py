@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxmul import bind, unlearn
@@ -34,7 +35,7 @@ def step():
   s = rng.normal(size=(5, 4)), rng.integers(0, 3, 5)
   r = rng.normal(size=(6, 4)), rng.integers(0, 3, 6)
 
-  def take(algorithm, key=0):
+  def take(algorithm, key=0, *, meets=("forget", "retain"), epoch=0, epochs=1):
     with jax.enable_x64(True):
       params = bind(linear, jnp.asarray(w))
       images = jnp.concatenate([jnp.asarray(s[0]), jnp.asarray(r[0])])
@@ -43,11 +44,22 @@ def step():
         Rows(images, labels, *padded_rows(np.arange(5), 11)),
         Rows(images, labels, *padded_rows(np.arange(5, 11), 11)),
       )
-      batches = [each.batch(0, each.count, int(each.count)) for each in sets]
-      session = unlearn.Session(*sets, epochs=1, batch_size=4, key=jax.random.key(0))
+      batches = [
+        each.batch(0, each.count if name in meets else 0, int(each.count))
+        for name, each in zip(("forget", "retain"), sets, strict=True)
+      ]
+      session = unlearn.Session(*sets, epochs, 4, jax.random.key(0), np.arange(11))
       state = algorithm.init(params, session)
-      updates, _ = algorithm.update(*batches, state, params, jax.random.key(key))
-      return w + np.asarray(updates.params), w, s, r
+      if algorithm.start is not None:
+        params = algorithm.start(params, state)
+      if algorithm.update is not None:
+        zero = jnp.int32(0)
+        state = algorithm.tick(state, unlearn.Clock(jnp.int32(epoch), zero, zero + 1))
+        updates, state = algorithm.update(*batches, state, params, jax.random.key(key))
+        params = optax.apply_updates(params, updates)
+      if algorithm.finish is not None:
+        params = algorithm.finish(params, state)
+      return np.asarray(params.params), w, s, r
 
   return take
 

@@ -33,7 +33,7 @@ def test_an_unlearning_step_exports(network, algorithm):
   def step(params, inputs, labels, key):
     rows = Rows(inputs, labels, *padded_rows(range(4), 4))
     state = algorithm.init(params, unlearn.Session(rows, rows, 1, 4, key))
-    batch = unlearn.Batch(inputs, labels, jnp.ones(4, bool))
+    batch = unlearn.Batch(inputs, labels, jnp.ones(4, bool), jnp.arange(4))
     updates, _ = algorithm.update(batch, batch, state, params, key)
     return jax.tree.leaves(updates)
 

@@ -11,12 +11,18 @@ import pytest
 
 from jaxmul import models, train, unlearn
 from jaxmul.data import Dataset, Split
-from jaxmul.unlearn._passes import Rows, at_step, num_steps, padded_rows, sizes
+from jaxmul.unlearn._passes import Alternate, Rows, at_step, num_steps, padded_rows, sizes
 
 
 def rows_of(ids, n=20):
   images = jnp.arange(n, dtype=jnp.float32)[:, None]
   return Rows(images, jnp.arange(n), *padded_rows(np.asarray(ids), n))
+
+
+def session_of(data):
+  images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
+  rows = Rows(images, labels, *padded_rows(np.arange(len(data)), len(data)))
+  return unlearn.Session(rows, rows, 1, 8, jax.random.key(0), data.ids)
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +35,14 @@ def problem():
 
 
 @pytest.mark.parametrize("forget", [1, 5, 8, 9])
-@pytest.mark.parametrize("passes", ["retain", "forget", "union"])
+@pytest.mark.parametrize("passes", ["retain", "forget", "union", Alternate(1)])
 def test_an_epoch_meets_each_example_of_its_sets_once(passes, forget):
   batch_size, key = 4, jax.random.key(1)
   s, r = rows_of(range(forget)).shuffled(key), rows_of(range(forget, 20)).shuffled(key)
   size = sizes(passes, batch_size, forget, 20 - forget)
   met = {"forget": [], "retain": []}
-  for step in range(int(num_steps(passes, batch_size, s.count, r.count))):
-    for name, batch in zip(met, at_step(passes, size, batch_size, s, r, step), strict=True):
+  for step in range(int(num_steps(passes, batch_size, s.count, r.count, 0))):
+    for name, batch in zip(met, at_step(passes, size, batch_size, s, r, 0, step), strict=True):
       assert len(batch.labels) <= 2 * batch_size + 8
       met[name].extend(np.asarray(batch.labels)[np.asarray(batch.mask)].tolist())
   if passes != "forget":
@@ -52,9 +58,9 @@ def test_union_counts_do_not_overflow():
   rows = Rows(jnp.zeros((1, 1)), jnp.zeros(1, int), jnp.zeros(8, int), jnp.int32(1_200_000))
   few = rows._replace(count=jnp.int32(80_000))
   size = sizes("union", 256, 80_000, 1_200_000)
-  steps = int(num_steps("union", 256, few.count, rows.count))
+  steps = int(num_steps("union", 256, few.count, rows.count, 0))
   for step in (0, steps // 2, steps - 1):
-    forget, retain = at_step("union", size, 256, few, rows, jnp.int32(step))
+    forget, retain = at_step("union", size, 256, few, rows, 0, jnp.int32(step))
     assert int(forget.mask.sum()) in (15, 16)
     assert int(retain.mask.sum()) in (239, 240, 241)
 
@@ -62,8 +68,19 @@ def test_union_counts_do_not_overflow():
 def test_forget_batches_are_cycled_beside_retain():
   s, r = rows_of(range(5)), rows_of(range(5, 20))
   size = sizes("retain", 4, 5, 15)
-  seen = [int(at_step("retain", size, 4, s, r, step)[0].mask.sum()) for step in range(4)]
+  seen = [int(at_step("retain", size, 4, s, r, 0, step)[0].mask.sum()) for step in range(4)]
   assert seen == [4, 1, 4, 1]
+
+
+def test_alternate_passes_over_forget_first_and_only_in_its_epochs():
+  s, r, passes = rows_of(range(5)), rows_of(range(5, 20)), Alternate(2)
+  size = sizes(passes, 4, 5, 15)
+  for epoch, expected in ((0, [4, 1, 0, 0, 0, 0]), (1, [4, 1, 0, 0, 0, 0]), (2, [0, 0, 0, 0])):
+    steps = int(num_steps(passes, 4, s.count, r.count, epoch))
+    pairs = [at_step(passes, size, 4, s, r, epoch, step) for step in range(steps)]
+    assert [int(forget.mask.sum()) for forget, _ in pairs] == expected
+    assert sum(int(retain.mask.sum()) for _, retain in pairs) == 15
+    assert not any(int(a.mask.sum()) * int(b.mask.sum()) for a, b in pairs)
 
 
 def test_retrain_is_fit_on_retain_bit_for_bit(problem):
@@ -126,8 +143,11 @@ def test_masked_rows_of_a_batch_change_nothing_even_nan(problem, name):
 
   def updated(padding):
     batches = [
-      unlearn.Batch(jnp.where(mask[:, None, None, None], part, padding), y, mask)
-      for part, y in ((images[:6], labels[:6]), (images[6:], labels[6:]))
+      unlearn.Batch(jnp.where(mask[:, None, None, None], part, padding), y, mask, at)
+      for part, y, at in (
+        (images[:6], labels[:6], jnp.arange(6)),
+        (images[6:], labels[6:], jnp.arange(6, 12)),
+      )
     ]
     return algorithm.update(*batches, state, params, jax.random.key(3))[0]
 
@@ -142,9 +162,9 @@ def test_updates_are_increments_for_optax(problem):
   data, params, split = problem
   algorithm = unlearn.fine_tune(0.1, momentum=0.0, weight_decay=0.0)
   inputs, labels = data.take(split.retain).batch()
-  batch = unlearn.Batch(inputs, labels, jnp.ones(len(labels), bool))
+  batch = unlearn.Batch(inputs, labels, jnp.ones(len(labels), bool), jnp.arange(len(labels)))
   updates, _ = algorithm.update(
-    batch, batch, algorithm.init(params, None), params, jax.random.key(0)
+    batch, batch, algorithm.init(params, session_of(data)), params, jax.random.key(0)
   )
   new = optax.apply_updates(params, updates)
   from jaxmul.losses import cross_entropy

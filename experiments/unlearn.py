@@ -1,0 +1,390 @@
+"""Every unlearning algorithm on real images, beside models retrained without the forget set.
+
+For each training seed and each forget set (of low, medium and high memorization, and all three
+together, "mixed") every algorithm runs with its published settings; those that a paper only gives
+ranges for are named in their docstrings. On the mixed set of the first seed `rum.tune` also chooses
+each algorithm's rate among a few, without the oracle and without test data. An algorithm that ends
+worse than the untouched original is marked.
+
+    python -m experiments.unlearn --all --out runs/unlearn
+
+Every result is a file of its own: the same command again goes on where it stopped. table.md and
+results.json are written after every forget set.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from experiments import rum as main_job
+from jaxmul import data, memorization, metrics, models, report, rum, train, unlearn
+from jaxmul.binding import Bound
+
+SETS = ("mixed", "high", "medium", "low")
+METRICS = ("ToW", "ToW-MIA", "forget", "retain", "test", "seconds")
+SCALES = (1.0, 3.0, 10.0, 0.3, 30.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """All unlearning algorithms.
+
+  Attributes:
+    all: run every algorithm; otherwise those named.
+    algorithms: names, such as scrub.
+    dataset: mnist5k, digits, a path to an .npz file, or the folder cifar10_small.
+    model: network to train.
+    sets: forget sets.
+    seeds: training seeds.
+    num_models: models of the ground truth by which the forget sets are selected; 0 selects by the
+      confidence of one training run.
+    group_size: examples in the low, medium and high set each; 0 is n/45, at least 80.
+    trials: settings that rum.tune may try for each algorithm; 0 leaves tuning out.
+    epochs: passes of every training run.
+    batch_size: examples a step, in training and unlearning.
+    learning_rate: of training.
+    key: number from which all randomness follows.
+    out: run directory to write.
+  """
+
+  all: bool = False
+  algorithms: tuple[str, ...] = ()
+  dataset: str = "mnist5k"
+  model: Literal["mlp", "cnn"] = "mlp"
+  sets: tuple[Literal["mixed", "high", "medium", "low"], ...] = SETS
+  seeds: int = 3
+  num_models: int = 200
+  group_size: int = 0
+  trials: int = 5
+  epochs: int = 10
+  batch_size: int = 64
+  learning_rate: float = 0.05
+  key: int = 0
+  out: Path = Path("runs/unlearn")
+
+  def __post_init__(self):
+    unknown = sorted(set(self.algorithms) - set(ALGORITHMS))
+    if unknown:
+      raise ValueError(f"--algorithms {unknown[0]}: choose among {', '.join(ALGORITHMS)}.")
+    if not self.all and not self.algorithms:
+      raise ValueError("nothing to run: give --all, or --algorithms with names.")
+    if self.seeds < 1 or not 0 <= self.trials <= len(SCALES):
+      raise ValueError(f"--seeds must be at least 1, --trials in [0, {len(SCALES)}].")
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """The algorithms to run."""
+    if not self.all:
+      return self.algorithms
+    return tuple(name for name in ALGORITHMS if (name, self.model) != ("ct", "mlp"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+  """What factories need besides settings."""
+
+  fresh: Bound
+  wide: Bound
+  heldout: data.Dataset
+  features: Callable[[Bound, jax.Array], jax.Array]
+  layers: tuple[str, ...]
+
+
+# Each: (given, factor on the published rate) -> algorithm, and the published number of epochs.
+ALGORITHMS: dict[str, tuple[Callable[[Given, float], unlearn.Unlearner], int]] = {
+  "fine_tune": (lambda g, s: unlearn.fine_tune(0.01 * s), 10),
+  "l1_sparse": (lambda g, s: unlearn.l1_sparse(0.01 * s), 10),
+  "neg_grad": (lambda g, s: unlearn.neg_grad(1e-4 * s), 5),
+  "neg_grad_plus": (lambda g, s: unlearn.neg_grad_plus(0.01 * s), 5),
+  "random_label": (lambda g, s: unlearn.random_label(0.1 * s), 10),
+  "salun": (lambda g, s: unlearn.salun(0.1 * s), 10),
+  "scrub": (lambda g, s: unlearn.scrub(5e-3 * s), 5),
+  "influence": (lambda g, s: unlearn.influence(s), 1),
+  "fisher": (lambda g, s: unlearn.fisher(1e-9 * s), 1),
+  "ssd": (lambda g, s: unlearn.ssd(10.0 / s), 1),
+  "bad_teacher": (lambda g, s: unlearn.bad_teacher(g.fresh, 1e-4 * s), 1),
+  "boundary_shrink": (lambda g, s: unlearn.boundary_shrink(1e-5 * s), 10),
+  "boundary_expand": (lambda g, s: unlearn.boundary_expand(g.wide, 1e-5 * s), 10),
+  "cf_k": (lambda g, s: unlearn.cf_k(g.layers, 1, 0.01 * s), 10),
+  "eu_k": (lambda g, s: unlearn.eu_k(g.layers, g.fresh, 1, 0.01 * s), 10),
+  "msg": (lambda g, s: unlearn.msg(g.fresh, 1e-3 * s), 5),
+  "ct": (lambda g, s: unlearn.ct(0.01 * s), 10),
+  "amun": (lambda g, s: unlearn.amun(0.01 * s), 10),
+  "localized_reset": (lambda g, s: unlearn.localized_reset(g.fresh, 0.01 * s), 10),
+  "regun": (lambda g, s: unlearn.regun(g.heldout, 0.01 * s), 5),
+  "sam": (lambda g, s: unlearn.sam(unlearn.neg_grad_plus(0.01 * s)), 5),
+  "top_k": (lambda g, s: unlearn.top_k(0.01 * s), 5),
+  "random_k": (lambda g, s: unlearn.random_k(0.01 * s), 5),
+  "layer_attack": (lambda g, s: unlearn.layer_attack(g.features, g.layers[-1], 0.01 * s), 10),
+}
+LAYERS = {
+  "mlp": ("Dense_0", "Dense_1", "Dense_2"),
+  "cnn": ("Conv_0", "Conv_1", "Conv_2", "Dense_0", "Dense_1"),
+}
+
+
+def load(config: Config) -> data.Dataset:
+  """Returns the data set that the config names; cifar10_small is read by the load.py beside it."""
+  folder = Path(config.dataset)
+  script = folder.parent / "load.py"
+  if not folder.is_dir() or not script.is_file():
+    return main_job.load(main_job.Config(dataset=config.dataset))
+  spec = importlib.util.spec_from_file_location("load", script)
+  if spec is None or spec.loader is None:
+    raise ValueError(f"{script} cannot be imported. Copy it again.")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  images, labels, classes = module.load_images(str(folder), "train")
+  return data.Dataset(images, labels, np.load(folder / "train_index.npy"), len(classes))
+
+
+class Problem:
+  """The data, its parts, the recipe and the forget sets, shared by all seeds."""
+
+  def __init__(self, config: Config):
+    self.config, self.key = config, jax.random.key(config.key)
+    self.dataset = load(config)
+    n = len(self.dataset)
+    parts = data.holdout(
+      self.dataset, jax.random.fold_in(self.key, 0), heldout=n // 10, test=n // 5
+    )
+    self.training, self.test = self.dataset.take(parts.train), parts.test
+    self.heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(self.key, 2))
+    self.recipe = train.Recipe(
+      self.model(self.dataset.num_classes), config.epochs, config.batch_size, config.learning_rate
+    )
+    size = config.group_size or max(80, round(len(self.training) / 45))
+    ids, scores = self._scores()
+    groups = rum.select(scores, ids, size=size, centre=0.5 if config.num_models else "median")
+    self.sets = groups._asdict() | {"mixed": np.sort(np.concatenate(groups))}
+
+  def model(self, num_classes: int):
+    """The network, with so many classes."""
+    return getattr(models, self.config.model)(num_classes=num_classes)
+
+  def _scores(self) -> tuple[np.ndarray, np.ndarray]:
+    config, key = self.config, jax.random.fold_in(self.key, 1)
+    if not config.num_models:
+      events = {"events": _events()}
+      fit = train.fit(self.recipe, self.training, key, trackers=events)
+      return fit.ids, fit.scores["confidence"]
+    told = (config.dataset, config.model, self.recipe, config.key)
+    store = config.out / "cache" / f"truth-{hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"
+    truth = memorization.estimate(
+      self.recipe, self.training, key, num_models=config.num_models, store=store
+    )
+    known = np.isfinite(truth.memorization)
+    return truth.ids[known], truth.memorization[known]
+
+
+def _events() -> train.Tracker:
+  from jaxmul.proxies import trackers
+
+  return trackers.learning_events()
+
+
+class Seed:
+  """One training seed: the original, and for each forget set its oracle and a judge."""
+
+  def __init__(self, problem: Problem, number: int):
+    self.problem = problem
+    keys = jax.random.split(jax.random.fold_in(problem.key, 100 + number), 6)
+    self.oracle_keys, self.key = keys[1:3], keys[3]
+    fit = main_job.timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
+    self.original, self.seconds = fit[0].params, fit[1]
+    inputs, classes = problem.training.batch()[0][:1], problem.dataset.num_classes
+    model = problem.model(classes)
+    layers = LAYERS[problem.config.model]
+    self.given = Given(
+      models.init(model, keys[4], inputs),
+      models.init(problem.model(classes + 1), keys[5], inputs),
+      problem.dataset.take(problem.heldout.tune),
+      models.features(model, layers[-1]),
+      layers,
+    )
+    self._judges: dict[str, Any] = {}
+
+  def split(self, name: str) -> data.Split:
+    """The forget set of this name, and everything else."""
+    forget = self.problem.sets[name]
+    return data.Split(
+      forget=forget,
+      retain=np.setdiff1d(self.problem.training.ids, forget),
+      heldout=np.concatenate(self.problem.heldout),
+      test=self.problem.test,
+    )
+
+  def judge(self, name: str) -> Any:
+    """Compares with the oracle of a forget set, which is retrained when first asked for."""
+    if name not in self._judges:
+      split, recipe = self.split(name), self.problem.recipe
+      oracle = unlearn.retrain(recipe, self.problem.training, split, self.oracle_keys[0]).params
+      self._judges[name] = main_job.Judge(self.problem, split, self.key, oracle)  # pyright: ignore
+    return self._judges[name]
+
+  def original_row(self, name: str) -> dict[str, float]:
+    """What doing nothing scores."""
+    return self.judge(name)(self.original, self.seconds)
+
+  def retrain_row(self, name: str) -> dict[str, float]:
+    """What a second oracle scores."""
+    split, recipe = self.split(name), self.problem.recipe
+    second, seconds = main_job.timed(
+      lambda: unlearn.retrain(recipe, self.problem.training, split, self.oracle_keys[1]).params
+    )
+    return self.judge(name)(second, seconds)
+
+  def row(self, name: str, algorithm: str) -> dict[str, Any]:
+    """What an algorithm scores with its published settings; its second run is timed."""
+    make, epochs = ALGORITHMS[algorithm]
+
+    def run() -> Bound:
+      return unlearn.run(
+        make(self.given, 1.0),
+        self.original,
+        self.problem.training,
+        self.split(name),
+        self.key,
+        epochs=epochs,
+        batch_size=self.problem.config.batch_size,
+      )
+
+    try:
+      first, compiling = main_job.timed(run)
+      after, seconds = main_job.timed(run)
+      del first
+    except FloatingPointError:
+      return dict.fromkeys(METRICS)
+    return self.judge(name)(after, seconds) | {"first_call": compiling}
+
+  def tuned_row(self, name: str, algorithm: str) -> dict[str, Any]:
+    """What an algorithm scores with the rate that `rum.tune` chose."""
+    make, epochs = ALGORITHMS[algorithm]
+    batch = self.problem.config.batch_size
+    tried = {
+      f"{scale:g}": rum.Step(make(self.given, scale), epochs, batch)
+      for scale in SCALES[: self.problem.config.trials]
+    }
+    tuned, seconds = main_job.timed(
+      lambda: rum.tune(
+        tried,
+        self.original,
+        self.problem.training,
+        [self.problem.sets[name]],
+        self.given.heldout,
+        self.key,
+        budget=len(tried),
+      )
+    )
+    best = max(tuned.trials, key=lambda trial: trial.surrogate)
+    return self.judge(name)(tuned.params, seconds) | {"chosen": best.name}
+
+
+def main(config: Config) -> None:
+  """Runs what is missing, and writes the tables."""
+  config.out.mkdir(parents=True, exist_ok=True)
+  report.write_json(config.out / "config.json", {"config": config, "versions": report.versions()})
+  problem = Problem(config)
+  rows: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in config.sets}
+  for number in range(config.seeds):
+    made: list[Seed] = []
+
+    def seed(number: int = number, made: list[Seed] = made) -> Seed:
+      if not made:
+        made.append(Seed(problem, number))
+      return made[0]
+
+    for name in config.sets:
+      work: dict[str, Callable[[], dict[str, Any]]] = {
+        "original": lambda name=name: seed().original_row(name),
+        "retrain": lambda name=name: seed().retrain_row(name),
+      }
+      for algorithm in config.names:
+        work[algorithm] = lambda name=name, a=algorithm: seed().row(name, a)
+        if name == "mixed" and number == 0 and config.trials:
+          work[f"{algorithm}, tuned"] = lambda name=name, a=algorithm: seed().tuned_row(name, a)
+      for row, compute in work.items():
+        found = resumed(config, name, number, row, compute)
+        rows[name].setdefault(row, []).append(found)
+      write(config, rows)
+  print((config.out / "table.md").read_text())
+
+
+def resumed(config, name: str, seed: int, row: str, compute: Callable[[], dict]) -> dict[str, Any]:
+  """Returns a result, read back if the same settings and unlearning code computed it before."""
+  shared = dataclasses.replace(config, all=True, algorithms=(), sets=SETS, seeds=1, out=Path())
+  digest = hashlib.sha256(f"{shared} {report.versions()}".encode())
+  for source in sorted(Path(unlearn.__file__).parent.glob("*.py")):
+    digest.update(source.read_bytes())
+  label = row.replace(", ", "-")
+  path = config.out / "cache" / f"{name}-{seed}-{label}-{digest.hexdigest()[:12]}.json"
+  if path.exists():
+    return json.loads(path.read_text())
+  start = time.perf_counter()
+  found = compute()
+  report.write_json(path, found)
+  print(f"{name}, seed {seed}, {row}: ToW {found['ToW']}, {time.perf_counter() - start:.0f} s")
+  return found
+
+
+def write(config: Config, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+  """Writes results.json and table.md of what there is."""
+  report.write_json(config.out / "results.json", rows)
+  lines = []
+  for name, methods in rows.items():
+    if not methods:
+      continue
+    seeds = len(methods["original"])
+    lines += [
+      f"### {config.dataset.rsplit('/', 1)[-1]}, `{config.model}`, {name} ({seeds} "
+      f"seed{'s' if seeds > 1 else ''})",
+      "",
+      "| algorithm | ToW | ToW-MIA | forget | retain | test | seconds | speed-up | |",
+      "|---|---|---|---|---|---|---|---|---|",
+    ]
+    untouched, retrain = (mean(methods[row]) for row in ("original", "retrain"))
+    for method, found in methods.items():
+      if any(each["ToW"] is None for each in found):
+        lines.append(f"| {method} | diverged |" + " |" * 7)
+        continue
+      at = mean(found)
+      worse = "worse than the original" if at["ToW"] < untouched["ToW"] else ""
+      chosen = f"rate × {found[0]['chosen']}" if "chosen" in found[0] else ""
+      lines.append(
+        f"| {method} | {spread(found, 'ToW')} | {spread(found, 'ToW-MIA')} | {at['forget']:.3f} | "
+        f"{at['retain']:.3f} | {at['test']:.3f} | {at['seconds']:.2f} | "
+        f"{retrain['seconds'] / at['seconds']:.1f}× | "
+        f"{', '.join(filter(None, (worse, chosen)))} |"
+      )
+    lines.append("")
+  (config.out / "table.md").write_text("\n".join(lines))
+
+
+def mean(found: list[dict[str, Any]]) -> dict[str, float]:
+  """Returns the mean of each metric over seeds."""
+  return {metric: float(np.mean([each[metric] for each in found])) for metric in METRICS}
+
+
+def spread(found: list[dict[str, Any]], metric: str) -> str:
+  """Returns "mean ± half width of the 95 % t-interval"; one seed gives the mean alone."""
+  interval = metrics.intervals.t_interval([each[metric] for each in found])
+  half = interval.high - interval.mean
+  return f"{interval.mean:.3f}" + (f" ± {half:.3f}" if np.isfinite(half) else "")
+
+
+if __name__ == "__main__":
+  import tyro
+
+  try:
+    main(tyro.cli(Config, description=__doc__))
+  except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    sys.exit(f"error: {error}")

@@ -1,0 +1,50 @@
+"""Penultimate features of a Linen network: what its last layer is given."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxmul.binding import Bound
+
+
+@dataclasses.dataclass(frozen=True)
+class features:
+  """`features(module, head)(params, inputs)` returns what the layer `head` is given, [B, F].
+
+  Evaluation mode. Equal modules and names give equal functions, so that nothing is traced twice.
+
+  Attributes:
+    module: a Linen network.
+    head: name of the layer, such as "Dense_2" of `mlp` and "head" of `resnet18`.
+
+  Raises:
+    ValueError: when called, if the network has no such layer.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxmul import models
+    >>> bound = models.init(models.mlp((8,)), jax.random.key(0), jnp.zeros((1, 3)))
+    >>> models.features(models.mlp((8,)), "Dense_1")(bound, jnp.zeros((2, 3))).shape
+    (2, 8)
+  """
+
+  module: nn.Module
+  head: str
+
+  def __call__(self, params: Bound, inputs: jax.Array) -> jax.Array:
+    seen: dict[str, Any] = {}
+
+    def look(call, args, kwargs, context):
+      if context.method_name == "__call__":
+        seen[context.module.name] = args[0] if args else None
+      return call(*args, **kwargs)
+
+    variables = params.params if params.state is None else {"params": params.params, **params.state}
+    with nn.intercept_methods(look):
+      self.module.apply(variables, inputs)
+    if self.head not in seen:
+      names = ", ".join(sorted(str(name) for name in seen if name))
+      raise ValueError(f"features: the network has no layer {self.head!r}. It has {names}.")
+    return seen[self.head].reshape(len(inputs), -1)

@@ -1,0 +1,276 @@
+"""Who is unlearned together: groups of a forget set S by score, by features, or at random.
+
+Scores are the ground truth or any proxy, higher = more memorized; φ are penultimate features [n,
+F], such as `models.features` returns. Groups are arrays of ids, disjoint, each sorted.
+
+References:
+  Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024;
+  with proxies, [Scalability of memorization-based unlearning](https://arxiv.org/abs/2410.16516).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmul import _check
+
+
+class Selection(NamedTuple):
+  """RUM's experimental forget sets: disjoint ids int64 [size] each, sorted."""
+
+  low: np.ndarray
+  medium: np.ndarray
+  high: np.ndarray
+
+
+def refine(
+  scores: Any,
+  ids: Any,
+  *,
+  num_groups: int = 3,
+  quantiles: Sequence[float] | None = None,
+  thresholds: Sequence[float] | None = None,
+) -> list[np.ndarray]:
+  """Partitions a given forget set by its scores, low to high.
+
+  Args:
+    scores: [k], higher = more memorized; NaN refused.
+    ids: int [k], the forget set, unique.
+    num_groups: K groups whose sizes differ by at most one, unless one of the next two is given.
+    quantiles: K − 1 increasing shares in (0, 1) at which to cut.
+    thresholds: K − 1 increasing scores at which to cut; a score equal to one goes above it.
+
+  Returns:
+    K arrays of ids int64, sorted within; ties go by id, so the order given does not matter.
+
+  Raises:
+    ValueError: lengths differ, ids repeat, scores are not finite, cuts are not increasing, or a
+      group would be empty.
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
+  Example:
+    >>> [group.tolist() for group in refine([0.9, 0.1, 0.5], [7, 8, 9])]
+    [[8], [9], [7]]
+    >>> [group.tolist() for group in refine([0.9, 0.1, 0.5], [7, 8, 9], thresholds=[0.5])]
+    [[8], [7, 9]]
+  """
+  scores, ids = _checked(scores, ids, "refine")
+  if quantiles is not None and thresholds is not None:
+    raise ValueError("refine got quantiles and thresholds; give one of them.")
+  order = np.lexsort((ids, scores))
+  if thresholds is not None:
+    _refuse_unordered("thresholds", thresholds, -np.inf, np.inf)
+    cuts = np.searchsorted(scores[order], thresholds, side="left")
+  elif quantiles is not None:
+    _refuse_unordered("quantiles", quantiles, 0, 1)
+    cuts = np.round(np.asarray(quantiles) * len(ids)).astype(int)
+  else:
+    if not 1 <= num_groups <= len(ids):
+      raise ValueError(f"refine got num_groups={num_groups}, must be in [1, {len(ids)}].")
+    return [np.sort(group) for group in np.array_split(ids[order], num_groups)]
+  groups = np.split(ids[order], cuts)
+  for number, group in enumerate(groups):
+    if not len(group):
+      raise ValueError(
+        f"refine: group {number} of {len(groups)} is empty; scores go from {scores.min():.3g} to "
+        f"{scores.max():.3g}. Move the cuts, or give fewer."
+      )
+  return [np.sort(group) for group in groups]
+
+
+def shuffle(ids: Any, key: jax.Array, *, num_groups: int = 3) -> list[np.ndarray]:
+  """Partitions a forget set at random: RUM's ablation. The order given does not matter.
+
+  Example:
+    >>> import jax
+    >>> sorted(len(group) for group in shuffle([1, 2, 3, 4], jax.random.key(0)))
+    [1, 1, 2]
+  """
+  ids = np.sort(np.asarray(ids, np.int64))
+  scores = np.asarray(jax.random.permutation(key, len(ids)))
+  return refine(scores, ids, num_groups=num_groups)
+
+
+def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) -> list[np.ndarray]:
+  """Partitions a forget set by k-means on its features; the order given does not matter.
+
+  Args:
+    features: φ [k, F]; NaN refused.
+    ids: int [k], the forget set, unique.
+    key: for the first centres, spread out as k-means++ does.
+    num_groups: K, in [1, number of different features].
+
+  Returns:
+    K arrays of ids int64, the largest cluster first; equal sizes go by the smallest id.
+
+  Raises:
+    ValueError: lengths differ, ids repeat, features are not finite, or there are too few.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> features = np.array([[0.0], [9.0], [0.1]])
+    >>> [g.tolist() for g in clusters(features, [1, 2, 3], jax.random.key(0), num_groups=2)]
+    [[1, 3], [2]]
+  """
+  features, ids = np.asarray(features, float), np.asarray(ids, np.int64)
+  if features.ndim != 2 or not features.shape[1]:
+    raise ValueError(f"clusters needs features [k, F], got {list(features.shape)}.")
+  _checked(features[:, 0], ids, "clusters")
+  _check.finite(features, "clusters: features")
+  different = len(np.unique(features, axis=0))
+  if not 1 <= num_groups <= different:
+    raise ValueError(f"clusters got num_groups={num_groups}, must be in [1, {different}].")
+  order = np.argsort(ids)
+  features, ids = features[order], ids[order]
+  rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+  centres = features[rng.integers(len(ids))][None]
+  while len(centres) < num_groups:
+    distance = ((features[:, None] - centres) ** 2).sum(-1).min(1)
+    centres = np.vstack([centres, features[rng.choice(len(ids), p=distance / distance.sum())]])
+  for _ in range(300):
+    near = ((features[:, None] - centres) ** 2).sum(-1).argmin(1)
+    sizes = np.bincount(near, minlength=num_groups)
+    sums = np.zeros_like(centres)
+    np.add.at(sums, near, features)
+    moved = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
+    if np.array_equal(moved, centres):
+      break
+    centres = moved
+  near = ((features[:, None] - centres) ** 2).sum(-1).argmin(1)
+  groups = [ids[near == k] for k in np.unique(near)]
+  return sorted(groups, key=lambda group: (-len(group), group[0]))
+
+
+def entanglement(forget: Any, retain: Any) -> float:
+  """How entangled S and R are in feature space: spread within them over distance between them.
+
+  (mean_R ‖φ − μ_R‖² + mean_S ‖φ − μ_S‖²) / (½ (‖μ_R − μ‖² + ‖μ_S − μ‖²)), μ = (μ_R + μ_S) / 2.
+
+  Args:
+    forget: φ [|S|, F] of the original network.
+    retain: φ [|R|, F].
+
+  Returns:
+    The score, at least 0; higher = more entangled, harder to unlearn. inf where the means agree.
+
+  Raises:
+    ValueError: not two axes each, different F, or NaN or inf.
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
+  Example:
+    >>> entanglement([[1.0], [3.0]], [[-1.0], [-3.0]])
+    0.5
+  """
+  forget, retain = _features(forget, retain, "entanglement")
+  mean_f, mean_r = forget.mean(0), retain.mean(0)
+  mean = (mean_f + mean_r) / 2
+  within = ((retain - mean_r) ** 2).sum(1).mean() + ((forget - mean_f) ** 2).sum(1).mean()
+  between = (((mean_r - mean) ** 2).sum() + ((mean_f - mean) ** 2).sum()) / 2
+  return float(within / between) if between else float("inf")
+
+
+def entanglement_scores(forget: Any, retain: Any) -> np.ndarray:
+  """Scores [|S|] to refine S by entanglement with: −‖φ − μ_R‖, near to the retain set is high.
+
+  Args:
+    forget: φ [|S|, F] of the original network.
+    retain: φ [|R|, F].
+
+  Raises:
+    ValueError: as `entanglement`.
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
+  Example:
+    >>> entanglement_scores([[1.0], [3.0]], [[0.0], [0.0]]).tolist()
+    [-1.0, -3.0]
+  """
+  forget, retain = _features(forget, retain, "entanglement_scores")
+  return -np.linalg.norm(forget - retain.mean(0), axis=1)
+
+
+def select(
+  scores: Any, ids: Any, *, size: int, centre: float | Literal["median", "midrange"] = 0.5
+) -> Selection:
+  """Selects RUM's experimental forget sets from a whole training set.
+
+  High is the `size` largest scores, low the `size` smallest of the rest, medium the `size` nearest
+  to `centre` among what is left: disjoint by construction. Ties go to the lower id.
+
+  Args:
+    scores: [n], higher = more memorized; NaN refused.
+    ids: int [n], unique.
+    size: examples a group; 3 · size at most n.
+    centre: a number (ground truth: 0.5), "median" or "midrange" of all scores (proxies, as RUM's
+      two scripts do).
+
+  Returns:
+    A `Selection`.
+
+  Raises:
+    ValueError: lengths differ, ids repeat, scores are not finite, or there are too few examples.
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
+  Example:
+    >>> [group.tolist() for group in select([0.0, 0.0, 0.4, 1.0], [1, 2, 3, 4], size=1)]
+    [[1], [3], [4]]
+  """
+  scores, ids = _checked(scores, ids, "select")
+  if size < 1 or 3 * size > len(ids):
+    raise ValueError(
+      f"select got size={size}: three groups need {3 * size} of {len(ids)} examples. "
+      f"Use a size in [1, {len(ids) // 3}]."
+    )
+  if centre == "median":
+    centre = float(np.median(scores))
+  elif centre == "midrange":
+    centre = float((scores.min() + scores.max()) / 2)
+  elif isinstance(centre, str):
+    raise ValueError(f"select got centre={centre!r}: use a number, 'median' or 'midrange'.")
+  left = np.arange(len(ids))
+  groups = {}
+  for name, rank in (("high", -scores), ("low", scores), ("medium", np.abs(scores - centre))):
+    order = left[np.lexsort((ids[left], rank[left]))]
+    groups[name], left = np.sort(ids[order[:size]]), order[size:]
+  return Selection(**groups)
+
+
+def _checked(scores: Any, ids: Any, caller: str) -> tuple[np.ndarray, np.ndarray]:
+  scores, ids = np.asarray(scores, float), np.asarray(ids, np.int64)
+  if scores.shape != ids.shape or ids.ndim != 1:
+    raise ValueError(f"{caller} got scores {scores.shape} for ids {ids.shape}; join them by id.")
+  if not len(ids):
+    raise ValueError(f"{caller} got no ids: the forget set is empty.")
+  _check.finite(scores, f"{caller}: scores")
+  values, counts = np.unique(ids, return_counts=True)
+  if len(values) != len(ids):
+    raise ValueError(f"{caller}: id {values[counts > 1][0]} is repeated.")
+  return scores, ids
+
+
+def _features(forget: Any, retain: Any, caller: str) -> tuple[np.ndarray, np.ndarray]:
+  forget, retain = np.asarray(forget, float), np.asarray(retain, float)
+  for name, value in (("forget", forget), ("retain", retain)):
+    if value.ndim != 2 or not len(value) or value.shape[1] != forget.shape[-1]:
+      raise ValueError(
+        f"{caller} needs features [n, F] of both sets, got {name} {list(value.shape)}."
+      )
+    _check.finite(value, f"{caller}: {name} features")
+  return forget, retain
+
+
+def _refuse_unordered(name: str, cuts: Sequence[float], low: float, high: float) -> None:
+  values = np.asarray(cuts, float)
+  if (
+    values.ndim != 1 or not ((values > low) & (values < high)).all() or (np.diff(values) <= 0).any()
+  ):
+    raise ValueError(f"refine got {name}={list(cuts)}, must increase within ({low}, {high}).")

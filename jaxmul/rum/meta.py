@@ -1,0 +1,233 @@
+"""Meta-unlearning: group after group, each from the result before, restartable after every step.
+
+S forget set, D the training set; at step i the retain set is D ∖ (S₁ ∪ … ∪ Sᵢ).
+
+References:
+  Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+"""
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmul import checkpoint, metrics, unlearn
+from jaxmul.binding import Bound
+from jaxmul.data.dataset import Dataset
+from jaxmul.data.split import Split
+from jaxmul.memorization.plan import describe
+from jaxmul.rum.plan import Plan, Step
+
+
+class Effect(NamedTuple):
+  """What one step did.
+
+  Attributes:
+    step: from 0.
+    algorithm: its name, or "none".
+    seconds: wall clock, compilation included; 0 for a step that was read back.
+    before: accuracies in [0, 1] before it: "group 0", "group 1", …, "retain" (what is kept in the
+      end).
+    after: the same after it.
+  """
+
+  step: int
+  algorithm: str
+  seconds: float
+  before: dict[str, float]
+  after: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+  """The unlearned network, and the effect of each step on each group."""
+
+  params: Bound
+  effects: tuple[Effect, ...]
+
+
+def meta_unlearn(
+  plan: Plan,
+  params: Bound,
+  dataset: Dataset,
+  groups: Sequence[np.ndarray],
+  key: jax.Array,
+  *,
+  store: str | os.PathLike[str] | None = None,
+) -> Bound:
+  """Unlearns group after group, each from the result before, with a shrinking retain set.
+
+  Args:
+    plan: one step for each group.
+    params: the trained network.
+    dataset: D, exactly what it was trained on.
+    groups: ids of S₁, S₂, …, disjoint, from `refine`; at step i everything of D outside
+      S₁ ∪ … ∪ Sᵢ is retained.
+    key: step i uses `fold_in(key, i)`.
+    store: folder that gets the params after each step. The same call again, after a kill, goes on
+      from the last finished step, with the same bits.
+
+  Returns:
+    The unlearned network.
+
+  Raises:
+    ValueError: the plan has another number of steps than there are groups, groups overlap or are
+      empty, an id is not in the data, nothing would be retained, or the store holds a damaged step.
+    unlearn.Diverged: a step diverged; the steps before it are in the store.
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, rum, unlearn
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> params = models.init(models.mlp((8,), 2), jax.random.key(0), toy.images)
+    >>> plan = rum.Plan([rum.Step(None), rum.Step(unlearn.fine_tune(), epochs=1)])
+    >>> groups = rum.refine([0.1, 0.7], [4, 5], num_groups=2)
+    >>> rum.meta_unlearn(plan, params, toy, groups, jax.random.key(1))(toy.images).shape
+    (6, 2)
+  """
+  for done in _steps(plan, params, dataset, groups, key, store):
+    params = done.params
+  return params
+
+
+def run(
+  plan: Plan,
+  params: Bound,
+  dataset: Dataset,
+  groups: Sequence[np.ndarray],
+  key: jax.Array,
+  *,
+  store: str | os.PathLike[str] | None = None,
+) -> Outcome:
+  """`meta_unlearn` that also reports what each step did to each group.
+
+  Args:
+    plan, params, dataset, groups, key, store: as `meta_unlearn`.
+
+  Returns:
+    An `Outcome`: the same params, bit for bit, and an `Effect` for each step.
+
+  Raises:
+    ValueError, unlearn.Diverged: as `meta_unlearn`.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, rum, unlearn
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> params = models.init(models.mlp((8,), 2), jax.random.key(0), toy.images)
+    >>> plan = rum.Plan([rum.Step(None), rum.Step(unlearn.neg_grad(), epochs=1)])
+    >>> outcome = rum.run(plan, params, toy, [np.array([4]), np.array([5])], jax.random.key(1))
+    >>> [effect.algorithm for effect in outcome.effects]
+    ['none', 'neg_grad']
+  """
+  parts = {f"group {i}": np.asarray(group) for i, group in enumerate(groups)}
+  forgotten = np.concatenate(list(parts.values()))
+  parts["retain"] = np.setdiff1d(dataset.ids, forgotten)
+
+  def accuracies(params: Bound) -> dict[str, float]:
+    return {name: metrics.accuracy(params, dataset.take(ids)) for name, ids in parts.items()}
+
+  effects, before = [], None
+  for done in _steps(plan, params, dataset, groups, key, store):
+    before = accuracies(params) if before is None else before
+    after = before if done.params is params else accuracies(done.params)
+    effects.append(Effect(done.number, _name(done.step), done.seconds, before, after))
+    params, before = done.params, after
+  return Outcome(params, tuple(effects))
+
+
+class _Done(NamedTuple):
+  number: int
+  step: Step
+  params: Bound
+  seconds: float
+
+
+def _steps(plan, params, dataset, groups, key, store) -> Iterator[_Done]:
+  if len(plan.steps) != len(groups):
+    raise ValueError(
+      f"the plan has {len(plan.steps)} steps but there are {len(groups)} groups; "
+      "give one step for each group."
+    )
+  splits = [
+    Split(forget=group, retain=np.setdiff1d(dataset.ids, np.concatenate(groups[: i + 1])))
+    for i, group in enumerate(groups)
+  ]
+  Split(forget=np.concatenate(groups), retain=splits[-1].retain).check(dataset)
+  digest = None if store is None else _start_digest(params, dataset, key)
+  for i, (step, split) in enumerate(zip(plan.steps, splits, strict=True)):
+    folder = None
+    if digest is not None and store is not None:
+      _include(digest, step, split)
+      folder = Path(store) / f"step{i}-{digest.hexdigest()[:16]}"
+    seconds = 0.0
+    if step.unlearner is None:
+      pass
+    elif folder is not None and folder.exists():
+      params = checkpoint.load(folder, params)
+    else:
+      start = time.perf_counter()
+      params = jax.block_until_ready(
+        unlearn.run(
+          step.unlearner,
+          params,
+          dataset,
+          split,
+          jax.random.fold_in(key, i),
+          epochs=step.epochs,
+          batch_size=step.batch_size,
+          freeze_statistics=step.freeze_statistics,
+        )
+      )
+      seconds = time.perf_counter() - start
+      if folder is not None:
+        checkpoint.save(folder, params)
+    yield _Done(i, step, params, seconds)
+
+
+def _name(step: Step) -> str:
+  if step.unlearner is None:
+    return "none"
+  identity = step.unlearner.identity
+  return str(identity[0]) if isinstance(identity, tuple) else str(identity)
+
+
+def params_hash(params: Bound) -> str:
+  """SHA-256 of all params and statistics, with their names, dtypes and shapes."""
+  digest = hashlib.sha256()
+  _include_arrays(digest, (params.params, params.state))
+  return digest.hexdigest()
+
+
+def _start_digest(params: Bound, dataset: Dataset, key: jax.Array):
+  digest = hashlib.sha256(params_hash(params).encode())
+  order = np.argsort(dataset.ids)
+  arrays = (dataset.images[order], dataset.labels[order], dataset.ids[order])
+  _include_arrays(digest, (*arrays, jax.random.key_data(key)))
+  return digest
+
+
+def _include(digest, step: Step, split: Split) -> None:
+  algorithm = step.unlearner
+  described = None if algorithm is None else (algorithm.identity, algorithm.passes)
+  settings = (step.epochs, step.batch_size, step.freeze_statistics)
+  digest.update(describe((described, *settings)).encode())
+  _include_arrays(digest, (np.sort(split.forget), () if algorithm is None else algorithm.given))
+
+
+def _include_arrays(digest, tree: Any) -> None:
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    value = np.ascontiguousarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
+    digest.update(value.tobytes())

@@ -1,0 +1,78 @@
+"""Plans: for each group, from low to high memorization, an algorithm with its settings, or none.
+
+References:
+  Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024;
+  with proxies, [Scalability of memorization-based unlearning](https://arxiv.org/abs/2410.16516).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from jaxmul import unlearn
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """How one group is unlearned.
+
+  Attributes:
+    unlearner: the algorithm, or None to leave the group as it is.
+    epochs: passes.
+    batch_size: examples a step.
+    freeze_statistics: see `unlearn.run`.
+  """
+
+  unlearner: unlearn.Unlearner | None
+  epochs: int = 5
+  batch_size: int = 256
+  freeze_statistics: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """One `Step` for each group, from low to high memorization."""
+
+  steps: Sequence[Step]
+
+  def __post_init__(self):
+    object.__setattr__(self, "steps", tuple(self.steps))
+    if not self.steps:
+      raise ValueError("a rum.Plan needs at least one step.")
+
+
+def neg_grad_plus_plan(batch_size: int = 256) -> Plan:
+  """RUM's published plan of NegGrad+ alone: α 0.99 / 0.97 / 0.97, epochs 5 / 5 / 10.
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
+  Example:
+    >>> [step.epochs for step in neg_grad_plus_plan().steps]
+    [5, 5, 10]
+  """
+  return Plan(
+    [
+      Step(unlearn.neg_grad_plus(0.01, alpha=0.99), 5, batch_size),
+      Step(unlearn.neg_grad_plus(0.01, alpha=0.97), 5, batch_size),
+      Step(unlearn.neg_grad_plus(0.001, alpha=0.97), 10, batch_size),
+    ]
+  )
+
+
+def salun_plan(batch_size: int = 256) -> Plan:
+  """RUM's published plan: leave low, fine-tune medium (10 epochs), SalUn on high (5 epochs).
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
+  Example:
+    >>> salun_plan().steps[0].unlearner is None
+    True
+  """
+  return Plan(
+    [
+      Step(None),
+      Step(unlearn.fine_tune(0.1), 10, batch_size),
+      Step(unlearn.salun(0.1), 5, batch_size),
+    ]
+  )

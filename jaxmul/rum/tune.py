@@ -1,0 +1,179 @@
+"""Autopilot: each group's algorithm and settings, chosen without an oracle and without test data.
+
+A network that never saw S treats it like other unseen data. So the surrogate of ToW compares the
+probabilities p_y of S with those of held-out examples of the same classes, under the same network:
+
+  (1 − W₁(p_y on S, p_y on H)) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H)
+
+W₁ is the distance between the two distributions, in [0, 1]; H is weighted to S's mix of classes.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmul import metrics, unlearn
+from jaxmul.binding import Bound
+from jaxmul.data.dataset import Dataset
+from jaxmul.data.split import Split
+from jaxmul.rum.plan import Plan, Step
+
+
+class Trial(NamedTuple):
+  """One candidate tried on one group: its name and surrogate in [0, 1], 0 where it diverged."""
+
+  group: int
+  name: str
+  surrogate: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tuned:
+  """The plan that was chosen, its result, and all that was tried."""
+
+  plan: Plan
+  params: Bound
+  trials: tuple[Trial, ...]
+
+
+def tune(
+  candidates: Mapping[str, Step],
+  params: Bound,
+  dataset: Dataset,
+  groups: Sequence[np.ndarray],
+  heldout: Dataset,
+  key: jax.Array,
+  *,
+  budget: int = 15,
+) -> Tuned:
+  """Chooses a step for each group, one group after another, by a surrogate on held-out data.
+
+  Leaving a group as it is counts as a candidate of its own, and costs nothing. The first candidates
+  of the mapping are tried: as many for each group as the budget allows.
+
+  Args:
+    candidates: {name: step}, in the order in which they are tried; `candidates()` is a start.
+    params: the trained network.
+    dataset: D, exactly what it was trained on.
+    groups: ids of S₁, S₂, …, disjoint, from `refine`; one group is plain unlearning.
+    heldout: examples never trained on and used for nothing else, such as the `tune` part of
+      `data.cut_heldout`. Never the test set.
+    key: group i is unlearned with `fold_in(key, i)`, as `meta_unlearn` does.
+    budget: at most so many trials in all.
+
+  Returns:
+    A `Tuned`; `meta_unlearn(tuned.plan, params, dataset, groups, key)` gives `tuned.params` again.
+
+  Raises:
+    ValueError: no candidates, a budget below one trial a group, held-out ids that are in D, or an
+      id that is not in the data.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, rum, unlearn
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
+    >>> params = models.init(models.mlp((8,), 2), jax.random.key(0), toy.images)
+    >>> tried = {"ascent": rum.Step(unlearn.neg_grad(0.1), epochs=1)}
+    >>> tuned = rum.tune(
+    ...   tried, params, toy.take(range(6)), [np.array([0, 1])], toy.take([6, 7]), jax.random.key(0)
+    ... )
+    >>> [trial.name for trial in tuned.trials]
+    ['none', 'ascent']
+  """
+  each = min(len(candidates), budget // max(len(groups), 1))
+  if each < 1:
+    raise ValueError(
+      f"tune got {len(candidates)} candidates and budget={budget} for {len(groups)} groups; "
+      f"give at least one candidate, and a budget of at least {len(groups)}."
+    )
+  shared = np.intersect1d(dataset.ids, heldout.ids)
+  if len(shared):
+    raise ValueError(
+      f"tune: id {shared[0]} is held out and in the data; held-out examples are never trained on."
+    )
+  original, steps, trials = params, [], []
+  for number, group in enumerate(groups):
+    gone = np.concatenate([np.asarray(ids) for ids in groups[: number + 1]])
+    split = Split(forget=group, retain=np.setdiff1d(dataset.ids, gone))
+    split.check(dataset)
+    best = (surrogate(params, original, dataset, split, heldout), "none", Step(None), params)
+    trials.append(Trial(number, "none", best[0]))
+    for name, step in list(candidates.items())[:each]:
+      if step.unlearner is None:
+        continue
+      try:
+        after = unlearn.run(
+          step.unlearner,
+          params,
+          dataset,
+          split,
+          jax.random.fold_in(key, number),
+          epochs=step.epochs,
+          batch_size=step.batch_size,
+          freeze_statistics=step.freeze_statistics,
+        )
+        value = surrogate(after, original, dataset, split, heldout)
+      except FloatingPointError:
+        after, value = params, 0.0
+      trials.append(Trial(number, name, value))
+      if value > best[0]:
+        best = (value, name, step, after)
+    steps.append(best[2])
+    params = best[3]
+  return Tuned(Plan(steps), params, tuple(trials))
+
+
+def surrogate(
+  params: Bound, original: Bound, dataset: Dataset, split: Split, heldout: Dataset
+) -> float:
+  """Returns how much S looks held out while R and H are kept, in [0, 1]; 1 is best.
+
+  Args:
+    params: the unlearned network.
+    original: the network before.
+    dataset: D, with S and R.
+    split: only `forget` and `retain` are used.
+    heldout: H. A class of S without held-out examples is compared with all of H.
+
+  Raises:
+    ValueError: an id is not in the data, H is empty, or a logit is NaN.
+  """
+  from scipy.stats import wasserstein_distance
+
+  forget = dataset.take(split.forget)
+  share = np.bincount(forget.labels, minlength=int(heldout.labels.max(initial=0)) + 1)
+  count = np.bincount(heldout.labels, minlength=len(share))
+  weights = (share / np.maximum(count, 1))[heldout.labels]
+  weights = weights + share[count == 0].sum() / len(heldout)
+  distance = wasserstein_distance(
+    metrics.attacks.label_confidence(params, forget),
+    metrics.attacks.label_confidence(params, heldout),
+    v_weights=weights,
+  )
+
+  def lost(data: Dataset) -> float:
+    return max(0.0, metrics.accuracy(original, data) - metrics.accuracy(params, data))
+
+  return float((1 - distance) * (1 - lost(dataset.take(split.retain))) * (1 - lost(heldout)))
+
+
+def candidates(batch_size: int = 256) -> dict[str, Step]:
+  """Returns settings to start from, the likeliest first, around those of the papers.
+
+  Example:
+    >>> list(candidates())[:2]
+    ['SalUn 0.1', 'NegGrad+ 0.97']
+  """
+  return {
+    "SalUn 0.1": Step(unlearn.salun(0.1), 5, batch_size),
+    "NegGrad+ 0.97": Step(unlearn.neg_grad_plus(0.01, alpha=0.97), 5, batch_size),
+    "NegGrad+ 0.9": Step(unlearn.neg_grad_plus(0.01, alpha=0.9), 5, batch_size),
+    "SalUn 0.03": Step(unlearn.salun(0.03), 5, batch_size),
+    "fine-tune 0.1": Step(unlearn.fine_tune(0.1), 10, batch_size),
+    "SCRUB": Step(unlearn.scrub(), 5, batch_size),
+    "NegGrad+ 0.8": Step(unlearn.neg_grad_plus(0.01, alpha=0.8), 5, batch_size),
+  }

@@ -1,0 +1,288 @@
+"""What every unlearning algorithm must keep to, whatever it does; each clause has a name.
+
+An algorithm is run a few times on a small problem of yours, and its first step is taken in several
+ways. Nothing here knows what the right result is: only what must not change it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmul import _sharding, unlearn
+from jaxmul.binding import Bound
+from jaxmul.data.dataset import Dataset
+from jaxmul.data.split import Split
+
+TOLERANCE = 1e-5
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def check_unlearner(
+  unlearner: unlearn.Unlearner,
+  params: Bound,
+  dataset: Dataset,
+  split: Split,
+  *,
+  epochs: int = 2,
+  batch_size: int = 8,
+  eager: bool = True,
+) -> list[str]:
+  """Holds an unlearning algorithm to its contract on a small problem.
+
+  Checks shapes, dtypes and finiteness; that nothing given is changed; that the order of ids and of
+  the data, what padding holds and what is outside of S ∪ R do not matter; that equal keys give
+  equal bits; that `jit`, eager and sharded runs agree within 1e-5 of the largest value; one trace;
+  frozen statistics; the stop on divergence; and lowering for CPU, GPU and TPU.
+
+  Args:
+    unlearner: the algorithm.
+    params: a trained or fresh network; small, as it is compiled several times.
+    dataset: a few dozen examples, some of them in neither S nor R.
+    split: S and R.
+    epochs: passes of each run.
+    batch_size: examples a step; a multiple of the number of devices.
+    eager: also take the first step without `jit`, which is slow for a network of many layers.
+
+  Returns:
+    The names of all clauses, 25 or more; each one held.
+
+  Raises:
+    AssertionError: a clause does not hold; its message starts with the name of the clause.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, testing, unlearn
+    >>> from jaxmul.data import Dataset, Split
+    >>> rng = np.random.default_rng(0)
+    >>> toy = Dataset(rng.normal(size=(24, 3)).astype(np.float32), np.arange(24) % 3)
+    >>> params = models.init(models.mlp((4,), 3), jax.random.key(0), toy.images[:1])
+    >>> split = Split(forget=np.arange(5), retain=np.arange(5, 20))
+    >>> len(testing.check_unlearner(unlearn.fine_tune(), params, toy, split)) >= 25
+    True
+  """
+  problem = _Problem(unlearner, params, dataset, split, epochs, batch_size, eager)
+  names = []
+  for family in (_values, _runs, _orders, _step):
+    for name, holds, detail in family(problem):
+      if not holds:
+        raise AssertionError(f"{name}: {detail}")
+      names.append(name)
+  return names
+
+
+Clauses = Iterator[tuple[str, Any, str]]
+
+
+class _Problem:
+  """An algorithm that counts its traces, on a problem, with its first result."""
+
+  def __init__(self, unlearner, params, dataset, split, epochs, batch_size, eager):
+    self.given, self.params, self.dataset, self.split = unlearner, params, dataset, split
+    self.epochs, self.batch_size, self.eager = epochs, batch_size, eager
+    self.traces = 0
+
+    def counted(*arguments):
+      self.traces += 1
+      return unlearner.update(*arguments)
+
+    # An identity of its own: what was compiled before must not hide a trace.
+    self.unlearner = dataclasses.replace(
+      unlearner,
+      update=None if unlearner.update is None else counted,
+      identity=("check_unlearner", unlearner.identity, id(self)),
+    )
+    self.before = jax.tree.map(np.array, (params.params, params.state))
+    self.images = dataset.images.copy()
+
+  @functools.cached_property
+  def after(self) -> Bound:
+    return self.run()
+
+  def run(self, key: int = 0, **changes: Any) -> Bound:
+    given = {"params": self.params, "dataset": self.dataset, "split": self.split} | changes
+    options = {"epochs": self.epochs, "batch_size": self.batch_size}
+    options |= {name: given.pop(name) for name in list(given) if name not in _POSITIONAL}
+    return unlearn.run(self.unlearner, key=jax.random.key(key), **given, **options)
+
+  def session(self, images, labels, key, padding: Any = 0) -> unlearn.Session:
+    def rows(ids):
+      at = jnp.full(len(self.dataset), padding, jnp.int32)
+      at = at.at[: len(ids)].set(self.dataset.rows(np.sort(ids)))
+      return unlearn.Rows(images, labels, at, jnp.int32(len(ids)))
+
+    sets = rows(self.split.forget), rows(self.split.retain)
+    return unlearn.Session(*sets, self.epochs, self.batch_size, key, self.dataset.ids)
+
+  def step(self, params, images, labels, key, hole=None, padding: Any = 0) -> Bound:
+    """The network after the first step; `hole` is written into the padding rows of its batches."""
+    session = self.session(images, labels, key, padding)
+    state = self.given.init(params, session)
+    if self.given.start is not None:
+      params = self.given.start(params, state)
+    if self.given.update is None:
+      return params
+    zero = jnp.int32(0)
+    if self.given.tick is not None:
+      state = self.given.tick(state, unlearn.Clock(zero, zero, zero + 2))
+    forget, retain = (
+      _holed(rows.batch(zero, jnp.int32(self.batch_size - 3), self.batch_size), hole)
+      for rows in (session.forget, session.retain)
+    )
+    updates, _ = self.given.update(forget, retain, state, params, key)
+    params = jax.tree.map(jnp.add, params, updates)
+    return params if self.given.finish is None else self.given.finish(params, state)
+
+
+_POSITIONAL = ("params", "dataset", "split")
+
+
+def _holed(batch: unlearn.Batch, hole) -> unlearn.Batch:
+  if hole is None:
+    return batch
+  mask = batch.mask.reshape(-1, *(1,) * (batch.inputs.ndim - 1))
+  return batch._replace(inputs=jnp.where(mask, batch.inputs, hole))
+
+
+def _values(at: _Problem) -> Clauses:
+  """What the algorithm is, and what a run returns."""
+  unlearner, params = at.given, at.params
+  yield "identity_is_hashable", _hashable(unlearner), "identity cannot be hashed"
+  yield "equals_itself", unlearner == dataclasses.replace(unlearner), "a copy is not equal"
+  inputs, labels = at.dataset.batch()
+  state = unlearner.init(params, at.session(inputs, labels, jax.random.key(0)))
+  arrays = all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(state))
+  yield "state_holds_arrays_only", arrays, "a leaf of the state is no array"
+  after = at.after
+  same = jax.tree.structure(after) == jax.tree.structure(params)
+  yield "structure_is_kept", same, "the result is another tree than the params"
+  yield "apply_fn_is_kept", after.apply_fn == params.apply_fn, "the result has another apply_fn"
+  yield "train_fn_is_kept", after.train_fn == params.train_fn, "the result has another train_fn"
+  pairs = list(zip(jax.tree.leaves(after), jax.tree.leaves(params), strict=True))
+  yield "shapes_are_kept", all(a.shape == b.shape for a, b in pairs), "a leaf has another shape"
+  yield "dtypes_are_kept", all(a.dtype == b.dtype for a, b in pairs), "a leaf has another dtype"
+  finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)]
+  yield "params_are_finite", all(finite), "a param is NaN or inf"
+  finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.state)]
+  yield "network_state_is_finite", all(finite), "a statistic is NaN or inf"
+  unchanged = _gap((params.params, params.state), at.before) == 0
+  yield "params_given_are_not_changed", unchanged, "run changed the params it was given"
+  kept = np.array_equal(at.dataset.images, at.images)
+  yield "data_given_is_not_changed", kept, "run changed the images it was given"
+  yield "something_moves", _gap(after.params, params.params) > 0, "the result is the original"
+  outputs = after(inputs)
+  yield "outputs_are_finite", jnp.isfinite(outputs).all(), "a logit of the result is NaN or inf"
+
+
+def _runs(at: _Problem) -> Clauses:
+  """Whole runs, in ways that must not matter or must matter in a known way."""
+  yield "equal_keys_give_equal_bits", _gap(at.run(), at.after) == 0, "a second run differs"
+  at.run(key=1)
+  yield "one_trace", at.traces <= 1, f"update was traced {at.traces} times for one shape"
+  frozen = at.run(freeze_statistics=True)
+  still = _gap(frozen.state, at.params.state) == 0
+  yield "frozen_statistics_stay", still, "freeze_statistics let a statistic move"
+  kept = frozen.train_fn == at.params.train_fn
+  yield "frozen_runs_keep_train_fn", kept, "freeze_statistics changed train_fn"
+  devices = jax.devices()
+  gap = _relative(at.run(devices=devices), at.after)
+  yield "devices_do_not_matter", gap <= TOLERANCE, f"{len(devices)} devices differ by {gap:.1e}"
+  broken = at.params.replace(params=jax.tree.map(lambda x: x * jnp.nan, at.params.params))
+  try:
+    at.run(params=broken)
+    error = None
+  except unlearn.Diverged as caught:
+    error = caught
+  yield "divergence_stops", error is not None, "NaN params did not raise Diverged"
+  yield "divergence_says_so_in_one_line", "\n" not in str(error), "the message has several lines"
+  same = jax.tree.structure(error.params) == jax.tree.structure(at.params)  # pyright: ignore
+  yield "divergence_keeps_the_last_good", same, "Diverged.params is another tree than the params"
+
+
+def _orders(at: _Problem) -> Clauses:
+  """Orders and neighbours that a run must not see."""
+  split, data = at.split, at.dataset
+  turned = Split(forget=split.forget[::-1], retain=split.retain)
+  gap = _relative(at.run(split=turned), at.after)
+  yield "order_of_forget_does_not_matter", gap == 0, f"another order differs by {gap:.1e}"
+  turned = Split(forget=split.forget, retain=split.retain[::-1])
+  gap = _relative(at.run(split=turned), at.after)
+  yield "order_of_retain_does_not_matter", gap == 0, f"another order differs by {gap:.1e}"
+  gap = _relative(at.run(dataset=data.take(data.ids[::-1])), at.after)
+  yield "order_of_the_data_does_not_matter", gap <= TOLERANCE, f"it differs by {gap:.1e}"
+  outside = data.rows(np.setdiff1d(data.ids, split.train))
+  images = data.images.copy()
+  images[outside] = images[outside][::-1] + np.ones((), images.dtype)
+  other = Dataset(images, data.labels, data.ids, data.num_classes)
+  gap = _relative(at.run(dataset=other), at.after)
+  yield "what_is_outside_is_not_seen", gap == 0, f"other held-out examples differ by {gap:.1e}"
+
+
+def _step(at: _Problem) -> Clauses:
+  """The first step, in ways that must not matter."""
+  key = jax.random.key(0)
+  inputs, labels = at.dataset.batch()
+  step: Callable[..., Any] = jax.jit(at.step)
+  first = step(at.params, inputs, labels, key, 0.0, 0)
+  gap = _relative(step(at.params, inputs, labels, key, 0.0, 0), first)
+  yield "step_is_pure", gap == 0, f"the same step again differs by {gap:.1e}"
+  hole = step(at.params, inputs, labels, key, jnp.nan, 0)
+  gap = _relative(hole, first)
+  yield "padding_of_batches_is_not_seen", gap == 0, f"NaN in padding rows changes it by {gap:.1e}"
+  last = int(at.dataset.rows(np.setdiff1d(at.dataset.ids, at.split.train)[:1])[0])
+  gap = _relative(step(at.params, inputs, labels, key, 0.0, last), first)
+  yield "padding_of_sets_is_not_seen", gap <= TOLERANCE, f"other padding differs by {gap:.1e}"
+  if at.eager:
+    gap = _relative(at.step(at.params, inputs, labels, key, 0.0, 0), first)
+    yield "eager_equals_jit", gap <= TOLERANCE, f"eager and jit differ by {gap:.1e}"
+  sharded = _sharding.shard_batch((inputs, labels))
+  gap = _relative(step(at.params, *sharded, key, 0.0, 0), first)
+  yield "sharded_data_give_the_same_step", gap <= TOLERANCE, f"they differ by {gap:.1e}"
+  lowers, why = _exported(at)
+  yield "it_lowers_for_accelerators", lowers, why
+
+
+def _exported(at: _Problem) -> tuple[bool, str]:
+  leaves, structure = jax.tree.flatten(at.params)
+
+  def flat(leaves, inputs, labels, key_data):
+    params = jax.tree.unflatten(structure, leaves)
+    return jax.tree.leaves(at.step(params, inputs, labels, jax.random.wrap_key_data(key_data)))
+
+  given = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+    (leaves, *at.dataset.batch(), jax.random.key_data(jax.random.key(0))),
+  )
+  try:
+    jax.export.export(jax.jit(flat), platforms=PLATFORMS)(*given)
+  except Exception as error:
+    return False, str(error).splitlines()[0]
+  return True, ""
+
+
+def _hashable(unlearner: unlearn.Unlearner) -> bool:
+  try:
+    hash(unlearner)
+  except TypeError:
+    return False
+  return True
+
+
+def _gap(a: Any, b: Any) -> float:
+  """The largest difference between two trees; NaN counts as infinite."""
+  gaps = [
+    float(np.max(np.abs(np.asarray(x) - np.asarray(y)), initial=0))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  ]
+  return max((np.inf if np.isnan(gap) else gap for gap in gaps), default=0.0)
+
+
+def _relative(a: Any, b: Any) -> float:
+  """The largest difference between two trees, over the largest value or 1."""
+  largest = max((float(np.max(np.abs(x), initial=0)) for x in jax.tree.leaves(b)), default=0.0)
+  return _gap(a, b) / max(1.0, largest)

@@ -1,0 +1,171 @@
+"""An attack on the features that the last layer sees, which alone is then changed.
+
+φ penultimate features, W and b kernel and bias of the last layer: z = φ W + b.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmul import losses
+from jaxmul.binding import Bound
+from jaxmul.unlearn._passes import Batch
+from jaxmul.unlearn._whole import map_members
+from jaxmul.unlearn.base import Session, Unlearner
+from jaxmul.unlearn.boundary import norms
+from jaxmul.unlearn.distill import divergence
+from jaxmul.unlearn.layers import in_layers
+from jaxmul.unlearn.objective import descend, only, sgd
+
+FeaturesFn = Callable[[Bound, jax.Array], jax.Array]
+
+
+class _Attacked(NamedTuple):
+  """By row of the data set: φ [N, F], logits [N, C] at the adversarial φ, and their class [N]."""
+
+  features: jax.Array
+  teacher: jax.Array
+  labels: jax.Array
+
+
+def layer_attack(
+  features_fn: FeaturesFn,
+  head: str,
+  learning_rate: float = 0.01,
+  *,
+  alpha: float = 0.5,
+  temperature: float = 4.0,
+  step: float = 0.1,
+  steps: int = 100,
+  momentum: float = 0.9,
+) -> Unlearner:
+  """Changes the last layer alone so that S crosses its nearest boundary, without retain data.
+
+  Normalised gradient steps on φ, stopped where the prediction changes ("partial"), give adversarial
+  features φ'. Where S is still predicted right the objective is (1 − α) ℓ(z, y') + α T² KL(t‖z), y'
+  the class and t the original network's logits at φ'; elsewhere KL to the student's own outputs,
+  which has no gradient. Needs S; the features are computed once, and an epoch costs one pass over S
+  through one layer. The paper tunes rate and epochs; 0.01 and 10 are our choice.
+
+  Args:
+    features_fn: `(params, inputs [B, ...]) -> φ [B, F]` in evaluation mode, such as
+      `models.features(model, head)`.
+    head: name of the last layer, with leaves "kernel" [F, C] and "bias" [C].
+    learning_rate: η, constant.
+    alpha: α in [0, 1].
+    temperature: T, above 0.
+    step: length of a step on φ, in units of the mean norm of φ.
+    steps: at most so many.
+    momentum: μ.
+
+  Returns:
+    An `Unlearner`. Its `init` raises ValueError where the network has no such layer.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    [Layer attack unlearning](https://arxiv.org/abs/2312.16823), 2023.
+
+  Example:
+    >>> from jaxmul import models
+    >>> layer_attack(models.features(models.mlp(), "Dense_2"), "Dense_2").passes
+    'forget'
+  """
+  if not 0 <= alpha <= 1 or not temperature > 0:
+    raise ValueError(
+      f"layer_attack got alpha={alpha} and temperature={temperature}, "
+      "must be in [0, 1] and above 0."
+    )
+
+  def remember(params: Bound, session: Session) -> _Attacked:
+    in_layers(params.params, (head,), "layer_attack")
+    features = map_members(_features, (_Static(features_fn), params), session.forget, 256)
+    arguments = (features, *_head(params, head), jnp.float32(step), jnp.int32(steps))
+    teacher, labels = map_members(_attack, arguments, session.forget, 256)
+    return _Attacked(features, teacher, labels)
+
+  def objective(params, turn, attacked):
+    at = turn.forget.rows
+    kernel, bias = _head(params, head)
+    student = attacked.features[at] @ kernel + bias
+    each = (1 - alpha) * losses.cross_entropy(student, attacked.labels[at])
+    each += alpha * divergence(attacked.teacher[at], student, temperature)
+    right = losses.is_correct(student, turn.forget.labels)
+    return losses.masked_mean(jnp.where(right, each, 0), turn.forget.mask), params
+
+  def reshape(updates, attacked, turn):
+    del attacked, turn
+    return only(updates, in_layers(updates, (head,), "layer_attack"))
+
+  return descend(
+    objective,
+    sgd(learning_rate, momentum),
+    identity=(
+      "layer_attack",
+      features_fn,
+      head,
+      learning_rate,
+      alpha,
+      temperature,
+      step,
+      steps,
+      momentum,
+    ),
+    passes="forget",
+    remember=remember,
+    reshape=reshape,
+  )
+
+
+@jax.tree_util.register_static
+class _Static:
+  """A function as an argument of a compiled program; equal functions share it."""
+
+  def __init__(self, function: Any):
+    self.function = function
+
+  def __eq__(self, other):
+    return isinstance(other, _Static) and self.function == other.function
+
+  def __hash__(self):
+    return hash(self.function)
+
+
+def _features(features_fn: _Static, params: Bound, batch: Batch) -> jax.Array:
+  return features_fn.function(params, batch.inputs)
+
+
+def _attack(features, kernel, bias, step, steps, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  """Returns logits [B, C] and class [B] at features just across the boundary."""
+  phi, labels = features[batch.rows], batch.labels
+  length = step * jnp.sum(jnp.where(batch.mask[:, None], norms(phi), 0)) / batch.mask.sum()
+
+  def loss(phi):
+    return jnp.sum(losses.cross_entropy(phi @ kernel + bias, labels))
+
+  def up(index, phi):
+    del index
+    gradient = jax.grad(loss)(phi)
+    moved = phi + length * gradient / jnp.maximum(norms(gradient), 1e-30)
+    inside = losses.is_correct(phi @ kernel + bias, labels)
+    return jnp.where(inside[:, None], moved, phi)
+
+  logits = lax.fori_loop(0, steps, up, phi) @ kernel + bias
+  return logits, jnp.argmax(logits, axis=-1)
+
+
+def _head(params: Bound, head: str) -> tuple[jax.Array, jax.Array]:
+  found = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params.params):
+    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+    if head in names:
+      found[names[-1]] = leaf
+  if set(found) != {"kernel", "bias"}:
+    raise ValueError(
+      f"layer_attack: layer {head!r} has {', '.join(sorted(found))}, must have kernel and bias."
+    )
+  return found["kernel"], found["bias"]

@@ -1,0 +1,168 @@
+"""Only the last k layers: fine-tuned as they are, or from fresh weights.
+
+A layer is a name on the way to its leaves, such as "Dense_2" or "stage3_block1_conv1". BatchNorm
+layers are layers of their own; their statistics go on in all of the network, as in the papers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmul.binding import Bound
+from jaxmul.unlearn.base import Unlearner
+from jaxmul.unlearn.objective import batch_risk, descend, sgd
+
+
+def cf_k(
+  layers: Sequence[str],
+  k: int = 1,
+  learning_rate: float = 0.01,
+  *,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """Catastrophically forgetting the last k layers: `fine_tune` of them alone, risk_R.
+
+  Needs R; one epoch costs at most one training epoch on R. The paper tunes k, rate and epochs; 1,
+  0.01 and 10 epochs are our choice. The other weights do not move, weight decay included.
+
+  Args:
+    layers: names of layers in forward order.
+    k: how many of the last ones are trained, in [1, number of layers]; all of them is `fine_tune`.
+    learning_rate: η, constant.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`. Its `init` raises ValueError where the network has no layer of a name.
+
+  Raises:
+    ValueError: k is outside its range.
+
+  References:
+    Goel et al., [Evaluating Inexact Unlearning](https://arxiv.org/abs/2201.06640), 2022.
+
+  Example:
+    >>> cf_k(("Dense_0", "Dense_1"), k=1).passes
+    'retain'
+  """
+  names = _last("cf_k", layers, k)
+
+  def remember(params, session):
+    del session
+    in_layers(params.params, names, "cf_k")
+    return ()
+
+  return descend(
+    _risk_retain,
+    sgd(learning_rate, momentum, weight_decay),
+    identity=("cf_k", names, learning_rate, momentum, weight_decay),
+    remember=remember,
+    reshape=lambda updates, memory, turn: _restricted(updates, names),
+  )
+
+
+def eu_k(
+  layers: Sequence[str],
+  initial: Bound,
+  k: int = 1,
+  learning_rate: float = 0.01,
+  *,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """Exactly unlearning the last k layers: they are retrained on R from fresh weights, risk_R.
+
+  As `cf_k`, but the last k layers, with their statistics, start from `initial`.
+
+  Args:
+    layers: names of layers in forward order.
+    initial: the same network with fresh params.
+    k: how many of the last ones are retrained, in [1, number of layers].
+    learning_rate: η, constant.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`. Its `init` raises ValueError where the network has no layer of a name.
+
+  Raises:
+    ValueError: k is outside its range.
+
+  References:
+    Goel et al., [Evaluating Inexact Unlearning](https://arxiv.org/abs/2201.06640), 2022.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxmul import models
+    >>> fresh = models.init(models.mlp((4,), 2), jax.random.key(0), jnp.ones((1, 3)))
+    >>> eu_k(("Dense_0", "Dense_1"), fresh).passes
+    'retain'
+  """
+  names = _last("eu_k", layers, k)
+
+  def start(params: Bound, fresh: Bound) -> Bound:
+    def chosen(path, old, new):
+      return new if _names(path) & set(names) else old
+
+    weights, state = (
+      jax.tree_util.tree_map_with_path(chosen, old, new)
+      for old, new in ((params.params, fresh.params), (params.state, fresh.state))
+    )
+    return params.replace(params=weights, state=state)
+
+  def remember(params, session):
+    del session
+    in_layers(params.params, names, "eu_k")
+    return initial
+
+  return descend(
+    _risk_retain,
+    sgd(learning_rate, momentum, weight_decay),
+    identity=("eu_k", names, learning_rate, momentum, weight_decay),
+    given=initial,
+    remember=remember,
+    start=start,
+    reshape=lambda updates, memory, turn: _restricted(updates, names),
+  )
+
+
+def in_layers(tree: Any, names: Sequence[str], caller: str) -> Any:
+  """Returns a bool like each leaf of a tree: whether it belongs to a layer of these names.
+
+  Raises:
+    ValueError: a name is nowhere in the tree.
+  """
+  found = set().union(*(_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)))
+  missing = sorted(set(names) - found)
+  if missing:
+    raise ValueError(
+      f"{caller}: the network has no layer {missing[0]!r}. It has {', '.join(sorted(found))}."
+    )
+  return jax.tree_util.tree_map_with_path(lambda path, leaf: bool(_names(path) & set(names)), tree)
+
+
+def _risk_retain(params, turn, memory):
+  del memory
+  return batch_risk(params, turn.retain, turn.key)
+
+
+def _restricted(updates, names):
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: leaf if _names(path) & set(names) else jnp.zeros_like(leaf), updates
+  )
+
+
+def _names(path) -> set[str]:
+  return {jax.tree_util.keystr((key,), simple=True) for key in path}
+
+
+def _last(caller: str, layers: Sequence[str], k: int) -> tuple[str, ...]:
+  if isinstance(layers, str) or not 1 <= k <= len(layers):
+    raise ValueError(
+      f"{caller} got k={k} of layers={layers!r}: k must be in [1, {len(layers)}], "
+      "and layers a tuple of names in forward order."
+    )
+  return tuple(layers)[-k:]

@@ -1,0 +1,151 @@
+"""From an objective to an `Unlearner`: most algorithms are what they descend, and little else.
+
+θ params, S forget set, R retain set. An objective sees one `Turn` and the memory that was made of
+the original network before the first step; memory is never differentiated nor updated.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmul import losses
+from jaxmul.binding import Bound
+from jaxmul.unlearn._passes import Batch, Passes
+from jaxmul.unlearn.base import Clock, Session, Unlearner
+
+
+class Turn(NamedTuple):
+  """What one step sees.
+
+  Attributes:
+    forget: a batch of S.
+    retain: a batch of R.
+    key: of this step.
+    clock: epoch and step.
+    epochs: int32 scalar, passes of the whole run.
+  """
+
+  forget: Batch
+  retain: Batch
+  key: jax.Array
+  clock: Clock
+  epochs: jax.Array
+
+
+class ObjectiveState(NamedTuple):
+  """State of an algorithm that descends an objective: optimizer state, memory made by init."""
+
+  optimizer: Any
+  memory: Any
+  clock: Clock
+  epochs: jax.Array
+
+
+Objective = Callable[[Bound, Turn, Any], tuple[jax.Array, Bound]]
+
+
+def descend(
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  *,
+  identity: Hashable,
+  passes: Passes = "retain",
+  remember: Callable[[Bound, Session], Any] = lambda params, session: (),
+  start: Callable[[Bound, Any], Bound] | None = None,
+  finish: Callable[[Bound, Any], Bound] | None = None,
+  reshape: Callable[[Any, Any, Turn], Any] | None = None,
+  given: Any = (),
+) -> Unlearner:
+  """Returns the Unlearner that descends an objective with an optax transformation.
+
+  Args:
+    objective: `(params, turn, memory) -> (value, params)`; the second result carries the new state
+      of the network, such as BatchNorm statistics.
+    optimizer: what turns its gradient into updates.
+    identity: name and hyperparameters, see `Unlearner`.
+    passes: see `Unlearner`.
+    remember: `(params, session) -> memory`, what the objective needs later, of the original params.
+    start: `(params, memory) -> params`, where the descent begins; the original params by default.
+    finish: `(params, memory) -> params`, after the last step.
+    reshape: `(updates, memory, turn) -> updates`, applied last: what it zeroes does not move,
+      weight decay and momentum included.
+    given: arrays that `remember` closes over, see `Unlearner`.
+  """
+
+  def init(params: Bound, session: Session) -> ObjectiveState:
+    memory = remember(params, session)
+    first = params if start is None else start(params, memory)
+    zero = jnp.int32(0)
+    return ObjectiveState(
+      optimizer.init(first.params), memory, Clock(zero, zero, zero + 1), jnp.int32(session.epochs)
+    )
+
+  def update(forget, retain, state, params, key):
+    turn = Turn(forget, retain, key, state.clock, state.epochs)
+
+    def value(theta):
+      value, new = objective(params.replace(params=theta), turn, state.memory)
+      return value, new.state
+
+    gradient, network_state = jax.grad(value, has_aux=True)(params.params)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, params.params)
+    if reshape is not None:
+      updates = reshape(updates, state.memory, turn)
+    moved = jax.tree.map(lambda new, old: new - old, network_state, params.state)
+    return params.replace(params=updates, state=moved), state._replace(optimizer=optimizer_state)
+
+  return Unlearner(
+    init,
+    update,
+    passes,
+    identity,
+    start=None if start is None else lambda params, state: start(params, state.memory),
+    tick=lambda state, clock: state._replace(clock=clock),
+    finish=None if finish is None else lambda params, state: finish(params, state.memory),
+    given=given,
+  )
+
+
+def one_shot(change: Callable[[Bound, Session], Bound], *, identity: Hashable) -> Unlearner:
+  """Returns the Unlearner that changes the params once and makes no steps.
+
+  Args:
+    change: `(params, session) -> params`.
+    identity: name and hyperparameters, see `Unlearner`.
+  """
+  return Unlearner(change, None, "retain", identity, start=lambda params, changed: changed)
+
+
+def sgd(
+  learning_rate: float, momentum: float = 0.9, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+  """Returns SGD with coupled weight decay, as PyTorch's."""
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum or None)
+  )
+
+
+def train_logits(params: Bound, batch: Batch, key: jax.Array) -> tuple[jax.Array, Bound]:
+  """Returns training-mode logits [B, C] of a batch, and params with the new network state."""
+  inputs = jnp.where(batch.mask.reshape(-1, *(1,) * (batch.inputs.ndim - 1)), batch.inputs, 0)
+  logits, state = params.train(inputs, key, batch.mask)
+  return logits, params.replace(state=state)
+
+
+def batch_risk(params: Bound, batch: Batch, key: jax.Array) -> tuple[jax.Array, Bound]:
+  """Returns the mean loss of a batch in training mode, and params with the new network state."""
+  logits, params = train_logits(params, batch, key)
+  return losses.masked_mean(losses.cross_entropy(logits, batch.labels), batch.mask), params
+
+
+def merged(a: Batch, b: Batch) -> Batch:
+  """Returns the rows of both batches as one."""
+  return Batch(*(jnp.concatenate(pair) for pair in zip(a, b, strict=True)))
+
+
+def only(updates: Any, mask: Any) -> Any:
+  """Returns updates where a mask of the same structure is True, and 0 elsewhere."""
+  return jax.tree.map(lambda chosen, moved: jnp.where(chosen, moved, 0), mask, updates)

@@ -1,0 +1,371 @@
+"""Damage, then repair: kernels are partly reset, transposed or perturbed, then tuned on R.
+
+Kernels are the weights of convolutions [kh, kw, I, O] where the network has any, and those of dense
+layers [I, O] where it has none. g_S and g_R are gradients of the risk on all of S and of R at the
+original params θ₀, in evaluation mode.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmul.binding import Bound
+from jaxmul.unlearn._whole import full_gradient
+from jaxmul.unlearn.base import Session, Unlearner
+from jaxmul.unlearn.objective import Turn, batch_risk, descend, sgd
+
+
+class Chosen(NamedTuple):
+  """Weights that are replaced: a bool mask and new values, both like params."""
+
+  mask: Any
+  values: Any
+
+
+def msg(
+  initial: Bound,
+  learning_rate: float = 1e-3,
+  *,
+  fraction: float = 0.3,
+  rest: float = 0.1,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """Masked small gradients: per kernel, resets the weights of smallest |g_R − g_S|; tunes on R.
+
+  The weights that were reset move by full updates, the others by `rest` of theirs. The rate rises
+  linearly to η over the first epoch and falls linearly to 0 by the end. Published for 5 epochs of
+  batch 64. Needs R and S; one epoch costs one training epoch on R, and the mask a pass over both.
+
+  Args:
+    initial: the same network with fresh params, for the new values.
+    learning_rate: η, the highest.
+    fraction: share of each kernel that is reset, in [0, 1]; with 0 and `rest` 1 this is
+      fine-tuning.
+    rest: factor on the updates of all other weights.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: fraction is outside [0, 1].
+
+  References:
+    Cadet et al., [Deep Unlearn](https://arxiv.org/abs/2410.01276), 2024.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxmul import models
+    >>> fresh = models.init(models.mlp((4,), 2), jax.random.key(0), jnp.ones((1, 3)))
+    >>> msg(fresh).passes
+    'retain'
+  """
+  _refuse_fraction("msg", fraction)
+
+  def remember(params: Bound, session: Session) -> Chosen:
+    size = session.batch_size
+    difference = jax.tree.map(
+      lambda r, s: jnp.abs(r - s),
+      full_gradient(params, session.retain, size),
+      full_gradient(params, session.forget, size),
+    )
+    mask = jax.tree.map(
+      lambda kernel, d: smallest(d, fraction) if kernel else jnp.zeros(d.shape, bool),
+      kernels(params.params),
+      difference,
+    )
+    return Chosen(mask, initial.params)
+
+  def reshape(updates: Any, chosen: Chosen, turn: Turn) -> Any:
+    clock = turn.clock
+    epochs = clock.epoch + (clock.step + 1) / clock.steps
+    rate = jnp.minimum(epochs, (turn.epochs - epochs) / jnp.maximum(turn.epochs - 1, 1))
+    return jax.tree.map(
+      lambda mask, moved: jnp.where(mask, 1.0, rest).astype(moved.dtype) * rate * moved,
+      chosen.mask,
+      updates,
+    )
+
+  return descend(
+    _risk_retain,
+    sgd(learning_rate, momentum, weight_decay),
+    identity=("msg", learning_rate, fraction, rest, momentum, weight_decay),
+    given=initial,
+    remember=remember,
+    start=_replaced,
+    reshape=reshape,
+  )
+
+
+def ct(
+  learning_rate: float = 0.01, *, momentum: float = 0.9, weight_decay: float = 5e-4
+) -> Unlearner:
+  """Convolution transpose: kernels [k, k, I, O] are transposed over their two axes; tunes on R.
+
+  Needs R and a network with convolutions; one epoch costs one training epoch on R. The paper tunes
+  rate and epochs; 0.01 and 10 epochs are our choice. Kernels that are not square stay as they are.
+
+  Returns:
+    An `Unlearner`. Its `init` raises ValueError where the network has no square kernels.
+
+  References:
+    Cadet et al., [Deep Unlearn](https://arxiv.org/abs/2410.01276), 2024.
+
+  Example:
+    >>> ct() == ct()
+    True
+  """
+
+  def square(leaf) -> bool:
+    return jnp.ndim(leaf) == 4 and leaf.shape[0] == leaf.shape[1] > 1
+
+  def remember(params, session):
+    del session
+    if not any(square(leaf) for leaf in jax.tree.leaves(params.params)):
+      raise ValueError(
+        "ct needs convolution kernels [k, k, I, O] with k above 1, and this network has none. "
+        "Use msg or localized_reset."
+      )
+    return ()
+
+  def start(params: Bound, memory) -> Bound:
+    del memory
+    transposed = jax.tree.map(
+      lambda leaf: jnp.swapaxes(leaf, 0, 1) if square(leaf) else leaf, params.params
+    )
+    return params.replace(params=transposed)
+
+  return descend(
+    _risk_retain,
+    sgd(learning_rate, momentum, weight_decay),
+    identity=("ct", learning_rate, momentum, weight_decay),
+    remember=remember,
+    start=start,
+  )
+
+
+def localized_reset(
+  initial: Bound,
+  learning_rate: float = 0.01,
+  *,
+  fraction: float = 0.3,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """DEL: resets the channels that matter most to S, with the largest mean |θ · g_S|; tunes on R.
+
+  A channel is one output of a kernel; channels of all kernels are ranked together. Needs R and S;
+  one epoch costs one training epoch on R, and the ranking a pass over S. The paper tunes rate,
+  epochs and share; 0.01, 10 epochs and 0.3 are our choice.
+
+  Args:
+    initial: the same network with fresh params, for the new values.
+    learning_rate: η, constant.
+    fraction: share of all channels that is reset, in [0, 1]; 0 is `fine_tune`.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: fraction is outside [0, 1].
+
+  References:
+    Torkzadehmahani et al., [Improved Localized Machine
+    Unlearning](https://arxiv.org/abs/2412.02432).
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxmul import models
+    >>> fresh = models.init(models.mlp((4,), 2), jax.random.key(0), jnp.ones((1, 3)))
+    >>> localized_reset(fresh).passes
+    'retain'
+  """
+  _refuse_fraction("localized_reset", fraction)
+
+  def remember(params: Bound, session: Session) -> Chosen:
+    gradient = full_gradient(params, session.forget, session.batch_size)
+    is_kernel, tree = jax.tree.flatten(kernels(params.params))
+    weights, gradients = jax.tree.leaves(params.params), jax.tree.leaves(gradient)
+    matters = [
+      jnp.abs(w * g).reshape(-1, w.shape[-1]).mean(0)
+      for kernel, w, g in zip(is_kernel, weights, gradients, strict=True)
+      if kernel
+    ]
+    reset = iter(
+      jnp.split(
+        smallest(-jnp.concatenate(matters), fraction), _cuts([len(each) for each in matters])
+      )
+    )
+    masks = [
+      jnp.broadcast_to(next(reset), w.shape) if kernel else jnp.zeros(w.shape, bool)
+      for kernel, w in zip(is_kernel, weights, strict=True)
+    ]
+    return Chosen(jax.tree.unflatten(tree, masks), initial.params)
+
+  return descend(
+    _risk_retain,
+    sgd(learning_rate, momentum, weight_decay),
+    identity=("localized_reset", learning_rate, fraction, momentum, weight_decay),
+    given=initial,
+    remember=remember,
+    start=_replaced,
+  )
+
+
+def top_k(
+  learning_rate: float = 0.01,
+  *,
+  fraction: float = 0.1,
+  noise: float = 1.0,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """Perturbs the weights that matter most to S, with the largest g_S²; then tunes on R.
+
+  The noise is normal, its deviation `noise` times the root mean square of the leaf. Needs R and S;
+  one epoch costs one training epoch on R, and the ranking a pass over S. The paper tunes its
+  settings; the defaults, and 5 epochs, are our choice.
+
+  Args:
+    learning_rate: η, constant.
+    fraction: share of all weights that is perturbed, in [0, 1].
+    noise: relative deviation, at least 0; 0 is `fine_tune`.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Liu et al., [Unlearning with parameter perturbation](https://arxiv.org/abs/2401.04385), 2024.
+
+  Example:
+    >>> top_k(fraction=0.1) == top_k(fraction=0.2)
+    False
+  """
+
+  def rank(params: Bound, session: Session) -> Any:
+    gradient = full_gradient(params, session.forget, session.batch_size)
+    return jax.tree.map(lambda leaf: -(leaf**2), gradient)
+
+  return _perturbed("top_k", rank, learning_rate, fraction, noise, momentum, weight_decay)
+
+
+def random_k(
+  learning_rate: float = 0.01,
+  *,
+  fraction: float = 0.1,
+  noise: float = 1.0,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """`top_k` with weights chosen at random: needs R only.
+
+  Args:
+    learning_rate: η, constant.
+    fraction: share of all weights that is perturbed, in [0, 1].
+    noise: relative deviation, at least 0; 0 is `fine_tune`.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Liu et al., [Unlearning with parameter perturbation](https://arxiv.org/abs/2401.04385), 2024.
+
+  Example:
+    >>> random_k() == top_k()
+    False
+  """
+
+  def rank(params: Bound, session: Session) -> Any:
+    leaves, tree = jax.tree.flatten(params.params)
+    keys = jax.random.split(jax.random.fold_in(session.key, 1), len(leaves))
+    drawn = [jax.random.uniform(k, w.shape) for k, w in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, drawn)
+
+  return _perturbed("random_k", rank, learning_rate, fraction, noise, momentum, weight_decay)
+
+
+def kernels(params: Any) -> Any:
+  """Returns a bool like each leaf: convolution kernels, or dense ones where there are none.
+
+  Example:
+    >>> import numpy as np
+    >>> kernels({"kernel": np.zeros((3, 2)), "bias": np.zeros(2)})
+    {'bias': False, 'kernel': True}
+  """
+  ranks = [jnp.ndim(leaf) for leaf in jax.tree.leaves(params)]
+  rank = 4 if 4 in ranks else 2
+  return jax.tree.map(lambda leaf: jnp.ndim(leaf) == rank, params)
+
+
+def smallest(values: jax.Array, fraction: float) -> jax.Array:
+  """Returns bool like values: True for exactly `fraction` of them, the smallest; ties by position.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> smallest(jnp.array([3.0, 1.0, 2.0, 1.0]), 0.5).tolist()
+    [False, True, False, True]
+  """
+  order = jnp.argsort(values.reshape(-1), stable=True)
+  chosen = jnp.zeros(values.size, bool).at[order[: round(fraction * values.size)]].set(True)
+  return chosen.reshape(values.shape)
+
+
+def _perturbed(name, rank, learning_rate, fraction, noise, momentum, weight_decay) -> Unlearner:
+  _refuse_fraction(name, fraction)
+  if not noise >= 0:
+    raise ValueError(f"{name} got noise={noise}, must be at least 0.")
+
+  def remember(params: Bound, session: Session) -> Chosen:
+    ranks, _ = jax.tree.flatten(rank(params, session))
+    leaves, tree = jax.tree.flatten(params.params)
+    flat = smallest(jnp.concatenate([each.reshape(-1) for each in ranks]), fraction)
+    parts = jnp.split(flat, _cuts([leaf.size for leaf in leaves]))
+    masks = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    keys = jax.random.split(session.key, len(leaves))
+    values = [
+      leaf + noise * jnp.sqrt(jnp.mean(leaf**2)) * jax.random.normal(key, leaf.shape, leaf.dtype)
+      for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return Chosen(jax.tree.unflatten(tree, masks), jax.tree.unflatten(tree, values))
+
+  return descend(
+    _risk_retain,
+    sgd(learning_rate, momentum, weight_decay),
+    identity=(name, learning_rate, fraction, noise, momentum, weight_decay),
+    remember=remember,
+    start=_replaced,
+  )
+
+
+def _replaced(params: Bound, chosen: Chosen) -> Bound:
+  return params.replace(params=jax.tree.map(jnp.where, chosen.mask, chosen.values, params.params))
+
+
+def _risk_retain(params, turn, memory):
+  del memory
+  return batch_risk(params, turn.retain, turn.key)
+
+
+def _cuts(sizes: list[int]) -> list[int]:
+  """Where parts of these sizes end, but for the last."""
+  return [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+
+
+def _refuse_fraction(caller: str, fraction: float) -> None:
+  if not 0 <= fraction <= 1:
+    raise ValueError(f"{caller} got fraction={fraction}, must be in [0, 1].")

@@ -1,0 +1,204 @@
+"""One-shot algorithms from second-order quantities: curvature of the risk, and Fisher information.
+
+ℓ loss, risk = mean ℓ, n = |S ∪ R|. All at the original params θ, in evaluation mode.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import cg
+
+from jaxmul import losses
+from jaxmul.binding import Bound
+from jaxmul.unlearn._passes import Rows
+from jaxmul.unlearn._whole import Loss, fisher_diagonal, full_gradient, sum_blocks
+from jaxmul.unlearn.base import Session, Unlearner
+from jaxmul.unlearn.objective import one_shot
+
+
+def influence(
+  alpha: float = 1.0,
+  *,
+  damping: float = 1e-2,
+  iterations: int = 100,
+  tolerance: float = 1e-6,
+  loss: Loss = losses.cross_entropy,
+) -> Unlearner:
+  """A Newton step away from S: θ + α H⁻¹ Σ_S ∇ℓ / (n − |S|), by conjugate gradients.
+
+  H = G + λI, G the Gauss–Newton matrix Jᵀ ∇²ℓ J of the risk on R, J the Jacobian of the logits. At
+  a minimum of the risk on S ∪ R this is the Newton step of the risk on R, exact on least squares.
+  Needs R and S; each iteration costs about two training epochs on R, without any memory for a
+  matrix. α and λ are tuned in the papers; λ = 0.01 is our choice.
+
+  Args:
+    alpha: α; 0 changes nothing.
+    damping: λ, at least 0; above it for networks, whose G is singular.
+    iterations: at most so many of conjugate gradients.
+    tolerance: stop when the residual is below this share of the right-hand side.
+    loss: `(logits [B, C], labels [B]) -> [B]`, convex in the logits; what the network was trained
+      with.
+
+  Returns:
+    An `Unlearner` of one shot.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Koh & Liang, [Influence Functions](https://arxiv.org/abs/1703.04730), 2017;
+    Izzo et al., [Approximate Data Deletion](https://arxiv.org/abs/2002.10077), 2021.
+
+  Example:
+    >>> influence(0.5) == influence(0.5)
+    True
+  """
+  if not damping >= 0 or iterations < 1:
+    raise ValueError(
+      f"influence got damping={damping} and iterations={iterations}, "
+      "must be at least 0 and at least 1."
+    )
+
+  def change(params: Bound, session: Session) -> Bound:
+    size = session.batch_size
+    gradient = full_gradient(params, session.forget, size, loss)
+    share = session.forget.count / session.retain.count
+    step = damped_solve(
+      params, session.retain, gradient, damping, tolerance, iterations, size, loss
+    )
+    moved = jax.tree.map(lambda w, d: w + alpha * share * d, params.params, step)
+    return params.replace(params=moved)
+
+  identity = ("influence", alpha, damping, iterations, tolerance, loss)
+  return one_shot(change, identity=identity)
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6, 7))
+def damped_solve(
+  params: Bound,
+  rows: Rows,
+  vector: Any,
+  damping: float,
+  tolerance: float,
+  iterations: int,
+  size: int,
+  loss: Loss = losses.cross_entropy,
+) -> Any:
+  """Returns (G + λI)⁻¹ v, like params, G the Gauss–Newton matrix of the mean loss over a set."""
+
+  def product(direction):
+    def block(batch):
+      def logits(theta):
+        return params.replace(params=theta)(batch.inputs)
+
+      z, pull = jax.vjp(logits, params.params)
+      # J v as the transpose of Jᵀ: convolutions with a rule of their own have no forward mode.
+      push = jax.linear_transpose(lambda u: pull(u)[0], z)
+      (jv,) = push(direction)
+
+      def total(z):
+        return jnp.sum(jnp.where(batch.mask, loss(z, batch.labels), 0))
+
+      return pull(jax.jvp(jax.grad(total), (z,), (jv,))[1])[0]
+
+    summed = sum_blocks(block, rows, size)
+    return jax.tree.map(lambda g, v: g / rows.count + damping * v, summed, direction)
+
+  return cg(product, vector, tol=tolerance, maxiter=iterations)[0]
+
+
+def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
+  """Gaussian noise where R does not care: variance α F_R^−½, F_R the Fisher information of R.
+
+  F_R is the diagonal, exact for each example: the expectation over labels that the network draws
+  of the squared gradient. 1e-8 is added to it, so that the noise of a weight that nothing depends
+  on is bounded. Needs R; costs C per-example gradient passes over R. α is tuned in the paper; 1e-9
+  is our choice.
+
+  Args:
+    alpha: α, at least 0; 0 changes nothing.
+    rum_compat: as public code does: variance α / F_R, its root at most 1e-3 as in RUM's. α 1e-6 is
+      usual there.
+
+  Returns:
+    An `Unlearner` of one shot.
+
+  Raises:
+    ValueError: alpha is negative.
+
+  References:
+    Golatkar et al., [Eternal Sunshine](https://arxiv.org/abs/1911.04933), 2020.
+
+  Example:
+    >>> fisher(rum_compat=True) == fisher()
+    False
+  """
+  if not alpha >= 0:
+    raise ValueError(f"fisher got alpha={alpha}, must be at least 0.")
+
+  def deviation(information):
+    if rum_compat:
+      return jnp.minimum(jnp.sqrt(alpha / (information + 1e-8)), 1e-3)
+    return jnp.sqrt(alpha) * (information + 1e-8) ** -0.25
+
+  def change(params: Bound, session: Session) -> Bound:
+    information = fisher_diagonal(params, session.retain, min(session.batch_size, 32), True)
+    leaves, tree = jax.tree.flatten(params.params)
+    keys = jax.tree.unflatten(tree, list(jax.random.split(session.key, len(leaves))))
+    noisy = jax.tree.map(
+      lambda w, f, key: w + deviation(f) * jax.random.normal(key, w.shape, w.dtype),
+      params.params,
+      information,
+      keys,
+    )
+    return params.replace(params=noisy)
+
+  return one_shot(change, identity=("fisher", alpha, rum_compat))
+
+
+def ssd(alpha: float = 10.0, dampening: float = 1.0) -> Unlearner:
+  """Selective synaptic dampening: where F_S > α F_D, θ ← θ · min(λ F_D / F_S, 1).
+
+  F is the mean of squared per-example gradients, D = S ∪ R. (Public code squares the gradient of
+  batches, which depends on their size.) Needs R and S; costs one per-example gradient pass over
+  both.
+
+  Args:
+    alpha: α, above 0: how much more S must care than D.
+    dampening: λ, at least 0.
+
+  Returns:
+    An `Unlearner` of one shot.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Foster et al., [Selective Synaptic Dampening](https://arxiv.org/abs/2308.07707), 2023.
+
+  Example:
+    >>> ssd(5.0) == ssd(10.0)
+    False
+  """
+  if not alpha > 0 or not dampening >= 0:
+    raise ValueError(
+      f"ssd got alpha={alpha} and dampening={dampening}, must be above 0 and at least 0."
+    )
+
+  def change(params: Bound, session: Session) -> Bound:
+    of_forget, of_retain = (
+      fisher_diagonal(params, rows, min(session.batch_size, 32), False)
+      for rows in (session.forget, session.retain)
+    )
+    share = session.forget.count / (session.forget.count + session.retain.count)
+
+    def dampened(weight, f_s, f_r):
+      f_d = share * f_s + (1 - share) * f_r
+      factor = jnp.minimum(dampening * f_d / jnp.where(f_s > 0, f_s, 1), 1)
+      return jnp.where(f_s > alpha * f_d, weight * factor, weight)
+
+    return params.replace(params=jax.tree.map(dampened, params.params, of_forget, of_retain))
+
+  return one_shot(change, identity=("ssd", alpha, dampening))

@@ -1,0 +1,311 @@
+"""RUM as an object: restarts with the same bits, effects, streams of requests, the autopilot."""
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmul import bind, data, models, proxies, rum, unlearn
+from jaxmul.data import Dataset
+
+KILLED = """
+import os, signal, sys
+import jax, numpy as np
+from jaxmul import checkpoint, models, rum, unlearn
+from jaxmul.data import Dataset
+
+store, at, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+rng = np.random.default_rng(0)
+data = Dataset(rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 3, 40))
+params = models.init(models.mlp((5,), 3), jax.random.key(0), data.images[:1])
+fresh = models.init(models.mlp((5,), 3), jax.random.key(1), data.images[:1])
+plan = rum.Plan([
+  rum.Step(unlearn.neg_grad_plus(), 2, 8),
+  rum.Step(unlearn.msg(fresh), 2, 8),
+  rum.Step(unlearn.salun(), 2, 8),
+])
+saves, save = [], checkpoint.save
+
+def counted(path, bound):
+  if len(saves) == at and when == "before":
+    os.kill(os.getpid(), signal.SIGKILL)
+  save(path, bound)
+  saves.append(path)
+  if len(saves) == at + 1 and when == "after":
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.save = counted
+groups = [np.arange(4), np.arange(4, 9), np.arange(9, 12)]
+after = rum.meta_unlearn(plan, params, data, groups, jax.random.key(2), store=store)
+print(len(saves), rum.params_hash(after))
+"""
+
+
+def restarted(store, at, when):
+  code = [sys.executable, "-c", KILLED, str(store), str(at), when]
+  return subprocess.run(code, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_killed_in_each_step_it_goes_on_with_the_same_bits(tmp_path):
+  whole = restarted(tmp_path / "whole", 9, "never")
+  assert whole.returncode == 0, whole.stderr
+  computed, expected = whole.stdout.split()
+  assert computed == "3"
+  store = tmp_path / "killed"
+  for at, when in [(0, "before"), (0, "after")] * 2 + [(0, "before")]:
+    # Each process finds what is stored already, so that "0" is the next step that is not.
+    assert restarted(store, at, when).returncode == -signal.SIGKILL
+  last = restarted(store, 9, "never")
+  assert last.returncode == 0, last.stderr
+  assert last.stdout.split() == ["1", expected]
+
+
+@pytest.fixture(scope="module")
+def problem():
+  rng = np.random.default_rng(0)
+  toy = Dataset(rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 3, 40))
+  params = models.init(models.mlp((5,), 3), jax.random.key(0), toy.images[:1])
+  return params, toy
+
+
+def same(a, b):
+  return all((x == y).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_a_store_serves_only_what_it_was_made_with(problem, tmp_path):
+  """Another key, forget set, setting or array is another step, and is computed."""
+  params, toy = problem
+  fresh = [models.init(models.mlp((5,), 3), jax.random.key(k), toy.images[:1]) for k in (1, 2)]
+
+  def run(initial, group, key, epochs, rate=1e-3):
+    plan = rum.Plan([rum.Step(unlearn.msg(initial, rate), epochs, 8)])
+    return rum.run(plan, params, toy, [group], jax.random.key(key), store=tmp_path)
+
+  base = (fresh[0], np.arange(5), 0, 1)
+  assert run(*base).effects[0].seconds > 0
+  assert run(*base).effects[0].seconds == 0
+  for changed in (
+    (fresh[1], np.arange(5), 0, 1),
+    (fresh[0], np.arange(6), 0, 1),
+    (fresh[0], np.arange(5), 1, 1),
+    (fresh[0], np.arange(5), 0, 2),
+    (*base, 1e-2),
+  ):
+    assert run(*changed).effects[0].seconds > 0
+
+
+def test_a_damaged_step_is_an_error(problem, tmp_path):
+  params, toy = problem
+  plan = rum.Plan([rum.Step(unlearn.fine_tune(), 1, 8)])
+
+  def run():
+    return rum.meta_unlearn(plan, params, toy, [[1]], jax.random.key(0), store=tmp_path)
+
+  run()
+  (step,) = tmp_path.iterdir()
+  largest = max((p for p in step.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+  content = bytearray(largest.read_bytes())
+  content[len(content) // 2] ^= 1
+  largest.write_bytes(content)
+  with pytest.raises(ValueError, match="damaged"):
+    run()
+
+
+def test_effects_are_accuracies_on_each_group_before_and_after_each_step(problem):
+  params, toy = problem
+  plan = rum.Plan([rum.Step(None), rum.Step(unlearn.neg_grad(0.3), 3, 8)])
+  groups = [np.arange(4), np.arange(4, 9)]
+  outcome = rum.run(plan, params, toy, groups, jax.random.key(0))
+  none, ascent = outcome.effects
+  assert (none.algorithm, ascent.algorithm) == ("none", "neg_grad")
+  assert none.before == none.after == ascent.before
+  assert set(none.before) == {"group 0", "group 1", "retain"}
+  kept = toy.take(np.arange(9, 40))
+  inputs, labels = kept.batch()
+  expected = float((outcome.params(inputs).argmax(-1) == labels).mean())
+  assert ascent.after["retain"] == pytest.approx(expected)
+  assert same(outcome.params, rum.meta_unlearn(plan, params, toy, groups, jax.random.key(0)))
+
+
+def test_refine_by_thresholds_and_quantiles():
+  scores, ids = [0.1, 0.5, 0.5, 0.9], [4, 3, 2, 1]
+  by = rum.refine(scores, ids, thresholds=[0.5, 0.8])
+  assert [g.tolist() for g in by] == [[4], [2, 3], [1]]
+  by = rum.refine(scores, ids, quantiles=[0.5])
+  assert [g.tolist() for g in by] == [[2, 4], [1, 3]]  # of equal scores the lower id is lower
+
+
+def test_clusters_find_separate_blobs_whatever_the_order():
+  rng = np.random.default_rng(0)
+  blobs = np.repeat(np.array([[0.0, 0], [9, 0], [0, 9]]), [5, 3, 4], axis=0)
+  features, ids = blobs + 0.1 * rng.normal(size=(12, 2)), np.arange(12)
+  found = rum.clusters(features, ids, jax.random.key(3))
+  assert [g.tolist() for g in found] == [[0, 1, 2, 3, 4], [8, 9, 10, 11], [5, 6, 7]]
+  turned = rum.clusters(features[::-1], ids[::-1], jax.random.key(3))
+  assert all((a == b).all() for a, b in zip(found, turned, strict=True))
+
+
+def test_entanglement_by_hand():
+  forget, retain = np.array([[2.0, 0], [4, 0]]), np.array([[0.0, 1], [0, -1], [0, 0]])
+  # μ_S = (3, 0), μ_R = 0, μ = (1.5, 0): within 1 + 2/3, between 2.25.
+  assert rum.entanglement(forget, retain) == pytest.approx((1 + 2 / 3) / 2.25)
+  assert rum.entanglement(forget + 9, retain) < rum.entanglement(forget, retain)
+  np.testing.assert_allclose(rum.entanglement_scores(forget, retain), [-2, -4])
+
+
+LOG: list[int] = []
+
+
+def tracer():
+  """A data set whose labels are its ids, and an algorithm that logs the labels it is given."""
+
+  def update(forget, retain, state, params, key):
+    del key
+    for batch in (forget, retain):
+      jax.debug.callback(
+        lambda ids, mask: LOG.extend(np.asarray(ids)[np.asarray(mask)].tolist()),
+        batch.labels,
+        batch.mask,
+      )
+    return jax.tree.map(jnp.ones_like, params), state
+
+  witness = unlearn.Unlearner(lambda params, session: (), update, "union", ("tracer",))
+  toy = Dataset(np.arange(30, dtype=np.float32)[:, None], np.arange(30))
+  return witness, toy, bind(lambda w, x: x @ w, jnp.zeros((1, 30)))
+
+
+def test_a_stream_of_five_requests_never_touches_deleted_data_again(tmp_path):
+  witness, toy, params = tracer()
+  plan = rum.Plan([rum.Step(None), rum.Step(witness, 2, 8)])
+  seen_params, asked = [], []
+
+  def score(params, part):
+    seen_params.append(float(params.params[0, 0]))
+    LOG.extend(part.ids.tolist())
+    return part.ids.astype(float)
+
+  def queue():
+    for start in range(0, 15, 3):
+      jax.effects_barrier()
+      asked.append(list(LOG))
+      LOG.clear()
+      yield [start, start + 2, start + 1]
+
+  served = list(
+    rum.stream(plan, params, toy, queue(), jax.random.key(0), score=score, store=tmp_path)
+  )
+  jax.effects_barrier()
+  batches = [*asked[1:], list(LOG)]
+  assert len(served) == len(batches) == 5
+  for number, touched in enumerate(batches):
+    # A request is scored, and its upper group unlearned, before it is gone.
+    assert set(touched) == set(range(3 * number, 30))
+    assert not set(touched) & set(range(3 * number))
+  steps = np.diff([*seen_params, float(served[-1].params.params[0, 0])])
+  assert (steps > 0).all()  # scores are computed on the current network
+  lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+  assert [sorted(itertools.chain(*line["groups"])) for line in lines] == [
+    [start, start + 1, start + 2] for start in range(0, 15, 3)
+  ]
+  assert all(a["after"] == b["before"] for a, b in itertools.pairwise(lines))
+  assert lines[-1]["after"] == rum.params_hash(served[-1].params)
+  assert "tracer" in lines[0]["plan"]
+
+
+def test_a_stream_refuses_what_was_deleted_before():
+  witness, toy, params = tracer()
+  plan = rum.Plan([rum.Step(witness, 1, 8)])
+  served = rum.stream(
+    plan, params, toy, [[1, 2], [2, 3]], jax.random.key(0), score=lambda p, d: d.ids * 1.0
+  )
+  next(served)
+  with pytest.raises(ValueError, match="request 1: id 2 was deleted before"):
+    next(served)
+
+
+def test_tune_finds_the_candidate_that_makes_forget_look_held_out():
+  """One candidate does what retraining would, one wrecks the network, one diverges."""
+  digits = data.digits()
+  order = np.random.default_rng(0).permutation(len(digits))
+  toy, heldout = digits.take(order[:100]), digits.take(order[300:500])
+  forget, retain = toy.ids[:40], toy.ids[40:]
+  from jaxmul import train
+
+  recipe = train.Recipe(models.mlp((64,)), epochs=60, batch_size=32, weight_decay=0.0)
+  params = train.fit(recipe, toy, jax.random.key(0)).params
+  oracle = train.fit(recipe, toy, jax.random.key(1), retain).params
+  tried = {
+    "oracle": rum.Step(
+      unlearn.Unlearner(lambda p, s: oracle, None, identity=("oracle",), start=lambda p, s: s),
+      1,
+    ),
+    "wreck": rum.Step(unlearn.neg_grad(1.0), 5, 16),
+    "diverge": rum.Step(unlearn.neg_grad(1e38), 2, 16),
+  }
+  tuned = rum.tune(tried, params, toy, [forget], heldout, jax.random.key(2))
+  found = {trial.name: trial.surrogate for trial in tuned.trials}
+  assert set(found) == {"none", "oracle", "wreck", "diverge"}
+  assert found["oracle"] > max(found["none"], found["wreck"], found["diverge"])
+  assert found["diverge"] == 0
+  assert tuned.plan.steps[0] is tried["oracle"]
+  again = rum.meta_unlearn(tuned.plan, params, toy, [forget], jax.random.key(2))
+  assert same(again, tuned.params)
+
+
+def test_tune_keeps_to_its_budget(problem):
+  params, toy = problem
+  heldout = Dataset(toy.images[:6] + 1, toy.labels[:6], np.arange(100, 106), 3)
+  tried = {f"{k}": rum.Step(unlearn.fine_tune(10.0**-k), 1, 8) for k in range(1, 6)}
+  groups = [np.arange(3), np.arange(3, 6)]
+  tuned = rum.tune(tried, params, toy, groups, heldout, jax.random.key(0), budget=5)
+  assert [(t.group, t.name) for t in tuned.trials] == [
+    (group, name) for group in (0, 1) for name in ("none", "1", "2")
+  ]
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (lambda: rum.refine([1, 2], [1, 2], thresholds=[5.0]), "group 1 of 2 is empty"),
+    (lambda: rum.refine([1, 2], [1, 2], thresholds=[2, 1]), "must increase"),
+    (lambda: rum.refine([1, 2], [1, 2], quantiles=[1.5]), r"increase within \(0, 1\)"),
+    (lambda: rum.refine([1, 2], [1, 2], quantiles=[0.5], thresholds=[1]), "give one of them"),
+    (lambda: rum.clusters([[1.0], [1.0]], [1, 2], jax.random.key(0)), r"must be in \[1, 1\]"),
+    (lambda: rum.entanglement([[1.0]], [[1.0, 2.0]]), "features"),
+    (lambda: rum.tune({}, None, None, [[1]], None, None), "0 candidates"),
+  ],
+)
+def test_bad_input_gets_one_line(call, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    call()
+  assert "\n" not in str(caught.value)
+
+
+def test_heldout_examples_of_the_data_are_refused(problem):
+  params, toy = problem
+  tried = {"a": rum.Step(unlearn.fine_tune(), 1, 8)}
+  with pytest.raises(ValueError, match="id 0 is held out and in the data"):
+    rum.tune(tried, params, toy, [[1]], toy, jax.random.key(0))
+
+
+def test_scores_of_a_stream_can_be_any_proxy(problem):
+  params, toy = problem
+  plan = rum.Plan([rum.Step(None), rum.Step(unlearn.fine_tune(), 1, 8)])
+  served = rum.stream(
+    plan,
+    params,
+    toy,
+    [np.arange(6)],
+    jax.random.key(0),
+    score=lambda p, d: proxies.score(proxies.loss, p, d),
+  )
+  (done,) = served
+  low, high = done.entry.groups
+  losses = dict(zip(range(6), proxies.score(proxies.loss, params, toy)[:6], strict=True))
+  assert max(losses[i] for i in low) <= min(losses[i] for i in high)

@@ -1,0 +1,353 @@
+"""Boundaries, layers, resets, perturbations and sharpness: one step each by hand in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmul import bind, models, unlearn
+from jaxmul.data import Dataset, Split
+
+ETA, DECAY = 0.1, 0.01
+
+
+def linear(w, x):
+  return x @ w
+
+
+def affine(theta, x):
+  return x @ theta["head"]["kernel"] + theta["head"]["bias"]
+
+
+def softmax(z):
+  e = np.exp(z - z.max(-1, keepdims=True))
+  return e / e.sum(-1, keepdims=True)
+
+
+def gradient(w, x, y):
+  """∇ of the mean cross-entropy of a linear classifier, in numpy."""
+  return x.T @ (softmax(x @ w) - np.eye(w.shape[1])[y]) / len(y)
+
+
+RNG = np.random.default_rng(0)
+W, FRESH = RNG.normal(size=(2, 4, 3))
+S = RNG.normal(size=(5, 4)), np.array([0, 1, 2, 0, 1])
+R = RNG.normal(size=(6, 4)), RNG.integers(0, 3, 6)
+
+
+def first_step(algorithm, params, *, epochs=1, key=0):
+  """Returns params where the descent begins and after its first step, on all of S and R."""
+  with jax.enable_x64(True):
+    images, labels = (
+      jnp.concatenate([jnp.asarray(a), jnp.asarray(b)]) for a, b in ((S[0], R[0]), (S[1], R[1]))
+    )
+    sets = [
+      unlearn.Rows(images, labels, jnp.asarray(np.r_[rows, np.zeros(11 - len(rows), int)]), count)
+      for rows, count in ((np.arange(5), jnp.int32(5)), (np.arange(5, 11), jnp.int32(6)))
+    ]
+    session = unlearn.Session(*sets, epochs, 4, jax.random.key(key), np.arange(11))
+    batches = [each.batch(0, each.count, int(each.count)) for each in sets]
+    state = algorithm.init(params, session)
+    begun = params if algorithm.start is None else algorithm.start(params, state)
+    zero = jnp.int32(0)
+    state = algorithm.tick(state, unlearn.Clock(zero, zero, zero + 1))
+    updates, state = algorithm.update(*batches, state, begun, jax.random.key(1))
+    after = jax.tree.map(jnp.add, begun, updates)
+    if algorithm.finish is not None:
+      after = algorithm.finish(after, state)
+    return begun, after
+
+
+def bound(w=W):
+  with jax.enable_x64(True):
+    return bind(linear, jnp.asarray(w))
+
+
+def test_l1_sparse_penalty_fades_with_the_epochs():
+  algorithm = unlearn.l1_sparse(ETA, alpha=0.03, weight_decay=DECAY)
+  _, after = first_step(algorithm, bound(), epochs=4)
+  down = gradient(W, *R) + 0.03 * np.sign(W) + DECAY * W
+  np.testing.assert_allclose(after.params, W - ETA * down, rtol=1e-6)
+  faded = []
+  for epoch in range(4):
+    with jax.enable_x64(True):
+      images, labels = jnp.asarray(R[0]), jnp.asarray(R[1])
+      rows = unlearn.Rows(images, labels, jnp.arange(6), jnp.int32(6))
+      session = unlearn.Session(rows, rows, 4, 6, jax.random.key(0))
+      batch = rows.batch(0, 6, 6)
+      state = algorithm.init(bound(), session)
+      clock = unlearn.Clock(jnp.int32(epoch), jnp.int32(0), jnp.int32(1))
+      updates, _ = algorithm.update(
+        batch, batch, algorithm.tick(state, clock), bound(), jax.random.key(0)
+      )
+    rest = np.asarray(updates.params) / -ETA - gradient(W, *R) - DECAY * W
+    faded.append(np.mean(rest * np.sign(W)) / 0.03)
+  np.testing.assert_allclose(faded, [1, 0.75, 0.5, 0.25], rtol=1e-6)
+
+
+def test_l1_sparse_with_alpha_zero_is_fine_tune():
+  a = first_step(unlearn.l1_sparse(ETA, alpha=0.0), bound())[1]
+  b = first_step(unlearn.fine_tune(ETA), bound())[1]
+  np.testing.assert_array_equal(a.params, b.params)
+
+
+def test_boundary_shrink_relabels_to_the_likeliest_wrong_class_nearby():
+  x, y = S
+  g = (softmax(x @ W) - np.eye(3)[y]) @ W.T
+  z = (x + 0.3 * np.sign(g)) @ W
+  z[np.arange(5), y] = -np.inf
+  nearest = z.argmax(1)
+  assert (nearest != y).all()
+  _, after = first_step(unlearn.boundary_shrink(ETA, radius=0.3), bound())
+  np.testing.assert_allclose(after.params, W + -ETA * gradient(W, x, nearest), rtol=1e-6)
+
+
+def test_boundary_expand_gives_forget_a_class_that_is_dropped_again():
+  wide = RNG.normal(size=(4, 4))
+  with jax.enable_x64(True):
+    algorithm = unlearn.boundary_expand(bind(linear, jnp.asarray(wide)), ETA)
+  begun, after = first_step(algorithm, bound())
+  widened = np.concatenate([W, wide[:, 3:]], 1)
+  np.testing.assert_array_equal(begun.params, widened)
+  expected = widened - ETA * gradient(widened, S[0], np.full(5, 3))
+  np.testing.assert_allclose(after.params, expected[:, :3], rtol=1e-12)
+  assert after.apply_fn is linear
+
+
+def test_boundary_expand_refuses_a_network_that_is_not_one_class_wider():
+  with pytest.raises(ValueError, match="one class more") as caught:
+    first_step(unlearn.boundary_expand(bound(), ETA), bound())
+  assert "\n" not in str(caught.value)
+
+
+def test_amun_takes_adversarial_examples_with_their_own_labels():
+  algorithm = unlearn.amun(ETA, radius=0.05, doublings=7, steps=20, weight_decay=0.0)
+  with jax.enable_x64(True):
+    images, labels = jnp.asarray(S[0]), jnp.asarray(S[1])
+    rows = unlearn.Rows(images, labels, jnp.arange(5), jnp.int32(5))
+    state = algorithm.init(bound(), unlearn.Session(rows, rows, 1, 5, jax.random.key(0)))
+  attacked, found = (np.asarray(each) for each in state.memory)
+  np.testing.assert_array_equal(found, (attacked @ W).argmax(1))
+  assert (found != S[1]).all()
+  moved = np.linalg.norm(attacked - S[0], axis=1)
+  right = (S[0] @ W).argmax(1) == S[1]
+  assert (moved[~right] == 0).all()
+  # The distance to the boundary is known for a linear classifier; radii double.
+  for i in np.flatnonzero(right):
+    gaps = [
+      (S[0][i] @ (W[:, S[1][i]] - W[:, c])) / np.linalg.norm(W[:, S[1][i]] - W[:, c])
+      for c in range(3)
+      if c != S[1][i]
+    ]
+    assert min(gaps) <= moved[i] <= max(4 * min(gaps), 0.05) + 1e-9
+  _, after = first_step(algorithm, bound())
+  x, y = np.concatenate([attacked, R[0]]), np.concatenate([found, R[1]])
+  np.testing.assert_allclose(after.params, W - ETA * gradient(W, x, y), rtol=1e-6)
+
+
+def deep():
+  """Two layers, so that there is a last one."""
+
+  def apply_fn(theta, x):
+    return jnp.tanh(x @ theta["first"]["kernel"]) @ theta["head"]["kernel"] + theta["head"]["bias"]
+
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(7)
+    theta = {
+      "first": {"kernel": jnp.asarray(rng.normal(size=(4, 4)))},
+      "head": {"kernel": jnp.asarray(W), "bias": jnp.zeros(3)},
+    }
+    return bind(apply_fn, theta)
+
+
+def hidden(params, x):
+  return jnp.tanh(x @ params.params["first"]["kernel"])
+
+
+def test_cf_k_moves_the_last_layer_alone_as_fine_tune_does():
+  params = deep()
+  _, after = first_step(unlearn.cf_k(("first", "head"), 1, ETA), params)
+  _, full = first_step(unlearn.fine_tune(ETA), params)
+  np.testing.assert_array_equal(after.params["first"]["kernel"], params.params["first"]["kernel"])
+  np.testing.assert_array_equal(after.params["head"]["kernel"], full.params["head"]["kernel"])
+  _, every = first_step(unlearn.cf_k(("first", "head"), 2, ETA), params)
+  for x, y in zip(jax.tree.leaves(every), jax.tree.leaves(full), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_eu_k_begins_the_last_layer_from_fresh_weights():
+  params = deep()
+  with jax.enable_x64(True):
+    fresh = params.replace(params=jax.tree.map(lambda leaf: leaf + 1, params.params))
+    begun, after = first_step(unlearn.eu_k(("first", "head"), fresh, 1, ETA), params)
+  np.testing.assert_array_equal(begun.params["head"]["kernel"], fresh.params["head"]["kernel"])
+  np.testing.assert_array_equal(begun.params["first"]["kernel"], params.params["first"]["kernel"])
+  np.testing.assert_array_equal(after.params["first"]["kernel"], params.params["first"]["kernel"])
+  assert (after.params["head"]["kernel"] != begun.params["head"]["kernel"]).any()
+
+
+def test_a_layer_that_is_not_there_is_named():
+  with pytest.raises(
+    ValueError, match=r"no layer 'tail'\. It has bias, first, head, kernel"
+  ) as caught:
+    first_step(unlearn.cf_k(("first", "tail"), 1), deep())
+  assert "\n" not in str(caught.value)
+
+
+def test_msg_resets_the_smallest_gradients_and_slows_the_rest():
+  algorithm = unlearn.msg(bound(FRESH), ETA, fraction=0.25, weight_decay=0.0)
+  begun, after = first_step(algorithm, bound(), epochs=2)
+  difference = np.abs(gradient(W, *R) - gradient(W, *S))
+  reset = difference <= np.sort(difference.ravel())[2]
+  assert reset.sum() == 3
+  expected = np.where(reset, FRESH, W)
+  np.testing.assert_array_equal(begun.params, expected)
+  down = np.where(reset, 1, 0.1) * gradient(expected, *R)
+  np.testing.assert_allclose(after.params, expected - ETA * down, rtol=1e-6)  # top rate
+
+
+def test_msg_rate_rises_for_an_epoch_and_falls_to_zero():
+  algorithm = unlearn.msg(bound(FRESH), 1.0, fraction=0.0, rest=1.0, momentum=0.0, weight_decay=0.0)
+  with jax.enable_x64(True):
+    rows = unlearn.Rows(jnp.asarray(R[0]), jnp.asarray(R[1]), jnp.arange(6), jnp.int32(6))
+    state = algorithm.init(bound(), unlearn.Session(rows, rows, 3, 6, jax.random.key(0)))
+    batch, rates = rows.batch(0, 6, 6), []
+    for epoch in range(3):
+      for step in range(2):
+        clock = unlearn.Clock(*map(jnp.int32, (epoch, step, 2)))
+        now = algorithm.tick(state, clock)
+        moved, _ = algorithm.update(batch, batch, now, bound(), jax.random.key(0))
+        rates.append(float(-moved.params[0, 0] / gradient(W, *R)[0, 0]))
+  np.testing.assert_allclose(rates, [0.5, 1, 0.75, 0.5, 0.25, 0], atol=1e-6)
+
+
+def test_localized_reset_resets_the_channels_that_matter_most():
+  algorithm = unlearn.localized_reset(bound(FRESH), ETA, fraction=1 / 3)
+  begun, after = first_step(algorithm, bound())
+  channel = np.abs(W * gradient(W, *S)).mean(0).argmax()
+  expected = W.copy()
+  expected[:, channel] = FRESH[:, channel]
+  np.testing.assert_array_equal(begun.params, expected)
+  down = gradient(expected, *R) + 5e-4 * expected
+  np.testing.assert_allclose(after.params, expected - ETA * down, rtol=1e-12)
+
+
+@pytest.mark.parametrize("make", [unlearn.top_k, unlearn.random_k])
+def test_perturbation_touches_exactly_its_share_then_fine_tunes(make):
+  begun, after = first_step(make(ETA, fraction=0.25), bound())
+  touched = np.asarray(begun.params) != W
+  assert touched.sum() == 3
+  if make is unlearn.top_k:
+    importance = gradient(W, *S) ** 2
+    np.testing.assert_array_equal(touched, importance >= np.sort(importance.ravel())[-3])
+  theta = np.asarray(begun.params)
+  down = gradient(theta, *R) + 5e-4 * theta
+  np.testing.assert_allclose(after.params, theta - ETA * down, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+  "algorithm",
+  [
+    unlearn.top_k(ETA, noise=0.0),
+    unlearn.random_k(ETA, noise=0.0),
+    unlearn.top_k(ETA, fraction=0.0),
+    unlearn.localized_reset(bind(linear, FRESH), ETA, fraction=0.0),
+    unlearn.sam(unlearn.fine_tune(ETA), rho=0.0),
+    unlearn.msg(bind(linear, FRESH), ETA, fraction=0.0, rest=1.0),
+  ],
+)
+def test_with_nothing_damaged_it_is_fine_tune(algorithm):
+  _, after = first_step(algorithm, bound(), epochs=2)
+  _, tuned = first_step(unlearn.fine_tune(ETA), bound())
+  np.testing.assert_allclose(after.params, tuned.params, rtol=1e-12)
+
+
+def test_a_reset_of_everything_starts_from_the_fresh_weights():
+  begun, _ = first_step(unlearn.msg(bound(FRESH), ETA, fraction=1.0), bound())
+  np.testing.assert_array_equal(begun.params, FRESH)
+
+
+def test_ct_transposes_square_kernels_and_undoes_itself():
+  model = models.cnn((3, 3), 5, 3)
+  x = np.random.default_rng(0).normal(size=(12, 8, 8, 1)).astype(np.float32)
+  params = models.init(model, jax.random.key(0), jnp.asarray(x[:1]))
+  begun = unlearn.ct().start(params, unlearn.ct().init(params, _session(x)))
+  for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(begun), strict=True):
+    expected = np.swapaxes(old, 0, 1) if np.ndim(old) == 4 else old
+    np.testing.assert_array_equal(new, expected)
+
+
+def _session(x):
+  rows = unlearn.Rows(jnp.asarray(x), jnp.zeros(len(x), int), jnp.arange(len(x)), jnp.int32(4))
+  return unlearn.Session(rows, rows, 1, 4, jax.random.key(0))
+
+
+def test_sam_takes_the_gradient_at_the_worse_place():
+  _, after = first_step(unlearn.sam(unlearn.fine_tune(ETA, weight_decay=0.0), rho=0.3), bound())
+  g = gradient(W, *R)
+  worse = W + 0.3 * g / np.linalg.norm(g)
+  np.testing.assert_allclose(after.params, W - ETA * gradient(worse, *R), rtol=1e-12)
+
+
+def test_layer_attack_moves_only_the_head_and_only_for_what_is_still_right():
+  params = deep()
+  algorithm = unlearn.layer_attack(hidden, "head", ETA, alpha=0.0, step=0.05)
+  begun, after = first_step(algorithm, params)
+  phi = np.tanh(S[0] @ np.asarray(params.params["first"]["kernel"]))
+  right = (phi @ W).argmax(1) == S[1]
+  assert 0 < right.sum() < 5
+  with jax.enable_x64(True):
+    rows = unlearn.Rows(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+    session = unlearn.Session(rows, rows, 1, 5, jax.random.key(0))
+    attacked = algorithm.init(params, session).memory
+  labels = np.asarray(attacked.labels)
+  assert (labels[right] != S[1][right]).all()
+  np.testing.assert_array_equal(np.asarray(attacked.teacher).argmax(1), labels)
+  delta = np.where(right[:, None], softmax(phi @ W) - np.eye(3)[labels], 0)
+  np.testing.assert_allclose(after.params["head"]["kernel"], W - ETA * phi.T @ delta / 5, rtol=1e-5)
+  np.testing.assert_array_equal(after.params["first"]["kernel"], begun.params["first"]["kernel"])
+
+
+def test_layer_attack_uses_the_teacher_at_the_adversarial_features():
+  params = deep()
+  _, hard = first_step(unlearn.layer_attack(hidden, "head", ETA, alpha=0.0), params)
+  _, soft = first_step(unlearn.layer_attack(hidden, "head", ETA, alpha=1.0), params)
+  algorithm = unlearn.layer_attack(hidden, "head", ETA, alpha=1.0)
+  with jax.enable_x64(True):
+    rows = unlearn.Rows(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+    session = unlearn.Session(rows, rows, 1, 5, jax.random.key(0))
+    teacher = np.asarray(algorithm.init(params, session).memory.teacher)
+  phi = np.tanh(S[0] @ np.asarray(params.params["first"]["kernel"]))
+  right = (phi @ W).argmax(1) == S[1]
+  delta = np.where(right[:, None], 4 * (softmax(phi @ W / 4) - softmax(teacher / 4)), 0)
+  np.testing.assert_allclose(soft.params["head"]["kernel"], W - ETA * phi.T @ delta / 5, rtol=1e-4)
+  assert (hard.params["head"]["kernel"] != soft.params["head"]["kernel"]).any()
+
+
+def test_features_are_what_the_head_is_given():
+  model = models.mlp((6, 5), 3)
+  x = jnp.asarray(RNG.normal(size=(4, 7)), jnp.float32)
+  params = models.init(model, jax.random.key(0), x)
+  phi = models.features(model, "Dense_2")(params, x)
+  head = params.params["params"]["Dense_2"]
+  np.testing.assert_allclose(phi @ head["kernel"] + head["bias"], params(x), rtol=1e-5, atol=1e-6)
+  with pytest.raises(ValueError, match=r"no layer 'Dense_9'\. It has Dense_0, Dense_1, Dense_2"):
+    models.features(model, "Dense_9")(params, x)
+
+
+def test_frozen_statistics_and_devices_through_run():
+  data = Dataset(np.concatenate([S[0], R[0]]).astype(np.float32), np.concatenate([S[1], R[1]]))
+  split = Split(forget=np.arange(5), retain=np.arange(5, 11))
+  params = bind(linear, jnp.asarray(W, jnp.float32))
+  with pytest.raises(ValueError, match=r"batch_size=7 for 8 devices.*Use 8") as caught:
+    unlearn.run(
+      unlearn.fine_tune(),
+      params,
+      data,
+      split,
+      jax.random.key(0),
+      epochs=1,
+      batch_size=7,
+      devices=jax.devices(),
+    )
+  assert "\n" not in str(caught.value)

@@ -1,0 +1,168 @@
+"""One-shot algorithms against explicit matrices, on models small enough to hold them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jaxmul import bind, losses, models, unlearn
+from jaxmul.data import Dataset, Split
+
+
+def linear(w, x):
+  return x @ w
+
+
+def squares(logits, labels):
+  return 0.5 * jnp.sum((logits - jax.nn.one_hot(labels, logits.shape[-1])) ** 2, axis=-1)
+
+
+def session_of(x, y, forget):
+  n = len(y)
+  retain = np.setdiff1d(np.arange(n), forget)
+  sets = [
+    unlearn.Rows(x, y, jnp.asarray(np.r_[rows, np.zeros(n - len(rows), int)]), jnp.int32(len(rows)))
+    for rows in (forget, retain)
+  ]
+  return unlearn.Session(*sets, 1, 4, jax.random.key(0), np.arange(n)), retain
+
+
+def apply(algorithm, params, session):
+  return algorithm.start(params, algorithm.init(params, session))
+
+
+def test_influence_is_exact_on_least_squares():
+  """From the minimum on S ∪ R it goes to the minimum on R, as retraining does."""
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)
+  forget = np.array([3, 7, 11, 20])
+  both = np.linalg.lstsq(x, np.eye(3)[y], rcond=None)[0]
+  with jax.enable_x64(True):
+    session, retain = session_of(jnp.asarray(x), jnp.asarray(y), forget)
+    algorithm = unlearn.influence(damping=0.0, tolerance=1e-14, loss=squares)
+    after = apply(algorithm, bind(linear, jnp.asarray(both)), session)
+  without = np.linalg.lstsq(x[retain], np.eye(3)[y[retain]], rcond=None)[0]
+  np.testing.assert_allclose(after.params, without, atol=1e-10)
+  assert np.abs(without - both).max() > 1e-3
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+def test_influence_is_the_explicit_damped_solve(network):
+  model, shape = {
+    "mlp": (models.mlp((5,), 3), (6,)),
+    "cnn": (models.cnn((2, 2, 2), 3, 3), (8, 8, 1)),
+  }[network]
+  rng = np.random.default_rng(1)
+  x, y = rng.normal(size=(20, *shape)), rng.integers(0, 3, 20)
+  forget, damping = np.arange(4), 0.1
+  with jax.enable_x64(True):
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    params = models.init(model, jax.random.key(0), x[:1].astype(jnp.float32))
+    params = params.replace(params=jax.tree.map(lambda leaf: leaf.astype(float), params.params))
+    session, retain = session_of(x, y, forget)
+    after = apply(
+      unlearn.influence(0.7, damping=damping, iterations=500, tolerance=1e-12), params, session
+    )
+    theta, unravel = ravel_pytree(params.params)
+
+    def logits(theta):
+      return params.replace(params=unravel(theta))(x)
+
+    jacobian = jax.jacrev(logits)(theta)
+    p = np.asarray(jax.nn.softmax(logits(theta)))
+    hessian = np.stack([np.diag(q) - np.outer(q, q) for q in p])
+    matrix = np.einsum("nci,ncd,ndj->ij", jacobian[retain], hessian[retain], jacobian[retain])
+    matrix = matrix / len(retain) + damping * np.eye(len(theta))
+    total = jax.grad(lambda t: losses.cross_entropy(logits(t)[forget], y[forget]).sum())(theta)
+    expected = theta + 0.7 * np.linalg.solve(matrix, np.asarray(total)) / len(retain)
+    got, _ = ravel_pytree(after.params)
+  np.testing.assert_allclose(got, expected, atol=1e-7)
+  # The error of public "WoodFisher": only the gradient, rescaled.
+  step, flat = np.asarray(got - theta), np.asarray(total)
+  cosine = step @ flat / np.linalg.norm(step) / np.linalg.norm(flat)
+  assert cosine < 0.99
+
+
+def test_influence_with_alpha_zero_changes_nothing():
+  rng = np.random.default_rng(2)
+  session, _ = session_of(jnp.asarray(rng.normal(size=(8, 4)), jnp.float32), jnp.arange(8) % 3, [0])
+  params = bind(linear, jnp.ones((4, 3)))
+  np.testing.assert_array_equal(apply(unlearn.influence(0.0), params, session).params, 1.0)
+
+
+@pytest.fixture(scope="module")
+def small():
+  rng = np.random.default_rng(4)
+  x = jnp.asarray(rng.normal(size=(12, 4)), jnp.float32)
+  y = jnp.asarray(rng.integers(0, 3, 12))
+  params = bind(linear, jnp.asarray(rng.normal(size=(4, 3)), jnp.float32))
+  session, retain = session_of(x, y, np.arange(5))
+  return params, session, np.asarray(x, float), np.asarray(y), retain
+
+
+def squared_gradients(params, x, y, expected):
+  """Mean over examples of (p − e)² x², the Fisher diagonal of a linear classifier, in numpy."""
+  w = np.asarray(params.params, float)
+  z = x @ w
+  p = np.exp(z - z.max(1, keepdims=True))
+  p /= p.sum(1, keepdims=True)
+  if expected:
+    each = [p[:, c : c + 1] * (p - np.eye(3)[c]) ** 2 for c in range(3)]
+    delta = sum(each)
+  else:
+    delta = (p - np.eye(3)[y]) ** 2
+  return np.einsum("ni,nc->ic", x**2, delta) / len(x)
+
+
+@pytest.mark.parametrize("rum_compat", [False, True])
+def test_fisher_noise_has_the_stated_deviation(small, rum_compat):
+  params, session, x, y, retain = small
+  alpha = 1e-2 if not rum_compat else 1e-8
+  f = squared_gradients(params, x[retain], y[retain], expected=True)
+  deviation = np.sqrt(alpha) * (f + 1e-8) ** -0.25
+  if rum_compat:
+    deviation = np.minimum(np.sqrt(alpha / (f + 1e-8)), 1e-3)
+    assert (deviation < 1e-3).any()
+  algorithm = unlearn.fisher(alpha, rum_compat=rum_compat)
+  noise = np.stack(
+    [
+      np.asarray(apply(algorithm, params, session._replace(key=jax.random.key(i))).params)
+      - np.asarray(params.params)
+      for i in range(300)
+    ]
+  )
+  np.testing.assert_allclose(noise.std(0) / deviation, 1, atol=5 / np.sqrt(2 * 300))
+  assert np.abs(noise.mean(0) / deviation).max() < 5 / np.sqrt(300)
+
+
+def test_fisher_with_alpha_zero_changes_nothing(small):
+  params, session, *_ = small
+  np.testing.assert_array_equal(apply(unlearn.fisher(0.0), params, session).params, params.params)
+
+
+@pytest.mark.parametrize(("alpha", "dampening"), [(1.2, 1.0), (1.0, 0.3), (1.2, 1.1)])
+def test_ssd_dampens_what_matters_more_to_forget(small, alpha, dampening):
+  params, session, x, y, _ = small
+  f_s = squared_gradients(params, x[:5], y[:5], expected=False)
+  f_d = squared_gradients(params, x, y, expected=False)
+  w = np.asarray(params.params)
+  expected = np.where(f_s > alpha * f_d, w * np.minimum(dampening * f_d / f_s, 1), w)
+  got = apply(unlearn.ssd(alpha, dampening), params, session).params
+  np.testing.assert_allclose(got, expected, rtol=1e-5)
+  assert 0 < (expected != w).sum() < w.size
+
+
+def test_ssd_with_a_high_threshold_changes_nothing(small):
+  params, session, *_ = small
+  np.testing.assert_array_equal(apply(unlearn.ssd(1e6), params, session).params, params.params)
+
+
+def test_one_shot_in_run_checks_what_comes_out():
+  rng = np.random.default_rng(4)
+  data = Dataset(rng.normal(size=(12, 4)).astype(np.float32), rng.integers(0, 3, 12))
+  params = bind(linear, jnp.asarray(rng.normal(size=(4, 3)), jnp.float32))
+  split = Split(forget=np.arange(4), retain=np.arange(4, 12))
+  with pytest.raises(unlearn.Diverged, match="one shot") as caught:
+    unlearn.run(unlearn.influence(1e39), params, data, split, jax.random.key(0), epochs=1)
+  assert caught.value.params.params is params.params
