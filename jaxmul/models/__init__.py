@@ -1,6 +1,7 @@
 """Linen networks, and `init`, which binds a fresh one."""
 
 from jaxmul.models._conv import Conv, conv, max_pool
+from jaxmul.models._ghost import has_ghost_norms, tapped
 from jaxmul.models._init import Model, init
 from jaxmul.models.cnn import CNN, cnn
 from jaxmul.models.mlp import MLP, mlp
@@ -14,8 +15,10 @@ __all__ = [
   "ResNet",
   "cnn",
   "conv",
+  "has_ghost_norms",
   "init",
   "max_pool",
   "mlp",
   "resnet18",
+  "tapped",
 ]

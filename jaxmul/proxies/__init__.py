@@ -3,6 +3,7 @@
 from jaxmul.proxies import trackers
 from jaxmul.proxies.agreement import Agreement, agreement
 from jaxmul.proxies.curvature import curvature
+from jaxmul.proxies.gradients import grand, input_gradient
 from jaxmul.proxies.heldout import heldout_divergence, heldout_recipe, heldout_retrain
 from jaxmul.proxies.outputs import (
   confidence,
@@ -23,9 +24,11 @@ __all__ = [
   "curvature",
   "el2n",
   "entropy",
+  "grand",
   "heldout_divergence",
   "heldout_recipe",
   "heldout_retrain",
+  "input_gradient",
   "loss",
   "margin",
   "max_confidence",
