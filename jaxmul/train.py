@@ -193,8 +193,8 @@ def fit(
     raise ValueError("fit got no training examples. Pass at least one id.")
   if not np.array_equal(ids, dataset.ids):
     dataset = dataset.take(ids)
-  check_labels(recipe.model, dataset, "fit")
   _tracking.check(tuple(trackers.values()), dataset.images.shape, recipe.epochs)
+  check_labels(recipe.model, dataset, "fit")
   result = _jitted_run(
     recipe,
     tuple(trackers.values()),

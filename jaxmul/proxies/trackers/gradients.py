@@ -13,7 +13,7 @@ from jaxmul import losses
 from jaxmul._gradients import lengths
 from jaxmul.proxies.curvature import Method
 from jaxmul.proxies.curvature import curvature as curvature_now
-from jaxmul.proxies.trackers._sums import means, totals
+from jaxmul.proxies.trackers import _sums
 from jaxmul.train import Step, Tracker
 
 
@@ -35,7 +35,7 @@ def cumulative_gradient(every: int = 1) -> Tracker:
     ('input_gradients',)
   """
   value = {"cumulative_gradient": lambda step: lengths(step.input_gradients)}
-  return totals(value, ("input_gradients",), every)
+  return _sums.totals(value, ("input_gradients",), every)
 
 
 @functools.cache
@@ -58,7 +58,7 @@ def tracin(every: int = 1) -> Tracker:
     5
   """
   value = {"tracin": lambda step: step.learning_rate * step.parameter_norms**2}
-  return totals(value, ("parameter_norms",), every)
+  return _sums.totals(value, ("parameter_norms",), every)
 
 
 @functools.cache
@@ -88,7 +88,7 @@ def curvature(
     batch = (step.inputs, step.labels)
     return curvature_now(step.params, batch, num_probes=num_probes, method=method, h=h)
 
-  return means({"curvature": value}, ("params",), every)
+  return _sums.means({"curvature": value}, ("params",), every)
 
 
 @functools.cache
@@ -158,6 +158,7 @@ def _within_class(values: jax.Array, labels: jax.Array) -> jax.Array:
     sums = jax.ops.segment_sum(each, groups, n)
     return (sums / jnp.maximum(jax.ops.segment_sum(jnp.ones(n), groups, n), 1))[groups]
 
-  centred = values - mean(values)
-  deviation = jnp.sqrt(mean(centred**2))
-  return jnp.where(deviation > 0, centred / jnp.where(deviation > 0, deviation, 1), 0)
+  means = mean(values)
+  deviation = jnp.sqrt(mean((values - means) ** 2))
+  differ = deviation > 1e-6 * jnp.abs(means)  # equal values may round apart
+  return jnp.where(differ, (values - means) / jnp.where(differ, deviation, 1), 0)
