@@ -20,6 +20,7 @@ _SUBMODULES = frozenset(
     "proxies",
     "report",
     "rum",
+    "testing",
     "train",
     "unlearn",
   }
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     proxies,
     report,
     rum,
+    testing,
     train,
     unlearn,
   )
@@ -54,6 +56,7 @@ __all__ = [
   "proxies",
   "report",
   "rum",
+  "testing",
   "train",
   "unlearn",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxmul import report
 
-NAMES = ("scan_step",)
+NAMES = ("scan_step", "proxies")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from jaxmul.proxies import trackers
 from jaxmul.proxies.agreement import Agreement, agreement
+from jaxmul.proxies.combined import Combined, combined
 from jaxmul.proxies.curvature import curvature
 from jaxmul.proxies.gradients import grand, input_gradient
 from jaxmul.proxies.heldout import heldout_divergence, heldout_recipe, heldout_retrain
@@ -18,7 +19,9 @@ from jaxmul.proxies.scoring import score
 
 __all__ = [
   "Agreement",
+  "Combined",
   "agreement",
+  "combined",
   "confidence",
   "correctness",
   "curvature",
