@@ -40,9 +40,9 @@ def of_examples(
 ) -> Gradients:
   """Returns the gradients of each example's cross-entropy, of the evaluation pass."""
   ghost = norms and models.has_ghost_norms(bound, inputs)
-  dtype = jnp.promote_types(inputs.dtype, jnp.float32)
   inputs = _sharding.local(inputs, bound, labels)
-  squares = _sharding.local(jnp.zeros(len(inputs), dtype), inputs)
+  squares = jnp.zeros(len(inputs), jnp.result_type(inputs, jnp.float32))
+  squares = _sharding.local(squares, inputs)
 
   def total(x, squares):
     logits = models.tapped(bound, x, squares) if ghost else bound(x)

@@ -80,7 +80,7 @@ def small_networks() -> dict[str, tuple[Bound, Batch]]:
   }
   devices = len(jax.devices())
   rows = -(-_ROWS // devices) * devices
-  return {name: _network(*each, rows) for name, each in chosen.items()}
+  return {name: _network(model, shape, rows) for name, (model, shape) in chosen.items()}
 
 
 def _network(model: models.Model, shape: tuple[int, ...], rows: int) -> tuple[Bound, Batch]:
