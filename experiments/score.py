@@ -319,14 +319,17 @@ def combine(
     result = proxies.combined(scores, partly)
   except ValueError as error:  # so few are known that all of them are 0
     return {"undefined": str(error)}
-  singles = {name: proxies.agreement(each[rest], truth[rest]) for name, each in scores.items()}
-  best = max(singles, key=lambda name: singles[name].spearman)
+  singles = {
+    name: proxies.agreement(each[rest], truth[rest], resamples=1).spearman
+    for name, each in scores.items()
+  }
+  best = max(singles, key=lambda name: singles[name])
   return {
     "sample": len(sample),
     "cross_validated": result.agreement,
     "rest": proxies.agreement(result.scores[rest], truth[rest]),
     "best_single": best,
-    "best_single_rest": singles[best],
+    "best_single_rest": proxies.agreement(scores[best][rest], truth[rest]),
   }
 
 

@@ -88,15 +88,16 @@ def combined(scores: Mapping[str, Any], truth: Any, *, folds: int = 10, seed: in
     intercept, weights = _ridge(x[known[rest]], y[rest])
     predicted[fold] = intercept + x[known[fold]] @ weights
 
-  singles = {name: agreement(values[known], truth[known]) for name, values in table.items()}
-  best = max(singles, key=lambda name: singles[name].spearman)
+  best = max(
+    table, key=lambda name: agreement(table[name][known], truth[known], resamples=1).spearman
+  )
   intercept, weights = _ridge(x[known], y)
   return Combined(
     intercept + x @ weights,
     dict(zip(table, weights.tolist(), strict=True)),
     agreement(predicted, truth[known]),
     best,
-    singles[best],
+    agreement(table[best][known], truth[known]),
   )
 
 
