@@ -322,6 +322,7 @@ def combine(
   singles = {
     name: proxies.agreement(each[rest], truth[rest], resamples=1).spearman
     for name, each in scores.items()
+    if np.ptp(each[rest]) > 0
   }
   best = max(singles, key=lambda name: singles[name])
   return {

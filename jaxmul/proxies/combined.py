@@ -89,7 +89,8 @@ def combined(scores: Mapping[str, Any], truth: Any, *, folds: int = 10, seed: in
     predicted[fold] = intercept + x[known[fold]] @ weights
 
   best = max(
-    table, key=lambda name: agreement(table[name][known], truth[known], resamples=1).spearman
+    (name for name, values in table.items() if np.ptp(values[known]) > 0),
+    key=lambda name: agreement(table[name][known], truth[known], resamples=1).spearman,
   )
   intercept, weights = _ridge(x[known], y)
   return Combined(

@@ -58,6 +58,14 @@ def test_validation_is_honest_where_there_is_nothing_to_find():
   assert abs(fitted.spearman) < 0.5
 
 
+def test_a_proxy_that_says_nothing_of_the_known_examples_is_no_obstacle():
+  scores, _, known = problem()
+  silent = np.where(np.isnan(known), scores["p0"], 0.0)
+  result = combined(scores | {"silent": silent}, known)
+  assert result.best != "silent"
+  assert abs(result.agreement.spearman - combined(scores, known).agreement.spearman) < 0.05
+
+
 def test_no_monotone_change_of_a_proxy_matters():
   scores, _, known = problem()
   changed = {name: np.log(values) * 7 - 3 for name, values in scores.items()}
