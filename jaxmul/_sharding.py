@@ -123,3 +123,19 @@ def map_models(
     out_specs=PartitionSpec("model"),
     check_vma=False,
   )
+
+
+def shard_models(tree: Any) -> Any:
+  """Returns a pytree of [M, ...] arrays split over all devices where they divide M."""
+  devices = jax.devices()
+  if len(devices) == 1 or len(jax.tree.leaves(tree)[0]) % len(devices):
+    return tree
+  return jax.device_put(tree, NamedSharding(mesh("model", devices), PartitionSpec("model")))
+
+
+def track_models(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns `(xs, shared) -> ys` as `jax.shard_map` gives it by default: replication is tracked."""
+  axis = PartitionSpec("model")
+  return jax.shard_map(
+    function, mesh=mesh("model"), in_specs=(axis, PartitionSpec()), out_specs=axis
+  )

@@ -15,10 +15,29 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxmul import _check, losses, models
+from jaxmul import _check, _tracking, losses, models
 from jaxmul._blocks import shuffled_rows
+from jaxmul._tracking import Need, Step, Tracker
 from jaxmul.binding import Bound
 from jaxmul.data.dataset import Dataset, as_inputs
+
+__all__ = [
+  "Diverged",
+  "Fit",
+  "History",
+  "MultiStep",
+  "Need",
+  "Recipe",
+  "Run",
+  "Schedule",
+  "Step",
+  "Tracker",
+  "constant",
+  "cosine",
+  "fit",
+  "optimizer",
+  "run",
+]
 
 Schedule = Callable[[jax.Array, int], jax.Array]
 
@@ -89,39 +108,6 @@ class Recipe:
       raise ValueError(f"Recipe got momentum={self.momentum}, must be in [0, 1).")
 
 
-class Step(NamedTuple):
-  """What one training step saw, for trackers.
-
-  Attributes:
-    ids: int32 [B], rows of the training set, 0 … n − 1; n where the row is padding, so that
-      `state.at[step.ids].add(values, mode="drop")` needs no mask.
-    labels: int32 [B].
-    logits: float [B, C], of the step's own forward pass, before its update.
-    losses: float32 [B].
-    epoch: int32 scalar from 0.
-  """
-
-  ids: jax.Array
-  labels: jax.Array
-  logits: jax.Array
-  losses: jax.Array
-  epoch: jax.Array
-
-
-class Tracker(NamedTuple):
-  """A score of every training example, gathered while training runs.
-
-  Attributes:
-    init: `n -> state`.
-    update: `(state, Step) -> state`, pure; runs in every step.
-    score: `state -> {name: [n]}`, higher = more memorized.
-  """
-
-  init: Callable[[int], Any]
-  update: Callable[[Any, Step], Any]
-  score: Callable[[Any], dict[str, jax.Array]]
-
-
 class History(NamedTuple):
   """Per epoch: mean loss [E] in nats and accuracy [E] in [0, 1], of the steps' own forward pass."""
 
@@ -181,14 +167,15 @@ def fit(
     key: for initial params, order and augmentation; the same key gives the same run.
     ids: train on these examples only, all by default. Neither their order nor that of the data set
       matters.
-    trackers: {label: Tracker}; output trackers are free, they read the step's own forward pass.
+    trackers: {label: Tracker}; those without `needs` are free, they read the step's own forward
+      pass.
 
   Returns:
     A `Fit`; scores [n] are joined to `Fit.ids`.
 
   Raises:
-    ValueError: an id is not in the data, a label is not a class of the network, or two trackers
-      return a score of the same name.
+    ValueError: an id is not in the data, a label is not a class of the network, two trackers
+      return a score of the same name, or one's `every` is more than the epochs.
     Diverged: the loss became NaN or inf; the exception holds the last good epoch.
 
   Example:
@@ -206,6 +193,7 @@ def fit(
     raise ValueError("fit got no training examples. Pass at least one id.")
   if not np.array_equal(ids, dataset.ids):
     dataset = dataset.take(ids)
+  _tracking.check(tuple(trackers.values()), dataset.images.shape, recipe.epochs)
   check_labels(recipe.model, dataset, "fit")
   result = _jitted_run(
     recipe,
@@ -249,13 +237,15 @@ def run(
     A `Run`. After a loss that is not finite no later epoch changes anything.
   """
   init_key, order_key = jax.random.split(key)
+  shape = (len(rows), *images.shape[1:])
+  _tracking.check(trackers, shape, recipe.epochs)
   params = models.init(recipe.model, init_key, as_inputs(images[:1]))
   steps = -(-len(rows) // recipe.batch_size)
   transform = optimizer(recipe, steps)
   carry = (
     params,
     transform.init(params.params),
-    tuple(tracker.init(len(rows)) for tracker in trackers),
+    tuple(_tracking.start(tracker, shape, recipe.epochs) for tracker in trackers),
     jnp.array(True),
   )
 
@@ -275,10 +265,7 @@ def run(
   (params, _, tracked, _), history = lax.scan(epoch, carry, jnp.arange(recipe.epochs))
   scores: dict[str, jax.Array] = {}
   for tracker, state in zip(trackers, tracked, strict=True):
-    for name, score in tracker.score(state).items():
-      if name in scores:
-        raise ValueError(f"two trackers return a score named {name!r}. Drop one of them.")
-      scores[name] = score
+    scores |= tracker.score(state)
   return Run(params, scores, history)
 
 
@@ -320,10 +307,11 @@ def step_of(recipe, transform, trackers, images, labels, rows, key, carry, numbe
     return losses.masked_mean(each, mask), (logits, each, state)
 
   gradient, (logits, each, state) = jax.grad(risk, has_aux=True)(params.params)
+  rate = jnp.asarray(recipe.learning_rate * recipe.schedule(number, recipe.epochs), each.dtype)
+  seen = Step(ids, targets, logits, each, number, inputs, rate)
+  tracked = _tracking.update(trackers, tracked, seen, params)
   updates, opt_state = transform.update(gradient, opt_state, params.params)
   params = params.replace(params=optax.apply_updates(params.params, updates), state=state)
-  seen = Step(ids, targets, logits, each, number)
-  tracked = tuple(t.update(s, seen) for t, s in zip(trackers, tracked, strict=True))
   hits = jnp.sum(mask & losses.is_correct(logits, targets))
   return (params, opt_state, tracked), (jnp.sum(jnp.where(mask, each, 0)), hits)
 

@@ -44,8 +44,10 @@ def training(name):
 
   def run(images, labels, key):
     key = jax.random.wrap_key_data(key)
-    events = (trackers.learning_events(),)
-    result = train.run(recipe, events, images, labels, jnp.arange(3), key)
+    # Those that take gradients once, with the network that compiles fastest.
+    some = trackers.__all__ if name == "mlp" else ("learning_events",)
+    every = tuple(getattr(trackers, each)() for each in some)
+    result = train.run(recipe, every, images, labels, jnp.arange(3), key)
     return jax.tree.leaves((result.params, result.scores, result.history))
 
   return run
@@ -83,6 +85,19 @@ def test_curvature_exports_for_every_platform(name, method):
 
   exported = export(scores, jax.tree.leaves(bound), batch)
   assert exported.out_avals[0].shape == (4,)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradient_proxies_export_for_every_platform(name):
+  bound, batch = shapes(name)
+  structure = jax.tree.structure(bound)
+
+  def scores(leaves, batch):
+    params = jax.tree.unflatten(structure, leaves)
+    return proxies.grand(params, batch), proxies.input_gradient(params, batch)
+
+  exported = export(scores, jax.tree.leaves(bound), batch)
+  assert [aval.shape for aval in exported.out_avals] == [(4,), (4,)]
 
 
 POINTS = ("confidence", "max_confidence", "entropy", "correctness", "loss", "margin", "el2n")

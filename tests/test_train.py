@@ -50,7 +50,7 @@ def recorder(steps, batch):
 
   def update(state, step):
     at, seen = state
-    now = dict(zip(("rows", "labels", "logits", "losses", "epochs"), step, strict=True))
+    now = dict(zip(("rows", "labels", "logits", "losses", "epochs"), step[:5], strict=True))
     return at + 1, {name: seen[name].at[at].set(value) for name, value in now.items()}
 
   return train.Tracker(init, update, lambda state: state[1])

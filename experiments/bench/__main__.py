@@ -10,6 +10,7 @@ from jaxmul import report
 NAMES = (
   "scan_step",
   "models_per_second",
+  "proxies",
   "unlearn_epoch",
   "kill_resume",
   "corruption",

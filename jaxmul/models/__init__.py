@@ -2,6 +2,7 @@
 
 from jaxmul.models._conv import Conv, conv, max_pool
 from jaxmul.models._features import features
+from jaxmul.models._ghost import has_ghost_norms, tapped
 from jaxmul.models._init import Model, init
 from jaxmul.models.cnn import CNN, cnn
 from jaxmul.models.mlp import MLP, mlp
@@ -16,8 +17,10 @@ __all__ = [
   "cnn",
   "conv",
   "features",
+  "has_ghost_norms",
   "init",
   "max_pool",
   "mlp",
   "resnet18",
+  "tapped",
 ]

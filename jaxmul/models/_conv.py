@@ -97,7 +97,7 @@ def _xla_gradients(stride, x, kernel, g):
 
 def _product(stride, x, kernel):
   padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), "SAME")
-  patches = _patches(x, kernel.shape[:2], stride, padding)
+  patches = image_patches(x, kernel.shape[:2], stride, padding)
   return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
@@ -105,7 +105,7 @@ def _product_gradients(stride, x, kernel, g):
   """∂x is the convolution of the (dilated) g with the flipped kernel; ∂kernel is patchesᵀ g."""
   size, (height, width) = kernel.shape[:2], x.shape[1:3]
   padding = lax.padtype_to_pads((height, width), size, (stride, stride), "SAME")
-  patches = _patches(x, size, stride, padding)
+  patches = image_patches(x, size, stride, padding)
   d_kernel = lax.dot_general(patches, g, (((0, 1, 2), (0, 1, 2)), ((), ())))
 
   if stride > 1:
@@ -118,11 +118,11 @@ def _product_gradients(stride, x, kernel, g):
     for axis, (n, k, b) in enumerate(zip((height, width), size, before, strict=True), start=1)
   ]
   flipped = kernel[::-1, ::-1].swapaxes(2, 3).reshape(-1, kernel.shape[2])
-  d_x = jnp.dot(_patches(g, size, 1, list(zip(before, after, strict=True))), flipped)
+  d_x = jnp.dot(image_patches(g, size, 1, list(zip(before, after, strict=True))), flipped)
   return d_x, d_kernel.reshape(kernel.shape)
 
 
-def _patches(x, size, stride, padding):
+def image_patches(x, size, stride, padding):
   """Returns [B, H', W', kh·kw·I]: for each output pixel the inputs that its kernel sees."""
   if size == (1, 1) and stride == 1 and not any(low or high for low, high in padding):
     return x

@@ -2,7 +2,9 @@
 
 from jaxmul.proxies import trackers
 from jaxmul.proxies.agreement import Agreement, agreement
+from jaxmul.proxies.combined import Combined, combined
 from jaxmul.proxies.curvature import curvature
+from jaxmul.proxies.gradients import grand, input_gradient
 from jaxmul.proxies.heldout import heldout_divergence, heldout_recipe, heldout_retrain
 from jaxmul.proxies.outputs import (
   confidence,
@@ -17,15 +19,19 @@ from jaxmul.proxies.scoring import score
 
 __all__ = [
   "Agreement",
+  "Combined",
   "agreement",
+  "combined",
   "confidence",
   "correctness",
   "curvature",
   "el2n",
   "entropy",
+  "grand",
   "heldout_divergence",
   "heldout_recipe",
   "heldout_retrain",
+  "input_gradient",
   "loss",
   "margin",
   "max_confidence",

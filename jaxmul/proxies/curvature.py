@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, _sharding, losses
+from jaxmul._gradients import lengths, per_example
 from jaxmul.binding import ApplyFn, as_bound
 
 Method = Literal["hvp", "finite_difference", "rum_compat"]
@@ -98,9 +99,9 @@ def curvature(
   if method == "rum_compat":
     g = gradients(inputs)
     sign = jnp.sign(g)
-    norm = _norms(sign)
-    z = step * sign / _per_example(jnp.where(norm == 0, 1, norm), sign)
-    return _norms(gradients(inputs + z) - g)
+    norm = lengths(sign)
+    z = step * sign / per_example(jnp.where(norm == 0, 1, norm), sign)
+    return lengths(gradients(inputs + z) - g)
 
   if probes is None:
     key = jax.random.key(0) if key is None else key
@@ -113,23 +114,13 @@ def curvature(
 
     def squared(v):
       directions = _sharding.local(jnp.broadcast_to(v, inputs.shape), inputs)
-      return _norms(hessian_product(directions)) ** 2
+      return lengths(hessian_product(directions)) ** 2
   else:
     g = gradients(inputs)
 
     def squared(v):
-      return (_norms(gradients(inputs + step * v) - g) / step) ** 2
+      return (lengths(gradients(inputs + step * v) - g) / step) ** 2
 
   if len(probes) == 1:
     return squared(probes[0])
   return jnp.mean(lax.map(squared, probes), axis=0)
-
-
-def _norms(x: jax.Array) -> jax.Array:
-  """‖x_b‖₂ [B] of x [B, ...], in float32 or wider."""
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim))))
-
-
-def _per_example(values: jax.Array, like: jax.Array) -> jax.Array:
-  return values.reshape(-1, *(1,) * (like.ndim - 1))

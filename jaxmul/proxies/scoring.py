@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxmul import _check, _sharding
 from jaxmul._blocks import map_blocks
+from jaxmul._progress import shown
 from jaxmul.binding import ApplyFn, as_bound
 from jaxmul.data.dataset import Dataset, as_inputs
 
@@ -41,7 +42,8 @@ def score(
 
   Returns:
     Scores float32 [n], in the order of `dataset.ids`; on CPU the same bits for any batch size,
-    order of the data and number of devices.
+    order of the data and number of devices. Where stderr is a terminal, a bar shows after two
+    seconds how far it is.
 
   Raises:
     ValueError: the data set is empty, or the proxy refuses it.
@@ -77,11 +79,12 @@ def score(
   arrays = _sharding.replicate(arrays)
   static = (structure, others, tuple(is_array))
   scores = []
-  for start in range(0, len(dataset), size):
+  for start in shown(range(0, len(dataset), size), "scoring"):
     rows = np.arange(start, start + size)
     rows = np.where(rows < len(dataset), rows, start)  # padding repeats a row and is dropped
     batch = _sharding.shard_batch((dataset.images[rows], dataset.labels[rows]))
     scores.append(_score(static, arrays, *batch))
+    jax.block_until_ready(scores[-2:-1])  # at most two batches on the way: memory is bounded
   return np.concatenate([np.asarray(part) for part in scores])[: len(dataset)]
 
 

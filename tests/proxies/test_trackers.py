@@ -1,8 +1,11 @@
-"""Learning events are the means that a plain loop over the same training computes."""
+"""Trackers are what plain loops compute from the networks that the same training went through."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxmul import models, train
 from jaxmul.data import Dataset
@@ -126,5 +129,218 @@ def test_scores_are_means_over_epochs_oriented_to_memorization():
   assert scores["confidence"][1] > scores["confidence"][0]
 
 
+def made():
+  return [getattr(trackers, name)() for name in trackers.__all__]
+
+
 def test_trackers_made_twice_are_one_tracker():
-  assert trackers.learning_events() == trackers.learning_events()
+  assert made() == made()
+  assert trackers.vog(every=2) == trackers.vog(every=2) != trackers.vog()
+
+
+LENGTH, WIDTH, HIDDEN = 4, 5, 6
+
+
+def recorder():
+  """Records rows, rate and params of each step; these are what every reference starts from."""
+  weights = WIDTH * HIDDEN + HIDDEN + HIDDEN * CLASSES + CLASSES
+
+  def update(state, step):
+    number, rows, rates, params = state
+    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(step.params.params)])
+    return (
+      number + 1,
+      rows.at[number].set(step.ids),
+      rates.at[number].set(step.learning_rate),
+      params.at[number].set(flat),
+    )
+
+  steps = LENGTH * STEPS
+  return train.Tracker(
+    lambda n: (0, jnp.full((steps, BATCH), n), jnp.zeros(steps), jnp.zeros((steps, weights))),
+    update,
+    lambda state: {"rows": state[1], "rates": state[2], "params": state[3]},
+    ("params",),
+  )
+
+
+def unflattened(flat):
+  """(b₁, W₁, b₂, W₂) of the network z = relu(x W₁ + b₁) W₂ + b₂, in float64."""
+  shapes = [(HIDDEN,), (WIDTH, HIDDEN), (CLASSES,), (HIDDEN, CLASSES)]
+  cuts = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
+  return [a.reshape(s) for a, s in zip(np.split(np.float64(flat), cuts), shapes, strict=True)]
+
+
+def seen_by_hand(scores, x, labels, probe):
+  """For each [epoch, example]: logits, loss, and by the chain rule written out, all gradients."""
+  found = {name: np.full((LENGTH, SIZE), np.nan) for name in ("loss", "rate", "norm", "curvature")}
+  found["z"] = np.full((LENGTH, SIZE, CLASSES), np.nan)
+  found["dx"], found["dz"] = (np.full((LENGTH, SIZE, WIDTH), np.nan) for _ in range(2))
+  for number, rows in enumerate(scores["rows"]):
+    b1, w1, b2, w2 = unflattened(scores["params"][number])
+    for i in rows[rows < SIZE]:
+      at = (number // STEPS, i)
+      h = np.maximum(x[i] @ w1 + b1, 0)
+      z = h @ w2 + b2
+      p = np.exp(z) / np.exp(z).sum()
+      jacobian = w1 @ np.diag(h > 0) @ w2  # ∂z/∂x [WIDTH, CLASSES]
+      error = p - np.eye(CLASSES)[labels[i]]
+      back = (w2 @ error) * (h > 0)
+      weights = [back, np.outer(x[i], back), error, np.outer(h, error)]
+      found["z"][at], found["loss"][at] = z, -np.log(p[labels[i]])
+      found["rate"][at] = scores["rates"][number]
+      found["norm"][at] = np.sqrt(sum((w**2).sum() for w in weights))
+      found["dx"][at], found["dz"][at] = jacobian @ error, jacobian[:, labels[i]]
+      hessian = jacobian @ (np.diag(p) - np.outer(p, p)) @ jacobian.T
+      found["curvature"][at] = ((hessian @ probe) ** 2).sum()
+  return found
+
+
+def forgotten(right):
+  """Per example: falls from right to wrong, or the number of epochs if it was never right."""
+  falls = [sum(a and not b for a, b in itertools.pairwise(r)) for r in right.T.tolist()]
+  return [count if r.any() else len(r) for count, r in zip(falls, right.T, strict=True)]
+
+
+def learned(right):
+  """Per example: the first epoch from which it is right to the end."""
+  return [next(e for e in range(len(r) + 1) if r[e:].all()) for r in right.T]
+
+
+def within_class(values, labels):
+  scores = np.zeros(len(values))
+  for i, y in enumerate(labels):
+    group = values[labels == y]
+    scores[i] = (values[i] - group.mean()) / group.std() if group.std() > 0 else 0
+  return scores
+
+
+def references(found, labels, every):
+  """The tracked scores, from what was seen in every epoch and in every so-manieth one."""
+  z = found["z"]
+  right = z.argmax(-1) == labels
+  own = np.take_along_axis(z, labels[None, :, None], -1)[..., 0]
+  others = np.where(np.eye(CLASSES, dtype=bool)[labels], -np.inf, z).max(-1)
+  low, high = np.quantile(found["loss"], [0.25, 0.75], axis=0)
+  some = {name: values[every - 1 :: every] for name, values in found.items()}
+  return {
+    "cumulative_loss": found["loss"].sum(0),
+    "area_under_margin": (others - own).mean(0),
+    "forgetting_events": forgotten(right),
+    "late_learning": learned(right),
+    "loss_iqr": high - low,
+    "cumulative_gradient": np.sqrt((some["dx"] ** 2).sum(-1)).sum(0),
+    "tracin": (some["rate"] * some["norm"] ** 2).sum(0),
+    "curvature": some["curvature"].mean(0),
+    "vog": within_class(some["dz"].std(0).mean(-1), labels),
+  }
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_every_tracker_equals_its_reference(every):
+  rng = np.random.default_rng(0)
+  labels = np.array([0, 1, 0, 1, 2, 0, 1])
+  data = Dataset(2 * rng.normal(size=(SIZE, WIDTH)), labels, num_classes=CLASSES)
+  recipe = train.Recipe(start, epochs=LENGTH, batch_size=BATCH, learning_rate=0.5)
+  tracked = {"recorder": recorder()}
+  for name in set(trackers.__all__) - {"learning_events"}:
+    gradients = name in ("cumulative_gradient", "tracin", "curvature", "vog")
+    tracked[name] = getattr(trackers, name)(*([every] if gradients else []))
+  scores = train.fit(recipe, data, jax.random.key(1), trackers=tracked).scores
+
+  probe = np.float64(jax.random.rademacher(jax.random.key(0), (WIDTH,), jnp.float32))
+  epochs = np.repeat(np.arange(LENGTH), STEPS)
+  cosine = 0.25 * (1 + np.cos(np.pi * epochs / LENGTH))
+  np.testing.assert_allclose(scores["rates"], cosine, 1e-6)
+  found = seen_by_hand(scores, np.float64(data.images), labels, probe)
+  want = references(found, labels, every)
+  assert set(want) == set(scores) - {"rows", "rates", "params"}
+  for name, values in want.items():
+    assert scores[name].shape == (SIZE,)
+    np.testing.assert_allclose(scores[name], values, 2e-4, 2e-5, err_msg=name)
+    assert np.ptp(values) > 0, name
+
+
+def handed(needs, every=1):
+  """A tracker that only remembers, while it is traced, what it was handed."""
+  seen = []
+
+  def update(state, step):
+    seen.append({name for name, value in step._asdict().items() if value is not None})
+    return state
+
+  def init(n, **facts):
+    seen.append(facts)
+    return jnp.zeros(n)
+
+  return train.Tracker(init, update, lambda state: {str(id(seen)): state}, needs, every), seen
+
+
+def test_trackers_get_what_they_declare_and_gradients_are_computed_once(monkeypatch):
+  from jaxmul import _gradients
+
+  calls = []
+  compute = _gradients.of_examples
+
+  def counted(*arguments, **options):
+    calls.append(options)
+    return compute(*arguments, **options)
+
+  monkeypatch.setattr(_gradients, "of_examples", counted)
+  toy = Dataset(np.eye(WIDTH, dtype=np.float32)[:3], np.array([0, 1, 2]), num_classes=CLASSES)
+  recipe = train.Recipe(start, epochs=3, batch_size=3)
+  always = {"ids", "labels", "logits", "losses", "epoch", "inputs", "learning_rate"}
+
+  free, seen = handed(("epochs", "input_shape"))
+  train.fit(recipe, toy, jax.random.key(0), trackers={"": free})
+  assert seen[0] == {"epochs": 3, "input_shape": (WIDTH,)}
+  assert seen[-1] == always
+  assert not calls
+
+  users = [handed(needs) for needs in (("input_gradients",), ("parameter_norms",), ("params",))]
+  both = {str(i): tracker for i, (tracker, _) in enumerate(users)}
+  train.fit(recipe, toy, jax.random.key(0), trackers=both)
+  gradients = always | {"input_gradients", "parameter_norms"}
+  assert [seen[-1] for _, seen in users] == [gradients, gradients, gradients | {"params"}]
+  assert calls == [{"to_inputs": True, "norms": True}] * len(calls)
+  per_trace = len(calls)
+
+  calls.clear()
+  train.fit(recipe, toy, jax.random.key(0), trackers={"": handed(("parameter_norms",))[0]})
+  assert calls == [{"to_inputs": False, "norms": True}] * per_trace
+
+
+def test_batch_statistics_do_not_mix_examples_in_a_tracked_gradient():
+  """Twice the same image in a batch of others: evaluation mode gives both the same gradient."""
+  rng = np.random.default_rng(0)
+  images = rng.uniform(size=(6, 8, 8, 3)).astype(np.float32)
+  images[1] = images[0]
+  toy = Dataset(images, np.zeros(6, int), num_classes=CLASSES)
+  recipe = train.Recipe(models.ResNet((1,), 2, CLASSES), epochs=2, batch_size=6)
+  both = {"a": trackers.cumulative_gradient(), "b": trackers.tracin()}
+  scores = train.fit(recipe, toy, jax.random.key(0), trackers=both).scores
+  for values in scores.values():
+    np.testing.assert_allclose(values[0], values[1], 1e-5)
+    assert np.ptp(values) > 1e-3 * values.max()
+
+
+def test_impossible_trackers_are_refused_before_the_network_is_traced():
+  def never(key, inputs):
+    raise AssertionError("traced")
+
+  toy = Dataset(np.eye(3, dtype=np.float32), np.array([0, 1, 2]))
+  recipe = train.Recipe(never, epochs=3)
+
+  for some, pattern in [
+    (
+      [trackers.curvature(), trackers.curvature(2)],
+      "two trackers return a score named 'curvature'",
+    ),
+    ([trackers.tracin(4)], r"tracker of 'tracin' got every=4, must be in \[1, 3\]"),
+    ([trackers.vog(0)], r"tracker of 'vog' got every=0, must be in \[1, 3\]"),
+    ([handed(("logits",))[0]], "a tracker needs 'logits', must be one of"),
+  ]:
+    with pytest.raises(ValueError, match=rf"\A[^\n]*{pattern}[^\n]*\Z"):
+      train.fit(recipe, toy, jax.random.key(0), trackers=dict(enumerate(some)))
+  with pytest.raises(ValueError, match=r"loss_iqr got q=0\.5, must be in \(0\.5, 1\]"):
+    trackers.loss_iqr(0.5)

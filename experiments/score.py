@@ -1,0 +1,374 @@
+"""Every proxy of memorization from one training run, beside ground truth and planted label noise.
+
+For each seed: train with every tracker riding along and score the trained network with every point
+proxy; then the same with a part of the labels replaced by a uniformly different class, which a
+proxy of memorization should find. The ground truth is estimated once, or read from a file.
+
+    python -m experiments.score --out runs/score_mnist5k --model mlp --epochs 10
+    python -m experiments.score --out runs/score_cifar --dataset cifar10_small.npz --epochs 20
+
+Most of the second is ground truth, 200 `cnn`s. Re-running the same command resumes. Nothing is
+chosen by looking at the results.
+"""
+
+import dataclasses
+import hashlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+
+import jaxmul
+from experiments import rum
+from jaxmul import data, memorization, metrics, models, proxies, report, train
+from jaxmul.proxies import trackers
+
+TRACKERS = {
+  "learning_events": trackers.learning_events,
+  "cumulative_loss": trackers.cumulative_loss,
+  "area_under_margin": trackers.area_under_margin,
+  "forgetting_events": trackers.forgetting_events,
+  "late_learning": trackers.late_learning,
+  "loss_iqr": trackers.loss_iqr,
+  "cumulative_gradient": trackers.cumulative_gradient,
+  "tracin": trackers.tracin,
+  "curvature": trackers.curvature,
+  "vog": trackers.vog,
+}
+GRADIENTS = ("cumulative_gradient", "tracin", "curvature", "vog")
+POINTS: dict[str, Callable[..., jax.Array]] = {
+  "final_confidence": proxies.confidence,
+  "final_max_confidence": proxies.max_confidence,
+  "final_entropy": proxies.entropy,
+  "final_correctness": proxies.correctness,
+  "final_loss": proxies.loss,
+  "final_margin": proxies.margin,
+  "final_el2n": proxies.el2n,
+  "final_grand": proxies.grand,
+  "final_input_gradient": proxies.input_gradient,
+  "final_curvature": proxies.curvature,
+  "final_curvature_finite_difference": Partial(proxies.curvature, method="finite_difference"),
+  "final_curvature_rum": Partial(proxies.curvature, method="rum_compat"),
+}
+PROXIES = (*TRACKERS, *POINTS, "heldout_divergence")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Proxies against the truth.
+
+  Attributes:
+    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
+    model: network to train, for the truth and for the proxies.
+    proxy: which to compute; names with final_ are of the trained network.
+    every: gather proxies that take gradients in every so-manieth epoch.
+    seeds: training seeds; one gives no intervals over seeds.
+    truth: .npz of an Estimate of this data and recipe; if not given, estimated into the run
+      directory.
+    num_models: models retrained without a random part of the data, for the truth; 0 skips it.
+    fraction: share of the training set that each of them sees, in (0, 1).
+    planted: share of labels that are replaced in the runs with noise, in [0, 1); 0 skips them.
+    sample: share of examples whose truth the combined proxy gets, in (0, 1).
+    epochs: passes of every training run.
+    batch_size: examples a step.
+    learning_rate: of training.
+    key: number from which all randomness follows.
+    data_dir: folder of prepared TFDS data sets.
+    out: run directory to write.
+  """
+
+  dataset: str = "mnist5k"
+  model: Literal["mlp", "cnn", "resnet18"] = "cnn"
+  proxy: tuple[str, ...] = PROXIES
+  every: int = 1
+  seeds: int = 3
+  truth: Path | None = None
+  num_models: int = 200
+  fraction: float = 0.7
+  planted: float = 0.1
+  sample: float = 0.05
+  epochs: int = 20
+  batch_size: int = 64
+  learning_rate: float = 0.05
+  key: int = 0
+  data_dir: Path | None = None
+  out: Path = Path("runs/score")
+
+  def __post_init__(self):
+    if self.seeds < 1:
+      raise ValueError(f"--seeds {self.seeds}: must be at least 1.")
+    if len(set(self.proxy)) != len(self.proxy) or not self.proxy:
+      raise ValueError(f"--proxy {' '.join(self.proxy)}: name each proxy once, at least one.")
+    unknown = sorted(set(self.proxy) - set(PROXIES))
+    if unknown:
+      raise ValueError(f"--proxy {unknown[0]}: must be one of {', '.join(PROXIES)}.")
+    if not 0 <= self.planted < 1:
+      raise ValueError(f"--planted {self.planted}: must be in [0, 1).")
+    if not 0 < self.sample < 1:
+      raise ValueError(f"--sample {self.sample}: must be in (0, 1).")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+  """What all seeds share: training data, held-out data for the holdout proxy, the recipe."""
+
+  training: data.Dataset
+  heldout: data.Dataset
+  recipe: train.Recipe
+
+
+def prepare(config: Config) -> Problem:
+  """Loads and cuts the data exactly as `experiments.rum` does, so that truths can be shared."""
+  key = jax.random.key(config.key)
+  dataset = rum.load(rum.Config(dataset=config.dataset, data_dir=config.data_dir))
+  n = len(dataset)
+  parts = data.holdout(dataset, jax.random.fold_in(key, 0), heldout=n // 10, test=n // 5)
+  heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2)).proxy
+  model = getattr(models, config.model)(num_classes=dataset.num_classes)
+  recipe = train.Recipe(model, config.epochs, config.batch_size, config.learning_rate)
+  return Problem(dataset.take(parts.train), dataset.take(heldout), recipe)
+
+
+def ground_truth(config: Config, problem: Problem) -> np.ndarray | None:
+  """Returns memorization [n] in the order of the training ids, or None if it is to be skipped."""
+  if config.truth is None and not config.num_models:
+    return None
+  if config.truth is not None:
+    estimate = memorization.Estimate.load(config.truth)
+    print(f"ground truth: read from {config.truth}")
+  else:
+    print(f"ground truth: {config.num_models} models")
+    estimate = memorization.estimate(
+      problem.recipe,
+      problem.training,
+      jax.random.fold_in(jax.random.key(config.key), 1),
+      num_models=config.num_models,
+      fraction=config.fraction,
+      store=config.out / "cache" / "ground_truth",
+    )
+    estimate.save(config.out / "ground_truth.npz")
+  missing = np.setdiff1d(problem.training.ids, estimate.ids)
+  if len(missing):
+    raise ValueError(
+      f"the ground truth lacks {len(missing)} of {len(problem.training)} training examples, such "
+      f"as id {missing[0]}. Pass the --truth of this --dataset and --key."
+    )
+  order = np.argsort(estimate.ids)
+  rows = order[np.searchsorted(estimate.ids[order], problem.training.ids)]
+  return estimate.memorization[rows]
+
+
+def score_all(config: Config, problem: Problem, key: jax.Array) -> dict[str, np.ndarray]:
+  """Trains once and returns {name: [n]} of every proxy, and {"seconds/name": []} of each point one.
+
+  Scores are in the order of the training ids.
+  """
+  train_key, heldout_key = jax.random.split(key)
+  chosen = {
+    name: make(config.every) if name in GRADIENTS else make()
+    for name, make in TRACKERS.items()
+    if name in config.proxy
+  }
+  fit, seconds = rum.timed(
+    lambda: train.fit(problem.recipe, problem.training, train_key, trackers=chosen)
+  )
+  order = np.searchsorted(fit.ids, problem.training.ids)
+  found = {name: scores[order] for name, scores in fit.scores.items()}
+  found |= {"seconds/training": np.float64(seconds), "loss": np.asarray(fit.history.loss)}
+  for name in config.proxy:
+    if name in POINTS:
+      proxy = POINTS[name]
+    elif name == "heldout_divergence":
+      recipe = proxies.heldout_recipe(problem.recipe)
+      after = proxies.heldout_retrain(fit.params, problem.heldout, recipe, heldout_key)
+      proxy = Partial(proxies.heldout_divergence, heldout_params=after)
+    else:
+      continue
+    start = time.perf_counter()
+    found[name] = proxies.score(proxy, fit.params, problem.training)
+    found[f"seconds/{name}"] = np.float64(time.perf_counter() - start)
+  return found
+
+
+def plant(dataset: data.Dataset, share: float, key: jax.Array) -> tuple[data.Dataset, np.ndarray]:
+  """Returns the data with a share of its labels replaced by a different class, and which [n]."""
+  rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+  n, classes = len(dataset), dataset.num_classes
+  planted = np.isin(np.arange(n), rng.permutation(n)[: round(share * n)])
+  moved = (dataset.labels + rng.integers(1, classes, n)) % classes
+  labels = np.where(planted, moved, dataset.labels)
+  return data.Dataset(dataset.images, labels, dataset.ids, classes), planted
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Returns P[a positive scores above a negative], ties counting half."""
+  from scipy.stats import rankdata
+
+  ranks, hits = rankdata(scores), int(positive.sum())
+  return float((ranks[positive].mean() - (hits + 1) / 2) / (len(scores) - hits))
+
+
+def resumed(config: Config, problem: Problem, seed: int) -> dict[str, np.ndarray]:
+  """Returns what `run_seed` does, read back if the same run has finished it before."""
+  same = dataclasses.replace(config, seeds=1, truth=None, num_models=0, sample=0.5, out=Path())
+  digest = hashlib.sha256(f"{same} {report.versions()}".encode())
+  for array in (problem.training.images, problem.training.labels, problem.training.ids):
+    digest.update(array.tobytes())
+  for source in sorted([*Path(jaxmul.__file__).parent.rglob("*.py"), Path(__file__)]):
+    digest.update(source.read_bytes())
+  path = config.out / "cache" / f"seed{seed}-{digest.hexdigest()[:12]}.npz"
+  if path.exists():
+    print(f"seed {seed + 1} of {config.seeds}: read back from {path}")
+    with np.load(path, allow_pickle=False) as file:
+      return dict(file)
+  start = time.perf_counter()
+  found = run_seed(config, problem, seed)
+  report.write_arrays(path, found)
+  print(f"seed {seed + 1} of {config.seeds}: {time.perf_counter() - start:.0f} s")
+  return found
+
+
+def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, np.ndarray]:
+  """Returns {"clean/name", "noisy/name"} of every score and time, and "planted" bool [n]."""
+  keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 3)
+  found = {f"clean/{name}": each for name, each in score_all(config, problem, keys[0]).items()}
+  if config.planted:
+    training, planted = plant(problem.training, config.planted, keys[1])
+    noisy = score_all(config, dataclasses.replace(problem, training=training), keys[2])
+    found |= {f"noisy/{name}": each for name, each in noisy.items()} | {"planted": planted}
+  return found
+
+
+def write(
+  config: Config, problem: Problem, truth: np.ndarray | None, seeds: list[dict[str, np.ndarray]]
+) -> dict[str, Any]:
+  """Writes scores.npz and metrics.json, and returns what the latter holds of each proxy."""
+  n = len(problem.training)
+  names = [
+    name.removeprefix("clean/")
+    for name, each in seeds[0].items()
+    if name.startswith("clean/") and each.shape == (n,)
+  ]
+  found: dict[str, Any] = {name: {} for name in names}
+  arrays = {"ids": problem.training.ids}
+  known = None
+  if truth is not None:
+    arrays["memorization"], known = truth, np.isfinite(truth)
+  if config.planted:
+    arrays["planted"] = np.stack([each["planted"] for each in seeds])
+  for name in names:
+    clean = np.stack([each[f"clean/{name}"] for each in seeds])
+    arrays[f"proxy_{name}"] = clean
+    if truth is not None:
+      found[name] |= agreements(clean[:, known], truth[known])
+    if config.planted:
+      noisy = arrays[f"planted_{name}"] = np.stack([each[f"noisy/{name}"] for each in seeds])
+      rates = [auroc(*each) for each in zip(noisy, arrays["planted"], strict=True)]
+      found[name]["auroc"] = metrics.intervals.t_interval(rates)._asdict()
+      found[name]["auroc_each_seed"] = rates
+    if f"clean/seconds/{name}" in seeds[0]:
+      times = [float(each[f"clean/seconds/{name}"]) for each in seeds]
+      found[name]["seconds"] = float(np.median(times))
+  record: dict[str, Any] = {
+    "proxies": found,
+    "intervals": f"95 % Student t over {len(seeds)} training seeds; each seed: 95 % bootstrap over "
+    "examples",
+    "training_seconds": [float(each["clean/seconds/training"]) for each in seeds],
+    "final_loss": [float(each["clean/loss"][-1]) for each in seeds],
+    "config": config,
+    "versions": report.versions(),
+  }
+  if truth is not None:
+    record["ground_truth"] = {"examples": n, "exactly_zero": float(np.mean(truth == 0))}
+    record["combined"] = [
+      combine(config, {name: arrays[f"proxy_{name}"][i] for name in names}, truth, i)
+      for i in range(len(seeds))
+    ]
+  report.write_arrays(config.out / "scores.npz", arrays)
+  report.write_json(config.out / "metrics.json", record)
+  return record
+
+
+def agreements(scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+  """Returns ρ of scores [seeds, n] with its interval over seeds, and each seed's own."""
+  try:
+    each = [proxies.agreement(row, truth, top_k=max(1, len(truth) // 20)) for row in scores]
+  except ValueError as error:  # a constant, such as the correctness of a perfect network
+    return {"undefined": str(error)}
+  values = [one.spearman for one in each]
+  return {"spearman": metrics.intervals.t_interval(values)._asdict(), "spearman_each_seed": each}
+
+
+def combine(
+  config: Config, scores: dict[str, np.ndarray], truth: np.ndarray, seed: int
+) -> dict[str, Any]:
+  """Returns ρ of the combined proxy, fitted on a sample, and of the best single one, elsewhere."""
+  scores = {name: each for name, each in scores.items() if np.ptp(each) > 0}
+  known = np.isfinite(truth)
+  order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
+  sample = order[: max(30, round(config.sample * len(order)))]
+  rest = np.setdiff1d(order, sample)
+  partly = np.full(len(truth), np.nan)
+  partly[sample] = truth[sample]
+  try:
+    result = proxies.combined(scores, partly)
+  except ValueError as error:  # so few are known that all of them are 0
+    return {"undefined": str(error)}
+  singles = {
+    name: proxies.agreement(each[rest], truth[rest], resamples=1).spearman
+    for name, each in scores.items()
+    if np.ptp(each[rest]) > 0
+  }
+  best = max(singles, key=lambda name: singles[name])
+  return {
+    "sample": len(sample),
+    "cross_validated": result.agreement,
+    "rest": proxies.agreement(result.scores[rest], truth[rest]),
+    "best_single": best,
+    "best_single_rest": proxies.agreement(scores[best][rest], truth[rest]),
+  }
+
+
+def print_table(found: dict[str, Any]) -> None:
+  """Prints ρ and AUROC of each proxy."""
+  from rich.console import Console
+  from rich.table import Table
+
+  table = Table(title="Proxies against ground truth and planted labels, mean ± 95 % t over seeds")
+  for name in ("proxy", "ρ", "AUROC"):
+    table.add_column(name, justify="left" if name == "proxy" else "right", no_wrap=True)
+  for name, each in found.items():
+    cells = [
+      rum.outcome.with_half_width(metrics.intervals.Interval(**each[figure]))
+      if figure in each
+      else ""
+      for figure in ("spearman", "auroc")
+    ]
+    table.add_row(name, *cells)
+  Console().print(table)
+
+
+def main(config: Config) -> None:
+  """Runs everything, writes the run directory and prints the table."""
+  config.out.mkdir(parents=True, exist_ok=True)
+  record = {"config": config, "versions": report.versions()}
+  report.write_json(config.out / "config.json", record)
+  problem = prepare(config)
+  seeds = [resumed(config, problem, seed) for seed in range(config.seeds)]
+  record = write(config, problem, ground_truth(config, problem), seeds)
+  print_table(record["proxies"])
+  print(f"written: {config.out}/metrics.json, scores.npz")
+
+
+if __name__ == "__main__":
+  import tyro
+
+  try:
+    main(tyro.cli(Config, description=__doc__))
+  except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    sys.exit(f"error: {error}")

@@ -1,0 +1,106 @@
+"""Gradients of each example's loss ℓ_b: ∂ℓ_b/∂x_b, and ‖∂ℓ_b/∂θ‖ without the gradient itself.
+
+Examples do not interact, so one backward pass of Σ ℓ_b holds the input gradients of all. Norms ride
+in the same pass where every layer of the network has a ghost norm; elsewhere they are those of
+`vmap(grad)`, a few examples at a time.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmul import _sharding, losses, models
+from jaxmul._blocks import map_blocks
+from jaxmul.binding import Bound
+
+# Bytes of per-example gradients that exist at a time where they must.
+_BUDGET = 256 << 20
+
+
+class Gradients(NamedTuple):
+  """What was asked for, None elsewhere; NaN where the loss is NaN.
+
+  Attributes:
+    inputs: ∂ℓ_b/∂x_b [B, ...].
+    norms: ‖∂ℓ_b/∂θ‖₂ [B], float32 or wider.
+  """
+
+  inputs: jax.Array = None  # pyright: ignore[reportAssignmentType]
+  norms: jax.Array = None  # pyright: ignore[reportAssignmentType]
+
+
+def of_examples(
+  bound: Bound,
+  inputs: jax.Array,
+  labels: jax.Array,
+  *,
+  to_inputs: bool = False,
+  norms: bool = False,
+) -> Gradients:
+  """Returns the gradients of each example's cross-entropy, of the evaluation pass."""
+  ghost = norms and models.has_ghost_norms(bound, inputs)
+  inputs = _sharding.local(inputs, bound, labels)
+  squares = jnp.zeros(len(inputs), jnp.result_type(inputs, jnp.float32))
+  squares = _sharding.local(squares, inputs)
+
+  def total(x, squares):
+    logits = models.tapped(bound, x, squares) if ghost else bound(x)
+    each = losses.cross_entropy(logits, labels)
+    return each.sum(), each
+
+  found = Gradients()
+  wanted = (0,) * to_inputs + (1,) * ghost
+  if wanted:
+    gradients, each = jax.grad(total, wanted, has_aux=True)(inputs, squares)
+    # The loss of an impossible label is NaN, but its gradient would be 0.
+    bad = jnp.isnan(each)
+    if to_inputs:
+      found = found._replace(inputs=jnp.where(per_example(bad, inputs), jnp.nan, gradients[0]))
+    if ghost:
+      # Rounding can leave a sum of products just below 0.
+      norms_squared = jnp.maximum(gradients[-1], 0)
+      found = found._replace(norms=jnp.where(bad, jnp.nan, jnp.sqrt(norms_squared)))
+  if norms and not ghost:
+    found = found._replace(norms=_materialised_norms(bound, inputs, labels))
+  return found
+
+
+def lengths(x: jax.Array) -> jax.Array:
+  """Returns ‖x_b‖₂ [B] of x [B, ...], in float32 or wider."""
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim))))
+
+
+def per_example(values: jax.Array, like: jax.Array) -> jax.Array:
+  """Returns values [B] as [B, 1, ...], of the rank of `like`."""
+  return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _materialised_norms(bound: Bound, inputs: jax.Array, labels: jax.Array) -> jax.Array:
+  """‖∂ℓ_b/∂θ‖₂ [B] from the gradients themselves, as many at a time as the budget holds."""
+  leaves, structure = jax.tree.flatten(bound.params)
+  trained = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in map(_array, leaves)]
+  theta = [leaf for leaf, yes in zip(leaves, trained, strict=True) if yes]
+  theta = _sharding.local(theta, inputs, labels)
+
+  def loss(theta, x, y):
+    left = iter(theta)
+    merged = [next(left) if yes else leaf for leaf, yes in zip(leaves, trained, strict=True)]
+    network = bound.replace(params=jax.tree.unflatten(structure, merged))
+    return losses.cross_entropy(network(x[None]), y[None])[0]
+
+  def norm(x, y):
+    each, gradient = jax.value_and_grad(loss)(theta, x, y)
+    wide = [g.astype(jnp.promote_types(g.dtype, jnp.float32)) for g in gradient]
+    return jnp.where(jnp.isnan(each), jnp.nan, jnp.sqrt(sum(jnp.sum(g**2) for g in wide)))
+
+  size = max(1, _BUDGET // max(1, sum(4 * leaf.size for leaf in theta)))
+  if size >= len(inputs):
+    return jax.vmap(norm)(inputs, labels)
+  return map_blocks(jax.vmap(norm), (inputs, labels), size)
+
+
+def _array(leaf):
+  """A leaf that has a dtype, or one that is not trained: a callable pytree may hold functions."""
+  return leaf if hasattr(leaf, "dtype") or isinstance(leaf, float) else 0

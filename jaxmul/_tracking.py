@@ -1,0 +1,127 @@
+"""Trackers: scores gathered while training runs, and how a step feeds them.
+
+Each reads the step's own forward pass. What costs a pass of its own, gradients, is computed once a
+step for all that declare it, of the params before the update and in evaluation mode, where examples
+do not interact.
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmul import _gradients
+from jaxmul.binding import Bound
+
+
+class Step(NamedTuple):
+  """What one training step saw, for trackers.
+
+  Attributes:
+    ids: int32 [B], rows of the training set, 0 … n − 1; n where the row is padding, so that
+      `state.at[step.ids].add(values, mode="drop")` needs no mask.
+    labels: int32 [B].
+    logits: float [B, C], of the step's own forward pass, before its update.
+    losses: float32 [B].
+    epoch: int32 scalar from 0.
+    inputs: float [B, ...], augmented as in training.
+    learning_rate: η of this step, scalar.
+    params: the network before the update; None unless a tracker needs it.
+    input_gradients: ∂ℓ_b/∂x_b [B, ...] of `params` in evaluation mode; None unless needed.
+    parameter_norms: ‖∂ℓ_b/∂θ‖₂ [B] of the same; None unless needed.
+  """
+
+  ids: jax.Array
+  labels: jax.Array
+  logits: jax.Array
+  losses: jax.Array
+  epoch: jax.Array
+  inputs: Any = None
+  learning_rate: Any = None
+  params: Any = None
+  input_gradients: Any = None
+  parameter_norms: Any = None
+
+
+Need = Literal["epochs", "input_shape", "params", "input_gradients", "parameter_norms"]
+
+
+class Tracker(NamedTuple):
+  """A score of every training example, gathered while training runs.
+
+  Attributes:
+    init: `n -> state`.
+    update: `(state, Step) -> state`, pure; runs in every step of the epochs that `every` names.
+    score: `state -> {name: [n]}`, higher = more memorized.
+    needs: what else it reads. "params", "input_gradients" and "parameter_norms" are filled in
+      `Step`, computed once for all trackers that need them; "epochs" and "input_shape" are handed
+      to `init` as keywords. A tracker without the middle three is free: it reads the step's own
+      forward pass.
+    every: update in every so-manieth epoch only; the last of them counts. What it needs is not
+      computed in the others.
+  """
+
+  init: Callable[..., Any]
+  update: Callable[[Any, Step], Any]
+  score: Callable[[Any], dict[str, jax.Array]]
+  needs: tuple[Need, ...] = ()
+  every: int = 1
+
+
+def check(trackers: tuple[Tracker, ...], shape: tuple[int, ...], epochs: int) -> None:
+  """Raises ValueError where trackers of a run over images [n, ...] cannot work together."""
+  names: set[str] = set()
+  for tracker in trackers:
+    unknown = set(tracker.needs) - set(get_args(Need))
+    if unknown:
+      raise ValueError(f"a tracker needs {min(unknown)!r}, must be one of {get_args(Need)}.")
+    own = set(jax.eval_shape(lambda t=tracker: t.score(start(t, shape, epochs))))
+    if names & own:
+      raise ValueError(f"two trackers return a score named {min(names & own)!r}. Drop one of them.")
+    if not 1 <= tracker.every <= epochs:
+      raise ValueError(
+        f"tracker of {min(own)!r} got every={tracker.every}, must be in [1, {epochs}], the epochs."
+      )
+    names |= own
+
+
+def start(tracker: Tracker, shape: tuple[int, ...], epochs: int) -> Any:
+  """Returns the first state of a tracker of a run over images [n, ...]."""
+  facts = {"epochs": epochs, "input_shape": shape[1:]}
+  return tracker.init(shape[0], **{name: facts[name] for name in facts if name in tracker.needs})
+
+
+def update(
+  trackers: tuple[Tracker, ...], states: tuple[Any, ...], seen: Step, params: Bound
+) -> tuple[Any, ...]:
+  """Returns the states after a step; what several trackers need is computed once."""
+  users = [t for t in trackers if {"input_gradients", "parameter_norms"} & set(t.needs)]
+  if users:
+    compute = functools.partial(
+      _gradients.of_examples,
+      to_inputs=any("input_gradients" in t.needs for t in users),
+      norms=any("parameter_norms" in t.needs for t in users),
+    )
+    found = _in_due_epochs(users, seen, compute, None, (params, seen.inputs, seen.labels))
+    seen = seen._replace(input_gradients=found.inputs, parameter_norms=found.norms)
+
+  def updated(tracker, state):
+    own = seen._replace(params=params) if "params" in tracker.needs else seen
+    return _in_due_epochs([tracker], seen, tracker.update, state, (state, own))
+
+  return tuple(updated(t, s) for t, s in zip(trackers, states, strict=True))
+
+
+def _in_due_epochs(trackers, seen, function, otherwise, arguments):
+  """Returns function(*arguments) in epochs that a tracker names, else `otherwise` or zeros."""
+  if any(t.every == 1 for t in trackers):
+    return function(*arguments)
+  if otherwise is None:
+    shapes = jax.eval_shape(function, *arguments)
+    otherwise = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  due = functools.reduce(operator.or_, ((seen.epoch + 1) % t.every == 0 for t in trackers))
+  return lax.cond(due, function, lambda *_: otherwise, *arguments)

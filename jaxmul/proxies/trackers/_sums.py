@@ -1,0 +1,42 @@
+"""The commonest tracker: values [B] of each step, added up over epochs for every example."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxmul.train import Need, Step, Tracker
+
+
+def totals(
+  values: Mapping[str, Callable[[Step], jax.Array]], needs: tuple[Need, ...] = (), every: int = 1
+) -> Tracker:
+  """Returns a Tracker of Σ over epochs of each of the named values [B]."""
+
+  def init(n):
+    return {name: jnp.zeros(n) for name in values}
+
+  def update(sums, step):
+    return {
+      name: sums[name].at[step.ids].add(value(step), mode="drop") for name, value in values.items()
+    }
+
+  return Tracker(init, update, lambda sums: sums, needs, every)
+
+
+def means(
+  values: Mapping[str, Callable[[Step], jax.Array]], needs: tuple[Need, ...] = (), every: int = 1
+) -> Tracker:
+  """Returns a Tracker of the mean over epochs of each of the named values [B]."""
+  sums = totals(values)
+
+  def init(n):
+    return sums.init(n), jnp.zeros((), jnp.int32)
+
+  def update(state, step):
+    return sums.update(state[0], step), (step.epoch + 1) // every
+
+  def score(state):
+    return {name: total / state[1] for name, total in state[0].items()}
+
+  return Tracker(init, update, score, needs, every)
