@@ -69,8 +69,12 @@ class Config:
   out: Path = Path("runs/truth")
 
   def __post_init__(self):
-    if self.active and (self.influence or self.part or self.until_width):
+    if self.active and (self.influence or self.part or self.until_width is not None):
       raise ValueError("--active chooses its own models: leave out --influence, --part and width.")
+    if self.until_width is not None and (self.part or self.distributed):
+      raise ValueError("--until-width needs all chunks: leave out --part and --distributed.")
+    if self.part and self.distributed:
+      raise ValueError("--part and --distributed both share out the chunks: use one of them.")
     if self.part:
       part_of(self.part)
 
@@ -95,10 +99,14 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
   executor = _executor(config.executor)
   options: dict[str, Any] = {"num_models": config.num_models, "fraction": config.fraction}
   store = config.out / "chunks"
-  report.write_json(config.out / "config.json", {"config": config, "versions": report.versions()})
+  work = memorization.plan(recipe, training, key, **options, test=test)
+  if not config.active:
+    memorization.Store(store, work)  # refuses the chunks of another plan before anything is written
+  if jax.process_index() == 0 and not config.part:
+    record = {"config": config, "versions": report.versions()}
+    report.write_json(config.out / "config.json", record)
   start = time.perf_counter()
   if config.part:
-    work = memorization.plan(recipe, training, key, **options, test=test)
     compute_part(work, store, executor, *part_of(config.part))
     return
   if config.active:
@@ -157,7 +165,7 @@ def status(out: tyro.conf.Positional[Path]) -> None:
   for folder in _stores(out):
     found = memorization.status(folder)
     of = f" of {found.num_models}" if found.num_models else ""
-    print(f"{folder}: {found.done}{of} models done; {found.design or 'plan.jaxmul is damaged'}")
+    print(f"{folder}: {found.done}{of} models done; {found.design or 'plan.jaxmul is not whole'}")
     for name in found.damaged:
       print(f"  damaged: {name}")
 
@@ -174,14 +182,23 @@ def verify(out: tyro.conf.Positional[Path]) -> None:
       damaged.append(estimate)
   for path in damaged:
     print(f"damaged: {path}")
+  for folder, found in stores:
+    if found.design is None and "plan.jaxmul" not in found.damaged:
+      damaged.append(folder / "plan.jaxmul")
+      print(f"missing: {folder / 'plan.jaxmul'}")
+    elif found.num_models and found.done < found.num_models:
+      print(f"missing: {found.num_models - found.done} of {found.num_models} models of {folder}")
+      damaged.append(folder)
   if damaged:
-    sys.exit(f"error: {len(damaged)} damaged files. Run the same command to compute them again.")
-  print("every file is whole")
+    sys.exit("error: damaged or missing files. Run the same command to compute them again.")
+  print("every file is whole and there")
 
 
 def _stores(out: Path) -> list[Path]:
-  rounds = sorted((out / "chunks").glob("round-*"))
-  return rounds or [out / "chunks"]
+  folder = out / "chunks"
+  rounds = sorted(folder.glob("round-*"))
+  plain = [folder] if not rounds or any(folder.glob("*.jaxmul")) else []
+  return plain + rounds
 
 
 def main() -> None:
@@ -202,7 +219,7 @@ def main() -> None:
   except KeyboardInterrupt:
     print("\nstopped; finished chunks are kept. Run the same command to go on.", file=sys.stderr)
     sys.exit(STOPPED + seen)
-  except (ValueError, OSError, ImportError, FloatingPointError) as error:
+  except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
     sys.exit(f"error: {error}")
 
 

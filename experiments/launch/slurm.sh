@@ -11,5 +11,6 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 set -euo pipefail
+# COUNT stays 16 where a few lost tasks are sent again: COUNT=16 sbatch --array=3,7 …
 exec python -m experiments.memorize run \
-  --part "${SLURM_ARRAY_TASK_ID}/${SLURM_ARRAY_TASK_COUNT}" "$@"
+  --part "${SLURM_ARRAY_TASK_ID}/${COUNT:-$SLURM_ARRAY_TASK_COUNT}" "$@"

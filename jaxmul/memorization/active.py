@@ -18,7 +18,7 @@ from jaxmul.data.dataset import Dataset
 from jaxmul.memorization.chunk import TALLIES, Chunk, add
 from jaxmul.memorization.plan import Learner, Plan, plan
 from jaxmul.memorization.run import stream
-from jaxmul.memorization.scores import Estimate, from_tallies
+from jaxmul.memorization.scores import Estimate, from_tallies, warn_of
 from jaxmul.train import Recipe
 
 _FRACTION = 0.5  # as many models with a candidate as without: the narrowest interval
@@ -84,11 +84,13 @@ def active(
     work = plan(recipe, dataset, jax.random.fold_in(key, 2**31 - number), **options)
     total = add(total, _only(_computed(work, store, number, executor), work))
   design = f"{first.design}; then {rounds} rounds of {later} on the {chosen} widest intervals"
+  warn_of(first, total)
   return dataclasses.replace(from_tallies(first, total), design=design)
 
 
 def _computed(work: Plan, store: Path | str | None, number: int, executor: Any) -> Chunk:
-  folder = None if store is None else Path(store) / f"round-{number}"
+  name = f"round-{number}" + (f"-{work.hash[:12]}" if number else "")
+  folder = None if store is None else Path(store) / name
   total = None
   for chunk in stream(work, store=folder, executor=executor):
     total = chunk if total is None else add(total, chunk)

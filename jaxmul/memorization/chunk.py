@@ -137,7 +137,7 @@ def _train(recipe, images, labels, rows, key):
   if isinstance(recipe, Recipe):
     result = run(recipe, (), images, labels, rows, key)
     return result.params, jnp.isfinite(result.history.loss[-1])
-  return recipe(images, labels, rows, key), jnp.array(True)
+  return recipe(as_inputs(images), labels, rows, key), jnp.array(True)
 
 
 def run_chunk(plan: Plan, chunk: int) -> Chunk:
@@ -178,8 +178,8 @@ def tally(plan: Plan, models: np.ndarray, outcome: Outcome) -> Chunk:
     count_out=np.sum(~member, 0),
     p_in=np.sum(p * member, 0),
     p_out=np.sum(p * ~member, 0),
-    odds_in=np.sum(odds * member, 0),
-    odds_out=np.sum(odds * ~member, 0),
+    odds_in=np.sum(np.where(member, odds, 0), 0),
+    odds_out=np.sum(np.where(member, 0, odds), 0),
     member=np.packbits(member if plan.test else member[:, :0], axis=1),
     test=test if plan.target == "logits" else np.packbits(test, axis=1),
   )

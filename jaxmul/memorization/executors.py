@@ -8,7 +8,7 @@ is the same whoever trains it; its last bits depend on how many threads XLA has,
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -57,14 +57,19 @@ def processes(workers: int | None = None) -> Executor:
       )
       try:
         futures: dict[Any, int] = {pool.submit(_run_in_worker, chunk): chunk for chunk in left}
-        for future in loky.as_completed(futures):
+        for future in loky.as_completed(list(futures)):
+          chunk = futures.pop(future)
           result = future.result()
-          left.remove(futures[future])
-          yield futures[future], result
-      except TerminatedWorkerError:
+          left.remove(chunk)
+          del future  # or its result would be held until the next one is there
+          yield chunk, result
+      except TerminatedWorkerError as error:
         fruitless = fruitless + 1 if len(left) == before else 0
         if fruitless == _PATIENCE:
-          raise
+          raise RuntimeError(
+            f"worker processes were killed {_PATIENCE} times without finishing a chunk; out of "
+            "memory? Use processes(workers=1). Finished chunks are kept."
+          ) from error
       finally:
         pool.shutdown(wait=True, kill_workers=True)
 
@@ -75,7 +80,7 @@ def devices(width: int = 1) -> Executor:
   """Returns an executor that splits the models of a chunk over all local devices.
 
   In a job of several processes (`jax.distributed`) each computes its share of the chunks on its own
-  devices, into the store that all of them see, and waits for the others.
+  devices, into the store that all of them see.
 
   Args:
     width: models that a device trains at once, under `vmap`; a fixed width gives the same bits on
@@ -96,22 +101,22 @@ def devices(width: int = 1) -> Executor:
       return outcome(*static, arrays, model)
 
     mapped = jax.jit(_sharding.map_models(train, found, width))
-    for chunk in chunks[jax.process_index() :: jax.process_count()]:
+    for chunk in chunks:
+      if chunk % jax.process_count() != jax.process_index():
+        continue
       models = np.asarray(plan.models(chunk))
       padded = np.resize(models, -(-len(models) // (width * len(found))) * width * len(found))
       outcomes = mapped(jnp.asarray(padded), arrays)
       kept = Outcome(*(np.asarray(each)[: len(models)] for each in outcomes))
       yield chunk, tally(plan, models, kept)
-    if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
-
-      multihost_utils.sync_global_devices("jaxmul: every chunk is in the store")
 
   return execute
 
 
 def pool(submitter: Any) -> Executor:
   """Returns an executor over any object with `submit`: `concurrent.futures`, Dask, submitit.
+
+  The whole plan, data included, is sent with every chunk.
 
   Args:
     submitter: its `submit(run_chunk, plan, number)` returns a future with `done()` and `result()`.
@@ -154,6 +159,7 @@ def ray(address: str | None = None, **options: Any) -> Executor:
   """
   try:
     import ray as client
+    from ray.exceptions import RayTaskError
   except ImportError as error:
     raise ImportError("executors.ray needs Ray: pip install 'jaxmul[ray]'.") from error
 
@@ -161,14 +167,18 @@ def ray(address: str | None = None, **options: Any) -> Executor:
     if not client.is_initialized():
       client.init(address, log_to_driver=False, include_dashboard=False)
     variables = {} if options.get("num_gpus") else worker_environment()
-    given = {"runtime_env": {"env_vars": variables}, "max_retries": -1} | options
+    given: Any = {"runtime_env": {"env_vars": variables}} | options
     remote, shared = client.remote(**given)(run_chunk), client.put(plan)
     tasks = {remote.remote(shared, chunk): chunk for chunk in chunks}
     try:
       while tasks:
         (task, *_), _ = client.wait(list(tasks))
         chunk = tasks.pop(task)
-        yield chunk, client.get(task)
+        try:
+          result = client.get(task)
+        except RayTaskError as error:
+          raise error.cause from error
+        yield chunk, result
     finally:
       for task in tasks:
         client.cancel(task, force=True)
@@ -180,7 +190,18 @@ def of(given: Any) -> Executor:
   """Returns an executor from what a user gave: one, an object with `submit`, or None."""
   if given is None:
     return default()
-  return pool(given) if hasattr(given, "submit") else given
+  if given in (devices, processes, pool, ray):
+    raise ValueError(
+      f"executor got the function {given.__name__}, which makes one. Call it: {given.__name__}(…)."
+    )
+  if hasattr(given, "submit"):
+    return pool(given)
+  if not callable(given):
+    raise ValueError(
+      f"executor got {given!r}. Use memorization.processes(), devices(), ray(), serial, or an "
+      "object with submit."
+    )
+  return cast(Executor, given)
 
 
 def default() -> Executor:

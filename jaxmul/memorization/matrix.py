@@ -82,7 +82,7 @@ class Influence:
     """Returns the pairs with the largest influence, from blocks: memory grows with n, not n × t.
 
     Args:
-      count: pairs to return; ties go by test id, then by id.
+      count: pairs to return; ties go by position in `test_ids`, then in `ids`.
     """
     best = Pairs(*(np.zeros(0, kind) for kind in (np.int64, np.int64, float, float, float)))
     member = np.unpackbits(self.member, axis=1, count=len(self.ids))

@@ -8,6 +8,7 @@ candidates may be left out, everything else is in every subset.
 import dataclasses
 import functools
 import hashlib
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -107,7 +108,8 @@ def plan(
   Args:
     recipe: the recipe of the model that will be unlearned; or a learner of your own, a pure
       module-level function `(images, labels, rows, key) -> params` that trains on the given rows
-      under jit and returns a callable pytree, `params(inputs) -> logits [B, C]`.
+      under jit and returns a callable pytree, `params(inputs) -> logits [B, C]`. Images and inputs
+      are float, uint8 divided by 255.
     dataset: n training examples.
     key: of subsets and training runs.
     num_models: M, at least 2.
@@ -136,7 +138,9 @@ def plan(
     >>> work.subset_size, work.num_chunks, list(work.models(2))
     (7, 3, [16, 17, 18, 19])
   """
-  if num_models < 2:
+  if not isinstance(recipe, Recipe) and (not callable(recipe) or hasattr(recipe, "apply")):
+    raise ValueError(f"plan got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
+  if num_models != int(num_models) or num_models < 2:
     raise ValueError(f"plan got num_models={num_models}, must be at least 2.")
   if target not in ("correct", "logits"):
     raise ValueError(f"plan got target {target!r}: use 'correct' or 'logits'.")
@@ -156,8 +160,15 @@ def plan(
   if not np.array_equal(order, dataset.ids):
     dataset = dataset.take(order)
   describe(recipe)
+  if test is not None and test.images.shape[1:] != dataset.images.shape[1:]:
+    raise ValueError(
+      f"plan got test images {list(test.images.shape[1:])} for a network of "
+      f"{list(dataset.images.shape[1:])}. Bring them to the same shape."
+    )
   if isinstance(recipe, Recipe):
-    check_labels(recipe.model, dataset, "plan")
+    for part in (dataset, test):
+      if part:
+        check_labels(recipe.model, part, "plan")
   if str(jax.random.key_impl(key)) != "threefry2x32":
     raise ValueError(
       f"plan got a key of {jax.random.key_impl(key)}, whose numbers differ between machines. "
@@ -188,6 +199,13 @@ def describe(value: Any) -> str:
     return f"({', '.join(describe(each) for each in value)})"
   if isinstance(value, functools.partial):
     return f"partial{describe((value.func, *value.args, *sorted(value.keywords.items())))}"
+  if isinstance(value, np.ndarray | jax.Array):
+    array = np.ascontiguousarray(value)
+    return f"{array.dtype.str}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
+  if isinstance(value, dict):
+    return f"{{{', '.join(f'{k!r}: {describe(v)}' for k, v in value.items())}}}"
+  if inspect.ismethod(value) and not inspect.isclass(value.__self__):
+    return f"{describe(value.__self__)}.{value.__name__}"
   if callable(value) and hasattr(value, "__qualname__"):
     if "<" in value.__qualname__:
       raise ValueError(
@@ -195,4 +213,9 @@ def describe(value: Any) -> str:
         "could not be resumed. Use a module-level function or a frozen dataclass."
       )
     return f"{value.__module__}.{value.__qualname__}"
+  if type(value).__repr__ is object.__repr__:
+    raise ValueError(
+      f"a {type(value).__qualname__} has no text of its own: a run with it could not be "
+      "resumed. Use a frozen dataclass or give it a __repr__."
+    )
   return repr(value)

@@ -9,8 +9,8 @@ References:
 """
 
 import dataclasses
-import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class RowInfluence:
     test_ids: int64 [t].
     value: float32 [t, r] in [−1, 1], or [t, r, C] in logits; NaN where an example was never in or
       never out. On disk where a folder was given.
-    stderr: float32, its standard error, of the same shape.
+    stderr: float32, its standard error, of the same shape; NaN too where there was one model.
   """
 
   ids: np.ndarray
@@ -67,14 +67,15 @@ def influence(
     test: the t examples whose outputs are compared; the training set by default.
     target: "correct", or "logits".
     out: folder for the result, written block by block and renamed when whole; its arrays come back
-      memory-mapped. In memory by default, 8 bytes for each of t × r (× C) numbers, four times while
-      it works.
+      memory-mapped. An earlier result there is replaced. In memory by default, with 24 bytes for
+      each of t × r (× C) numbers while it works.
 
   Returns:
     A `RowInfluence`.
 
   Raises:
-    ValueError: a number is outside its range, or an id is not in the data.
+    ValueError: a number is outside its range, an id is not in the data, or `out` is a folder of
+      something else.
     OSError: the store or `out` cannot be written.
 
   Example:
@@ -89,11 +90,18 @@ def influence(
     >>> found.value.shape
     (6, 2, 2)
   """
+  ids = np.asarray(rows).reshape(-1)
+  dataset.rows(ids)
+  if not len(ids):
+    raise ValueError("influence got no rows. Name at least one training example.")
+  ids = ids.astype(np.int64)
+  if out is not None:
+    _refuse_foreign(Path(out), store)
+    out = out if jax.process_index() == 0 else None
   test = dataset if test is None else test
   work = plan(
     *(recipe, dataset, key), num_models=num_models, fraction=fraction, test=test, target=target
   )
-  ids = np.asarray(rows).reshape(-1).astype(np.int64)
   chosen = work.dataset.rows(ids)
   with tempfile.TemporaryDirectory(dir=None if out is None else _parent(out)) as folder:
     sums = None
@@ -102,6 +110,7 @@ def influence(
       sums = sums or _Sums(outputs.shape[1:], len(ids), Path(folder) if out else None)
       sums.add(np.unpackbits(chunk.member, axis=1, count=len(dataset))[:, chosen], outputs)
     assert sums is not None
+    sums.warn()
     shape = (len(test), len(ids)) + ((outputs.shape[2],) if target == "logits" else ())
     if out is None:
       value, stderr = (np.empty(shape, np.float32) for _ in range(2))
@@ -120,7 +129,8 @@ def influence(
     np.save(whole / "test_ids.npy", test.ids)
     for file in whole.iterdir():
       sync(file)
-    shutil.rmtree(out, ignore_errors=True)
+    if Path(out).exists():
+      Path(out).rename(Path(folder) / "before")
     whole.rename(out)
     sync(Path(out).parent)
   parts = (np.load(Path(out) / f"{name}.npy", mmap_mode="r") for name in ("value", "stderr"))
@@ -161,6 +171,16 @@ class _Sums:
         inside[at] += np.tensordot(weights, power, 1).swapaxes(0, 1)
         whole[at] += power.sum(0)
 
+  def warn(self) -> None:
+    """Says how many rows have no result."""
+    undefined = int(np.sum((self._count_in == 0) | (self._count_in == self._models)))
+    if undefined:
+      warnings.warn(
+        f"{undefined} of {len(self._count_in)} rows were never in or never out of a subset; their "
+        "influence is NaN. Train more models.",
+        stacklevel=3,
+      )
+
   def finish(self, value: np.ndarray, stderr: np.ndarray) -> None:
     """Writes the difference of means and its standard error into [t, r(, C)] arrays."""
     count_in = self._count_in[:, None]
@@ -186,6 +206,15 @@ def _outputs(chunk: Chunk, count: int) -> np.ndarray:
   if chunk.test.dtype == np.uint8:
     return np.unpackbits(chunk.test, axis=1, count=count)[..., None]
   return chunk.test
+
+
+def _refuse_foreign(out: Path, store: Path | str | None) -> None:
+  """Raises ValueError where `out` is there and is not an earlier result, or holds the store."""
+  known = {f"{name}.npy" for name in ("value", "stderr", "ids", "test_ids")}
+  if out.exists() and (not out.is_dir() or {file.name for file in out.iterdir()} != known):
+    raise ValueError(f"influence would replace {out}, which is not its own. Name a new folder.")
+  if store is not None and Path(store).absolute().is_relative_to(out.absolute()):
+    raise ValueError(f"influence got out={out}, which holds store={store}. Name another folder.")
 
 
 def _parent(out: Path | str) -> Path:

@@ -1,6 +1,7 @@
 """Retraining without random subsets: computes what a plan lacks and turns it into scores."""
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from jaxmul.memorization.plan import Learner, Plan, plan
 from jaxmul.memorization.scores import Estimate, from_tallies, merge
 from jaxmul.memorization.store import Store
 from jaxmul.train import Recipe
+
+_POLL_SECONDS = 0.5
 
 
 def estimate(
@@ -46,7 +49,8 @@ def estimate(
     until_width: stop after the first chunk at which the median width of the interval, over the
       examples with |memorization| ≥ 0.1 (at least 50 of them), is at most this.
     store: folder for finished chunks, or None. A killed run goes on from there: chunks that are
-      whole are not computed again, damaged ones are reported and are.
+      whole are not computed again, damaged ones are reported and are. It knows functions by their
+      names: after a change inside one use another folder.
     executor: who computes, or any object with `submit`; by default one single-threaded process per
       core on CPU, all devices elsewhere.
     progress: show models done, models per second, time left and the median width where stderr is a
@@ -74,6 +78,11 @@ def estimate(
     >>> (result.count_in + result.count_out).tolist()
     [8, 8, 8, 8, 8, 8]
   """
+  if until_width is not None and not (0 < until_width <= 2 and jax.process_count() == 1):
+    raise ValueError(
+      f"estimate got until_width={until_width}, must be in (0, 2], and in one process: in a job of "
+      "several nobody sees all intervals before the end."
+    )
   options = {"num_models": num_models, "fraction": fraction, "candidates": candidates}
   work = plan(recipe, dataset, key, **options, test=test)
   with _Progress(work.num_models, shown=progress) as bar:
@@ -94,8 +103,8 @@ def estimate(
 def stream(work: Plan, *, store: Path | str | None = None, executor: Any = None) -> Iterator[Chunk]:
   """Yields every chunk of a plan in the order of their numbers, computing what is missing.
 
-  Chunks that were finished before are read from the store when their turn comes; no more are held
-  than workers finished out of turn.
+  Chunks that were finished before, or out of turn, are read from the store when their turn comes.
+  Without a store, those that workers finished out of turn are held.
 
   Args:
     work: what to compute.
@@ -103,8 +112,7 @@ def stream(work: Plan, *, store: Path | str | None = None, executor: Any = None)
     executor: as `estimate`.
 
   Raises:
-    ValueError: the store was made by another plan, or another process of the same job computes
-      chunks and there is no store to fetch them from.
+    ValueError: the store was made by another plan, or a job of several processes has no store.
     OSError: the store cannot be written; what was finished stays.
   """
   kept = None if store is None else Store(store, work)
@@ -113,25 +121,37 @@ def stream(work: Plan, *, store: Path | str | None = None, executor: Any = None)
     kept.describe()
   execute = executors.of(executor)
   computed = iter(execute(work, missing) if missing else ())
-  waiting: dict[int, Chunk] = {}
-  ahead = set(missing)
+  if jax.process_count() > 1:
+    if kept is None:
+      raise ValueError("a job of several processes needs a store= that all of them see.")
+    for number, chunk in computed:  # its own share first: nobody waits for anybody before the end
+      kept.commit(number, chunk)
+    for number in range(work.num_chunks):
+      yield _awaited(kept, number)
+    return
+  ahead, waiting = set(missing), {}
   for number in range(work.num_chunks):
-    while number in ahead and number not in waiting:
-      done, chunk = next(computed, (None, None))
-      if done is None or chunk is None:
-        break  # another process of this job has computed it
+    while number in ahead:
+      done, chunk = next(computed)
+      ahead.remove(done)
       if kept is not None:
         kept.commit(done, chunk)
-      waiting[done] = chunk
-    found = waiting.pop(number, None)
-    if found is None and kept is not None:
-      found = kept.load([number]).get(number)
-    if found is None:
-      raise ValueError(
-        f"chunk {number} was not computed by this process. "
-        "Pass a store= that all processes of the job see."
-      )
-    yield found
+      if kept is None or done == number:
+        waiting[done] = chunk
+    # With a store, what came before its turn was not held: it is read back.
+    yield waiting.pop(number) if number in waiting else _awaited(kept, number)
+
+
+def _awaited(kept: Store | None, number: int) -> Chunk:
+  """Returns a chunk from the store, waiting until another process has put it there."""
+  assert kept is not None
+  while True:
+    found = kept.load([number])
+    if number in found:
+      return found[number]
+    if jax.process_count() == 1:
+      raise OSError(f"chunk {number} has vanished from {kept.path}. Run the same again.")
+    time.sleep(_POLL_SECONDS)
 
 
 class _Progress:

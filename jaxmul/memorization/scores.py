@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxmul._files import write_atomic
+from jaxmul.data.dataset import check_ids
 from jaxmul.memorization.chunk import Chunk, add
 from jaxmul.memorization.intervals import newcombe
 from jaxmul.memorization.matrix import Influence
@@ -28,6 +29,7 @@ from jaxmul.memorization.plan import Plan
 _COUNTS = ("correct_in", "count_in", "correct_out", "count_out")
 _SCORES = ("memorization", "low", "high", *_COUNTS, "soft", "log_odds")
 _DIGEST_LENGTH = 64
+_UNREADABLE = (OSError, ValueError, AttributeError, TypeError, EOFError)
 _MIN_SCORE, _MIN_EXAMPLES = 0.1, 50
 
 
@@ -123,7 +125,7 @@ class Estimate:
       ([3, 7], [0.1, 0.5])
     """
     path = Path(path)
-    arrays = _read(path, whole=names is None)
+    arrays = _read(path, None if names is None else tuple(names.values()))
     if names is None:
       missing = [name for name in ("ids", *_SCORES) if name not in arrays]
       if missing:
@@ -138,32 +140,33 @@ class Estimate:
     return cls(**_foreign(path, arrays, names, ids), design=f"read from {path.name}")
 
 
-def _read(path: Path, whole: bool) -> dict[str, Any]:
-  """Returns all arrays of an `.npz`; `whole` where its own SHA-256 must fit."""
+def _read(path: Path, names: tuple[str, ...] | None) -> dict[str, Any]:
+  """Returns the named arrays of an `.npz`; without names all, and its own SHA-256 must fit."""
   content = path.read_bytes()
   body, digest = content[:-_DIGEST_LENGTH], content[-_DIGEST_LENGTH:]
-  if whole and hashlib.sha256(body).hexdigest().encode() != digest:
+  if names is None and hashlib.sha256(body).hexdigest().encode() != digest:
     raise ValueError(
       f"{path} is damaged or not a saved Estimate (SHA-256). Estimate it again; "
       'for a published file pass names={"memorization": its key}.'
     )
   try:
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
-      return {name: file[name] for name in file.files}
-  except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+      for name in names or ():
+        if name not in file.files:
+          raise ValueError(f"no key {name!r}")
+      return {name: file[name] for name in names or file.files}
+  except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
     raise ValueError(
-      f"{path} is damaged or no .npz ({type(error).__name__}). Fetch it again."
+      f"{path} is damaged or not such an .npz ({type(error).__name__}: {error}). Fetch it again."
     ) from error
 
 
 def _foreign(path: Path, arrays, names: Mapping[str, str], ids: Any) -> dict[str, Any]:
   """Returns the attributes of an `Estimate` from arrays of another program, sorted by id."""
   known = ("ids", *_SCORES)
-  for attribute, key in names.items():
+  for attribute in names:
     if attribute not in known:
       raise ValueError(f"Estimate has no {attribute!r} to fill; it has {', '.join(known)}.")
-    if key not in arrays:
-      raise ValueError(f"{path} has no key {key!r}; it has {', '.join(arrays)}.")
   if "memorization" not in names or ("ids" in names) == (ids is not None):
     raise ValueError(
       f"reading {path} needs names={{'memorization': key, …}} and the ids once: as a key of the "
@@ -172,8 +175,11 @@ def _foreign(path: Path, arrays, names: Mapping[str, str], ids: Any) -> dict[str
   found = {attribute: np.asarray(arrays[key]).reshape(-1) for attribute, key in names.items()}
   given = np.asarray(found.pop("ids") if ids is None else ids).reshape(-1)
   sizes = {name: len(array) for name, array in found.items()} | {"ids": len(given)}
-  if len(set(sizes.values())) != 1 or len(np.unique(given)) != len(given):
-    raise ValueError(f"{path}: ids must be unique and as many as the scores, got sizes {sizes}.")
+  if len(set(sizes.values())) != 1:
+    raise ValueError(f"{path}: ids must be as many as the scores, got sizes {sizes}.")
+  check_ids(given, len(given), "Estimate.load")
+  if not np.nanmax(np.abs(found["memorization"].astype(float))) <= 1:
+    raise ValueError(f"{path}: {names['memorization']!r} is not within [−1, 1]; not memorization.")
   order = np.argsort(given)
   filled: dict[str, Any] = {"ids": given[order].astype(np.int64)}
   for name in _SCORES:
@@ -195,27 +201,23 @@ def merge(plan: Plan, chunks: Iterable[Chunk]) -> Estimate:
 
   Returns:
     An `Estimate`.
+
+  Raises:
+    ValueError: there is no chunk, or a model twice.
   """
   total, member, correct = None, [], []
   for chunk in chunks:
     total = chunk if total is None else add(total, chunk)
-    member.append(chunk.member)
-    correct.append(chunk.test)
+    if plan.target == "correct":
+      member.append(chunk.member)
+      correct.append(chunk.test)
   if total is None:
     raise ValueError("merge got no chunks. Pass at least one.")
   models = len(total.models) + len(total.diverged)
-  if len(total.diverged):
-    warnings.warn(
-      f"{len(total.diverged)} of {models} models diverged and do not count.", stacklevel=2
-    )
-  rows = plan.dataset.rows(plan.candidates)
-  undefined = int(np.sum((total.count_in[rows] == 0) | (total.count_out[rows] == 0)))
-  if undefined:
-    warnings.warn(
-      f"{undefined} of {len(rows)} examples were never in or never out of a subset; "
-      "their scores are NaN. Train more models.",
-      stacklevel=2,
-    )
+  different = len(np.union1d(total.models, total.diverged))
+  if different != models:
+    raise ValueError(f"merge got {models - different} models twice. Pass each chunk once.")
+  warn_of(plan, total)
   influence = None
   if plan.test and plan.target == "correct":
     ids = (plan.dataset.ids, plan.test.ids)
@@ -223,6 +225,23 @@ def merge(plan: Plan, chunks: Iterable[Chunk]) -> Estimate:
   found = from_tallies(plan, total)
   design = dataclasses.replace(plan, num_models=models).design
   return dataclasses.replace(found, influence=influence, design=design)
+
+
+def warn_of(plan: Plan, total: Chunk) -> None:
+  """Warns of models that diverged and of candidates without a score."""
+  models = len(total.models) + len(total.diverged)
+  if len(total.diverged):
+    warnings.warn(
+      f"{len(total.diverged)} of {models} models diverged and do not count.", stacklevel=3
+    )
+  rows = plan.dataset.rows(plan.candidates)
+  undefined = int(np.sum((total.count_in[rows] == 0) | (total.count_out[rows] == 0)))
+  if undefined:
+    warnings.warn(
+      f"{undefined} of {len(rows)} examples were never in or never out of a subset; "
+      "their scores are NaN. Train more models.",
+      stacklevel=3,
+    )
 
 
 def from_tallies(plan: Plan, total: Chunk) -> Estimate:

@@ -11,6 +11,7 @@ import io
 import json
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from jaxmul.memorization.plan import Plan, describe
 _NAMES = tuple(field.name for field in dataclasses.fields(Chunk))
 _PLAN = "plan.jaxmul"
 _PLAN_LIMIT = 2**20
+_MAX_CLASSES = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +130,15 @@ class Store:
     if test:
       each += len(test) // 8 + 1
       if self.plan.target == "logits":
-        each += 4 * len(test) * max(data.num_classes, test.num_classes)
+        each += 4 * len(test) * _MAX_CLASSES
     return 2**16 + 100 * len(data) + (16 + each) * self.plan.chunk_size
 
   def _file(self, number: int) -> Path:
-    return self.path / f"chunk-{number:06d}.jaxmul"
+    # A last chunk that is not full has a name of its own: asking for other numbers of models never
+    # replaces what is finished.
+    count = len(self.plan.models(number))
+    part = "" if count == self.plan.chunk_size else f"-{count}"
+    return self.path / f"chunk-{number:06d}{part}.jaxmul"
 
 
 def status(path: Path | str) -> Status:
@@ -148,15 +154,15 @@ def status(path: Path | str) -> Status:
     raise FileNotFoundError(f"there is no store at {path}. Name the folder given as store=.")
   facts = _content(file, _PLAN_LIMIT) if file.exists() else None
   damaged = [file.name] if file.exists() and facts is None else []
-  done = 0
+  done: set[int] = set()
   for each in files:
     chunk = _read(each, each.stat().st_size)
     if chunk is None:
       damaged.append(each.name)
     else:
-      done += len(chunk.models) + len(chunk.diverged)
+      done.update(chunk.models.tolist(), chunk.diverged.tolist())
   known = json.loads(facts) if facts else {}
-  return Status(known.get("design"), known.get("num_models"), done, tuple(damaged))
+  return Status(known.get("design"), known.get("num_models"), len(done), tuple(damaged))
 
 
 def _files(path: Path) -> list[Path]:
@@ -181,5 +187,5 @@ def _read(file: Path, limit: int) -> Chunk | None:
   try:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
       return Chunk(**{name: arrays[name] for name in _NAMES})
-  except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile):
+  except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error):
     return None

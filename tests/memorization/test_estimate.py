@@ -1,6 +1,7 @@
 """Ground truth: right tallies, the same models in any order and process, NaN where undefined."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxmul import Bound, memorization, models, train
-from jaxmul.data import Dataset
+from jaxmul.data import Dataset, sources
 from jaxmul.memorization.chunk import arrays_of, outcome
 
 
@@ -227,10 +228,10 @@ def test_published_scores_are_read_by_name(tmp_path):
     *(0.5, 0.1, 0.9)
   ]
   for names, ids, message in (
-    ({"memorization": "mem"}, [1, 2, 3], "no key 'mem'; it has tr_mem, tr_idx"),
+    ({"memorization": "mem"}, [1, 2, 3], "no key 'mem'"),
     ({"memorization": "tr_mem"}, None, "the ids once"),
     ({"memorization": "tr_mem"}, [1, 2], "as many as the scores"),
-    ({"memorization": "tr_mem"}, [1, 1, 2], "must be unique"),
+    ({"memorization": "tr_mem"}, [1, 1, 2], "id 1 more than once"),
     ({"mem": "tr_mem"}, [1, 2, 3], "no 'mem' to fill"),
     (None, None, "SHA-256"),
   ):
@@ -246,7 +247,11 @@ def test_a_pickle_is_never_opened(tmp_path):
     memorization.Estimate.load(path, {"memorization": "tr_mem"}, ids=[1])
 
 
-def test_it_stops_where_the_intervals_are_narrow(toy, monkeypatch):
+@pytest.mark.filterwarnings("ignore:.*never in")
+def test_it_stops_where_the_intervals_are_narrow(monkeypatch):
+  rng = np.random.default_rng(0)
+  labels = np.arange(24) % 2  # two classes that overlap
+  toy = Dataset((rng.normal(size=(24, 3)) + labels[:, None]).astype(np.float32), labels)
   monkeypatch.setattr("jaxmul.memorization.scores._MIN_EXAMPLES", 1)
 
   def width(models, **options):
@@ -264,6 +269,77 @@ def test_it_stops_where_the_intervals_are_narrow(toy, monkeypatch):
   assert models % 8 == 0
   assert not width(models - 8).median_width <= 0.8
   assert f"{models} models" in narrow.design
+
+
+def test_a_learner_sees_uint8_images_as_its_params_do():
+  digits = sources.digits()
+  some = digits.take(digits.ids[:60])
+  assert some.images.dtype == np.uint8
+  found = memorization.estimate(
+    remember_all, some, jax.random.key(0), num_models=24, executor=memorization.serial
+  )
+  np.testing.assert_array_equal(found.correct_in, found.count_in)  # 1-NN knows what it has seen
+
+
+def remember_all(images, labels, rows, key):
+  del key
+  params = (images[rows].reshape(len(rows), -1), labels[rows].astype(float))
+  return Bound(params, None, nearest_of_ten)
+
+
+def nearest_of_ten(weights, inputs):
+  images, labels = weights
+  inputs = inputs.reshape(len(inputs), -1)
+  distance = jnp.sum((inputs[:, None] - images[None]) ** 2, -1)
+  return 10.0 * jax.nn.one_hot(labels[jnp.argmin(distance, axis=1)].astype(int), 10)
+
+
+class Shifted:
+  def __init__(self, by):
+    self.by = by
+
+  def __repr__(self):
+    return f"Shifted({self.by})"
+
+  def learn(self, images, labels, rows, key):
+    return nearest_neighbour(images + self.by, labels, rows, key)
+
+
+def test_learners_that_differ_have_different_hashes(toy):
+  def hash_of(learner):
+    return memorization.plan(learner, toy, jax.random.key(0), num_models=4).hash
+
+  one, other = np.zeros(5000), np.zeros(5000)
+  other[2500] = 1
+  learners = [
+    *(Shifted(0.0).learn, Shifted(1.0).learn),
+    *(functools.partial(nearest_neighbour, extra=each) for each in (one, other)),
+  ]
+  assert len({hash_of(each) for each in learners}) == 4
+  with pytest.raises(ValueError, match="has no text of its own"):
+    hash_of(functools.partial(nearest_neighbour, extra=object()))
+
+
+def test_a_chunk_counts_once(toy):
+  plan = memorization.plan(RECIPE, toy, jax.random.key(1), num_models=4)
+  chunk = memorization.run_chunk(plan, 0)
+  with pytest.raises(ValueError, match="merge got 4 models twice"):
+    memorization.merge(plan, [chunk, chunk])
+  with pytest.raises(ValueError, match="no chunks"):
+    memorization.merge(plan, [])
+
+
+def test_chunks_are_not_held(toy, tmp_path):
+  """Memory grows with the chunk, not with the number of models."""
+  import gc
+
+  plan = memorization.plan(RECIPE, toy, jax.random.key(1), num_models=60, chunk_size=2)
+  alive = []
+  for chunk in memorization.stream(plan, store=tmp_path, executor=memorization.processes(2)):
+    del chunk
+    alive.append(sum(isinstance(each, memorization.Chunk) for each in gc.get_objects()))
+  assert len(alive) == 30
+  assert np.median(alive) <= 4
 
 
 def test_only_candidates_are_left_out(toy):
@@ -317,6 +393,7 @@ def test_active_spends_models_on_wide_intervals(toy, tmp_path):
     ({"fraction": 1.0}, r"fraction=1.0, must be in \(0, 1\)"),
     ({"fraction": 0.001}, "some in and some out"),
     ({"chunk_size": 0}, "chunk_size=0, must be at least 1"),
+    ({"recipe": models.mlp()}, r"got a MLP as recipe: use train\.Recipe\(model\)"),
     ({"recipe": dataclasses.replace(RECIPE, augment=lambda k, x: x)}, "module-level function"),
     ({"key": jax.random.key(0, impl="rbg")}, "threefry"),
   ],

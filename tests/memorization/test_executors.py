@@ -111,6 +111,22 @@ def test_two_processes_with_four_devices_are_one_job(serial, tmp_path):
   assert len(list(tmp_path.glob("chunk-*"))) == 2
 
 
+def test_a_distributed_job_mends_one_damaged_chunk_though_one_process_is_late(serial, tmp_path):
+  import socket
+
+  code, variables = script(
+    "memorization.devices()", 8, distributed=True, store=str(tmp_path), local=4
+  )
+  digest(start(*script("memorization.serial", store=str(tmp_path))))
+  (tmp_path / "chunk-000001.jaxmul").unlink()
+  late = code.replace("  warnings", "  import time; time.sleep(5 * int(sys.argv[2]))\n  warnings")
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = str(free.getsockname()[1])
+  both = [start(late, variables, port, str(number)) for number in range(2)]
+  assert [digest(work) for work in both] == [serial, serial]
+
+
 def test_ray_gives_the_same_digest(serial):
   pytest.importorskip("ray", reason="the extra `ray` is not installed")
   assert digest(start(*script("memorization.ray()"))) == serial
@@ -121,6 +137,10 @@ def test_any_object_with_submit_computes(serial):
   np.testing.assert_array_equal(found.count_in + found.count_out, 16)
   with pytest.raises(TypeError, match=r"without submit.*Pass a concurrent\.futures"):
     memorization.pool(object())
+  with pytest.raises(ValueError, match=r"Call it: devices\("):
+    estimate(memorization.devices)
+  with pytest.raises(ValueError, match="executor got 'ray'"):
+    estimate("ray")
 
 
 def die_once(plan, chunk, marker):
@@ -148,7 +168,7 @@ def _die_in_worker(chunk, marker):
 
 def test_a_pool_that_only_dies_is_given_up(monkeypatch):
   monkeypatch.setattr(executors, "_run_in_worker", _always_die)
-  with pytest.raises(Exception, match="terminated"):
+  with pytest.raises(RuntimeError, match="were killed 3 times"):
     estimate(memorization.processes(1))
 
 

@@ -95,6 +95,31 @@ def test_chosen_rows_equal_a_loop(truth, tmp_path, target, on_disk, monkeypatch)
     assert [each.name for each in tmp_path.iterdir()] == ["influence"]
 
 
+def test_only_an_earlier_result_is_replaced(tmp_path):
+  def run(out, **options):
+    return memorization.influence(
+      *(RECIPE, TOY, jax.random.key(0)),
+      rows=TOY.ids[:2],
+      num_models=4,
+      out=out,
+      executor=memorization.serial,
+      **options,
+    )
+
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "precious.txt").write_text("kept")
+  with pytest.raises(ValueError, match="not its own"):
+    run(tmp_path / "mine")
+  with pytest.raises(ValueError, match="which holds store="):
+    run(tmp_path / "new", store=tmp_path / "new" / "chunks")
+  for _ in range(2):
+    with pytest.warns(UserWarning, match="influence is NaN"):
+      run(tmp_path / "result")
+  assert sorted(each.name for each in tmp_path.iterdir()) == ["mine", "result"]
+
+
 def test_rows_that_are_not_there_are_refused():
+  with pytest.raises(ValueError, match="no rows"):
+    memorization.influence(RECIPE, TOY, jax.random.key(0), rows=[], num_models=4)
   with pytest.raises(ValueError, match="id 1 is not in the data"):
     memorization.influence(RECIPE, TOY, jax.random.key(0), rows=[1], num_models=4)

@@ -100,6 +100,9 @@ def test_estimate_computes_only_what_is_missing(store, chunks):
   assert computed == [0, 1, 0]
   estimate(20, store=folder)  # more models: the part chunk is computed whole, the full one kept
   assert computed == [0, 1, 0, 1, 2]
+  assert same(estimate(store=folder), whole)  # fewer again: nothing was replaced
+  estimate(20, store=folder)
+  assert computed == [0, 1, 0, 1, 2]
 
 
 @pytest.mark.parametrize(
