@@ -1,0 +1,16 @@
+"""Beside an ensemble of oracles: models retrained without the forget set, with several seeds."""
+
+from jaxmul.metrics.oracle.agreement import churn, total_variation
+from jaxmul.metrics.oracle.epsilon import challenge_score, epsilon, forgetting_quality
+from jaxmul.metrics.oracle.klom import klom, klom_null, percentiles
+
+__all__ = [
+  "challenge_score",
+  "churn",
+  "epsilon",
+  "forgetting_quality",
+  "klom",
+  "klom_null",
+  "percentiles",
+  "total_variation",
+]
