@@ -2,7 +2,7 @@
 
 from jaxmul.metrics import attacks, game, intervals, oracle, outputs
 from jaxmul.metrics.accuracy import accuracy, evaluate
-from jaxmul.metrics.audit import Audit, Control, audit, batch_stats_changed
+from jaxmul.metrics.audit import Audit, Control, audit, batch_norm_control, batch_stats_changed
 from jaxmul.metrics.beside import beside_oracles, table
 from jaxmul.metrics.gaps import average_gap, run_time_efficiency
 from jaxmul.metrics.tow import tow, tow_mia
@@ -14,6 +14,7 @@ __all__ = [
   "attacks",
   "audit",
   "average_gap",
+  "batch_norm_control",
   "batch_stats_changed",
   "beside_oracles",
   "evaluate",

@@ -11,12 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmul import models
 from jaxmul.binding import Bound
+from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.metrics.game import ATTACKS, attack, known
-from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.kept import Outputs
+from jaxmul.metrics.oracle.ensemble import Ensemble, original
+from jaxmul.metrics.oracle.kept import Outputs, outputs
 from jaxmul.metrics.oracle.klom import klom, klom_null
+from jaxmul.metrics.outputs import label_probability
+from jaxmul.train import Recipe
 
 _QUANTILE = 0.975
 
@@ -74,8 +78,8 @@ def audit(
   attack_ids: Any,
   key: jax.Array,
   *,
-  high: Any,
-  low: Any,
+  high: Any = None,
+  low: Any = None,
   batch_norm: Outputs | None = None,
 ) -> Audit:
   """Examines the evaluator on models whose answers are known.
@@ -85,8 +89,8 @@ def audit(
     split: whose forget set is scored.
     attack_ids: held-out ids for attacks, `data.cut_heldout(split.heldout, key).attack`.
     key: of draws.
-    high: int [h], forgotten ids that were memorized most.
-    low: int [l], forgotten ids that were memorized least.
+    high, low: int [h] and [l], forgotten ids that were memorized most and least; by default the
+      outer thirds of the forget set by `contrast`, from models that these controls do not use.
     batch_norm: originals of which only BatchNorm statistics changed (`batch_stats_changed`), as
       outputs on all ids of the split; None where the network has none.
 
@@ -100,7 +104,7 @@ def audit(
   """
   originals, oracles = ensemble
   half = len(oracles) // 2
-  if half < 4 or len(originals) < half:
+  if half < 4 or len(originals) < 2 * half:
     raise ValueError(
       f"audit got {len(originals)} originals and {len(oracles)} oracles, needs 8 of each. "
       "Raise num_models."
@@ -108,9 +112,14 @@ def audit(
   fit = known(split, attack_ids, key)
   first, second = oracles.models(slice(half)), oracles.models(slice(half, 2 * half))
   level = 1 - 0.05 / len(ATTACKS)
+  if high is None or low is None:
+    rest = Ensemble(originals.models(slice(half, None)), first)
+    order = split.forget[np.argsort(contrast(rest, split.forget), kind="stable")]
+    third = max(1, len(order) // 3)
+    high, low = order[-third:], order[:third]
 
-  def distance(models: Outputs, ids: Any) -> float:
-    return float(klom(models.take(ids).log_odds, second.take(ids).log_odds).mean())
+  def distance(some: Outputs, ids: Any) -> float:
+    return float(klom(some.take(ids).log_odds, second.take(ids).log_odds).mean())
 
   def null(ids: Any) -> float:
     return float(np.quantile(klom_null(oracles.take(ids).log_odds), _QUANTILE))
@@ -148,6 +157,18 @@ def audit(
   return Audit(tuple(controls))
 
 
+def contrast(ensemble: Ensemble, ids: Any) -> np.ndarray:
+  """Returns mean p_y of originals − mean p_y of oracles [n] in [−1, 1]: what leaving S out did.
+
+  Args:
+    ensemble: both kinds of model.
+    ids: int [n].
+  """
+  p = (label_probability(kept.logits, kept.labels) for kept in (x.take(ids) for x in ensemble))
+  first, second = (each.mean(0) for each in p)
+  return first - second
+
+
 def batch_stats_changed(params: Bound, factor: float = 2.0) -> Bound:
   """Returns params whose BatchNorm variances are multiplied: the weights still hold the data.
 
@@ -166,6 +187,24 @@ def batch_stats_changed(params: Bound, factor: float = 2.0) -> Bound:
 
   stats = jax.tree_util.tree_map_with_path(change, params.state["batch_stats"])
   return params.replace(state={**params.state, "batch_stats": stats})
+
+
+def batch_norm_control(
+  recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, *, num_models: int
+) -> Outputs | None:
+  """Returns outputs of originals of which only BatchNorm statistics changed, or None without any.
+
+  Args:
+    recipe, dataset, split, key: of the ensemble, whose originals are trained again.
+    num_models: how many; half as many as there are oracles.
+  """
+  example = dataset.take(dataset.ids[:1]).batch()[0]
+  like = jax.eval_shape(lambda key: models.init(recipe.model, key, example), jax.random.key(0))
+  if not like.state or "batch_stats" not in like.state:
+    return None
+  ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])
+  trained = (original(recipe, dataset, split, key, k).params for k in range(num_models))
+  return outputs([batch_stats_changed(params) for params in trained], dataset, ids)
 
 
 def _holds_half(interval: Any) -> bool:
