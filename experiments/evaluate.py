@@ -28,6 +28,8 @@ class Config:
   Attributes:
     unlearned: checkpoint folders, one for each seed, or .npz files of outputs.
     forget: text file with one id a line, or .npy: what was unlearned.
+    heldout: ids never trained on, not for test; by default those of experiments.rum with this key.
+    test: ids of the test set, likewise; all other ids were trained on.
     originals: the same kind of files, of models before unlearning; trained where none is given.
     oracles: of models retrained without the forget set; trained where none is given.
     dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
@@ -36,13 +38,15 @@ class Config:
     epochs: passes of every training run.
     batch_size: examples a step.
     learning_rate: of training.
-    key: number from which all randomness follows; decides which ids are held out and for test.
+    key: number from which all randomness follows.
     data_dir: folder of prepared TFDS data sets.
     out: run directory to write.
   """
 
   unlearned: tuple[Path, ...]
   forget: Path
+  heldout: Path | None = None
+  test: Path | None = None
   originals: tuple[Path, ...] = ()
   oracles: tuple[Path, ...] = ()
   dataset: str = "mnist5k"
@@ -58,6 +62,8 @@ class Config:
   def __post_init__(self):
     if bool(self.originals) != bool(self.oracles):
       raise ValueError("give both --originals and --oracles, or neither to have them trained.")
+    if bool(self.heldout) != bool(self.test):
+      raise ValueError("give both --heldout and --test, or neither to have them cut.")
     if not self.oracles and self.num_models < 8:
       raise ValueError(f"--num-models {self.num_models}: the audit needs at least 8.")
 
@@ -69,6 +75,17 @@ def read_ids(path: Path) -> np.ndarray:
     return np.asarray(found).astype(np.int64).reshape(-1)
   except ValueError as error:
     raise ValueError(f"{path} holds no ids: write one integer a line, or a .npy.") from error
+
+
+def split_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> data.Split:
+  """Returns the split that the files name, or the cut of the config around the forget set."""
+  forget, heldout, test = read_ids(config.forget), parts.heldout, parts.test
+  if config.heldout and config.test:
+    heldout, test = read_ids(config.heldout), read_ids(config.test)
+  retain = np.setdiff1d(dataset.ids, np.concatenate([forget, heldout, test]))
+  split = data.Split(forget, retain, heldout, test)
+  split.check(dataset)
+  return split
 
 
 def read_models(
@@ -93,9 +110,7 @@ def read_models(
 def main(config: Config) -> None:
   """Trains what is missing, audits, evaluates, writes evaluation.json and prints the table."""
   dataset, parts = cut(config)
-  forget = read_ids(config.forget)
-  split = data.Split(forget, np.setdiff1d(parts.train, forget), parts.heldout, parts.test)
-  dataset.rows(forget)
+  split = split_of(config, dataset, parts)
   recipe = recipe_of(config, dataset.num_classes)
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 4), 3)
   ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])

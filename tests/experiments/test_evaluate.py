@@ -14,7 +14,7 @@ from experiments.rum import cut, recipe_of
 from jaxmul import checkpoint, data, train
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--dataset", "digits", "--num-models", "8", "--epochs", "12"]
+SMALL = ["--num-models", "8", "--epochs", "12"]
 
 
 def evaluate(*arguments):
@@ -45,7 +45,14 @@ def saved(tmp_path_factory):
     params = train.fit(recipe_of(config, 10), noisy, jax.random.key(7), ids=ids).params
     checkpoint.save(folder / name, params)
   (folder / "forget.txt").write_text("\n".join(map(str, forget)))
+  np.save(folder / "heldout.npy", parts.heldout)
+  np.save(folder / "test.npy", parts.test)
   return folder
+
+
+def options(saved):
+  files = ("--heldout", saved / "heldout.npy", "--test", saved / "test.npy")
+  return (*SMALL, "--dataset", saved / "digits.npz", *files, "--out", saved / "run")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,7 @@ def judged(saved):
   for name in ("original", "retrained"):
     done = evaluate(
       *("--unlearned", saved / name, "--forget", saved / "forget.txt"),
-      *(*SMALL[2:], "--dataset", saved / "digits.npz", "--out", saved / "run"),
+      *options(saved),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found[name] = done.stdout, json.loads((saved / "run" / "evaluation.json").read_text())
@@ -74,7 +81,7 @@ def test_it_is_audited_and_tells_a_retrained_model_from_the_original(judged):
 def test_outputs_of_elsewhere_are_judged_alike(saved, judged):
   done = evaluate(
     *("--unlearned", saved / "run" / "outputs.npz", "--forget", saved / "forget.txt"),
-    *(*SMALL[2:], "--dataset", saved / "digits.npz", "--out", saved / "run"),
+    *options(saved),
   )
   assert done.returncode == 0, done.stdout + done.stderr
   again = json.loads((saved / "run" / "evaluation.json").read_text())
@@ -87,11 +94,12 @@ def test_outputs_of_elsewhere_are_judged_alike(saved, judged):
     (["--unlearned", "nothing"], "nothing"),
     (["--unlearned", "nothing", "--num-models", "4"], "--num-models 4"),
     (["--unlearned", "nothing", "--oracles", "x"], "both --originals and --oracles"),
+    (["--unlearned", "nothing", "--test", "x"], "both --heldout and --test"),
   ],
 )
 def test_user_errors_name_the_cure_without_a_traceback(saved, arguments, said):
-  options = ["--forget", saved / "forget.txt", "--dataset", "digits", "--out", saved / "bad"]
-  done = evaluate(*options, *arguments)
+  given = ["--forget", saved / "forget.txt", "--dataset", "digits", "--out", saved / "bad"]
+  done = evaluate(*given, *arguments)
   assert done.returncode != 0
   assert said in done.stdout + done.stderr
   assert "Traceback" not in done.stdout + done.stderr
