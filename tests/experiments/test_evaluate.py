@@ -14,7 +14,7 @@ from experiments.rum import cut, recipe_of
 from jaxmul import checkpoint, data, train
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--num-models", "8", "--epochs", "12"]
+SMALL = ["--num-models", "8", "--epochs", "60"]
 
 
 def evaluate(*arguments):
@@ -31,7 +31,7 @@ def evaluate(*arguments):
 def saved(tmp_path_factory):
   """Checkpoints of one original and one retrained model, and the forget ids."""
   folder = tmp_path_factory.mktemp("saved")
-  config = Config((), Path(), dataset="digits", epochs=12)
+  config = Config((), Path(), dataset="digits", epochs=60)
   dataset, parts = cut(config)
   rng = np.random.default_rng(0)
   # Half get other labels, which a network must memorize; the others are easy: two groups to see.
