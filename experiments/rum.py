@@ -51,6 +51,7 @@ class Config:
     epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
     learning_rate: of training.
+    audit_models: originals and oracles (each) that the evaluator is audited with; 0 leaves it out.
     key: number from which all randomness follows.
     data_dir: folder of prepared TFDS data sets.
     out: run directory to write.
@@ -67,6 +68,7 @@ class Config:
   epochs: int = 10
   batch_size: int = 64
   learning_rate: float = 0.05
+  audit_models: int = 16
   key: int = 0
   data_dir: Path | None = None
   out: Path = Path("runs/rum")
@@ -74,6 +76,8 @@ class Config:
   def __post_init__(self):
     if self.seeds < 1:
       raise ValueError(f"--seeds {self.seeds}: must be at least 1.")
+    if self.audit_models and self.audit_models < 8:
+      raise ValueError(f"--audit-models {self.audit_models}: must be at least 8, or 0 for none.")
     if len(set(self.proxy)) != len(self.proxy) or not self.proxy:
       raise ValueError(f"--proxy {' '.join(self.proxy)}: name each proxy once, at least one.")
 
@@ -153,6 +157,36 @@ def prepare(config: Config) -> Problem:
   return Problem(dataset, training, heldout, parts.test, recipe, truth, seconds, groups, plan.hash)
 
 
+def split_of(problem: Problem) -> data.Split:
+  """Returns the split of a problem: all three groups are forgotten."""
+  forget = np.sort(np.concatenate(problem.groups))
+  return data.Split(
+    forget=forget,
+    retain=np.setdiff1d(problem.training.ids, forget),
+    heldout=np.concatenate(problem.heldout),
+    test=problem.test,
+  )
+
+
+def audited(config: Config, problem: Problem) -> metrics.Audit:
+  """Audits the evaluator with originals and oracles of the same recipe; resumable."""
+  key = jax.random.fold_in(jax.random.key(config.key), 3)
+  split, count = split_of(problem), config.audit_models
+  what = (problem.recipe, problem.dataset, split, key)
+  _, plan = metrics.oracle.plans(*what, count)
+  store = config.out / "cache" / f"ensemble-{plan.hash[:12]}"
+  start = time.perf_counter()
+  ensemble = metrics.oracle.ensemble(*what, num_models=count, store=store)
+  found = metrics.audit(
+    *(ensemble, split, problem.heldout.attack, key),
+    high=problem.groups.high,
+    low=problem.groups.low,
+    batch_norm=metrics.batch_norm_control(*what, num_models=count // 2),
+  )
+  print(f"audit: {count} originals and {count} oracles, {time.perf_counter() - start:.0f} s")
+  return found
+
+
 def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
   """Trains, scores, unlearns and evaluates with one seed.
 
@@ -161,13 +195,8 @@ def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
     "test", "attack", "ToW", "ToW-MIA"}}}; accuracies and rates in [0, 1].
   """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 7)
-  forget = np.sort(np.concatenate(problem.groups))
-  split = data.Split(
-    forget=forget,
-    retain=np.setdiff1d(problem.training.ids, forget),
-    heldout=np.concatenate(problem.heldout),
-    test=problem.test,
-  )
+  split = split_of(problem)
+  forget = split.forget
 
   trackers = {"events": proxies.trackers.learning_events()}
   fit, train_seconds = timed(
@@ -309,6 +338,10 @@ def main(config: Config) -> None:
   problem = prepare(config)
   seeds = [resumed(config, problem, seed) for seed in range(config.seeds)]
   outcome.write(config.out, problem, seeds, record)
+  if config.audit_models:
+    found = audited(config, problem)
+    report.write_json(config.out / "audit.json", {"passed": found.passed, "audit": found})
+    print(found.line)
   print(f"written: {config.out}/metrics.json, scores.npz and *.png")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmul.data.dataset import Dataset
@@ -86,6 +87,8 @@ class Plan:
   def design(self) -> str:
     """One line on what is trained, for people."""
     some, all_ = len(self.candidates), len(self.dataset)
+    if not some:
+      return f"{self.num_models} models on all of {all_} examples"
     left = some - (self.subset_size - (all_ - some))
     who = "all" if some == all_ else f"{some} candidates"
     return f"{self.num_models} models, each without {left} of {who} of {all_} examples"
@@ -156,25 +159,14 @@ def plan(
       f"plan: {fraction} of {len(candidates)} examples is {kept}; a subset must leave some in "
       "and some out. Give more examples."
     )
-  order = np.sort(dataset.ids)
-  if not np.array_equal(order, dataset.ids):
-    dataset = dataset.take(order)
-  describe(recipe)
   if test is not None and test.images.shape[1:] != dataset.images.shape[1:]:
     raise ValueError(
       f"plan got test images {list(test.images.shape[1:])} for a network of "
       f"{list(dataset.images.shape[1:])}. Bring them to the same shape."
     )
-  if isinstance(recipe, Recipe):
-    for part in (dataset, test):
-      if part:
-        check_labels(recipe.model, part, "plan")
-  if str(jax.random.key_impl(key)) != "threefry2x32":
-    raise ValueError(
-      f"plan got a key of {jax.random.key_impl(key)}, whose numbers differ between machines. "
-      "Use jax.random.key(seed, impl='threefry2x32')."
-    )
-  data = np.asarray(jax.random.key_data(key))
+  if isinstance(recipe, Recipe) and test:
+    check_labels(recipe.model, test, "plan")
+  dataset, data = _checked(recipe, dataset, key, "plan")
   return Plan(
     recipe,
     dataset,
@@ -186,6 +178,68 @@ def plan(
     test,
     target,
   )
+
+
+def repeat(
+  recipe: Recipe | Learner,
+  dataset: Dataset,
+  key: jax.Array,
+  *,
+  num_models: int,
+  test: Dataset,
+) -> Plan:
+  """Plans `num_models` trainings on all the data that differ in their seeds only.
+
+  Args:
+    recipe, dataset, key: as `plan`.
+    num_models: K, at least 1.
+    test: examples whose logits [t, C] under every model are kept.
+
+  Returns:
+    A `Plan` in chunks of one model.
+
+  Raises:
+    ValueError: a number is outside its range, the recipe holds a lambda or local function, or the
+      key is not threefry.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, train
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
+    >>> recipe = train.Recipe(models.mlp((4,), 2))
+    >>> repeat(recipe, toy, jax.random.key(0), num_models=3, test=toy).design
+    '3 models on all of 10 examples'
+  """
+  if num_models < 1:
+    raise ValueError(f"repeat got num_models={num_models}, must be at least 1.")
+  dataset, data = _checked(recipe, dataset, key, "repeat")
+  nobody = np.zeros(0, np.int64)
+  return Plan(recipe, dataset, data, num_models, len(dataset), 1, nobody, test, "logits")
+
+
+def train_key(plan: Plan, model: int) -> jax.Array:
+  """Returns the key with which a model of a plan is trained, for `train.fit` on its subset."""
+  own = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(plan.key)), model)
+  return jax.random.split(own)[1]
+
+
+def _checked(
+  recipe: Recipe | Learner, dataset: Dataset, key: jax.Array, caller: str
+) -> tuple[Dataset, np.ndarray]:
+  """Returns the data in the order of its ids, and key data."""
+  order = np.sort(dataset.ids)
+  if not np.array_equal(order, dataset.ids):
+    dataset = dataset.take(order)
+  describe(recipe)
+  if isinstance(recipe, Recipe):
+    check_labels(recipe.model, dataset, caller)
+  if str(jax.random.key_impl(key)) != "threefry2x32":
+    raise ValueError(
+      f"{caller} got a key of {jax.random.key_impl(key)}, whose numbers differ between machines. "
+      "Use jax.random.key(seed, impl='threefry2x32')."
+    )
+  return dataset, np.asarray(jax.random.key_data(key))
 
 
 def describe(value: Any) -> str:

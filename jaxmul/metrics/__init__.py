@@ -1,14 +1,29 @@
 """How well data was forgotten: always beside models retrained without it, over several seeds."""
 
-from jaxmul.metrics import attacks, intervals
+from jaxmul.metrics import attacks, game, intervals, oracle, outputs
 from jaxmul.metrics.accuracy import accuracy, evaluate
+from jaxmul.metrics.audit import Audit, Control, audit, batch_norm_control, batch_stats_changed
+from jaxmul.metrics.beside import beside_oracles, table
+from jaxmul.metrics.gaps import average_gap, run_time_efficiency
 from jaxmul.metrics.tow import tow, tow_mia
 
 __all__ = [
+  "Audit",
+  "Control",
   "accuracy",
   "attacks",
+  "audit",
+  "average_gap",
+  "batch_norm_control",
+  "batch_stats_changed",
+  "beside_oracles",
   "evaluate",
+  "game",
   "intervals",
+  "oracle",
+  "outputs",
+  "run_time_efficiency",
+  "table",
   "tow",
   "tow_mia",
 ]

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--dataset", "digits", "--num-models", "8", "--epochs", "4", "--group-size", "30"]
+SMALL += ["--audit-models", "8"]
 
 
 def rum(*arguments, cwd=ROOT):
@@ -43,6 +44,9 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
     assert row in done.stdout
   found = json.loads((out / "metrics.json").read_text())
   assert found["ground_truth"]["models"] == 8
+  audit = json.loads((out / "audit.json").read_text())
+  assert f"audit {'passed' if audit['passed'] else 'failed'}: " in done.stdout
+  assert len(audit["audit"]["controls"]) == 7
   for method in found["methods"].values():
     for metric in ("ToW", "ToW-MIA", "forget", "retain", "test", "attack"):
       assert 0 <= method[metric]["mean"] <= 1
@@ -73,6 +77,7 @@ def test_the_same_command_again_reads_back_what_is_finished(first):
   [
     (["--seed", "3"], "--seeds"),
     (["--seeds", "0"], "--seeds 0: must be at least 1"),
+    (["--audit-models", "4"], "--audit-models 4: must be at least 8"),
     (["--dataset", "nothing.npz"], "nothing.npz"),
     (["--dataset", "mnist5k", "--fraction", "2"], "fraction=2"),
   ],

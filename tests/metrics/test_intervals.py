@@ -53,3 +53,52 @@ def test_values_that_are_not_finite_are_refused(bad):
 def test_anything_but_one_axis_is_refused(bad):
   with pytest.raises(ValueError, match="t_interval needs values"):
     intervals.t_interval(bad)
+
+
+def test_the_bootstrap_over_examples_covers_the_mean():
+  rng = np.random.default_rng(1)
+  inside = []
+  for seed in range(1000):
+    _, low, high = intervals.over_examples(rng.normal(size=80), resamples=400, seed=seed)
+    inside.append(low <= 0 <= high)
+  assert 0.92 <= np.mean(inside) <= 0.97
+
+
+def test_paired_differences_are_scipys_paired_t():
+  rng = np.random.default_rng(2)
+  a, b = rng.normal(0.9, 0.1, 6), rng.normal(0.8, 0.1, 6)
+  found = intervals.paired(a, b)
+  wanted = stats.ttest_rel(a, b).confidence_interval(0.95)
+  np.testing.assert_allclose(found[:3], (np.mean(a - b), wanted.low, wanted.high))
+  exact = stats.permutation_test(
+    (a, b), lambda x, y, axis: np.mean(x - y, axis), permutation_type="samples", vectorized=True
+  )
+  assert found.p == pytest.approx(exact.pvalue)
+
+
+def test_what_seeds_share_does_not_hide_a_difference():
+  shared = np.random.default_rng(3).normal(0, 1, 5)
+  noise = np.array([0.01, -0.01, 0.02, 0.0, -0.02])
+  found = intervals.paired(shared + 0.1 + noise, shared)
+  assert found.low > 0
+  assert found.p == 2 / 2**5
+  apart = intervals.t_interval(shared + 0.1), intervals.t_interval(shared)
+  assert apart[0].low < apart[1].high
+
+
+@pytest.mark.parametrize("seeds", [4, 17])
+def test_a_sign_flip_of_nothing_is_calibrated(seeds):
+  rng = np.random.default_rng(4)
+  p = [intervals.paired(*rng.normal(size=(2, seeds))).p for _ in range(300 if seeds > 14 else 2000)]
+  share = np.mean(np.array(p) <= 0.13)
+  assert abs(share - 0.125) < 3 * math.sqrt(0.125 * 0.875 / len(p))
+
+
+def test_one_pair_is_no_evidence():
+  found = intervals.paired([0.9], [0.8])
+  assert all(math.isnan(value) for value in found[1:])
+
+
+def test_pairs_must_match():
+  with pytest.raises(ValueError, match="2 and 1 seeds"):
+    intervals.paired([0.9, 0.8], [0.8])

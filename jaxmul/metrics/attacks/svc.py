@@ -1,4 +1,4 @@
-"""Membership attacks: can p_y, the probability of the true label, tell what was trained on?
+"""Attacks by a support vector machine: can p_y, or five features, tell what was trained on?
 
 An attack is fitted on members (of the retain set) and non-members (held out, never trained on and
 not in the test set), and then asked about the forget set. Nothing it is fitted on is scored.
@@ -12,6 +12,9 @@ import numpy as np
 from jaxmul import losses
 from jaxmul.binding import ApplyFn, as_bound
 from jaxmul.data.dataset import Dataset
+from jaxmul.metrics.attacks.leak import refuse_overlap
+from jaxmul.metrics.attacks.population import entropy, modified_entropy
+from jaxmul.metrics.outputs import is_correct, label_probability, log_probabilities
 from jaxmul.proxies.scoring import score
 
 
@@ -52,14 +55,73 @@ def svc(members: Any, nonmembers: Any, targets: Any, *, seed: int = 0) -> float:
       f"svc: p_y is {known[0]} for all members and nonmembers, so there is nothing to fit. "
       "This model cannot be attacked by p_y."
     )
-  try:
-    from sklearn.svm import SVC
-  except ImportError as error:
-    raise ImportError("svc needs scikit-learn. Install it: pip install 'jaxmul[demo]'.") from error
-
-  attack = SVC(kernel="rbf", C=3, gamma="auto", random_state=seed)
-  attack.fit(known[:, None], np.repeat([1, 0], len(members)))
+  attack = _machine(seed).fit(known[:, None], np.repeat([1, 0], len(members)))
   return float(np.mean(attack.predict(targets[:, None]) == 0))
+
+
+def svc_scores(members: Any, nonmembers: Any, targets: Any, *, seed: int = 0) -> np.ndarray:
+  """The same machine's decision function, on any features: higher = member, 0 the boundary.
+
+  Features are scaled by mean and deviation of the known examples; a constant one is ignored.
+
+  Args:
+    members: [k, F], features of examples that were trained on and kept, such as `svc_features`.
+    nonmembers: [k, F], of as many examples never trained on.
+    targets: [t, F], of what is scored; none of the known examples.
+    seed: as in `svc`.
+
+  Returns:
+    Scores float64 [t]; all 0 where every feature is constant, for there is nothing to fit.
+
+  Raises:
+    ValueError: not two axes, empty, NaN, or unequal counts.
+    ImportError: scikit-learn is not installed.
+
+  Example:
+    >>> scores = svc_scores([[0.9], [0.8]], [[0.1], [0.2]], [[0.95], [0.0]])
+    >>> bool(scores[0] > 0 > scores[1])
+    True
+  """
+  members, nonmembers, targets = (
+    _features(values, name)
+    for values, name in ((members, "members"), (nonmembers, "nonmembers"), (targets, "targets"))
+  )
+  _refuse_unequal(len(members), len(nonmembers), "svc_scores")
+  known = np.concatenate([members, nonmembers])
+  scale = known.std(0)
+  used = scale > 0
+  if not used.any():
+    return np.zeros(len(targets))
+  known, targets = (
+    (values[:, used] - known[:, used].mean(0)) / scale[used] for values in (known, targets)
+  )
+  attack = _machine(seed).fit(known, np.repeat([1, 0], len(members)))
+  return attack.decision_function(targets)
+
+
+def svc_features(logits: Any, labels: Any) -> np.ndarray:
+  """The five features that public code attacks with, side by side.
+
+  Args:
+    logits: [..., n, C].
+    labels: int [n].
+
+  Returns:
+    Float64 [..., n, 4 + C]: correct, p_y, entropy and modified entropy (both negated, as the
+    attacks of these names return them), and the C probabilities.
+
+  Raises:
+    ValueError: shapes do not fit, a label is no class, or NaN or inf among the logits.
+
+  Example:
+    >>> svc_features([[0.0, 0.0]], [0]).round(2).tolist()
+    [[1.0, 0.5, -0.69, -0.69, 0.5, 0.5]]
+  """
+  parts = (
+    *(is_correct(logits, labels), label_probability(logits, labels)),
+    *(entropy(logits), modified_entropy(logits, labels)),
+  )
+  return np.concatenate([np.stack(parts, -1), np.exp(log_probabilities(logits))], -1)
 
 
 def label_confidence(
@@ -137,14 +199,7 @@ def svc_on_split(
   bound = as_bound(params, apply_fn, "svc_on_split")
   parts = {"members": members, "nonmembers": nonmembers, "targets": targets}
   parts = {name: np.asarray(ids) for name, ids in parts.items()}
-  names = list(parts)
-  for first, second in ((0, 1), (0, 2), (1, 2)):
-    shared = np.intersect1d(parts[names[first]], parts[names[second]])
-    if len(shared):
-      raise ValueError(
-        f"svc_on_split: id {shared[0]} is in {names[first]} and in {names[second]}. "
-        "Use disjoint ids: no example that fits the attack may be scored."
-      )
+  refuse_overlap(parts, "svc_on_split")
   _refuse_unequal(len(parts["members"]), len(parts["nonmembers"]), "svc_on_split")
   confidence = label_confidence(bound, dataset.take(np.concatenate(list(parts.values()))))
   cuts = np.cumsum([len(ids) for ids in parts.values()])[:-1]
@@ -155,6 +210,23 @@ def _log_odds(bound, batch, apply_fn=None) -> jax.Array:
   del apply_fn
   inputs, labels = batch
   return losses.log_odds(bound(inputs), labels)
+
+
+def _machine(seed: int) -> Any:
+  try:
+    from sklearn.svm import SVC
+  except ImportError as error:
+    raise ImportError("svc needs scikit-learn. Install it: pip install 'jaxmul[demo]'.") from error
+  return SVC(kernel="rbf", C=3, gamma="auto", random_state=seed)
+
+
+def _features(values: Any, name: str) -> np.ndarray:
+  array = np.asarray(values, dtype=np.float64)
+  if array.ndim != 2 or not array.size or not np.isfinite(array).all():
+    raise ValueError(
+      f"svc_scores needs {name} [n, F], finite and not empty, got shape {array.shape}."
+    )
+  return array
 
 
 def _refuse_unequal(members: int, nonmembers: int, caller: str) -> None:

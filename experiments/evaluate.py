@@ -1,0 +1,166 @@
+"""Judges unlearned models, wherever they were unlearned, beside an ensemble of retrained oracles.
+
+    python -m experiments.evaluate --unlearned runs/mine/seed* --forget forget.txt --out runs/judged
+
+An unlearned model is a checkpoint folder of `checkpoint.save`, or an .npz with ids [n], labels [n]
+and logits [K, n, C] of K models on all examples of the data set. Originals and oracles are trained
+by the recipe of the flags, or read from such files. The evaluator is audited first, and refuses to
+report where its audit fails.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from experiments.rum import cut, recipe_of
+from jaxmul import checkpoint, data, metrics, models, report, train
+from jaxmul.metrics.oracle import Ensemble, Outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Evaluates unlearned models.
+
+  Attributes:
+    unlearned: checkpoint folders, one for each seed, or .npz files of outputs.
+    forget: text file with one id a line, or .npy: what was unlearned.
+    heldout: ids never trained on, not for test; by default those of experiments.rum with this key.
+    test: ids of the test set, likewise; all other ids were trained on.
+    originals: the same kind of files, of models before unlearning; trained where none is given.
+    oracles: of models retrained without the forget set; trained where none is given.
+    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
+    model: network to train, and of the checkpoints.
+    num_models: originals and oracles (each) to train, at least 8.
+    epochs: passes of every training run.
+    batch_size: examples a step.
+    learning_rate: of training.
+    key: number from which all randomness follows.
+    data_dir: folder of prepared TFDS data sets.
+    out: run directory to write.
+  """
+
+  unlearned: tuple[Path, ...]
+  forget: Path
+  heldout: Path | None = None
+  test: Path | None = None
+  originals: tuple[Path, ...] = ()
+  oracles: tuple[Path, ...] = ()
+  dataset: str = "mnist5k"
+  model: Literal["mlp", "cnn", "resnet18"] = "mlp"
+  num_models: int = 16
+  epochs: int = 10
+  batch_size: int = 64
+  learning_rate: float = 0.05
+  key: int = 0
+  data_dir: Path | None = None
+  out: Path = Path("runs/evaluation")
+
+  def __post_init__(self):
+    if bool(self.originals) != bool(self.oracles):
+      raise ValueError("give both --originals and --oracles, or neither to have them trained.")
+    if bool(self.heldout) != bool(self.test):
+      raise ValueError("give both --heldout and --test, or neither to have them cut.")
+    if not self.oracles and self.num_models < 8:
+      raise ValueError(f"--num-models {self.num_models}: the audit needs at least 8.")
+
+
+def read_ids(path: Path) -> np.ndarray:
+  """Returns the ids int64 [k] of a .npy file, or of a text file with one a line."""
+  try:
+    found = np.load(path, allow_pickle=False) if path.suffix == ".npy" else path.read_text().split()
+    return np.asarray(found).astype(np.int64).reshape(-1)
+  except ValueError as error:
+    raise ValueError(f"{path} holds no ids: write one integer a line, or a .npy.") from error
+
+
+def split_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> data.Split:
+  """Returns the split that the files name, or the cut of the config around the forget set."""
+  forget, heldout, test = read_ids(config.forget), parts.heldout, parts.test
+  if config.heldout and config.test:
+    heldout, test = read_ids(config.heldout), read_ids(config.test)
+  retain = np.setdiff1d(dataset.ids, np.concatenate([forget, heldout, test]))
+  split = data.Split(forget, retain, heldout, test)
+  split.check(dataset)
+  return split
+
+
+def read_models(
+  paths: tuple[Path, ...], recipe: train.Recipe, dataset: data.Dataset, ids: np.ndarray
+) -> Outputs:
+  """Returns the outputs [K, n, C] of saved models on the given ids."""
+  example = dataset.take(dataset.ids[:1]).batch()[0]
+  like = jax.eval_shape(lambda key: models.init(recipe.model, key, example), jax.random.key(0))
+  found = [
+    Outputs.load(path).take(ids)
+    if path.suffix == ".npz"
+    else metrics.oracle.outputs([checkpoint.load(path, like)], dataset, ids)
+    for path in paths
+  ]
+  labels = dataset.take(ids).labels
+  for path, each in zip(paths, found, strict=True):
+    if not np.array_equal(each.labels, labels):
+      raise ValueError(f"{path} has other labels than {len(labels)} examples of the data set.")
+  return Outputs(ids, labels, np.concatenate([each.logits for each in found]))
+
+
+def main(config: Config) -> None:
+  """Trains what is missing, audits, evaluates, writes evaluation.json and prints the table."""
+  dataset, parts = cut(config)
+  split = split_of(config, dataset, parts)
+  recipe = recipe_of(config, dataset.num_classes)
+  keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 4), 3)
+  ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])
+  unlearned = read_models(config.unlearned, recipe, dataset, ids)
+  batch_norm = None
+  if config.oracles:
+    kinds = (config.originals, config.oracles)
+    ensemble = Ensemble(*(read_models(paths, recipe, dataset, ids) for paths in kinds))
+  else:
+    what = (recipe, dataset, split, keys[0])
+    _, plan = metrics.oracle.plans(*what, config.num_models)
+    store = config.out / "cache" / f"ensemble-{plan.hash[:12]}"
+    ensemble = metrics.oracle.ensemble(*what, num_models=config.num_models, store=store)
+    batch_norm = metrics.batch_norm_control(*what, num_models=config.num_models // 2)
+  attack_ids = data.cut_heldout(split.heldout, keys[1]).attack
+  examined = metrics.audit(ensemble, split, attack_ids, keys[2], batch_norm=batch_norm)
+  print(examined.line)
+  examined.certify()
+  found = metrics.beside_oracles(unlearned, ensemble, split, attack_ids, keys[2])
+  record = {"config": config, "versions": report.versions(), "audit": examined}
+  report.write_json(config.out / "evaluation.json", {"figures": found, **record})
+  unlearned.save(config.out / "outputs.npz")
+  show(found, len(unlearned), len(ensemble.oracles))
+  print(f"written: {config.out}/evaluation.json and outputs.npz")
+
+
+def show(found: dict, unlearned: int, oracles: int) -> None:
+  """Prints one row for each figure."""
+  from rich.console import Console
+  from rich.table import Table
+
+  table = Table(title=f"{unlearned} unlearned models beside {oracles} oracles")
+  for name in ("figure", "part", "value", "low", "high", "interval"):
+    table.add_column(name, justify="right" if name in ("value", "low", "high") else "left")
+  for figure, figures in found.items():
+    for part, each in figures.items():
+      numbers = (f"{each[k]:.3f}" if np.isfinite(each[k]) else "" for k in ("value", "low", "high"))
+      table.add_row(figure, part, *numbers, each["interval"] or "")
+  console = Console()
+  if not console.is_terminal:
+    console = Console(width=120)
+  console.print(table)
+  if unlearned == 1:
+    console.print("One unlearned model gives no interval over seeds.")
+
+
+if __name__ == "__main__":
+  import tyro
+
+  try:
+    main(tyro.cli(Config, description=__doc__))
+  except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    sys.exit(f"error: {error}")

@@ -1,0 +1,38 @@
+"""Attacks: can it be told from a network's outputs that an example was trained on?
+
+Every score is higher for members. `rates` turns scores into AUC, balanced accuracy and TPR at a low
+FPR with intervals.
+"""
+
+from jaxmul.metrics.attacks.leak import refuse_overlap
+from jaxmul.metrics.attacks.lira import lira
+from jaxmul.metrics.attacks.on_split import on_split
+from jaxmul.metrics.attacks.population import entropy, loss, modified_entropy
+from jaxmul.metrics.attacks.rates import Rates, best_threshold, rates
+from jaxmul.metrics.attacks.rmia import Reference, rmia
+from jaxmul.metrics.attacks.svc import (
+  label_confidence,
+  svc,
+  svc_features,
+  svc_on_split,
+  svc_scores,
+)
+
+__all__ = [
+  "Rates",
+  "Reference",
+  "best_threshold",
+  "entropy",
+  "label_confidence",
+  "lira",
+  "loss",
+  "modified_entropy",
+  "on_split",
+  "rates",
+  "refuse_overlap",
+  "rmia",
+  "svc",
+  "svc_features",
+  "svc_on_split",
+  "svc_scores",
+]

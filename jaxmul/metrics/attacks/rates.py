@@ -1,0 +1,190 @@
+"""How well a score tells members from non-members: AUC, balanced accuracy, TPR at a low FPR.
+
+A score is higher for members. Ties count half, as if they were broken at random. Intervals are
+percentile bootstraps over examples; models, where there are several, are kept as they are.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxmul.metrics.intervals import Interval
+
+_BLOCK_NUMBERS = 2**21
+_NAN = float("nan")
+
+
+class Rates(NamedTuple):
+  """An attack's success in [0, 1]; chance is 0.5, 0.5, 0.01 and 0.001.
+
+  Attributes:
+    auc: area under the ROC curve.
+    balanced_accuracy: ½(TPR + TNR) at a threshold chosen elsewhere; NaN where none was given.
+    tpr_at_1, tpr_at_01: TPR at 1 % and 0.1 % FPR; NaN below 10/FPR non-members.
+    notes: why a figure is NaN, one line each.
+  """
+
+  auc: Interval
+  balanced_accuracy: Interval
+  tpr_at_1: Interval
+  tpr_at_01: Interval
+  notes: tuple[str, ...]
+
+
+def rates(
+  members: Any,
+  nonmembers: Any,
+  *,
+  threshold: float | None = None,
+  paired: bool = False,
+  resamples: int = 1000,
+  seed: int = 0,
+) -> Rates:
+  """Returns how well scores tell members from non-members.
+
+  Args:
+    members: [n] or [K, n], scores of n examples under K models that saw them.
+    nonmembers: [m] or [L, m], scores of examples under models that did not see them.
+    threshold: members are called where the score reaches it; from other examples, or 0 for a
+      log-likelihood ratio.
+    paired: both are the same examples in the same order, under other models: an example is
+      resampled with its whole column in both.
+    resamples: of the bootstrap over examples; 0 gives no intervals.
+    seed: of the resampling.
+
+  Returns:
+    `Rates`. TPR at FPR α is taken at the k-th largest non-member, k = ⌊αm⌋: k/(m + 1) on average
+    where nothing tells them apart.
+
+  Raises:
+    ValueError: empty, more than two axes, NaN, or `paired` with different numbers of examples.
+
+  Example:
+    >>> found = rates([2.0, 3.0, 4.0], [1.0, 0.0, 3.0], threshold=1.5, resamples=0)
+    >>> round(found.auc.mean, 3), round(found.balanced_accuracy.mean, 3)
+    (0.833, 0.833)
+    >>> found.notes[0]
+    'TPR at 1 % FPR needs 1000 non-members, got 3'
+  """
+  positive, negative = _checked(members, "members"), _checked(nonmembers, "nonmembers")
+  if paired and positive.shape[1] != negative.shape[1]:
+    raise ValueError(
+      f"rates: paired scores of {positive.shape[1]} and {negative.shape[1]} examples. "
+      "Take both by the same ids, or leave out paired."
+    )
+  curve = _Curve(positive, negative, threshold)
+  value = curve(np.ones((1, positive.shape[1])), np.ones((1, negative.shape[1])))[0]
+  rng = np.random.default_rng(seed)
+  drawn = [
+    curve(*weights)
+    for weights in _resampled(rng, resamples, positive.shape, negative.shape, paired)
+  ]
+  low, high = np.full((2, len(value)), _NAN)
+  if drawn:
+    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5], axis=0)
+  notes = []
+  for at, (percent, needed) in enumerate((("1 %", 1000), ("0.1 %", 10_000)), start=2):
+    if negative.size < needed:
+      value[at] = low[at] = high[at] = _NAN
+      notes.append(f"TPR at {percent} FPR needs {needed} non-members, got {negative.size}")
+  if threshold is None:
+    notes.append("balanced accuracy needs a threshold, chosen on other examples")
+  found = [Interval(*map(float, each)) for each in zip(value, low, high, strict=True)]
+  return Rates(*found, notes=tuple(notes))
+
+
+def best_threshold(members: Any, nonmembers: Any) -> float:
+  """Returns the threshold with the largest balanced accuracy on known examples, not to be scored.
+
+  Half way between two scores; the lowest one wins a tie.
+
+  Args:
+    members: [k] or [K, k], scores of known members.
+    nonmembers: [l] or [L, l], scores of known non-members.
+
+  Raises:
+    ValueError: empty, more than two axes, or NaN.
+
+  Example:
+    >>> best_threshold([2.0, 3.0], [0.0, 1.0])
+    1.5
+  """
+  positive, negative = _checked(members, "members"), _checked(nonmembers, "nonmembers")
+  values = np.unique(np.concatenate([positive.ravel(), negative.ravel()]))
+  cuts = np.concatenate([values[:1], (values[1:] + values[:-1]) / 2])
+  above = 1 - np.searchsorted(np.sort(positive.ravel()), cuts) / positive.size
+  below = np.searchsorted(np.sort(negative.ravel()), cuts) / negative.size
+  return float(cuts[np.argmax(above + below)])
+
+
+class _Curve:
+  """AUC, balanced accuracy and TPRs [R, 4] as functions of example weights [R, n] and [R, m]."""
+
+  def __init__(self, positive: np.ndarray, negative: np.ndarray, threshold: float | None):
+    values = np.concatenate([positive.ravel(), negative.ravel()])
+    order = np.argsort(-values, kind="stable")
+    self._ends = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))
+    member = order < positive.size
+    self._at = np.flatnonzero(member), np.flatnonzero(~member)
+    example = (order[member] % positive.shape[1], (order[~member] - positive.size))
+    self._example = example[0], example[1] % negative.shape[1]
+    self._models = len(positive), len(negative)
+    self._called = None
+    if threshold is not None:
+      self._called = [(each >= threshold).mean(0) for each in (positive, negative)]
+
+  def __call__(self, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    true, false = (
+      self._cumulative(weights, at, example)
+      for weights, at, example in zip((positive, negative), self._at, self._example, strict=True)
+    )
+    auc = np.sum(np.diff(false, axis=1) * (true[:, 1:] + true[:, :-1]), 1) / 2
+    auc = auc / (true[:, -1] * false[:, -1])
+    accuracy = np.full(len(auc), _NAN)
+    if self._called is not None:
+      tpr, fpr = (
+        weights @ called / weights.sum(1)
+        for weights, called in zip((positive, negative), self._called, strict=True)
+      )
+      accuracy = (tpr + 1 - fpr) / 2
+    return np.stack([auc, accuracy, *(_tpr(true, false, rate) for rate in (0.01, 0.001))], 1)
+
+  def _cumulative(self, weights: np.ndarray, at: np.ndarray, example: np.ndarray) -> np.ndarray:
+    """Weight [R, 1 + groups] of scores at or above each distinct value, from the largest down."""
+    each = np.zeros((len(weights), sum(map(len, self._at))))
+    each[:, at] = weights[:, example]
+    reached = np.cumsum(each, 1)[:, self._ends]
+    return np.pad(reached, ((0, 0), (1, 0)))
+
+
+def _tpr(true: np.ndarray, false: np.ndarray, rate: float) -> np.ndarray:
+  """TPR [R] at the value where the false positives reach ⌊rate · m⌋, ties shared."""
+  allowed = np.floor(rate * false[:, -1] + 1e-9)
+  at = np.maximum(np.argmax(false >= allowed[:, None], 1), 1)
+  row = np.arange(len(at))
+  before, after = false[row, at - 1], false[row, at]
+  share = (allowed - before) / np.maximum(after - before, 1e-9)
+  share = np.where(allowed > 0, share, 0)
+  return (true[row, at - 1] + share * (true[row, at] - true[row, at - 1])) / true[:, -1]
+
+
+def _resampled(rng, resamples, positive, negative, paired) -> Iterator[tuple[np.ndarray, ...]]:
+  """Yields how often each example is drawn, float [R, n] and [R, m], in blocks of bounded size."""
+  (k, n), (l, m) = positive, negative
+  size = max(1, _BLOCK_NUMBERS // (k * n + l * m))
+  for start in range(0, resamples, size):
+    count = min(size, resamples - start)
+    first = rng.multinomial(n, np.full(n, 1 / n), count).astype(float)
+    yield first, first if paired else rng.multinomial(m, np.full(m, 1 / m), count).astype(float)
+
+
+def _checked(scores: Any, name: str) -> np.ndarray:
+  array = np.asarray(scores, dtype=np.float64)
+  if array.ndim not in (1, 2) or not array.size:
+    raise ValueError(f"attacks need {name} [n] or [K, n], not empty, got shape {array.shape}.")
+  if np.isnan(array).any():
+    raise ValueError(
+      f"attacks: {np.isnan(array).sum()} of {array.size} {name} are NaN. Leave these examples out."
+    )
+  return np.atleast_2d(array)

@@ -1,0 +1,119 @@
+"""K originals and K oracles by one recipe, which differ in their seeds only.
+
+They are trained by the engine of the ground truth: on any executor, into a hashed store, resumable.
+What they say of every example of the split is kept; their params are not, for `original` trains
+any of them again.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmul.data.dataset import Dataset
+from jaxmul.data.split import Split
+from jaxmul.memorization.plan import Plan, repeat, train_key
+from jaxmul.memorization.run import stream
+from jaxmul.metrics.oracle.kept import Outputs
+from jaxmul.train import Fit, Recipe, fit
+
+
+class Ensemble(NamedTuple):
+  """Outputs on all ids of a split: K models trained on S and R, and K trained on R alone."""
+
+  originals: Outputs
+  oracles: Outputs
+
+
+def ensemble(
+  recipe: Recipe,
+  dataset: Dataset,
+  split: Split,
+  key: jax.Array,
+  *,
+  num_models: int = 16,
+  store: Path | str | None = None,
+  executor: Any = None,
+) -> Ensemble:
+  """Trains what unlearned models are compared with.
+
+  Args:
+    recipe: of the model that is unlearned; the same for originals and oracles.
+    dataset: where the ids of the split are.
+    split: forget, retain, and perhaps heldout and test ids, on all of which outputs are kept.
+    key: of all training runs; a larger `num_models` later adds models and changes none.
+    num_models: K of each kind.
+    store: folder for finished models, or None. A killed run goes on from there; damaged files are
+      reported and computed again.
+    executor: who computes, as in `memorization.estimate`.
+
+  Returns:
+    An `Ensemble`. A model that diverged is left out with a warning.
+
+  Raises:
+    ValueError: an id is not in the data, a number is outside its range, the store was made by
+      another plan, or all models diverged.
+    OSError: the store cannot be written; what was finished stays.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import data, memorization, models, train
+    >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> split = data.Split(forget=[0, 1], retain=[2, 3], test=[4, 5])
+    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2)
+    >>> found = ensemble(recipe, toy, split, jax.random.key(0), num_models=3,
+    ...   executor=memorization.serial)
+    >>> found.originals.logits.shape, found.oracles.logits.shape
+    ((3, 6, 2), (3, 6, 2))
+  """
+  works = plans(recipe, dataset, split, key, num_models)
+  found = []
+  for name, work in zip(Ensemble._fields, works, strict=True):
+    folder = None if store is None else Path(store) / name
+    chunks = list(stream(work, store=folder, executor=executor))
+    diverged = sum(len(chunk.diverged) for chunk in chunks)
+    if diverged == num_models:
+      raise ValueError(
+        f"all {num_models} {name} diverged. Lower learning_rate ({recipe.learning_rate})."
+      )
+    if diverged:
+      warnings.warn(f"{diverged} of {num_models} {name} diverged and are left out.", stacklevel=2)
+    logits = np.concatenate([chunk.test for chunk in chunks])
+    assert work.test is not None
+    found.append(Outputs(work.test.ids, work.test.labels, logits))
+  return Ensemble(*found)
+
+
+def plans(
+  recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, num_models: int
+) -> tuple[Plan, Plan]:
+  """Returns the plans of originals and oracles, to compute on machines of your own."""
+  ids = np.sort(np.concatenate([split.forget, split.retain, split.heldout, split.test]))
+  seen = dataset.take(ids)
+  keys = jax.random.split(key)
+  parts = (split.train, split.retain)
+  first, second = (
+    repeat(recipe, dataset.take(part), own, num_models=num_models, test=seen)
+    for part, own in zip(parts, keys, strict=True)
+  )
+  return first, second
+
+
+def original(recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, model: int) -> Fit:
+  """Trains one of the originals of an ensemble again, to unlearn it.
+
+  Args:
+    recipe, dataset, split, key: as `ensemble`.
+    model: number from 0.
+
+  Returns:
+    A `Fit` of the same model; its last bits depend on the threads of XLA.
+
+  Raises:
+    ValueError: as `ensemble`.
+    Diverged: the loss became NaN or inf.
+  """
+  work, _ = plans(recipe, dataset, split, key, model + 1)
+  return fit(recipe, work.dataset, train_key(work, model))

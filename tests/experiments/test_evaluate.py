@@ -1,0 +1,105 @@
+"""The evaluation of saved models as a user runs it: a good model, a bad one, errors in one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.evaluate import Config
+from experiments.rum import cut, recipe_of
+from jaxmul import checkpoint, data, train
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--num-models", "8", "--epochs", "60"]
+
+
+def evaluate(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "experiments.evaluate", *map(str, arguments)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=400,
+  )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """Checkpoints of one original and one retrained model, and the forget ids."""
+  folder = tmp_path_factory.mktemp("saved")
+  config = Config((), Path(), dataset="digits", epochs=60)
+  dataset, parts = cut(config)
+  rng = np.random.default_rng(0)
+  # Half get other labels, which a network must memorize; the others are easy: two groups to see.
+  forget = np.sort(rng.choice(parts.train, 60, replace=False))
+  images, labels = dataset.images, dataset.labels.copy()
+  rows = dataset.rows(rng.permutation(forget)[:30])
+  labels[rows] = (labels[rows] + rng.integers(1, 10, 30)) % 10
+  np.savez(folder / "digits.npz", images=images, labels=labels)
+  noisy = data.Dataset(images, labels, dataset.ids, 10)
+  for name, ids in (("original", parts.train), ("retrained", np.setdiff1d(parts.train, forget))):
+    params = train.fit(recipe_of(config, 10), noisy, jax.random.key(7), ids=ids).params
+    checkpoint.save(folder / name, params)
+  (folder / "forget.txt").write_text("\n".join(map(str, forget)))
+  np.save(folder / "heldout.npy", parts.heldout)
+  np.save(folder / "test.npy", parts.test)
+  return folder
+
+
+def options(saved):
+  files = ("--heldout", saved / "heldout.npy", "--test", saved / "test.npy")
+  return (*SMALL, "--dataset", saved / "digits.npz", *files, "--out", saved / "run")
+
+
+@pytest.fixture(scope="module")
+def judged(saved):
+  found = {}
+  for name in ("original", "retrained"):
+    done = evaluate(
+      *("--unlearned", saved / name, "--forget", saved / "forget.txt"),
+      *options(saved),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found[name] = done.stdout, json.loads((saved / "run" / "evaluation.json").read_text())
+  return found
+
+
+def test_it_is_audited_and_tells_a_retrained_model_from_the_original(judged):
+  for said, _ in judged.values():
+    assert "audit passed" in said
+    assert "One unlearned model gives no interval over seeds" in said
+  good, bad = (judged[name][1]["figures"] for name in ("retrained", "original"))
+  assert good["ToW"]["all"]["value"] > 0.8 > bad["ToW"]["all"]["value"]
+  assert good["ToW"]["all"]["low"] is None
+  assert good["churn"]["forget"]["value"] < bad["churn"]["forget"]["value"]
+
+
+def test_outputs_of_elsewhere_are_judged_alike(saved, judged):
+  done = evaluate(
+    *("--unlearned", saved / "run" / "outputs.npz", "--forget", saved / "forget.txt"),
+    *options(saved),
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  again = json.loads((saved / "run" / "evaluation.json").read_text())
+  assert again["figures"]["ToW"] == judged["retrained"][1]["figures"]["ToW"]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["--unlearned", "nothing"], "nothing"),
+    (["--unlearned", "nothing", "--num-models", "4"], "--num-models 4"),
+    (["--unlearned", "nothing", "--oracles", "x"], "both --originals and --oracles"),
+    (["--unlearned", "nothing", "--test", "x"], "both --heldout and --test"),
+  ],
+)
+def test_user_errors_name_the_cure_without_a_traceback(saved, arguments, said):
+  given = ["--forget", saved / "forget.txt", "--dataset", "digits", "--out", saved / "bad"]
+  done = evaluate(*given, *arguments)
+  assert done.returncode != 0
+  assert said in done.stdout + done.stderr
+  assert "Traceback" not in done.stdout + done.stderr

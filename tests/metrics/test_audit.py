@@ -1,0 +1,160 @@
+"""The audit on simulated models: passes where it should, and each control can fail."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import jaxmul
+from jaxmul import metrics, models
+from jaxmul.data import Split, cut_heldout
+from jaxmul.metrics import game, oracle
+
+IDS = np.arange(1000, 1400)
+KEY = jax.random.key(0)
+FORGET, RETAIN, HELDOUT, TEST = np.split(IDS, [60, 240, 340])
+HIGH, LOW = FORGET[:20], FORGET[40:]
+SPLIT = Split(FORGET, RETAIN, HELDOUT, TEST)
+ATTACK = cut_heldout(HELDOUT, KEY).attack
+
+
+def simulated(seed, count, *, lift):
+  """Models whose φ on example i is its hardness + lift_i + noise; R has a lift of its own."""
+  rng = np.random.default_rng(seed)
+  hardness = np.random.default_rng(99).normal(2, 1, len(IDS))
+  gain = np.zeros(len(IDS))
+  gain[60:240] = 2
+  gain[: len(FORGET)] = lift
+  phi = hardness + gain + 0.2 * rng.normal(size=(count, 1)) + rng.normal(size=(count, len(IDS)))
+  return oracle.Outputs(IDS, np.zeros(len(IDS), int), np.stack([phi, 0 * phi], -1))
+
+
+MEMORIZED = np.repeat([4.0, 1.0, 0.1], 20)
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+  return oracle.Ensemble(simulated(1, 16, lift=MEMORIZED), simulated(2, 16, lift=0))
+
+
+def audited(ensemble, **changed):
+  options = {"high": HIGH, "low": LOW} | changed
+  return metrics.audit(ensemble, SPLIT, ATTACK, KEY, **options)
+
+
+def test_it_passes_where_the_answers_are_right(ensemble):
+  found = audited(ensemble)
+  assert found.passed, found.line
+  assert found.line.startswith("audit passed: 6 controls (1 does not apply)")
+  assert [control.passed for control in found.controls].count(None) == 1
+  found.certify()
+
+
+def failed(found):
+  return [control.name for control in found.controls if control.passed is False]
+
+
+def test_oracles_of_two_kinds_fail_it(ensemble):
+  halves = simulated(2, 8, lift=MEMORIZED), simulated(3, 8, lift=0)
+  logits = np.concatenate([each.logits for each in halves])
+  mixed = dataclasses.replace(ensemble.oracles, logits=logits)
+  found = audited(ensemble._replace(oracles=mixed))
+  assert "oracle beside oracle, attacks" in failed(found)
+  assert found.line.startswith("audit failed: oracle beside oracle")
+  with pytest.raises(ValueError, match=r"audit failed.*Do not report figures") as caught:
+    found.certify()
+  assert "\n" not in str(caught.value)
+
+
+def test_originals_that_memorized_nothing_fail_it(ensemble):
+  found = audited(ensemble._replace(originals=simulated(4, 16, lift=0)))
+  assert "original beside oracle, high group, KLoM" in failed(found)
+
+
+def test_groups_in_the_wrong_order_fail_it(ensemble):
+  assert "low group, less to see than in the high group" in failed(
+    audited(ensemble, high=LOW, low=HIGH)
+  )
+
+
+def test_batch_norm_that_changes_nothing_fails_it(ensemble):
+  same = simulated(5, 16, lift=0)
+  assert failed(audited(ensemble, batch_norm=same)) == ["BatchNorm statistics changed, KLoM"]
+  far = dataclasses.replace(same, logits=3 * same.logits)
+  assert audited(ensemble, batch_norm=far).passed
+
+
+def test_a_false_alarm_is_rare():
+  # 20 audits of right answers at a family-wise level of 5 % for attacks and 2.5 % for KLoM.
+  alarms = 0
+  for seed in range(20):
+    first, second = simulated(100 + seed, 8, lift=0), simulated(200 + seed, 8, lift=0)
+    fit = game.known(SPLIT, ATTACK, jax.random.key(seed))
+    found = game.attack(first, second, FORGET, fit, level=1 - 0.05 / 7)
+    alarms += any(not x.auc_over_seeds.low <= 0.5 <= x.auc_over_seeds.high for x in found.values())
+  assert alarms <= 4  # P[Binomial(20, 0.05) > 4] = 0.003
+
+
+def test_only_the_variances_are_changed():
+  model = models.resnet18(num_classes=2)
+  params = models.init(model, KEY, np.zeros((1, 8, 8, 3), np.float32))
+  changed = metrics.batch_stats_changed(params, 2.0)
+  assert changed.params is params.params
+  for (path, a), b in zip(
+    jax.tree_util.tree_leaves_with_path(params.state), jax.tree.leaves(changed.state), strict=True
+  ):
+    factor = 2 if path[-1].key == "var" else 1
+    np.testing.assert_array_equal(b, factor * a)
+  with pytest.raises(ValueError, match="no BatchNorm statistics"):
+    metrics.batch_stats_changed(jaxmul.bind(lambda w, x: x @ w, np.eye(2)))
+
+
+def test_a_planted_overlap_is_refused(ensemble):
+  fit = game.known(SPLIT, ATTACK, KEY)
+  for part in fit:
+    planted = np.append(FORGET, part[0])
+    with pytest.raises(ValueError, match=f"id {part[0]} is in scored and in") as caught:
+      game.attack(ensemble.originals, ensemble.oracles, planted, fit)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=f"id {part[0]} is in scored and in"):
+      game.nonmember_rate(ensemble.oracles, planted, fit)
+  for part in (FORGET, RETAIN, TEST):
+    with pytest.raises(ValueError, match=f"id {part[0]} is in attack_ids and in"):
+      game.known(SPLIT, np.append(ATTACK, part[0]), KEY)
+
+
+def test_few_models_are_refused(ensemble):
+  few = oracle.Ensemble(*(each.models(slice(6)) for each in ensemble))
+  with pytest.raises(ValueError, match="6 originals and 6 oracles, needs 8"):
+    audited(few)
+
+
+def test_oracles_as_unlearned_are_as_good_as_it_gets(ensemble):
+  same = metrics.beside_oracles(ensemble.oracles, ensemble, SPLIT, ATTACK, KEY)
+  for figure in ("ToW", "ToW-MIA"):
+    assert same[figure]["all"]["value"] == 1  # equal models: exactly 1
+  assert same["average gap"]["all"]["value"] == 0
+  assert same["KLoM forget"]["p99"]["value"] == pytest.approx(0)
+  assert same["epsilon"]["forgetting quality"]["value"] == 1
+  other = metrics.beside_oracles(simulated(7, 16, lift=0), ensemble, SPLIT, ATTACK, KEY)
+  worse = metrics.beside_oracles(ensemble.originals, ensemble, SPLIT, ATTACK, KEY)
+  for attack in game.ATTACKS:
+    auc = other[f"attack {attack}"]["auc of each seed"]
+    assert abs(auc["value"] - 0.5) < 1.5 * (auc["high"] - auc["value"])  # about 3 errors
+    assert auc["interval"] == "95 % t over training seeds"
+  assert worse["attack lira"]["auc"]["low"] > 0.6
+  assert worse["attack lira"]["auc"]["interval"] == "95 % bootstrap over examples"
+  assert worse["epsilon"]["forgetting quality"]["value"] < 0.7
+  klom, null = (worse["KLoM forget"][name] for name in ("mean of halves", "null of halves, 97.5 %"))
+  assert klom["value"] > null["value"]
+  rows = metrics.table(worse)
+  assert len(rows) == sum(map(len, worse.values()))
+
+
+def test_one_model_gives_no_interval_over_seeds(ensemble):
+  one = ensemble.originals.models(slice(1))
+  found = metrics.beside_oracles(one, ensemble, SPLIT, ATTACK, KEY)
+  assert found["ToW"]["all"]["interval"] is None
+  assert np.isnan(found["ToW"]["all"]["low"])
+  assert not any(name.startswith("attack l") for name in found)
