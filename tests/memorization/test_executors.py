@@ -94,7 +94,9 @@ def test_serial_and_processes_give_one_digest(serial, monkeypatch):
     assert estimate(memorization.processes(2)).digest == serial
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+  "devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4)), 2, 8]
+)
 def test_any_number_of_devices_gives_the_same_digest(serial, devices):
   assert digest(start(*script("memorization.devices()", devices))) == serial
 

@@ -35,7 +35,7 @@ def test_every_proxy_of_ours_keeps_the_contract(name):
   testing.check_proxy((outputs(bound) | gradients(bound))[name], bound, batch)
 
 
-@pytest.mark.parametrize("some", [outputs, gradients])
+@pytest.mark.parametrize("some", [outputs, pytest.param(gradients, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("network", ["cnn", "resnet18"])
 def test_together_they_keep_it_on_convolutions_and_batch_norm(network, some):
   """One program for several proxies: their sum, each scaled to a mean of 1."""
