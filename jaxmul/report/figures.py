@@ -112,16 +112,15 @@ def dots(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
   for name, found in intervals.items():
     if found["mean"] is None:
       continue
-    mean = place(found["mean"])
-    low, high = found["low"], found["high"]
-    known = low is not None and high is not None
+    mean = found["mean"]
+    low, high = (mean if found[end] is None else found[end] for end in ("low", "high"))
     rows.append(
       {
         "name": name,
-        "mean": mean,
-        "low": place(low) if known else mean,
-        "high": place(high) if known else mean,
-        "cut": known and (low < left or high > right),
+        "mean": place(mean),
+        "low": place(low),
+        "high": place(high),
+        "cut": low < left or high > right,
       }
     )
   return {"left": left, "right": right, "rows": rows}

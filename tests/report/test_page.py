@@ -144,7 +144,7 @@ def visit(chromium):
 
   yield open_page
   assert said == []
-  assert [url for url in asked if not url.startswith(("file:", "blob:"))] == []
+  assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
   assert len([url for url in asked if url.startswith("file:")]) == len(pages)
   for page in pages:
     page.close()
@@ -251,30 +251,35 @@ def test_hostile_names_stay_text(tmp_path, visit):
   assert options == HOSTILE
 
 
+def respond(page, name, value):
+  """Changes a control and returns the milliseconds until the next frame was drawn."""
+  page.bring_to_front()
+  return page.evaluate(
+    """([id, value]) => new Promise(done => {
+      const control = document.getElementById(id);
+      control.value = value;
+      const start = performance.now();
+      control.dispatchEvent(new Event("input", { bubbles: true }));
+      requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));
+    })""",
+    [name, value],
+  )
+
+
 def test_fifty_thousand_images_stay_small_and_quick(tmp_path, visit):
   rng = np.random.default_rng(0)
   smooth = rng.integers(0, 256, (50_000, 8, 8, 3), np.uint8).repeat(4, 1).repeat(4, 2)
   images = (smooth // 2 + rng.integers(0, 40, smooth.shape, np.uint8)).astype(np.uint8)
   path = report.html(write_run(tmp_path, images, proxies=[f"proxy {i}" for i in range(10)]))
   assert path.stat().st_size < 25_000_000
-  page = visit(path)
   changes = [("sort", str(i)) for i in range(8)] + [("direction", "up"), ("class", "2")]
   changes += [("group", "-1"), ("group", ""), ("class", ""), ("least", "0.1"), ("least", "")]
-  seconds = {}
-  for name, value in changes:
-    seconds[name, value] = page.evaluate(
-      """([id, value]) => new Promise(done => {
-        const control = document.getElementById(id);
-        control.value = value;
-        const start = performance.now();
-        control.dispatchEvent(new Event("input", { bubbles: true }));
-        requestAnimationFrame(() => setTimeout(() => done((performance.now() - start) / 1000)));
-      })""",
-      [name, value],
-    )
-  print({f"{k[0]}={k[1]}": round(1000 * v) for k, v in seconds.items()}, "ms")
-  # The median: a busy machine may hold back any one frame.
-  assert np.median(list(seconds.values())) < 0.2
+  # The better of two fresh pages for each change: a busy machine may hold back any one frame.
+  pages = [visit(path) for _ in range(2)]
+  milliseconds = [[respond(page, *change) for page in pages] for change in changes]
+  print([round(min(both)) for both in milliseconds], "ms")
+  assert max(min(both) for both in milliseconds) < 200
+  page = pages[-1]
   assert page.locator("#list .item").count() < 300
   page.locator("#list").evaluate("list => list.scrollTop = list.scrollHeight")
   page.wait_for_function("document.querySelector('#list [aria-posinset=\"50000\"]')")
