@@ -12,7 +12,7 @@ METRICS = ("ToW", "ToW-MIA", "forget", "retain", "test", "attack", "seconds")
 
 
 def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict) -> None:
-  """Writes metrics.json, scores.npz and the plots, and prints the table.
+  """Writes metrics.json, the arrays and the plots, and prints the table.
 
   Args:
     out: the run directory.
@@ -74,6 +74,7 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
       },
       "intervals": f"95 % Student t over {len(seeds)} training seeds; "
       "spearman_each_seed: 95 % bootstrap over examples",
+      "record": {"plan_hash": problem.plan_hash, "ground_truth_digest": truth.digest},
       **record,
     },
   )
@@ -88,7 +89,21 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
       **{f"proxy_{name}": found["scores"] for name, found in scored.items()},
     },
   )
+  forget = np.sort(np.concatenate(problem.groups))
+  report.write_arrays(
+    out / "unlearned.npz",
+    {
+      "ids": forget,
+      "methods": np.array(list(methods)),
+      "confidence": np.array(
+        [[seed["confidence"][name] for seed in seeds] for name in methods], np.float32
+      ),
+    },
+  )
   data = problem.training
+  report.write_arrays(
+    out / "images.npz", {"ids": data.ids, "images": data.images, "labels": data.labels}
+  )
   groups = {
     name: truth.memorization[data.rows(ids)] for name, ids in problem.groups._asdict().items()
   }

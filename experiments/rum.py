@@ -192,7 +192,8 @@ def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
 
   Returns:
     {"proxies": {name: {"seconds", "scores" [n]}}, "methods": {name: {"seconds", "forget", "retain",
-    "test", "attack", "ToW", "ToW-MIA"}}}; accuracies and rates in [0, 1].
+    "test", "attack", "ToW", "ToW-MIA"}}, "confidence": {name: p_y [k] of the forget set, by id}};
+    accuracies and rates in [0, 1].
   """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 7)
   split = split_of(problem)
@@ -241,15 +242,17 @@ def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
     methods[f"RUM {name}"] = refined(by(scores))
 
   judge = Judge(problem, split, keys[6], oracle)
-  results = {
-    "original": judge(original, train_seconds),
-    "retrain": judge(second, retrain_seconds),
-  }
-  for name, method in methods.items():
-    results[name] = judge(*timed(method))
+  networks = {"original": (original, train_seconds), "retrain": (second, retrain_seconds)}
+  results, confidence = {}, {}
+  forgotten = problem.training.take(forget)
+  for name in (*networks, *methods):
+    params, seconds = networks[name] if name in networks else timed(methods[name])
+    results[name] = judge(params, seconds)
+    confidence[name] = 1 - proxies.score(proxies.confidence, params, forgotten)
   return {
     "proxies": {name: {"seconds": s, "scores": scores} for name, (scores, s) in scored.items()},
     "methods": results,
+    "confidence": confidence,
   }
 
 
@@ -342,7 +345,8 @@ def main(config: Config) -> None:
     found = audited(config, problem)
     report.write_json(config.out / "audit.json", {"passed": found.passed, "audit": found})
     print(found.line)
-  print(f"written: {config.out}/metrics.json, scores.npz and *.png")
+  page = report.html(config.out)
+  print(f"written: {page}, metrics.json, scores.npz and *.png beside it")
 
 
 if __name__ == "__main__":

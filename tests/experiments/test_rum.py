@@ -61,6 +61,11 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
     assert np.isin(np.concatenate(groups), scores["ids"]).all()
   for name in ("memorization", "proxies", "methods", "gallery"):
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+  with np.load(out / "unlearned.npz", allow_pickle=False) as unlearned:
+    confidence = unlearned["confidence"]
+    assert confidence.shape == (len(found["methods"]), 2, 90)
+    assert ((confidence >= 0) & (confidence <= 1)).all()
+  assert "Deletion record" in (out / "report.html").read_text()
 
 
 def test_the_same_command_again_reads_back_what_is_finished(first):

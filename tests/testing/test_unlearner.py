@@ -91,7 +91,7 @@ def algorithms(network):
 NAMES = tuple(algorithms("mlp"))
 
 
-# Each compiles for up to half a minute: all of them take an hour, so by default only the quick ones.
+# Each compiles for up to half a minute, all of them for an hour: by default only the quick ones.
 QUICK_ONES = [("mlp", "fine_tune"), ("mlp", "scrub"), ("mlp", "ct")]
 
 

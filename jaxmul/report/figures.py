@@ -1,0 +1,126 @@
+"""The numbers behind the page's SVG figures: plain lists with coordinates in [0, 1]."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+_BINS = 40
+_DENSITY = (28, 18)  # bins of the proxy's rank and of memorization
+
+
+def histogram(memorization: np.ndarray, groups: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Counts examples by memorization, all and in each group, with heights on a log scale.
+
+  Args:
+    memorization: [n]; NaN is left out.
+    groups: {name: scores of that group}.
+
+  Returns:
+    {"low", "high": ends of the axis, "top": largest count, "bars": [{"x", "width", "height",
+    "from", "to", "count", "groups": {name: count}}]}.
+
+  Example:
+    >>> found = histogram(np.array([0.0, 0.0, 1.0]), {"high": np.array([1.0])})
+    >>> found["top"], found["bars"][-1]["groups"]
+    (2, {'high': 1})
+  """
+  scores = memorization[np.isfinite(memorization)]
+  low = float(min(0, scores.min(initial=0)))
+  edges = np.linspace(low, 1, _BINS + 1)
+  counts = np.histogram(scores, edges)[0]
+  inside = {name: np.histogram(values, edges)[0] for name, values in groups.items()}
+  top = max(1, int(counts.max()))
+  bars = [
+    {
+      "x": i / _BINS,
+      "width": 1 / _BINS,
+      "height": float(np.log1p(count) / np.log1p(top)),
+      "from": float(edges[i]),
+      "to": float(edges[i + 1]),
+      "count": int(count),
+      "groups": {name: int(found[i]) for name, found in inside.items() if found[i]},
+    }
+    for i, count in enumerate(counts)
+    if count
+  ]
+  return {"low": low, "high": 1.0, "top": top, "bars": bars}
+
+
+def density(scores: np.ndarray, memorization: np.ndarray) -> dict[str, Any]:
+  """Counts examples by the rank of a proxy and by memorization, for a figure that scales with n.
+
+  Args:
+    scores: [n], a proxy.
+    memorization: [n], finite.
+
+  Returns:
+    {"cells": [{"x", "y", "width", "height", "opacity", "count"}], "means": [(x, y)], the mean
+    memorization in each bin of rank, "low": the least memorization}; y from bottom to top.
+
+  Example:
+    >>> density(np.array([1.0, 2.0]), np.array([0.0, 1.0]))["cells"][0]["count"]
+    1
+  """
+  columns, rows = _DENSITY
+  rank = np.argsort(np.argsort(scores, kind="stable"), kind="stable") / max(1, len(scores) - 1)
+  low = float(min(0, memorization.min(initial=0)))
+  height = (memorization - low) / (1 - low)
+  counts, _, _ = np.histogram2d(rank, height, _DENSITY, ((0, 1), (0, 1)))
+  top = np.log1p(max(1, counts.max()))
+  cells = [
+    {
+      "x": column / columns,
+      "y": row / rows,
+      "width": 1 / columns,
+      "height": 1 / rows,
+      "opacity": round(0.15 + 0.85 * float(np.log1p(counts[column, row]) / top), 3),
+      "count": int(counts[column, row]),
+    }
+    for column, row in zip(*np.nonzero(counts), strict=True)
+  ]
+  bins = np.minimum((rank * columns).astype(int), columns - 1)
+  means = [
+    ((column + 0.5) / columns, float(height[bins == column].mean()))
+    for column in range(columns)
+    if (bins == column).any()
+  ]
+  return {"cells": cells, "means": means, "low": low}
+
+
+def dots(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """Places means and intervals on one axis that holds 0, 1 and all means.
+
+  Args:
+    intervals: {method: {"mean", "low", "high"}}; low and high may be None. Ends beyond the axis
+      are cut, and marked so.
+
+  Returns:
+    {"left", "right": ends of the axis, "rows": [{"name", "mean", "low", "high", "cut"}]}.
+
+  Example:
+    >>> dots({"retrain": {"mean": 0.5, "low": None, "high": None}})["rows"][0]["mean"]
+    0.5
+  """
+  means = [found["mean"] for found in intervals.values() if found["mean"] is not None]
+  left, right = min([0.0, *means]), max([1.0, *means])
+
+  def place(value: float) -> float:
+    return min(1.0, max(0.0, (value - left) / (right - left)))
+
+  rows = []
+  for name, found in intervals.items():
+    if found["mean"] is None:
+      continue
+    mean = found["mean"]
+    low, high = (mean if found[end] is None else found[end] for end in ("low", "high"))
+    rows.append(
+      {
+        "name": name,
+        "mean": place(mean),
+        "low": place(low),
+        "high": place(high),
+        "cut": low < left or high > right,
+      }
+    )
+  return {"left": left, "right": right, "rows": rows}
