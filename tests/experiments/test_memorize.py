@@ -57,7 +57,10 @@ def test_status_and_verify(whole):
   file.write_bytes(content)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+  ("number", "code"),
+  [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_stopped_it_says_how_to_go_on_and_does(whole, tmp_path, number, code):
   work = subprocess.Popen(
     command("run", *SMALL, "--out", tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True

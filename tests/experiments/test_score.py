@@ -27,6 +27,7 @@ def first(tmp_path_factory):
   return out, score(*SMALL, "--seeds", "2", "--out", str(out))
 
 
+@pytest.mark.slow
 def test_it_writes_every_proxy_with_intervals(first):
   out, done = first
   assert done.returncode == 0, done.stderr
@@ -47,6 +48,7 @@ def test_it_writes_every_proxy_with_intervals(first):
   assert (out / "ground_truth.npz").is_file()
 
 
+@pytest.mark.slow
 def test_running_it_again_computes_nothing_and_a_truth_can_be_handed_in(first, tmp_path):
   out, _ = first
   again = score(*SMALL, "--seeds", "1", "--truth", str(out / "ground_truth.npz"), "--out", str(out))
