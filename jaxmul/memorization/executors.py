@@ -5,6 +5,8 @@ is the same whoever trains it; its last bits depend on how many threads XLA has,
 `processes` and `ray` have one each.
 """
 
+import concurrent.futures
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -56,12 +58,17 @@ def processes(workers: int | None = None) -> Executor:
         count, initializer=_set_plan, initargs=(plan,), env=worker_environment()
       )
       try:
-        futures: dict[Any, int] = {pool.submit(_run_in_worker, chunk): chunk for chunk in left}
-        for future in loky.as_completed(list(futures)):
-          chunk = futures.pop(future)
-          result = future.result()
+        # Two for each worker: none waits, and no more results than that wait for who reads them.
+        coming, futures = iter(list(left)), {}
+        while True:
+          for chunk in itertools.islice(coming, 2 * count - len(futures)):
+            futures[pool.submit(_run_in_worker, chunk)] = chunk
+          if not futures:
+            break
+          future = next(iter(concurrent.futures.wait(futures, return_when="FIRST_COMPLETED").done))
+          chunk, result = futures.pop(future), future.result()
           left.remove(chunk)
-          del future  # or its result would be held until the next one is there
+          del future
           yield chunk, result
       except TerminatedWorkerError as error:
         fruitless = fruitless + 1 if len(left) == before else 0

@@ -339,7 +339,7 @@ def test_chunks_are_not_held(toy, tmp_path):
     del chunk
     alive.append(sum(isinstance(each, memorization.Chunk) for each in gc.get_objects()))
   assert len(alive) == 30
-  assert np.median(alive) <= 4
+  assert max(alive) <= 8  # two for each worker, and what is at hand
 
 
 def test_only_candidates_are_left_out(toy):
