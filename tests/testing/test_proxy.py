@@ -36,7 +36,7 @@ def test_every_proxy_of_ours_keeps_the_contract(name):
 
 
 @pytest.mark.parametrize("some", [outputs, pytest.param(gradients, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("network", ["cnn", "resnet18"])
+@pytest.mark.parametrize("network", ["cnn", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_together_they_keep_it_on_convolutions_and_batch_norm(network, some):
   """One program for several proxies: their sum, each scaled to a mean of 1."""
   bound, batch = testing.small_networks()[network]

@@ -21,8 +21,18 @@ ALGORITHMS = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+  ("network", "algorithm"),
+  [
+    # A ResNet takes a quarter of a minute each; "salun" stands for the others.
+    pytest.param(
+      *(network, name),
+      marks=pytest.mark.slow if network == "resnet18" and name != "salun" else (),
+    )
+    for network in NETWORKS
+    for name in ALGORITHMS
+  ],
+)
 def test_an_unlearning_step_exports(network, algorithm):
   module, shape = NETWORKS[network]
   algorithm = ALGORITHMS[algorithm]

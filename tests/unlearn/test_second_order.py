@@ -47,7 +47,7 @@ def test_influence_is_exact_on_least_squares():
   assert np.abs(without - both).max() > 1e-3
 
 
-@pytest.mark.parametrize("network", ["mlp", "cnn"])
+@pytest.mark.parametrize("network", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_influence_is_the_explicit_damped_solve(network):
   model, shape = {
     "mlp": (models.mlp((5,), 3), (6,)),
