@@ -266,6 +266,7 @@ def respond(page, name, value):
   )
 
 
+@pytest.mark.slow  # a time on a shared machine
 def test_fifty_thousand_images_stay_small_and_quick(tmp_path, visit):
   rng = np.random.default_rng(0)
   smooth = rng.integers(0, 256, (50_000, 8, 8, 3), np.uint8).repeat(4, 1).repeat(4, 2)
