@@ -22,7 +22,7 @@ from jaxmul.metrics.oracle.klom import klom, klom_null
 from jaxmul.metrics.outputs import label_probability
 from jaxmul.train import Recipe
 
-_QUANTILE = 0.99
+_QUANTILE = 0.975
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def audit(
 
   Returns:
     An `Audit`. Attacks pass where the t-interval over pairs of models of their AUC holds 0.5, at
-    95 % for all attacks together (Bonferroni); KLoM where its mean is at most the 99 % quantile
+    95 % for all attacks together (Bonferroni); KLoM where its mean is at most the 97.5 % quantile
     of `klom_null`, of as many models.
 
   Raises:
