@@ -12,7 +12,6 @@ test data, and the attack uses neither the test set nor the retain examples that
 """
 
 import dataclasses
-import hashlib
 import json
 import sys
 import time
@@ -23,8 +22,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-import jaxmul
 from experiments import outcome
+from experiments.cache import stamp
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul.binding import Bound
 
@@ -122,39 +121,49 @@ def recipe_of(config: Any, num_classes: int) -> train.Recipe:
   return train.Recipe(model, config.epochs, config.batch_size, config.learning_rate)
 
 
+def ground_truth(
+  config: Any, recipe: train.Recipe, training: data.Dataset
+) -> tuple[memorization.Estimate, float, str]:
+  """Estimates the ground truth of a config, or reads it back.
+
+  Returns:
+    The estimate, the seconds that all of it took, and the hash of its plan.
+  """
+  key = jax.random.fold_in(jax.random.key(config.key), 1)
+  options = {"num_models": config.num_models, "fraction": config.fraction}
+  plan = memorization.plan(recipe, training, key, **options)
+  path = config.out / "cache" / f"ground_truth-{plan.hash[:12]}-{config.num_models}.npz"
+  clock = path.with_suffix(".json")
+  if path.exists() and clock.exists():
+    print(f"ground truth: read back from {path}")
+    seconds = json.loads(clock.read_text())["seconds"] or float("nan")
+    return memorization.Estimate.load(path), seconds, plan.hash
+  print(f"ground truth: {config.num_models} models of {plan.subset_size} examples each")
+  chunks = config.out / "cache" / f"chunks-{plan.hash[:12]}"
+  missing = memorization.Store(chunks, plan).missing()
+  start = time.perf_counter()
+  truth = memorization.estimate(recipe, training, key, **options, store=chunks)
+  # After a kill only a part was computed now: the time of all is the time of that part, scaled.
+  new = sum(len(plan.models(number)) for number in missing)
+  seconds = (time.perf_counter() - start) * config.num_models / new if new else float("nan")
+  truth.save(path)
+  report.write_json(clock, {"seconds": seconds})
+  print(f"ground truth: {seconds:.0f} s, {config.num_models / seconds:.1f} models/s")
+  return truth, seconds, plan.hash
+
+
 def prepare(config: Config) -> Problem:
   """Loads and cuts the data and estimates the ground truth, or reads it back."""
   key = jax.random.key(config.key)
   dataset, parts = cut(config)
   training = dataset.take(parts.train)
   recipe = recipe_of(config, dataset.num_classes)
-  options = {"num_models": config.num_models, "fraction": config.fraction}
-  plan = memorization.plan(recipe, training, jax.random.fold_in(key, 1), **options)
-  path = config.out / "cache" / f"ground_truth-{plan.hash[:12]}-{config.num_models}.npz"
-  clock = path.with_suffix(".json")
-  if path.exists() and clock.exists():
-    truth = memorization.Estimate.load(path)
-    seconds = json.loads(clock.read_text())["seconds"] or float("nan")
-    print(f"ground truth: read back from {path}")
-  else:
-    print(f"ground truth: {config.num_models} models of {plan.subset_size} examples each")
-    chunks = config.out / "cache" / f"chunks-{plan.hash[:12]}"
-    missing = memorization.Store(chunks, plan).missing()
-    start = time.perf_counter()
-    truth = memorization.estimate(
-      recipe, training, jax.random.fold_in(key, 1), **options, store=chunks
-    )
-    # After a kill only a part was computed now: the time of all is the time of that part, scaled.
-    new = sum(len(plan.models(number)) for number in missing)
-    seconds = (time.perf_counter() - start) * config.num_models / new if new else float("nan")
-    truth.save(path)
-    report.write_json(clock, {"seconds": seconds})
-    print(f"ground truth: {seconds:.0f} s, {config.num_models / seconds:.1f} models/s")
+  truth, seconds, plan_hash = ground_truth(config, recipe, training)
   size = config.group_size or max(80, round(len(training) / 45))
   known = np.isfinite(truth.memorization)
   groups = rum.select(truth.memorization[known], truth.ids[known], size=size)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
-  return Problem(dataset, training, heldout, parts.test, recipe, truth, seconds, groups, plan.hash)
+  return Problem(dataset, training, heldout, parts.test, recipe, truth, seconds, groups, plan_hash)
 
 
 def split_of(problem: Problem) -> data.Split:
@@ -315,10 +324,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 def resumed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
   """Returns the result of a seed, read back if the same run has finished it before."""
   same = dataclasses.replace(config, seeds=1, out=Path())
-  digest = hashlib.sha256(f"{same} {report.versions()} {problem.plan_hash}".encode())
-  for source in sorted([*Path(jaxmul.__file__).parent.rglob("*.py"), Path(__file__)]):
-    digest.update(source.read_bytes())
-  name = digest.hexdigest()[:12]
+  name = stamp(same, problem.plan_hash)
   path = config.out / "cache" / f"seed{seed}-{name}.json"
   if path.exists():
     print(f"seed {seed + 1} of {config.seeds}: read back from {path}")

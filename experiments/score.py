@@ -12,7 +12,6 @@ chosen by looking at the results.
 """
 
 import dataclasses
-import hashlib
 import sys
 import time
 from collections.abc import Callable
@@ -23,9 +22,9 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
-import jaxmul
 from experiments import rum
-from jaxmul import data, memorization, metrics, models, proxies, report, train
+from experiments.cache import stamp
+from jaxmul import data, memorization, metrics, proxies, report, train
 from jaxmul.proxies import trackers
 
 TRACKERS = {
@@ -124,13 +123,10 @@ class Problem:
 
 def prepare(config: Config) -> Problem:
   """Loads and cuts the data exactly as `experiments.rum` does, so that truths can be shared."""
-  key = jax.random.key(config.key)
-  dataset = rum.load(rum.Config(dataset=config.dataset, data_dir=config.data_dir))
-  n = len(dataset)
-  parts = data.holdout(dataset, jax.random.fold_in(key, 0), heldout=n // 10, test=n // 5)
-  heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2)).proxy
-  model = getattr(models, config.model)(num_classes=dataset.num_classes)
-  recipe = train.Recipe(model, config.epochs, config.batch_size, config.learning_rate)
+  dataset, parts = rum.cut(config)
+  key = jax.random.fold_in(jax.random.key(config.key), 2)
+  heldout = data.cut_heldout(parts.heldout, key).proxy
+  recipe = rum.recipe_of(config, dataset.num_classes)
   return Problem(dataset.take(parts.train), dataset.take(heldout), recipe)
 
 
@@ -142,15 +138,7 @@ def ground_truth(config: Config, problem: Problem) -> np.ndarray | None:
     estimate = memorization.Estimate.load(config.truth)
     print(f"ground truth: read from {config.truth}")
   else:
-    print(f"ground truth: {config.num_models} models")
-    estimate = memorization.estimate(
-      problem.recipe,
-      problem.training,
-      jax.random.fold_in(jax.random.key(config.key), 1),
-      num_models=config.num_models,
-      fraction=config.fraction,
-      store=config.out / "cache" / "ground_truth",
-    )
+    estimate, _, _ = rum.ground_truth(config, problem.recipe, problem.training)
     estimate.save(config.out / "ground_truth.npz")
   missing = np.setdiff1d(problem.training.ids, estimate.ids)
   if len(missing):
@@ -216,12 +204,9 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
 def resumed(config: Config, problem: Problem, seed: int) -> dict[str, np.ndarray]:
   """Returns what `run_seed` does, read back if the same run has finished it before."""
   same = dataclasses.replace(config, seeds=1, truth=None, num_models=0, sample=0.5, out=Path())
-  digest = hashlib.sha256(f"{same} {report.versions()}".encode())
-  for array in (problem.training.images, problem.training.labels, problem.training.ids):
-    digest.update(array.tobytes())
-  for source in sorted([*Path(jaxmul.__file__).parent.rglob("*.py"), Path(__file__)]):
-    digest.update(source.read_bytes())
-  path = config.out / "cache" / f"seed{seed}-{digest.hexdigest()[:12]}.npz"
+  training = problem.training
+  name = stamp(same, training.images, training.labels, training.ids)
+  path = config.out / "cache" / f"seed{seed}-{name}.npz"
   if path.exists():
     print(f"seed {seed + 1} of {config.seeds}: read back from {path}")
     with np.load(path, allow_pickle=False) as file:

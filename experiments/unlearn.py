@@ -13,8 +13,6 @@ results.json are written after every forget set.
 """
 
 import dataclasses
-import hashlib
-import importlib.util
 import json
 import sys
 import time
@@ -26,7 +24,8 @@ import jax
 import numpy as np
 
 from experiments import rum as main_job
-from jaxmul import data, memorization, metrics, models, report, rum, train, unlearn
+from experiments.cache import stamp
+from jaxmul import data, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul.binding import Bound
 
 SETS = ("mixed", "high", "medium", "low")
@@ -41,18 +40,20 @@ class Config:
   Attributes:
     all: run every algorithm; otherwise those named.
     algorithms: names, such as scrub.
-    dataset: mnist5k, digits, a path to an .npz file, or the folder cifar10_small.
+    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
     model: network to train.
     sets: forget sets.
     seeds: training seeds.
     num_models: models of the ground truth by which the forget sets are selected; 0 selects by the
       confidence of one training run.
+    fraction: share of the training set that each of them sees, in (0, 1).
     group_size: examples in the low, medium and high set each; 0 is n/45, at least 80.
     trials: settings that rum.tune may try for each algorithm; 0 leaves tuning out.
     epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
     learning_rate: of training.
     key: number from which all randomness follows.
+    data_dir: folder of prepared TFDS data sets.
     out: run directory to write.
   """
 
@@ -63,12 +64,14 @@ class Config:
   sets: tuple[Literal["mixed", "high", "medium", "low"], ...] = SETS
   seeds: int = 3
   num_models: int = 200
+  fraction: float = 0.7
   group_size: int = 0
   trials: int = 5
   epochs: int = 10
   batch_size: int = 64
   learning_rate: float = 0.05
   key: int = 0
+  data_dir: Path | None = None
   out: Path = Path("runs/unlearn")
 
   def __post_init__(self):
@@ -132,36 +135,15 @@ LAYERS = {
 }
 
 
-def load(config: Config) -> data.Dataset:
-  """Returns the data set that the config names; cifar10_small is read by the load.py beside it."""
-  folder = Path(config.dataset)
-  script = folder.parent / "load.py"
-  if not folder.is_dir() or not script.is_file():
-    return main_job.load(main_job.Config(dataset=config.dataset))
-  spec = importlib.util.spec_from_file_location("load", script)
-  if spec is None or spec.loader is None:
-    raise ValueError(f"{script} cannot be imported. Copy it again.")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  images, labels, classes = module.load_images(str(folder), "train")
-  return data.Dataset(images, labels, np.load(folder / "train_index.npy"), len(classes))
-
-
 class Problem:
   """The data, its parts, the recipe and the forget sets, shared by all seeds."""
 
   def __init__(self, config: Config):
     self.config, self.key = config, jax.random.key(config.key)
-    self.dataset = load(config)
-    n = len(self.dataset)
-    parts = data.holdout(
-      self.dataset, jax.random.fold_in(self.key, 0), heldout=n // 10, test=n // 5
-    )
+    self.dataset, parts = main_job.cut(config)
     self.training, self.test = self.dataset.take(parts.train), parts.test
     self.heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(self.key, 2))
-    self.recipe = train.Recipe(
-      self.model(self.dataset.num_classes), config.epochs, config.batch_size, config.learning_rate
-    )
+    self.recipe = main_job.recipe_of(config, self.dataset.num_classes)
     size = config.group_size or max(80, round(len(self.training) / 45))
     ids, scores = self._scores()
     groups = rum.select(scores, ids, size=size, centre=0.5 if config.num_models else "median")
@@ -174,22 +156,12 @@ class Problem:
   def _scores(self) -> tuple[np.ndarray, np.ndarray]:
     config, key = self.config, jax.random.fold_in(self.key, 1)
     if not config.num_models:
-      events = {"events": _events()}
+      events = {"events": proxies.trackers.learning_events()}
       fit = train.fit(self.recipe, self.training, key, trackers=events)
       return fit.ids, fit.scores["confidence"]
-    told = (config.dataset, config.model, self.recipe, config.key)
-    store = config.out / "cache" / f"truth-{hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"
-    truth = memorization.estimate(
-      self.recipe, self.training, key, num_models=config.num_models, store=store
-    )
+    truth, _, _ = main_job.ground_truth(config, self.recipe, self.training)
     known = np.isfinite(truth.memorization)
     return truth.ids[known], truth.memorization[known]
-
-
-def _events() -> train.Tracker:
-  from jaxmul.proxies import trackers
-
-  return trackers.learning_events()
 
 
 class Seed:
@@ -322,11 +294,8 @@ def main(config: Config) -> None:
 def resumed(config, name: str, seed: int, row: str, compute: Callable[[], dict]) -> dict[str, Any]:
   """Returns a result, read back if the same settings and unlearning code computed it before."""
   shared = dataclasses.replace(config, all=True, algorithms=(), sets=SETS, seeds=1, out=Path())
-  digest = hashlib.sha256(f"{shared} {report.versions()}".encode())
-  for source in sorted(Path(unlearn.__file__).parent.glob("*.py")):
-    digest.update(source.read_bytes())
   label = row.replace(", ", "-")
-  path = config.out / "cache" / f"{name}-{seed}-{label}-{digest.hexdigest()[:12]}.json"
+  path = config.out / "cache" / f"{name}-{seed}-{label}-{stamp(shared)}.json"
   if path.exists():
     return json.loads(path.read_text())
   start = time.perf_counter()

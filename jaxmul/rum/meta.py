@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxmul import checkpoint, metrics, unlearn
+from jaxmul import checkpoint, metrics
 from jaxmul.binding import Bound
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -178,18 +178,8 @@ def _steps(plan, params, dataset, groups, key, store) -> Iterator[_Done]:
       params = checkpoint.load(folder, params)
     else:
       start = time.perf_counter()
-      params = jax.block_until_ready(
-        unlearn.run(
-          step.unlearner,
-          params,
-          dataset,
-          split,
-          jax.random.fold_in(key, i),
-          epochs=step.epochs,
-          batch_size=step.batch_size,
-          freeze_statistics=step.freeze_statistics,
-        )
-      )
+      after = step.run(params, dataset, split, jax.random.fold_in(key, i))
+      params = jax.block_until_ready(after)
       seconds = time.perf_counter() - start
       if folder is not None:
         checkpoint.save(folder, params)

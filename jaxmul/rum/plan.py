@@ -8,7 +8,12 @@ References:
 import dataclasses
 from collections.abc import Sequence
 
+import jax
+
 from jaxmul import unlearn
+from jaxmul.binding import Bound
+from jaxmul.data.dataset import Dataset
+from jaxmul.data.split import Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +31,21 @@ class Step:
   epochs: int = 5
   batch_size: int = 256
   freeze_statistics: bool = False
+
+  def run(self, params: Bound, dataset: Dataset, split: Split, key: jax.Array) -> Bound:
+    """Returns the params after this step, `unlearn.run` with its settings; errors as there."""
+    if self.unlearner is None:
+      return params
+    return unlearn.run(
+      self.unlearner,
+      params,
+      dataset,
+      split,
+      key,
+      epochs=self.epochs,
+      batch_size=self.batch_size,
+      freeze_statistics=self.freeze_statistics,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,16 +106,7 @@ def tune(
       if step.unlearner is None:
         continue
       try:
-        after = unlearn.run(
-          step.unlearner,
-          params,
-          dataset,
-          split,
-          jax.random.fold_in(key, number),
-          epochs=step.epochs,
-          batch_size=step.batch_size,
-          freeze_statistics=step.freeze_statistics,
-        )
+        after = step.run(params, dataset, split, jax.random.fold_in(key, number))
         value = surrogate(after, original, dataset, split, heldout)
       except FloatingPointError:
         after, value = params, 0.0

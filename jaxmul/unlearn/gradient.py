@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul.unlearn.base import Unlearner
-from jaxmul.unlearn.objective import batch_risk, descend, sgd
+from jaxmul.unlearn.objective import batch_risk, descend, retain_risk, sgd
 
 
 def fine_tune(
@@ -29,12 +29,8 @@ def fine_tune(
     True
   """
 
-  def objective(params, turn, memory):
-    del memory
-    return batch_risk(params, turn.retain, turn.key)
-
   return descend(
-    objective,
+    retain_risk,
     sgd(learning_rate, momentum, weight_decay),
     identity=("fine_tune", learning_rate, momentum, weight_decay),
   )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxmul.binding import Bound
 from jaxmul.unlearn.base import Unlearner
-from jaxmul.unlearn.objective import batch_risk, descend, sgd
+from jaxmul.unlearn.objective import descend, retain_risk, sgd
 
 
 def cf_k(
@@ -56,7 +56,7 @@ def cf_k(
     return ()
 
   return descend(
-    _risk_retain,
+    retain_risk,
     sgd(learning_rate, momentum, weight_decay),
     identity=("cf_k", names, learning_rate, momentum, weight_decay),
     remember=remember,
@@ -119,7 +119,7 @@ def eu_k(
     return initial
 
   return descend(
-    _risk_retain,
+    retain_risk,
     sgd(learning_rate, momentum, weight_decay),
     identity=("eu_k", names, learning_rate, momentum, weight_decay),
     given=initial,
@@ -142,11 +142,6 @@ def in_layers(tree: Any, names: Sequence[str], caller: str) -> Any:
       f"{caller}: the network has no layer {missing[0]!r}. It has {', '.join(sorted(found))}."
     )
   return jax.tree_util.tree_map_with_path(lambda path, leaf: bool(_names(path) & set(names)), tree)
-
-
-def _risk_retain(params, turn, memory):
-  del memory
-  return batch_risk(params, turn.retain, turn.key)
 
 
 def _restricted(updates, names):

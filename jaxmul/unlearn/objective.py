@@ -141,6 +141,12 @@ def batch_risk(params: Bound, batch: Batch, key: jax.Array) -> tuple[jax.Array, 
   return losses.masked_mean(losses.cross_entropy(logits, batch.labels), batch.mask), params
 
 
+def retain_risk(params: Bound, turn: Turn, memory: Any) -> tuple[jax.Array, Bound]:
+  """The objective risk_R, of all that tune on the retain set."""
+  del memory
+  return batch_risk(params, turn.retain, turn.key)
+
+
 def merged(a: Batch, b: Batch) -> Batch:
   """Returns the rows of both batches as one."""
   return Batch(*(jnp.concatenate(pair) for pair in zip(a, b, strict=True)))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxmul.binding import Bound
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.base import Session, Unlearner
-from jaxmul.unlearn.objective import Turn, batch_risk, descend, sgd
+from jaxmul.unlearn.objective import Turn, descend, retain_risk, sgd
 
 
 class Chosen(NamedTuple):
@@ -90,7 +90,7 @@ def msg(
     )
 
   return descend(
-    _risk_retain,
+    retain_risk,
     sgd(learning_rate, momentum, weight_decay),
     identity=("msg", learning_rate, fraction, rest, momentum, weight_decay),
     given=initial,
@@ -139,7 +139,7 @@ def ct(
     return params.replace(params=transposed)
 
   return descend(
-    _risk_retain,
+    retain_risk,
     sgd(learning_rate, momentum, weight_decay),
     identity=("ct", learning_rate, momentum, weight_decay),
     remember=remember,
@@ -208,7 +208,7 @@ def localized_reset(
     return Chosen(jax.tree.unflatten(tree, masks), initial.params)
 
   return descend(
-    _risk_retain,
+    retain_risk,
     sgd(learning_rate, momentum, weight_decay),
     identity=("localized_reset", learning_rate, fraction, momentum, weight_decay),
     given=initial,
@@ -270,11 +270,7 @@ def random_k(
   """`top_k` with weights chosen at random: needs R only.
 
   Args:
-    learning_rate: η, constant.
-    fraction: share of all weights that is perturbed, in [0, 1].
-    noise: relative deviation, at least 0; 0 is `fine_tune`.
-    momentum: μ.
-    weight_decay: λ.
+    learning_rate, fraction, noise, momentum, weight_decay: as `top_k`.
 
   Returns:
     An `Unlearner`.
@@ -344,7 +340,7 @@ def _perturbed(name, rank, learning_rate, fraction, noise, momentum, weight_deca
     return Chosen(jax.tree.unflatten(tree, masks), jax.tree.unflatten(tree, values))
 
   return descend(
-    _risk_retain,
+    retain_risk,
     sgd(learning_rate, momentum, weight_decay),
     identity=(name, learning_rate, fraction, noise, momentum, weight_decay),
     remember=remember,
@@ -354,11 +350,6 @@ def _perturbed(name, rank, learning_rate, fraction, noise, momentum, weight_deca
 
 def _replaced(params: Bound, chosen: Chosen) -> Bound:
   return params.replace(params=jax.tree.map(jnp.where, chosen.mask, chosen.values, params.params))
-
-
-def _risk_retain(params, turn, memory):
-  del memory
-  return batch_risk(params, turn.retain, turn.key)
 
 
 def _cuts(sizes: list[int]) -> list[int]:
