@@ -349,7 +349,9 @@ def main(config: Config) -> None:
   outcome.write(config.out, problem, seeds, record)
   if config.audit_models:
     found = audited(config, problem)
-    report.write_json(config.out / "audit.json", {"passed": found.passed, "audit": found})
+    report.write_json(
+      config.out / "audit.json", {"passed": found.passed, "line": found.line, "audit": found}
+    )
     print(found.line)
   page = report.html(config.out)
   print(f"written: {page}, metrics.json, scores.npz and *.png beside it")

@@ -28,7 +28,8 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
   Args:
     run_directory: holds config.json, metrics.json and scores.npz; images.npz (ids, images, labels
       and perhaps class_names) gives the explorer, unlearned.npz (ids, methods, confidence
-      [methods, seeds, k]) what became of each forgotten example. What is absent is left out.
+      [methods, seeds, k]) what became of each forgotten example, audit.json the line of the audit.
+      What is absent is left out.
     max_bytes: of the page; many images are compressed harder to fit.
 
   Returns:
@@ -46,6 +47,7 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
   scores = _arrays(folder / "scores.npz")
   after = _arrays(folder / "unlearned.npz")
   images = _arrays(folder / "images.npz")
+  audit = folder / "audit.json"
 
   groups = {k.removeprefix("group_"): v for k, v in scores.items() if k.startswith("group_")}
   forget = np.sort(np.concatenate(list(groups.values()))) if groups else np.zeros(0, np.int64)
@@ -56,6 +58,7 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
   known = np.isfinite(truth)
   context = {
     "metrics": metrics,
+    "audit": json.loads(audit.read_text()) if audit.is_file() else None,
     "forget": forget.tolist(),
     "forget_digest": hashlib.sha256(forget.astype("<i8").tobytes()).hexdigest(),
     "groups": {name: np.sort(members).tolist() for name, members in groups.items()},
