@@ -15,8 +15,10 @@ import jax
 import numpy as np
 
 from jaxmul.data.dataset import Dataset
+from jaxmul.memorization import executors
 from jaxmul.memorization.chunk import TALLIES, Chunk, add
 from jaxmul.memorization.plan import Learner, Plan, plan
+from jaxmul.memorization.progress import Progress
 from jaxmul.memorization.run import stream
 from jaxmul.memorization.scores import Estimate, from_tallies, warn_of
 from jaxmul.train import Recipe
@@ -35,11 +37,12 @@ def active(
   fraction: float = 0.7,
   store: Path | str | None = None,
   executor: Any = None,
+  progress: bool = True,
 ) -> Estimate:
   """Estimates memorization with half of the models on all examples, half on the uncertain ones.
 
   Args:
-    recipe, dataset, key, fraction, executor: as `memorization.estimate`.
+    recipe, dataset, key, fraction, executor, progress: as `memorization.estimate`.
     num_models: M in all; half of them in the first round, the rest in equal parts.
     rounds: later rounds, at least 1; each chooses anew.
     share: share of the examples with the widest intervals that a later round leaves out.
@@ -75,14 +78,17 @@ def active(
       "not all."
     )
   first = plan(recipe, dataset, key, num_models=num_models - later * rounds, fraction=fraction)
-  total = _computed(first, store, 0, executor)
-  for number in range(1, rounds + 1):
-    seen = from_tallies(first, total)
-    width = np.where(np.isnan(seen.high), 2.0, seen.high - seen.low)
-    widest = seen.ids[np.argsort(-width, kind="stable")[:chosen]]
-    options = {"num_models": later, "fraction": _FRACTION, "candidates": widest}
-    work = plan(recipe, dataset, jax.random.fold_in(key, 2**31 - number), **options)
-    total = add(total, _only(_computed(work, store, number, executor), work))
+  with Progress(num_models, shown=progress) as bar:
+    execute = bar.counting(executors.of(executor))
+    total = _computed(first, store, 0, execute)
+    for number in range(1, rounds + 1):
+      bar.reached(first.num_models + (number - 1) * later)
+      seen = from_tallies(first, total)
+      width = np.where(np.isnan(seen.high), 2.0, seen.high - seen.low)
+      widest = seen.ids[np.argsort(-width, kind="stable")[:chosen]]
+      options = {"num_models": later, "fraction": _FRACTION, "candidates": widest}
+      work = plan(recipe, dataset, jax.random.fold_in(key, 2**31 - number), **options)
+      total = add(total, _only(_computed(work, store, number, execute), work))
   design = f"{first.design}; then {rounds} rounds of {later} on the {chosen} widest intervals"
   warn_of(first, total)
   return dataclasses.replace(from_tallies(first, total), design=design)

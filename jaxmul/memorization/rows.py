@@ -19,12 +19,15 @@ import numpy as np
 
 from jaxmul._files import sync
 from jaxmul.data.dataset import Dataset
+from jaxmul.memorization import executors
 from jaxmul.memorization.chunk import Chunk
 from jaxmul.memorization.plan import Learner, Target, plan
+from jaxmul.memorization.progress import Progress
 from jaxmul.memorization.run import stream
 from jaxmul.train import Recipe
 
 _BLOCK_NUMBERS = 2**22
+_FILES = ("value", "stderr", "ids", "test_ids")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +47,25 @@ class RowInfluence:
   value: np.ndarray
   stderr: np.ndarray
 
+  @classmethod
+  def load(cls, path: Path | str) -> "RowInfluence":
+    """Returns what `influence` wrote to its folder `out`, with memory-mapped arrays.
+
+    Raises:
+      ValueError: the folder is not one that `influence` wrote.
+    """
+    try:
+      value, stderr, ids, test_ids = (
+        np.load(Path(path) / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _FILES
+      )
+    except (OSError, ValueError) as error:
+      raise ValueError(
+        f"{path} is not a result of influence ({error}). Name the folder given as out=."
+      ) from error
+    if value.shape[:2] != (len(test_ids), len(ids)) or stderr.shape != value.shape:
+      raise ValueError(f"{path}: its arrays do not fit each other. Compute the influence again.")
+    return cls(np.asarray(ids), np.asarray(test_ids), value, stderr)
+
 
 def influence(
   recipe: Recipe | Learner,
@@ -58,11 +80,13 @@ def influence(
   out: Path | str | None = None,
   store: Path | str | None = None,
   executor: Any = None,
+  progress: bool = True,
 ) -> RowInfluence:
   """Estimates what chosen training examples do to the outputs on others, by leaving them out.
 
   Args:
-    recipe, dataset, key, num_models, fraction, store, executor: as `memorization.estimate`.
+    recipe, dataset, key, num_models, fraction, store, executor, progress: as
+      `memorization.estimate`.
     rows: ids of the r chosen training examples, such as a forget set.
     test: the t examples whose outputs are compared; the training set by default.
     target: "correct", or "logits".
@@ -103,9 +127,12 @@ def influence(
     *(recipe, dataset, key), num_models=num_models, fraction=fraction, test=test, target=target
   )
   chosen = work.dataset.rows(ids)
-  with tempfile.TemporaryDirectory(dir=None if out is None else _parent(out)) as folder:
-    sums = None
-    for chunk in stream(work, store=store, executor=executor):
+  with (
+    tempfile.TemporaryDirectory(dir=None if out is None else _parent(out)) as folder,
+    Progress(work.num_models, shown=progress) as bar,
+  ):
+    sums, execute = None, bar.counting(executors.of(executor))
+    for chunk in stream(work, store=store, executor=execute):
       outputs = _outputs(chunk, len(test))
       sums = sums or _Sums(outputs.shape[1:], len(ids), Path(folder) if out else None)
       sums.add(np.unpackbits(chunk.member, axis=1, count=len(dataset))[:, chosen], outputs)
@@ -133,8 +160,7 @@ def influence(
       Path(out).rename(Path(folder) / "before")
     whole.rename(out)
     sync(Path(out).parent)
-  parts = (np.load(Path(out) / f"{name}.npy", mmap_mode="r") for name in ("value", "stderr"))
-  return RowInfluence(ids, test.ids, *parts)
+  return RowInfluence.load(out)
 
 
 class _Sums:
@@ -210,7 +236,7 @@ def _outputs(chunk: Chunk, count: int) -> np.ndarray:
 
 def _refuse_foreign(out: Path, store: Path | str | None) -> None:
   """Raises ValueError where `out` is there and is not an earlier result, or holds the store."""
-  known = {f"{name}.npy" for name in ("value", "stderr", "ids", "test_ids")}
+  known = {f"{name}.npy" for name in _FILES}
   if out.exists() and (not out.is_dir() or {file.name for file in out.iterdir()} != known):
     raise ValueError(f"influence would replace {out}, which is not its own. Name a new folder.")
   if store is not None and Path(store).absolute().is_relative_to(out.absolute()):

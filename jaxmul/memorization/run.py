@@ -1,18 +1,17 @@
 """Retraining without random subsets: computes what a plan lacks and turns it into scores."""
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxmul.data.dataset import Dataset
 from jaxmul.memorization import executors
 from jaxmul.memorization.chunk import Chunk, add
 from jaxmul.memorization.plan import Learner, Plan, plan
+from jaxmul.memorization.progress import Progress
 from jaxmul.memorization.scores import Estimate, from_tallies, merge
 from jaxmul.memorization.store import Store
 from jaxmul.train import Recipe
@@ -53,8 +52,8 @@ def estimate(
       names: after a change inside one use another folder.
     executor: who computes, or any object with `submit`; by default one single-threaded process per
       core on CPU, all devices elsewhere.
-    progress: show models done, models per second, time left and the median width where stderr is a
-      terminal.
+    progress: show models done, models per second and time left on stderr: a bar on a terminal, with
+      the median width, and a line a minute in a log.
 
   Returns:
     An `Estimate`.
@@ -85,16 +84,17 @@ def estimate(
     )
   options = {"num_models": num_models, "fraction": fraction, "candidates": candidates}
   work = plan(recipe, dataset, key, **options, test=test)
-  with _Progress(work.num_models, shown=progress) as bar:
+  with Progress(work.num_models, shown=progress) as bar:
+    execute = bar.counting(executors.of(executor))
 
     def chunks() -> Iterator[Chunk]:
       total = None
-      for chunk in stream(work, store=store, executor=executor):
+      for chunk in stream(work, store=store, executor=execute):
         yield chunk
         total = chunk if total is None else add(total, chunk)
-        width = from_tallies(work, total).median_width if bar.shown or until_width else np.nan
-        bar.show(len(total.models) + len(total.diverged), width)
-        if until_width is not None and width <= until_width:
+        if bar.terminal or until_width is not None:
+          bar.width = from_tallies(work, total).median_width
+        if until_width is not None and bar.width <= until_width:
           return
 
     return merge(work, chunks())
@@ -152,40 +152,3 @@ def _awaited(kept: Store | None, number: int) -> Chunk:
     if jax.process_count() == 1:
       raise OSError(f"chunk {number} has vanished from {kept.path}. Run the same again.")
     time.sleep(_POLL_SECONDS)
-
-
-class _Progress:
-  """A bar on stderr: models done, models per second, time left, median width; silent elsewhere."""
-
-  def __init__(self, total: int, shown: bool):
-    from rich import progress
-    from rich.console import Console
-
-    self._bar = progress.Progress(
-      progress.TextColumn("ground truth"),
-      progress.BarColumn(),
-      progress.MofNCompleteColumn(),
-      progress.TextColumn("models, {task.fields[rate]} /s, interval {task.fields[width]}, left"),
-      progress.TimeRemainingColumn(),
-      console=Console(file=sys.stderr),
-      disable=not (shown and sys.stderr.isatty()),
-    )
-    self.shown = not self._bar.disable
-    self._task = self._bar.add_task("", total=total, rate="…", width="…")
-
-  def __enter__(self):
-    self._bar.start()
-    return self
-
-  def __exit__(self, *exception):
-    self._bar.stop()
-
-  def show(self, models: int, width: float) -> None:
-    """Shows models done and the median width of the interval."""
-    speed = self._bar.tasks[0].finished_speed or self._bar.tasks[0].speed
-    self._bar.update(
-      self._task,
-      completed=models,
-      rate=f"{speed:.1f}" if speed else "…",
-      width="…" if np.isnan(width) else f"{width:.2f}",
-    )

@@ -5,10 +5,12 @@ that follows it. `plan.jaxmul` says in JSON what the chunks belong to. Nothing r
 nothing larger than such a file can be is read.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
+import time
 import warnings
 import zipfile
 import zlib
@@ -25,6 +27,7 @@ _NAMES = tuple(field.name for field in dataclasses.fields(Chunk))
 _PLAN = "plan.jaxmul"
 _PLAN_LIMIT = 2**20
 _MAX_CLASSES = 2**14
+_ABANDONED_SECONDS = 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,18 @@ class Store:
 
   Raises:
     ValueError: the folder holds chunks of another plan.
+
+  Example:
+    >>> import jax, numpy as np, tempfile
+    >>> from jaxmul import memorization, models, train
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=1, batch_size=4)
+    >>> work = memorization.plan(recipe, toy, jax.random.key(0), num_models=16)  # 2 chunks of 8
+    >>> store = memorization.Store(tempfile.mkdtemp(), work)
+    >>> for number, chunk in memorization.serial(work, [1]): store.commit(number, chunk)
+    >>> store.missing()
+    [0]
   """
 
   def __init__(self, path: Path | str, plan: Plan):
@@ -74,6 +89,10 @@ class Store:
       OSError: the folder cannot be written.
     """
     plan, file = self.plan, self.path / _PLAN
+    for left in self.path.glob(".*.tmp"):  # by writers that were killed
+      with contextlib.suppress(FileNotFoundError):  # another process may be faster
+        if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+          left.unlink()
     facts = {"design": plan.design, "num_models": plan.num_models, "recipe": describe(plan.recipe)}
     content = json.dumps(facts, indent=2).encode()
     found = _content(file, _PLAN_LIMIT) if file.exists() else content

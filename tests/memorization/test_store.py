@@ -73,6 +73,16 @@ def test_a_foreign_or_huge_file_is_noticed(store):
     assert set(store.load(range(3))) == {1, 2}
 
 
+def test_what_a_killed_writer_left_is_removed_and_what_one_writes_now_is_not(store):
+  old, new = (store.path / f".chunk-000001.jaxmul.{name}.tmp" for name in "ab")
+  for file in (old, new):
+    file.write_bytes(b"half a chunk")
+  os.utime(old, (0, 0))
+  store.describe()
+  assert not old.exists()
+  assert new.exists()
+
+
 def test_estimate_computes_only_what_is_missing(store, chunks):
   (store.path / "chunk-000001.jaxmul").unlink()
   computed = []

@@ -1,0 +1,91 @@
+"""How far a ground truth is: a bar on a terminal, a line a minute in a log.
+
+The rate counts what is computed now: chunks that an earlier run left in the store do not flatter
+the time that is left.
+"""
+
+import datetime
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from jaxmul.memorization.chunk import Chunk
+from jaxmul.memorization.executors import Executor
+from jaxmul.memorization.plan import Plan
+
+_LINE_SECONDS = 60.0
+
+
+class Progress:
+  """Models done, models per second, time left and the median width, on stderr.
+
+  Args:
+    total: models in all.
+    shown: whether anything is written.
+    every: seconds from one line to the next where stderr is no terminal.
+  """
+
+  def __init__(self, total: int, shown: bool, every: float = _LINE_SECONDS):
+    from rich import progress
+    from rich.console import Console
+
+    self.width = np.nan  # median of the intervals, where the caller has computed it
+    self.terminal = shown and sys.stderr.isatty()
+    self._total, self._shown, self._every = total, shown, every
+    self._done, self._computed, self._start, self._last = 0, 0, 0.0, 0.0
+    self._bar = progress.Progress(
+      progress.TextColumn("ground truth"),
+      progress.BarColumn(),
+      progress.TextColumn("{task.description}"),
+      console=Console(file=sys.stderr),
+      disable=not self.terminal,
+    )
+    self._task = self._bar.add_task("starting", total=total)
+
+  def __enter__(self):
+    self._bar.start()
+    return self
+
+  def __exit__(self, *exception):
+    self._bar.stop()
+
+  def counting(self, execute: Executor) -> Executor:
+    """Returns an executor that does the same and is counted."""
+
+    def counted(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
+      self._done += plan.num_models - sum(len(plan.models(number)) for number in chunks)
+      if not self._start:
+        self._start = self._last = time.monotonic()
+      self._show()
+      for number, chunk in execute(plan, chunks):
+        self._done += len(plan.models(number))
+        self._computed += len(plan.models(number))
+        self._show()
+        yield number, chunk
+
+    return counted
+
+  def reached(self, models: int) -> None:
+    """Says how many models are done, stored ones included."""
+    self._done = models
+    self._show()
+
+  def _show(self) -> None:
+    now = time.monotonic()
+    if self.terminal:
+      self._bar.update(self._task, completed=self._done, description=self._text(now))
+    elif self._shown and self._start and now - self._last >= self._every:
+      self._last = now
+      print(f"ground truth: {self._text(now)}", file=sys.stderr, flush=True)
+
+  def _text(self, now: float) -> str:
+    text = f"{self._done} of {self._total} models"
+    if self._computed:
+      # In a job of several processes each computes its share at about the same rate.
+      rate = self._computed * jax.process_count() / (now - self._start)
+      left = datetime.timedelta(seconds=round((self._total - self._done) / rate))
+      text += f", {rate:.2g} /s, {left} left"
+    return text if np.isnan(self.width) else f"{text}, interval {self.width:.2f}"

@@ -1,0 +1,76 @@
+"""Whoever waits for a ground truth sees how long: on a terminal, in a log, and after a resume."""
+
+import io
+import re
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmul import memorization, models, train
+from jaxmul.data import Dataset
+from jaxmul.memorization.progress import Progress
+
+TOY = Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
+PLAN = memorization.plan(
+  train.Recipe(models.mlp((4,), 2)), TOY, jax.random.key(0), num_models=16, chunk_size=4
+)
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+@pytest.fixture
+def stderr(request, monkeypatch):
+  stream = request.param()
+  monkeypatch.setattr(sys, "stderr", stream)
+  return stream
+
+
+def slow(plan, chunks):
+  for number in chunks:
+    time.sleep(0.05)
+    yield number, None
+
+
+def run(chunks, **options):
+  with Progress(PLAN.num_models, **options) as bar:
+    done = [number for number, _ in bar.counting(slow)(PLAN, chunks)]
+    assert done == list(chunks)
+
+
+@pytest.mark.parametrize("stderr", [io.StringIO], indirect=True)
+def test_a_log_gets_lines_whose_rate_leaves_out_what_was_stored(stderr):
+  run([2, 3], shown=True, every=0.0)  # chunks 0 and 1 were stored: 8 models
+  *_, last = stderr.getvalue().splitlines()
+  found = re.fullmatch(r"ground truth: 16 of 16 models, (\S+) /s, 0:00:00 left", last)
+  assert found
+  assert 8 < float(found[1]) <= 80  # 8 models in 0.1 s or, on a busy machine, more
+
+
+@pytest.mark.parametrize("stderr", [io.StringIO], indirect=True)
+def test_a_log_gets_no_line_in_the_first_minute_and_none_unasked(stderr):
+  run([0, 1, 2, 3], shown=True)
+  run([0, 1, 2, 3], shown=False, every=0.0)
+  assert stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("stderr", [Terminal], indirect=True)
+def test_a_terminal_gets_a_bar_with_the_time_left(stderr):
+  run([1, 2, 3], shown=True)
+  assert re.search(r"16 of 16 models, \S+ /s, 0:00:00 left", stderr.getvalue())
+
+
+@pytest.mark.parametrize("stderr", [Terminal], indirect=True)
+def test_active_and_influence_show_it_too(stderr):
+  options = {"num_models": 16, "executor": memorization.serial}
+  recipe, key = train.Recipe(models.mlp((4,), 2), epochs=1, batch_size=4), jax.random.key(0)
+  memorization.active(recipe, TOY, key, rounds=1, share=0.5, **options)
+  assert "16 of 16 models" in stderr.getvalue()
+  stderr.truncate(0)
+  memorization.influence(recipe, TOY, key, rows=[1], **options)
+  assert "16 of 16 models" in stderr.getvalue()
