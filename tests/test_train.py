@@ -176,6 +176,7 @@ def test_shuffled_rows_are_a_padded_permutation(count, size):
   assert (rows.ravel()[count:] == count).all()
 
 
+@pytest.mark.rounding
 def test_same_numbers_with_and_without_jit():
   data = toy(3)
   fixed = start(None, data.images[:1])
@@ -219,6 +220,7 @@ def test_equal_keys_give_equal_bits_and_others_do_not():
   assert not np.array_equal(first.scores["rows"], other.scores["rows"])
 
 
+@pytest.mark.rounding
 def test_vmap_over_rows_and_keys_equals_one_run_at_a_time():
   data, config = toy(20), recipe()
   images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
@@ -487,6 +489,7 @@ def spread(name, width):
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("width", [1, 2])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_models_on_eight_devices_equal_models_one_at_a_time(name, width, eight):
@@ -501,6 +504,7 @@ def test_models_on_eight_devices_equal_models_one_at_a_time(name, width, eight):
   assert np.abs(kernels[0] - kernels[1]).max() > 0.1  # the models differ: order matters
 
 
+@pytest.mark.rounding
 def test_the_number_of_devices_does_not_change_a_bit_at_equal_width(eight):
   one, xs, shared, _ = ensemble("mlp")
   few = jax.jit(_sharding.map_models(one, eight[:1], 2))(xs, shared)

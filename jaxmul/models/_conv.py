@@ -102,40 +102,49 @@ def _product(stride, x, kernel):
 
 
 def _product_gradients(stride, x, kernel, g):
-  """∂x is the convolution of the (dilated) g with the flipped kernel; ∂kernel is patchesᵀ g."""
-  size, (height, width) = kernel.shape[:2], x.shape[1:3]
-  padding = lax.padtype_to_pads((height, width), size, (stride, stride), "SAME")
+  """∂kernel is patchesᵀ g; ∂x adds up what each tap of the kernel sends back to its inputs."""
+  size, inputs = kernel.shape[:2], kernel.shape[2]
+  padding = lax.padtype_to_pads(x.shape[1:3], size, (stride, stride), "SAME")
   patches = image_patches(x, size, stride, padding)
   d_kernel = lax.dot_general(patches, g, (((0, 1, 2), (0, 1, 2)), ((), ())))
 
-  if stride > 1:
-    zero = jnp.zeros((), g.dtype)
-    g = lax.pad(g, zero, ((0, 0, 0), (0, 0, stride - 1), (0, 0, stride - 1), (0, 0, 0)))
-  # Full correlation: pad so that each input pixel meets every output it took part in.
-  before = [k - 1 - low for k, (low, _) in zip(size, padding, strict=True)]
-  after = [
-    n + k - 1 - g.shape[axis] - b
-    for axis, (n, k, b) in enumerate(zip((height, width), size, before, strict=True), start=1)
-  ]
-  flipped = kernel[::-1, ::-1].swapaxes(2, 3).reshape(-1, kernel.shape[2])
-  d_x = jnp.dot(image_patches(g, size, 1, list(zip(before, after, strict=True))), flipped)
-  return d_x, d_kernel.reshape(kernel.shape)
+  # [B, H', W', kh·kw·I], then rows and columns one after the other: long runs, so fast copies.
+  sent = jnp.dot(g, kernel.reshape(-1, kernel.shape[3]).T)
+  for axis, run in ((1, size[1] * inputs), (2, inputs)):
+    low, length = padding[axis - 1][0], x.shape[axis]
+    sent = sum(
+      _shifted(sent[..., tap * run : (tap + 1) * run], axis, tap - low, stride, length)
+      for tap in range(size[axis - 1])
+    )
+  return sent, d_kernel.reshape(kernel.shape)
+
+
+def _shifted(part, axis, offset, stride, length):
+  """Returns zeros of a length along an axis, with row p of `part` at offset + stride · p."""
+  edges = [(0, 0, 0)] * part.ndim
+  after = length - offset - stride * (part.shape[axis] - 1) - 1
+  edges[axis] = (offset, after, stride - 1)
+  return lax.pad(part, jnp.zeros((), part.dtype), edges)
 
 
 def image_patches(x, size, stride, padding):
-  """Returns [B, H', W', kh·kw·I]: for each output pixel the inputs that its kernel sees."""
+  """Returns [B, H', W', kh·kw·I]: for each output pixel the inputs that its kernel sees.
+
+  Columns first, then rows: the second copy, of most of the bytes, is in runs of kw·I numbers.
+  """
   if size == (1, 1) and stride == 1 and not any(low or high for low, high in padding):
     return x
   zero = jnp.zeros((), x.dtype)
   x = lax.pad(x, zero, ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)))
-  height = (x.shape[1] - size[0]) // stride + 1
-  width = (x.shape[2] - size[1]) // stride + 1
-  shifted = [
-    x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
-    for i in range(size[0])
-    for j in range(size[1])
-  ]
-  return jnp.concatenate(shifted, axis=-1)
+  for axis in (2, 1):
+    last = x.shape[axis] - size[axis - 1]
+    x = jnp.concatenate(
+      [
+        lax.slice_in_dim(x, tap, tap + last + 1, stride, axis=axis) for tap in range(size[axis - 1])
+      ],
+      axis=-1,
+    )
+  return x
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """The ground-truth script as a user runs it: stopped, resumed, in parts, looked at."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import memorize as script
 from jaxmul import memorization
 
 ROOT = Path(__file__).parents[2]
@@ -42,10 +44,13 @@ def test_it_writes_an_estimate_and_says_what_it_holds(whole):
   assert sorted(path.name for path in out.iterdir()) == ["chunks", "config.json", "estimate.npz"]
 
 
-def test_status_and_verify(whole):
+def test_status_and_verify(whole, capsys):
   out, _ = whole
-  assert "32 of 32 models done" in memorize("status", out).stdout
-  assert "every file is whole and there" in memorize("verify", out).stdout
+  script.status(out)
+  script.verify(out)
+  found = capsys.readouterr().out
+  assert "32 of 32 models done" in found
+  assert "every file is whole and there" in found
   file = out / "chunks" / "chunk-000002.jaxmul"
   content = file.read_bytes()
   file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -78,29 +83,35 @@ def test_stopped_it_says_how_to_go_on_and_does(whole, tmp_path, number, code):
   assert digest(tmp_path) == digest(whole[0])
 
 
-def test_parts_make_a_whole(whole, tmp_path):
+def test_parts_make_a_whole(whole, tmp_path, capsys, monkeypatch):
+  config = script.Config("digits", num_models=32, epochs=3, executor="serial", out=tmp_path)
   for part in ("1/2", "2/2"):
-    done = memorize("run", *SMALL, "--out", tmp_path, "--part", part)
-    assert done.returncode == 0, done.stderr
-    assert "2 of 2 chunks" in done.stdout
-  before = time.monotonic()
-  assert memorize("run", *SMALL, "--out", tmp_path).returncode == 0
-  assert time.monotonic() - before < 60
+    script.run(dataclasses.replace(config, part=part))
+    assert "2 of 2 chunks" in capsys.readouterr().out
+  monkeypatch.setattr(memorization, "serial", None)  # nothing is left to compute
+  script.run(config)
   assert digest(tmp_path) == digest(whole[0])
 
 
 @pytest.mark.parametrize(
-  ("arguments", "said"),
+  ("options", "said"),
   [
-    (["--part", "3/2"], "--part 3/2: write the part and their number, such as 3/16."),
-    (["--active", "--part", "1/2"], "--active chooses its own models"),
-    (["--fraction", "1"], "fraction=1.0, must be in (0, 1)"),
+    ({"part": "3/2"}, "--part 3/2: write the part and their number, such as 3/16."),
+    ({"active": True, "part": "1/2"}, "--active chooses its own models"),
+    ({"part": "1/2", "until_width": 0.2}, "--until-width needs all chunks"),
+    ({"part": "1/2", "distributed": True}, "--part and --distributed both"),
   ],
 )
-def test_errors_take_one_line(tmp_path, arguments, said):
-  done = memorize("run", *SMALL, "--out", tmp_path, *arguments)
+def test_options_that_do_not_fit_are_refused(options, said):
+  with pytest.raises(ValueError, match=said) as caught:
+    script.Config(**options)
+  assert "\n" not in str(caught.value)
+
+
+def test_errors_take_one_line(tmp_path):
+  done = memorize("run", *SMALL, "--out", tmp_path, "--fraction", "1")
   assert done.returncode == 1
-  assert said in done.stderr
+  assert "fraction=1.0, must be in (0, 1)" in done.stderr
   assert "Traceback" not in done.stderr
 
 

@@ -18,6 +18,7 @@ from jaxmul import memorization, models, train
 from jaxmul.data import sources
 from jaxmul.memorization import executors
 
+pytestmark = pytest.mark.rounding
 ROOT = Path(__file__).parents[2]
 # On real images; the last word of standard output is the digest.
 WORK = """

@@ -7,7 +7,6 @@ import time
 
 import jax
 import numpy as np
-import pytest
 
 from jaxmul import memorization, models, train
 from jaxmul.data import Dataset
@@ -24,13 +23,6 @@ class Terminal(io.StringIO):
     return True
 
 
-@pytest.fixture
-def stderr(request, monkeypatch):
-  stream = request.param()
-  monkeypatch.setattr(sys, "stderr", stream)
-  return stream
-
-
 def slow(plan, chunks):
   for number in chunks:
     time.sleep(0.05)
@@ -43,8 +35,8 @@ def run(chunks, **options):
     assert done == list(chunks)
 
 
-@pytest.mark.parametrize("stderr", [io.StringIO], indirect=True)
-def test_a_log_gets_lines_whose_rate_leaves_out_what_was_stored(stderr):
+def test_a_log_gets_lines_whose_rate_leaves_out_what_was_stored(monkeypatch):
+  monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
   run([2, 3], shown=True, every=0.0)  # chunks 0 and 1 were stored: 8 models
   *_, last = stderr.getvalue().splitlines()
   found = re.fullmatch(r"ground truth: 16 of 16 models, (\S+) /s, 0:00:00 left", last)
@@ -52,25 +44,25 @@ def test_a_log_gets_lines_whose_rate_leaves_out_what_was_stored(stderr):
   assert 8 < float(found[1]) <= 80  # 8 models in 0.1 s or, on a busy machine, more
 
 
-@pytest.mark.parametrize("stderr", [io.StringIO], indirect=True)
-def test_a_log_gets_no_line_in_the_first_minute_and_none_unasked(stderr):
+def test_a_log_gets_no_line_in_the_first_minute_and_none_unasked(monkeypatch):
+  monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
   run([0, 1, 2, 3], shown=True)
   run([0, 1, 2, 3], shown=False, every=0.0)
   assert stderr.getvalue() == ""
 
 
-@pytest.mark.parametrize("stderr", [Terminal], indirect=True)
-def test_a_terminal_gets_a_bar_with_the_time_left(stderr):
+def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch):
+  monkeypatch.setattr(sys, "stderr", stderr := Terminal())
   run([1, 2, 3], shown=True)
   assert re.search(r"16 of 16 models, \S+ /s, 0:00:00 left", stderr.getvalue())
 
 
-@pytest.mark.parametrize("stderr", [Terminal], indirect=True)
-def test_active_and_influence_show_it_too(stderr):
+def test_active_and_influence_show_it_too(monkeypatch):
+  monkeypatch.setattr(sys, "stderr", stderr := Terminal())
   options = {"num_models": 16, "executor": memorization.serial}
   recipe, key = train.Recipe(models.mlp((4,), 2), epochs=1, batch_size=4), jax.random.key(0)
   memorization.active(recipe, TOY, key, rounds=1, share=0.5, **options)
   assert "16 of 16 models" in stderr.getvalue()
   stderr.truncate(0)
-  memorization.influence(recipe, TOY, key, rows=[1], **options)
+  memorization.influence(recipe, TOY, key, rows=[1], fraction=0.5, **options)
   assert "16 of 16 models" in stderr.getvalue()

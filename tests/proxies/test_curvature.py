@@ -321,9 +321,15 @@ def network(name):
   return bound, (x, jnp.asarray(rng.integers(0, 10, 8)))
 
 
-CASES = [*((name, "hvp") for name in NETWORKS), ("mlp", "rum_compat")]
+CASES = [
+  ("mlp", "hvp"),
+  ("mlp", "rum_compat"),
+  ("cnn", "hvp"),
+  pytest.param("resnet18", "hvp", marks=pytest.mark.slow),
+]
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize(("name", "method"), CASES)
 def test_batch_size_order_and_devices_do_not_matter(name, method, eight):
   bound, (x, y) = network(name)

@@ -212,6 +212,7 @@ def trained():
   return train.fit(recipe, digits, jax.random.key(0)).params, digits
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("method", ["hvp", "finite_difference", "rum_compat"])
 def test_a_trained_relu_network_scores_the_same_bits_in_any_batch_and_order(method):
   params, some = trained()

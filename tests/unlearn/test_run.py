@@ -83,6 +83,7 @@ def test_alternate_passes_over_forget_first_and_only_in_its_epochs():
     assert not any(int(a.mask.sum()) * int(b.mask.sum()) for a, b in pairs)
 
 
+@pytest.mark.rounding
 def test_retrain_is_fit_on_retain_bit_for_bit(problem):
   data, _, split = problem
   recipe = train.Recipe(models.mlp((5,), 3), epochs=3, batch_size=8)
