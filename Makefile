@@ -7,13 +7,12 @@ BIN := .venv/bin
 demo: .venv/.demo
 	$(BIN)/python -m experiments.rum --out runs/demo
 
-# Most of a test's time is compilation: without LLVM's optimizations the first run takes half as
-# long. What is claimed about last bits is tested with them, in the second.
-QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+# Most of a test's time is compilation: with fewer of XLA's optimizations the first run takes half as
+# long. What is claimed about last bits is tested with all of them, in the second.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test: .venv/.test
-	XLA_FLAGS="$(QUICK) $$XLA_FLAGS" $(PYTEST) -m "not slow and not rounding"
+	JAXMUL_QUICK_TESTS=1 $(PYTEST) -m "not slow and not rounding"
 	$(PYTEST) -m "rounding and not slow" tests
 
 lint: .venv/.test

@@ -112,10 +112,11 @@ def _product_gradients(stride, x, kernel, g):
   sent = jnp.dot(g, kernel.reshape(-1, kernel.shape[3]).T)
   for axis, run in ((1, size[1] * inputs), (2, inputs)):
     low, length = padding[axis - 1][0], x.shape[axis]
-    sent = sum(
+    parts = [
       _shifted(sent[..., tap * run : (tap + 1) * run], axis, tap - low, stride, length)
       for tap in range(size[axis - 1])
-    )
+    ]
+    sent = functools.reduce(jnp.add, parts)
   return sent, d_kernel.reshape(kernel.shape)
 
 
