@@ -17,6 +17,15 @@ def double():
     yield
 
 
+@pytest.fixture(autouse=True, params=["whole", "blocks"])
+def blocks(request, monkeypatch):
+  """A batch at once, as with several threads of XLA, or one image after another, as with one."""
+  if request.param == "blocks":
+    monkeypatch.setenv("PJRT_NPROC", "1")
+    monkeypatch.setattr(models._conv, "_CACHED_NUMBERS", 1)
+  return request.param == "blocks"
+
+
 def reference(stride, x, kernel):
   return lax.conv_general_dilated(
     x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -61,6 +70,12 @@ def test_value_and_gradients_equal_xlas(size, kernel, stride):
   ours, xlas = both(x, w, y)
   assert ours[0].shape == y.shape
   close(ours, xlas)
+
+
+def test_one_thread_works_in_blocks_of_images(blocks):
+  x, w, y = arrays((5, 6), (3, 3), 1, examples=4)
+  gradient = jax.make_jaxpr(jax.grad(weighted(models.conv, 1, y), (0, 1)))(x, w)
+  assert ("length=4" in str(gradient)) == blocks
 
 
 def weighted(function, stride, y):
