@@ -6,7 +6,7 @@ import os
 
 def xla_flags() -> str:
   """Eight devices, whatever is set, and for quick tests (see the Makefile) fewer optimizations."""
-  flags = ["--xla_force_host_platform_device_count=8", os.environ.get("XLA_FLAGS", "")]
+  flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
   if os.environ.get("JAXMUL_QUICK_TESTS"):
     flags.append("--xla_backend_optimization_level=0")
     version = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))

@@ -89,6 +89,7 @@ def active(
       options = {"num_models": later, "fraction": _FRACTION, "candidates": widest}
       work = plan(recipe, dataset, jax.random.fold_in(key, 2**31 - number), **options)
       total = add(total, _only(_computed(work, store, number, execute), work))
+    bar.reached(num_models)
   design = f"{first.design}; then {rounds} rounds of {later} on the {chosen} widest intervals"
   warn_of(first, total)
   return dataclasses.replace(from_tallies(first, total), design=design)

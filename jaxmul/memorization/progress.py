@@ -32,10 +32,11 @@ class Progress:
     from rich import progress
     from rich.console import Console
 
-    self.width = np.nan  # median of the intervals, where the caller has computed it
-    self.terminal = shown and sys.stderr.isatty()
-    self._total, self._shown, self._every = total, shown, every
+    self._shown = shown and jax.process_index() == 0
+    self.terminal = self._shown and sys.stderr.isatty()
+    self._total, self._every = total, every
     self._done, self._computed, self._start, self._last = 0, 0, 0.0, 0.0
+    self._width = np.nan
     self._bar = progress.Progress(
       progress.TextColumn("ground truth"),
       progress.BarColumn(),
@@ -54,6 +55,8 @@ class Progress:
 
   def counting(self, execute: Executor) -> Executor:
     """Returns an executor that does the same and is counted."""
+    # In a job of several processes each computes its share of a plan, at about the same rate.
+    share = jax.process_count()
 
     def counted(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
       self._done += plan.num_models - sum(len(plan.models(number)) for number in chunks)
@@ -61,16 +64,16 @@ class Progress:
         self._start = self._last = time.monotonic()
       self._show()
       for number, chunk in execute(plan, chunks):
-        self._done += len(plan.models(number))
-        self._computed += len(plan.models(number))
+        new = share * len(plan.models(number))
+        self._done, self._computed = self._done + new, self._computed + new
         self._show()
         yield number, chunk
 
     return counted
 
-  def reached(self, models: int) -> None:
-    """Says how many models are done, stored ones included."""
-    self._done = models
+  def reached(self, models: int, width: float = np.nan) -> None:
+    """Says that so many models are done, stored ones included, and how wide intervals are now."""
+    self._done, self._width = max(models, self._done), width
     self._show()
 
   def _show(self) -> None:
@@ -82,10 +85,10 @@ class Progress:
       print(f"ground truth: {self._text(now)}", file=sys.stderr, flush=True)
 
   def _text(self, now: float) -> str:
-    text = f"{self._done} of {self._total} models"
+    done = min(self._done, self._total)  # shares of a plan may differ by a chunk
+    text = f"{done} of {self._total} models"
     if self._computed:
-      # In a job of several processes each computes its share at about the same rate.
-      rate = self._computed * jax.process_count() / (now - self._start)
-      left = datetime.timedelta(seconds=round((self._total - self._done) / rate))
-      text += f", {rate:.2g} /s, {left} left"
-    return text if np.isnan(self.width) else f"{text}, interval {self.width:.2f}"
+      rate = self._computed / (now - self._start)
+      left = datetime.timedelta(seconds=round((self._total - done) / rate))
+      text += f", {rate:.{0 if rate >= 10 else 2}f} /s, {left} left"
+    return text if np.isnan(self._width) else f"{text}, interval {self._width:.2f}"

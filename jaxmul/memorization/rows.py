@@ -9,6 +9,8 @@ References:
 """
 
 import dataclasses
+import hashlib
+import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -27,7 +29,8 @@ from jaxmul.memorization.run import stream
 from jaxmul.train import Recipe
 
 _BLOCK_NUMBERS = 2**22
-_FILES = ("value", "stderr", "ids", "test_ids")
+_ARRAYS = ("value.npy", "stderr.npy", "ids.npy", "test_ids.npy")
+_DIGESTS = "sha256.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,19 +54,23 @@ class RowInfluence:
   def load(cls, path: Path | str) -> "RowInfluence":
     """Returns what `influence` wrote to its folder `out`, with memory-mapped arrays.
 
+    Every byte is read once and checked against the SHA-256 that `influence` wrote beside it.
+
     Raises:
-      ValueError: the folder is not one that `influence` wrote.
+      ValueError: the folder is not one that `influence` wrote, or a file in it is damaged.
     """
+    path = Path(path)
     try:
-      value, stderr, ids, test_ids = (
-        np.load(Path(path) / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _FILES
-      )
-    except (OSError, ValueError) as error:
+      expected = json.loads((path / _DIGESTS).read_bytes())
+      for name in _ARRAYS:
+        if _digest(path / name) != expected[name]:
+          raise ValueError(f"{name} is damaged")
+      value, stderr, ids, test_ids = (np.load(path / name, mmap_mode="r") for name in _ARRAYS)
+    except (OSError, ValueError, KeyError, TypeError) as error:
       raise ValueError(
-        f"{path} is not a result of influence ({error}). Name the folder given as out=."
+        f"{path} is not a whole result of influence ({type(error).__name__}: {error}). Name the "
+        "folder given as out=, or compute it again."
       ) from error
-    if value.shape[:2] != (len(test_ids), len(ids)) or stderr.shape != value.shape:
-      raise ValueError(f"{path}: its arrays do not fit each other. Compute the influence again.")
     return cls(np.asarray(ids), np.asarray(test_ids), value, stderr)
 
 
@@ -154,6 +161,8 @@ def influence(
       file.flush()
     np.save(whole / "ids.npy", ids)
     np.save(whole / "test_ids.npy", test.ids)
+    digests = {name: _digest(whole / name) for name in _ARRAYS}
+    (whole / _DIGESTS).write_text(json.dumps(digests, indent=2))
     for file in whole.iterdir():
       sync(file)
     if Path(out).exists():
@@ -236,11 +245,16 @@ def _outputs(chunk: Chunk, count: int) -> np.ndarray:
 
 def _refuse_foreign(out: Path, store: Path | str | None) -> None:
   """Raises ValueError where `out` is there and is not an earlier result, or holds the store."""
-  known = {f"{name}.npy" for name in _FILES}
+  known = {*_ARRAYS, _DIGESTS}
   if out.exists() and (not out.is_dir() or {file.name for file in out.iterdir()} != known):
     raise ValueError(f"influence would replace {out}, which is not its own. Name a new folder.")
   if store is not None and Path(store).absolute().is_relative_to(out.absolute()):
     raise ValueError(f"influence got out={out}, which holds store={store}. Name another folder.")
+
+
+def _digest(file: Path) -> str:
+  with file.open("rb") as opened:
+    return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _parent(out: Path | str) -> Path:

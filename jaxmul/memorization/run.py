@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxmul.data.dataset import Dataset
 from jaxmul.memorization import executors
@@ -92,9 +93,11 @@ def estimate(
       for chunk in stream(work, store=store, executor=execute):
         yield chunk
         total = chunk if total is None else add(total, chunk)
+        width = np.nan
         if bar.terminal or until_width is not None:
-          bar.width = from_tallies(work, total).median_width
-        if until_width is not None and bar.width <= until_width:
+          width = from_tallies(work, total).median_width
+        bar.reached(len(total.models) + len(total.diverged), width)
+        if until_width is not None and width <= until_width:
           return
 
     return merge(work, chunks())

@@ -27,7 +27,7 @@ _NAMES = tuple(field.name for field in dataclasses.fields(Chunk))
 _PLAN = "plan.jaxmul"
 _PLAN_LIMIT = 2**20
 _MAX_CLASSES = 2**14
-_ABANDONED_SECONDS = 3600
+_ABANDONED_SECONDS = 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Store:
       OSError: the folder cannot be written.
     """
     plan, file = self.plan, self.path / _PLAN
-    for left in self.path.glob(".*.tmp"):  # by writers that were killed
-      with contextlib.suppress(FileNotFoundError):  # another process may be faster
+    for left in self.path.glob(".*.jaxmul.*.tmp"):  # by writers that were killed
+      with contextlib.suppress(OSError):  # somebody else's, or gone already
         if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
           left.unlink()
     facts = {"design": plan.design, "num_models": plan.num_models, "recipe": describe(plan.recipe)}

@@ -23,6 +23,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn import initializers
 
+from jaxmul import _sharding
 from jaxmul.models._initializers import he_normal
 
 _CACHED_NUMBERS = 2**17  # half a megabyte of patches
@@ -53,6 +54,8 @@ class Conv(nn.Module):
     kernel = self.param("kernel", self.kernel_init, shape)
     bias = self.param("bias", initializers.zeros, (self.features,)) if self.use_bias else None
     x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+    # In a caller's shard_map the rule below sees, and returns, arrays of one kind.
+    x, kernel = _sharding.local(x, kernel), _sharding.local(kernel, x)
     y: jax.Array = conv(self.stride, x, kernel)  # pyright: ignore[reportAssignmentType]
     return y if bias is None else y + bias
 
@@ -113,15 +116,17 @@ def _product_gradients(stride, x, kernel, g):
   """Returns (∂x, ∂kernel), in blocks of images."""
   count = _block(stride, x, kernel)
   if count == len(x):
-    return _block_gradients(stride, x, kernel, g)
+    d_x, d_kernel = _block_gradients(stride, x, kernel, g)
+    return d_x, d_kernel.astype(kernel.dtype)
   blocks = [each.reshape(-1, count, *each.shape[1:]) for each in (x, g)]
 
   def add(total, block):
     d_x, d_kernel = _block_gradients(stride, block[0], kernel, block[1])
     return total + d_kernel, d_x
 
-  d_kernel, d_x = lax.scan(add, jnp.zeros_like(kernel), tuple(blocks))
-  return d_x.reshape(x.shape), d_kernel
+  zeros = jnp.zeros_like(kernel, _wide(kernel))
+  d_kernel, d_x = lax.scan(add, _sharding.local(zeros, x), tuple(blocks))
+  return d_x.reshape(x.shape), d_kernel.astype(kernel.dtype)
 
 
 def _block(stride, x, kernel):
@@ -146,14 +151,16 @@ def _block_product(stride, x, kernel):
 
 
 def _block_gradients(stride, x, kernel, g):
-  """∂kernel is patchesᵀ g; ∂x adds up what each tap of the kernel sends back to its inputs."""
+  """∂kernel, in float32 or wider, is patchesᵀ g; ∂x adds up what each tap sends to its inputs."""
   size, inputs = kernel.shape[:2], kernel.shape[2]
   padding = lax.padtype_to_pads(x.shape[1:3], size, (stride, stride), "SAME")
   patches = image_patches(x, size, stride, padding)
-  d_kernel = lax.dot_general(patches, g, (((0, 1, 2), (0, 1, 2)), ((), ())))
+  d_kernel = lax.dot_general(
+    patches, g, (((0, 1, 2), (0, 1, 2)), ((), ())), preferred_element_type=_wide(kernel)
+  )
 
   # [B, H', W', kh·kw·I], then rows and columns one after the other: long runs, so fast copies.
-  sent = jnp.dot(g, kernel.reshape(-1, kernel.shape[3]).T)
+  sent = jnp.dot(g, kernel.reshape(-1, kernel.shape[3]).T, preferred_element_type=_wide(kernel))
   for axis, run in ((1, size[1] * inputs), (2, inputs)):
     low, length = padding[axis - 1][0], x.shape[axis]
     parts = [
@@ -161,7 +168,12 @@ def _block_gradients(stride, x, kernel, g):
       for tap in range(size[axis - 1])
     ]
     sent = functools.reduce(jnp.add, parts)
-  return sent, d_kernel.reshape(kernel.shape)
+  return sent.astype(x.dtype), d_kernel.reshape(kernel.shape)
+
+
+def _wide(x):
+  """Returns the type to add up in: sums of many bfloat16 numbers stall."""
+  return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _shifted(part, axis, offset, stride, length):

@@ -91,6 +91,11 @@ def curvature(
 
   inputs = _sharding.local(inputs, bound, labels, probes)
 
+  # The loss of an impossible label is NaN under jit, but its gradient would be 0.
+  classes = jax.eval_shape(bound, inputs).shape[-1]
+  wide = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))  # uint8 cannot hold 256
+  possible = (wide >= 0) & (wide < classes)
+
   def gradients(x):
     """∇_x ℓ of every example at once: the examples do not interact."""
     return jax.grad(lambda x: losses.cross_entropy(bound(x), labels).sum())(x)
@@ -101,7 +106,7 @@ def curvature(
     sign = jnp.sign(g)
     norm = lengths(sign)
     z = step * sign / per_example(jnp.where(norm == 0, 1, norm), sign)
-    return lengths(gradients(inputs + z) - g)
+    return jnp.where(possible, lengths(gradients(inputs + z) - g), jnp.nan)
 
   if probes is None:
     key = jax.random.key(0) if key is None else key
@@ -121,6 +126,6 @@ def curvature(
     def squared(v):
       return (lengths(gradients(inputs + step * v) - g) / step) ** 2
 
-  if len(probes) == 1:
-    return squared(probes[0])
-  return jnp.mean(lax.map(squared, probes), axis=0)
+  one = len(probes) == 1
+  scores = squared(probes[0]) if one else jnp.mean(lax.map(squared, probes), axis=0)
+  return jnp.where(possible, scores, jnp.nan)

@@ -118,6 +118,32 @@ def test_only_an_earlier_result_is_replaced(tmp_path):
   assert sorted(each.name for each in tmp_path.iterdir()) == ["mine", "result"]
 
 
+def test_a_damaged_or_foreign_folder_is_refused(tmp_path):
+  out = tmp_path / "result"
+  with pytest.warns(UserWarning, match="influence is NaN"):
+    found = memorization.influence(
+      *(RECIPE, TOY, jax.random.key(0)),
+      rows=TOY.ids[:2],
+      num_models=4,
+      out=out,
+      executor=memorization.serial,
+    )
+  read = memorization.RowInfluence.load(out)
+  np.testing.assert_array_equal(read.value, found.value)
+  np.testing.assert_array_equal(read.test_ids, TOY.ids)
+  for file in out.iterdir():
+    whole = file.read_bytes()
+    flipped = whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:]
+    for damaged in (b"", whole[: len(whole) // 2], b"PK\x03\x04" + whole, flipped):
+      file.write_bytes(damaged)
+      with pytest.raises(ValueError, match="not a whole result of influence") as caught:
+        memorization.RowInfluence.load(out)
+      assert "\n" not in str(caught.value)
+    file.write_bytes(whole)
+  with pytest.raises(ValueError, match="not a whole result of influence"):
+    memorization.RowInfluence.load(tmp_path)
+
+
 def test_rows_that_are_not_there_are_refused():
   with pytest.raises(ValueError, match="no rows"):
     memorization.influence(RECIPE, TOY, jax.random.key(0), rows=[], num_models=4)

@@ -44,6 +44,27 @@ def test_a_log_gets_lines_whose_rate_leaves_out_what_was_stored(monkeypatch):
   assert 8 < float(found[1]) <= 80  # 8 models in 0.1 s or, on a busy machine, more
 
 
+def test_in_a_job_of_several_processes_one_speaks_for_all(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  for index in (0, 1):
+    monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+    monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
+    with Progress(PLAN.num_models, shown=True, every=0.0) as bar:
+      # Its share: two of the four chunks that the job computes.
+      for _ in bar.counting(lambda plan, _: slow(plan, [0, 2]))(PLAN, range(4)):
+        pass
+    lines = stderr.getvalue().splitlines()
+    assert len(lines) == (0 if index else 3)
+    assert index or ("16 of 16 models" in lines[-1] and "0:00:00 left" in lines[-1])
+
+
+def test_what_was_stored_shows_too(monkeypatch):
+  monkeypatch.setattr(sys, "stderr", stderr := Terminal())
+  with Progress(16, shown=True) as bar:
+    bar.reached(12, 0.25)
+  assert "12 of 16 models, interval 0.25" in stderr.getvalue()
+
+
 def test_a_log_gets_no_line_in_the_first_minute_and_none_unasked(monkeypatch):
   monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
   run([0, 1, 2, 3], shown=True)

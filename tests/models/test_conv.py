@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxmul import models
+from jaxmul import _sharding, models
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +19,11 @@ def double():
 
 @pytest.fixture(autouse=True, params=["whole", "blocks"])
 def blocks(request, monkeypatch):
-  """A batch at once, as with several threads of XLA, or one image after another, as with one."""
+  """A batch at once, as with several threads of XLA, or a few images at a time, as with one."""
   if request.param == "blocks":
     monkeypatch.setenv("PJRT_NPROC", "1")
-    monkeypatch.setattr(models._conv, "_CACHED_NUMBERS", 1)
+    # For 5 × 6 images of 2 channels and a kernel of 3 × 3: two images.
+    monkeypatch.setattr(models._conv, "_CACHED_NUMBERS", 2 * 5 * 6 * 9 * 2)
   return request.param == "blocks"
 
 
@@ -32,7 +33,7 @@ def reference(stride, x, kernel):
   )
 
 
-def arrays(size, kernel, stride, *, channels=(2, 3), examples=2):
+def arrays(size, kernel, stride, *, channels=(2, 3), examples=4):
   """x [B, H, W, I], kernel [kh, kw, I, O], and a cotangent of the output."""
   rng = np.random.default_rng(0)
   x = rng.normal(size=(examples, *size, channels[0]))
@@ -72,10 +73,40 @@ def test_value_and_gradients_equal_xlas(size, kernel, stride):
   close(ours, xlas)
 
 
-def test_one_thread_works_in_blocks_of_images(blocks):
-  x, w, y = arrays((5, 6), (3, 3), 1, examples=4)
-  gradient = jax.make_jaxpr(jax.grad(weighted(models.conv, 1, y), (0, 1)))(x, w)
-  assert ("length=4" in str(gradient)) == blocks
+@pytest.mark.parametrize(
+  ("examples", "loops"),
+  [(4, 2), (12, 2), (2, 0), (9, 0)],  # 9 images: a loop over single ones would be slower
+)
+def test_one_thread_works_on_a_few_images_at_a_time(blocks, examples, loops):
+  x, w, y = arrays((5, 6), (3, 3), 1, examples=examples)
+  gradient = str(jax.make_jaxpr(jax.grad(weighted(models.conv, 1, y), (0, 1)))(x, w))
+  assert gradient.count(f"length={examples // 2}") == (loops if blocks else 0)
+
+
+def test_sums_of_low_precision_are_wide(blocks):
+  x, w, y = arrays((5, 6), (3, 3), 1, examples=1024)
+  low = [jnp.abs(a).astype(jnp.bfloat16) for a in (x, w, y)]
+  exact = [a.astype(jnp.float64) for a in low]
+  got, want = (
+    jax.jit(lambda x, w, y, f=f: jax.vjp(lambda x, w: f(1, x, w), x, w)[1](y))(*of)
+    for f, of in ((models.conv, low), (reference, exact))
+  )
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_allclose(a.astype(jnp.float64), b, rtol=2**-7)
+
+
+def test_a_batch_split_in_a_callers_shard_map(blocks):
+  x, w, _ = (a.astype(jnp.float32) for a in arrays((5, 6), (3, 3), 1, examples=32))
+  layer = models.Conv(3, use_bias=False)
+
+  def gradient(x, w):
+    return jax.grad(lambda x: jnp.tanh(layer.apply({"params": {"kernel": w}}, x)).sum())(x)
+
+  over, data = _sharding.mesh("data", jax.devices()[:8]), jax.sharding.PartitionSpec("data")
+  split = jax.shard_map(
+    gradient, mesh=over, in_specs=(data, jax.sharding.PartitionSpec()), out_specs=data
+  )
+  np.testing.assert_allclose(jax.jit(split)(x, w), jax.jit(gradient)(x, w), 1e-5, 1e-5)
 
 
 def weighted(function, stride, y):
@@ -139,7 +170,7 @@ def test_per_example_gradients_equal_xlas():
     )(w, x)
     for function in (models.conv, reference)
   )
-  assert ours.shape == (2, *w.shape)
+  assert ours.shape == (4, *w.shape)
   close(ours, xlas)
 
 

@@ -352,6 +352,14 @@ def test_batch_size_order_and_devices_do_not_matter(name, method, eight):
   same(got, np.arange(8))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_an_impossible_label_under_jit_scores_nan_and_its_neighbours_do_not(method):
+  bound, (x, y) = network("mlp")
+  score = jax.jit(functools.partial(curvature, method=method, num_probes=1))
+  wrong = y.at[2].set(10).at[5].set(-1)
+  np.testing.assert_array_equal(np.isnan(score(bound, (x, wrong))), np.isin(np.arange(8), [2, 5]))
+
+
 def test_convolutional_networks_have_their_exact_hessian(double):
   model = models.cnn((2,), 4, 3)
   x = jax.random.normal(jax.random.key(1), (2, 3, 4, 1), jnp.float64)
