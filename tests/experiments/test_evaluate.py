@@ -13,6 +13,8 @@ from experiments.evaluate import Config
 from experiments.rum import cut, recipe_of
 from jaxmul import checkpoint, data, train
 
+pytestmark = pytest.mark.xdist_group("evaluate")  # their runs are made once
+
 ROOT = Path(__file__).parents[2]
 SMALL = ["--num-models", "16", "--epochs", "60"]
 

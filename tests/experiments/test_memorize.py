@@ -13,6 +13,8 @@ import pytest
 from experiments import memorize as script
 from jaxmul import memorization
 
+pytestmark = pytest.mark.xdist_group("memorize")  # their runs are made once
+
 ROOT = Path(__file__).parents[2]
 SMALL = ["--dataset", "digits", "--num-models", "32", "--epochs", "3", "--executor", "serial"]
 

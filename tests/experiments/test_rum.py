@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.xdist_group("rum")  # their runs are made once
+
 ROOT = Path(__file__).parents[2]
 SMALL = ["--dataset", "digits", "--num-models", "8", "--epochs", "4", "--group-size", "30"]
 SMALL += ["--audit-models", "8"]
