@@ -187,7 +187,7 @@ def regun(
     ValueError: weight is negative.
 
   References:
-    [Reference-guided unlearning](https://arxiv.org/abs/2603.11210), 2026.
+    Mirlach et al., [Reference-Guided Machine Unlearning](https://arxiv.org/abs/2603.11210), 2026.
 
   Example:
     >>> import numpy as np

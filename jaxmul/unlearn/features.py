@@ -68,7 +68,7 @@ def layer_attack(
     ValueError: a number is outside its range.
 
   References:
-    [Layer attack unlearning](https://arxiv.org/abs/2312.16823), 2023.
+    Kim et al., [Layer Attack Unlearning](https://arxiv.org/abs/2312.16823), 2023.
 
   Example:
     >>> from jaxmul import models

@@ -245,7 +245,7 @@ def top_k(
     ValueError: a number is outside its range.
 
   References:
-    Liu et al., [Unlearning with parameter perturbation](https://arxiv.org/abs/2401.04385), 2024.
+    Zuo et al., [Fine-grained parameter perturbation](https://arxiv.org/abs/2401.04385), 2024.
 
   Example:
     >>> top_k(fraction=0.1) == top_k(fraction=0.2)
@@ -279,7 +279,7 @@ def random_k(
     ValueError: a number is outside its range.
 
   References:
-    Liu et al., [Unlearning with parameter perturbation](https://arxiv.org/abs/2401.04385), 2024.
+    Zuo et al., [Fine-grained parameter perturbation](https://arxiv.org/abs/2401.04385), 2024.
 
   Example:
     >>> random_k() == top_k()

@@ -25,7 +25,7 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
     ValueError: rho is negative, or the algorithm is one of one shot.
 
   References:
-    [Sharpness-aware Machine Unlearning](https://arxiv.org/abs/2506.13715), 2025.
+    Tang & Khanna, [Sharpness-Aware Machine Unlearning](https://arxiv.org/abs/2506.13715), 2025.
 
   Example:
     >>> from jaxmul import unlearn
