@@ -82,7 +82,7 @@ def active(
     execute = bar.counting(executors.of(executor))
     total = _computed(first, store, 0, execute)
     for number in range(1, rounds + 1):
-      bar.reached(first.num_models + (number - 1) * later)
+      bar.next_round(first.num_models + (number - 1) * later)
       seen = from_tallies(first, total)
       width = np.where(np.isnan(seen.high), 2.0, seen.high - seen.low)
       widest = seen.ids[np.argsort(-width, kind="stable")[:chosen]]

@@ -36,7 +36,7 @@ class Progress:
     self.terminal = self._shown and sys.stderr.isatty()
     self._total, self._every = total, every
     self._done, self._computed, self._start, self._last = 0, 0, 0.0, 0.0
-    self._width = np.nan
+    self._width, self._earlier = np.nan, 0
     self._bar = progress.Progress(
       progress.TextColumn("ground truth"),
       progress.BarColumn(),
@@ -59,7 +59,8 @@ class Progress:
     share = jax.process_count()
 
     def counted(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
-      self._done += plan.num_models - sum(len(plan.models(number)) for number in chunks)
+      stored = plan.num_models - sum(len(plan.models(number)) for number in chunks)
+      self._done = max(self._done, self._earlier + stored)
       if not self._start:
         self._start = self._last = time.monotonic()
       self._show()
@@ -75,6 +76,11 @@ class Progress:
     """Says that so many models are done, stored ones included, and how wide intervals are now."""
     self._done, self._width = max(models, self._done), width
     self._show()
+
+  def next_round(self, models: int) -> None:
+    """Says that earlier plans, of so many models, are done and another one begins."""
+    self._earlier = models
+    self.reached(models)
 
   def _show(self) -> None:
     now = time.monotonic()

@@ -65,6 +65,22 @@ def test_what_was_stored_shows_too(monkeypatch):
   assert "12 of 16 models, interval 0.25" in stderr.getvalue()
 
 
+def test_after_a_resume_stored_models_count_once(monkeypatch, tmp_path):
+  store = memorization.Store(tmp_path, PLAN)
+  for number, chunk in memorization.serial(PLAN, [0, 1]):
+    store.commit(number, chunk)
+  monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
+  with Progress(PLAN.num_models, shown=True, every=0.0) as bar:
+    execute = bar.counting(memorization.serial)
+    seen = 0
+    for chunk in memorization.stream(PLAN, store=tmp_path, executor=execute):
+      seen += len(chunk.models)
+      bar.reached(seen)
+  done = [int(each) for each in re.findall(r"(\d+) of 16 models", stderr.getvalue())]
+  assert done == sorted(done)
+  assert set(done) == {8, 12, 16}
+
+
 def test_a_log_gets_no_line_in_the_first_minute_and_none_unasked(monkeypatch):
   monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
   run([0, 1, 2, 3], shown=True)
