@@ -1,5 +1,6 @@
 """Files that are whole or absent: written beside, synced, then renamed into place."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -24,6 +25,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     Path(temporary).unlink(missing_ok=True)
     raise
   sync(path.parent)
+
+
+def sha256(path: Path) -> str:
+  """Returns the SHA-256 of a file's content, 64 hex digits; the file is never held whole."""
+  with path.open("rb") as stream:
+    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _check
-from jaxmul._files import sync
+from jaxmul._files import sha256, sync
 from jaxmul.binding import Bound
 
 MANIFEST = "manifest.json"
@@ -169,7 +169,7 @@ def verify(path: PathLike) -> dict[str, Spec]:
         f"checkpoint {path}: file {name!r} is damaged: {file.stat().st_size} bytes, "
         f"must be {size}. {AGAIN}"
       )
-    if _sha256(file) != digest:
+    if sha256(file) != digest:
       raise ValueError(
         f"checkpoint {path}: file {name!r} is damaged: its SHA-256 is another. {AGAIN}"
       )
@@ -306,7 +306,7 @@ def _manifest(folder: Path, leaves: dict[str, Spec], version: str) -> bytes:
     "orbax": version,
     "leaves": {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in leaves.items()},
     "files": {
-      name: {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+      name: {"bytes": file.stat().st_size, "sha256": sha256(file)}
       for name, file in _files(folder).items()
     },
   }
@@ -358,11 +358,6 @@ def _files(folder: Path) -> dict[str, Path]:
   named = {path.relative_to(folder).as_posix(): path for path in found}
   named.pop(MANIFEST, None)
   return named
-
-
-def _sha256(file: Path) -> str:
-  with file.open("rb") as stream:
-    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _absolute(path: PathLike) -> Path:

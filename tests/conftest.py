@@ -3,25 +3,20 @@
 import importlib.metadata
 import os
 
+# Before jax is imported, here and in the processes that tests start. Ours come last: they count.
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+if os.environ.get("JAXMUL_QUICK_TESTS"):  # fewer optimizations: see the Makefile
+  os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+  # A later one does not know this flag, and would end at once.
+  if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
-def xla_flags() -> str:
-  """Eight devices, whatever is set, and for quick tests (see the Makefile) fewer optimizations."""
-  flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
-  if os.environ.get("JAXMUL_QUICK_TESTS"):
-    flags.append("--xla_backend_optimization_level=0")
-    version = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
-    if version < (0, 11):  # later ones do not know it, and end at once
-      flags.append("--xla_cpu_use_fusion_emitters=false")
-  return " ".join(flags)
+import jax
+import pytest
 
-
-# Before jax is imported, here and in the processes that tests start.
-os.environ["XLA_FLAGS"] = xla_flags()
-
-import jax  # noqa: E402
-import pytest  # noqa: E402
-
-from jaxmul.data import Dataset  # noqa: E402
+from jaxmul.data import Dataset
 
 if not hasattr(jax, "enable_x64"):  # before jax 0.8
   import jax.experimental

@@ -9,7 +9,6 @@ References:
 """
 
 import dataclasses
-import hashlib
 import json
 import tempfile
 import warnings
@@ -19,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul._files import sync
+from jaxmul._files import sha256, sync
 from jaxmul.data.dataset import Dataset
 from jaxmul.memorization import executors
 from jaxmul.memorization.chunk import Chunk
@@ -63,7 +62,7 @@ class RowInfluence:
     try:
       expected = json.loads((path / _DIGESTS).read_bytes())
       for name in _ARRAYS:
-        if _digest(path / name) != expected[name]:
+        if sha256(path / name) != expected[name]:
           raise ValueError(f"{name} is damaged")
       value, stderr, ids, test_ids = (np.load(path / name, mmap_mode="r") for name in _ARRAYS)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -161,7 +160,7 @@ def influence(
       file.flush()
     np.save(whole / "ids.npy", ids)
     np.save(whole / "test_ids.npy", test.ids)
-    digests = {name: _digest(whole / name) for name in _ARRAYS}
+    digests = {name: sha256(whole / name) for name in _ARRAYS}
     (whole / _DIGESTS).write_text(json.dumps(digests, indent=2))
     for file in whole.iterdir():
       sync(file)
@@ -250,11 +249,6 @@ def _refuse_foreign(out: Path, store: Path | str | None) -> None:
     raise ValueError(f"influence would replace {out}, which is not its own. Name a new folder.")
   if store is not None and Path(store).absolute().is_relative_to(out.absolute()):
     raise ValueError(f"influence got out={out}, which holds store={store}. Name another folder.")
-
-
-def _digest(file: Path) -> str:
-  with file.open("rb") as opened:
-    return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _parent(out: Path | str) -> Path:

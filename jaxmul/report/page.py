@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmul._files import write_atomic
+from jaxmul._files import sha256, write_atomic
 from jaxmul.report import figures
 from jaxmul.report.sprites import sprites
 
@@ -73,11 +73,7 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
       for metric in ("ToW", "ToW-MIA")
     },
     "after": _by_group(after, groups),
-    "files": {
-      name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-      for name in _RECORDED
-      if (folder / name).is_file()
-    },
+    "files": {name: sha256(folder / name) for name in _RECORDED if (folder / name).is_file()},
   }
   data, note = _explorer(ids, scores, proxies, groups, images, after, max_bytes)
   context |= {"data": data, "image_note": note, "has_images": bool(images)}
