@@ -114,6 +114,7 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
     truth.memorization[known],
     first,
     {name: each[0] for name, each in agreements.items()},
+    "The first training seed; 95 % bootstrap over examples",
   )
   plots.method_intervals(out / "methods.png", methods, ["ToW", "ToW-MIA"])
   plots.gallery(out / "gallery.png", data.images, data.labels, truth.memorization, truth.soft)

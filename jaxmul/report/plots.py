@@ -39,6 +39,7 @@ def proxies_against_truth(
   memorization: np.ndarray,
   scores: Mapping[str, np.ndarray],
   agreements: Mapping[str, Agreement],
+  title: str,
 ) -> None:
   """Draws each proxy against the ground truth with its Spearman ρ and 95 % interval.
 
@@ -47,6 +48,7 @@ def proxies_against_truth(
     memorization: [n], finite.
     scores: {proxy: [n]}, of the same examples.
     agreements: {proxy: Agreement}.
+    title: what the scores are of and what the intervals are over.
   """
   plt = _pyplot()
   columns = min(4, len(scores))
@@ -63,6 +65,7 @@ def proxies_against_truth(
       f"{name}\nρ = {found.spearman:.2f}  [{found.low:.2f}, {found.high:.2f}]", fontsize=10
     )
     axes.set(xlabel="rank of proxy, 0 to 1", ylabel="memorization")
+  figure.suptitle(title, fontsize=11)
   _save(figure, path)
 
 

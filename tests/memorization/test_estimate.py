@@ -143,6 +143,21 @@ def test_estimate_equals_every_subset_of_a_dozen_examples(learner, left_out):
   assert (np.abs(found.memorization - truth) <= 3 * error + 1e-12).all()
   assert (truth > 0.2).any()
 
+  # Unbiased: over many estimates from ten models each, where they are defined, errors average out.
+  work = memorization.plan(
+    *(learner, toy, jax.random.key(4)),
+    num_models=1000,
+    fraction=1 - left_out / 12,
+    chunk_size=10,
+  )
+  with np.errstate(invalid="ignore"):
+    scores = [
+      chunk.correct_in / chunk.count_in - chunk.correct_out / chunk.count_out
+      for _, chunk in memorization.serial(work, range(work.num_chunks))
+    ]
+  errors = np.nanmean(scores - truth, axis=1)  # [100], independent of each other
+  assert abs(errors.mean()) <= 3 * errors.std(ddof=1) / 10
+
 
 def test_estimate_agrees_with_many_subsets_of_a_nearest_neighbour():
   """1-NN needs no training: leave-subset-out by brute force is the truth."""
