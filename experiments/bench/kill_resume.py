@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 GOALS = {"kills": "20", "identical": "1"}
-MODELS_A_KILL = 16
+MODELS_A_KILL = 64  # more than an idle machine trains in the half second before a kill
 WORK = """
 import sys, warnings
 import jax
