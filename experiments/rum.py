@@ -152,6 +152,19 @@ def ground_truth(
   return truth, seconds, plan.hash
 
 
+def read_truth(path: Path, training: data.Dataset) -> memorization.Estimate:
+  """Reads a saved ground truth, which must cover the training set."""
+  estimate = memorization.Estimate.load(path)
+  missing = np.setdiff1d(training.ids, estimate.ids)
+  if len(missing):
+    raise ValueError(
+      f"the ground truth lacks {len(missing)} of {len(training)} training examples, such as id "
+      f"{missing[0]}. Pass the --truth of this --dataset and --key."
+    )
+  print(f"ground truth: read from {path}")
+  return estimate
+
+
 def prepare(config: Config) -> Problem:
   """Loads and cuts the data and estimates the ground truth, or reads it back."""
   key = jax.random.key(config.key)

@@ -24,7 +24,7 @@ from jax.tree_util import Partial
 
 from experiments import rum
 from experiments.cache import stamp
-from jaxmul import data, memorization, metrics, proxies, report, train
+from jaxmul import data, metrics, proxies, report, train
 from jaxmul.proxies import trackers
 
 TRACKERS = {
@@ -135,17 +135,10 @@ def ground_truth(config: Config, problem: Problem) -> np.ndarray | None:
   if config.truth is None and not config.num_models:
     return None
   if config.truth is not None:
-    estimate = memorization.Estimate.load(config.truth)
-    print(f"ground truth: read from {config.truth}")
+    estimate = rum.read_truth(config.truth, problem.training)
   else:
     estimate, _, _ = rum.ground_truth(config, problem.recipe, problem.training)
     estimate.save(config.out / "ground_truth.npz")
-  missing = np.setdiff1d(problem.training.ids, estimate.ids)
-  if len(missing):
-    raise ValueError(
-      f"the ground truth lacks {len(missing)} of {len(problem.training)} training examples, such "
-      f"as id {missing[0]}. Pass the --truth of this --dataset and --key."
-    )
   order = np.argsort(estimate.ids)
   rows = order[np.searchsorted(estimate.ids[order], problem.training.ids)]
   return estimate.memorization[rows]

@@ -3,16 +3,23 @@
 For each training seed and each forget set (of low, medium and high memorization, and all three
 together, "mixed") every algorithm runs with its published settings; those that a paper only gives
 ranges for are named in their docstrings. On the mixed set of the first seed `rum.tune` also chooses
-each algorithm's rate among a few, without the oracle and without test data. An algorithm that ends
-worse than the untouched original is marked.
+each algorithm's rate among a few, without the oracle and without test data, by what models of the
+ground truth that left the set out do on it. The mixed set is also given to RUM's published plan,
+at once and as five requests for deletion one after another. What ends worse than the untouched
+original is marked.
 
     python -m experiments.unlearn --all --out runs/unlearn
+
+`dmm` needs the influence of each forgotten example on each logit: as many models again as the
+ground truth, recorded whole. Seconds are without compilation: what a process has not run before, at
+this size of forget set, runs twice.
 
 Every result is a file of its own: the same command again goes on where it stopped. table.md and
 results.json are written after every forget set.
 """
 
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -25,12 +32,13 @@ import numpy as np
 
 from experiments import rum as main_job
 from experiments.cache import stamp
-from jaxmul import data, metrics, models, proxies, report, rum, train, unlearn
+from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul.binding import Bound
 
 SETS = ("mixed", "high", "medium", "low")
 METRICS = ("ToW", "ToW-MIA", "forget", "retain", "test", "seconds")
 SCALES = (1.0, 3.0, 10.0, 0.3, 30.0)
+REQUESTS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +54,8 @@ class Config:
     seeds: training seeds.
     num_models: models of the ground truth by which the forget sets are selected; 0 selects by the
       confidence of one training run.
+    truth: .npz of an Estimate of this data and recipe, which takes their place.
+    influence_models: models of the influences that dmm needs; 0 leaves dmm out.
     fraction: share of the training set that each of them sees, in (0, 1).
     group_size: examples in the low, medium and high set each; 0 is n/45, at least 80.
     trials: settings that rum.tune may try for each algorithm; 0 leaves tuning out.
@@ -64,6 +74,8 @@ class Config:
   sets: tuple[Literal["mixed", "high", "medium", "low"], ...] = SETS
   seeds: int = 3
   num_models: int = 200
+  truth: Path | None = None
+  influence_models: int = 200
   fraction: float = 0.7
   group_size: int = 0
   trials: int = 5
@@ -88,7 +100,9 @@ class Config:
     """The algorithms to run."""
     if not self.all:
       return self.algorithms
-    return tuple(name for name in ALGORITHMS if (name, self.model) != ("ct", "mlp"))
+    absent = {"ct"} if self.model == "mlp" else set()
+    absent |= set() if self.influence_models else {"dmm"}
+    return tuple(name for name in ALGORITHMS if name not in absent)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,6 +114,14 @@ class Given:
   heldout: data.Dataset
   features: Callable[[Bound, jax.Array], jax.Array]
   layers: tuple[str, ...]
+  influence: memorization.RowInfluence | None
+
+  def dmm(self, scale: float) -> unlearn.Unlearner:
+    """Datamodel matching, by the influences."""
+    if self.influence is None:
+      raise ValueError("dmm needs influences: --influence-models must be at least 2.")
+    found = self.influence
+    return unlearn.dmm(found.value, found.test_ids, found.ids, 0.01 * scale)
 
 
 # Each: (given, factor on the published rate) -> algorithm, and the published number of epochs.
@@ -122,6 +144,7 @@ ALGORITHMS: dict[str, tuple[Callable[[Given, float], unlearn.Unlearner], int]] =
   "msg": (lambda g, s: unlearn.msg(g.fresh, 1e-3 * s), 5),
   "ct": (lambda g, s: unlearn.ct(0.01 * s), 10),
   "amun": (lambda g, s: unlearn.amun(0.01 * s), 10),
+  "dmm": (lambda g, s: g.dmm(s), 5),
   "localized_reset": (lambda g, s: unlearn.localized_reset(g.fresh, 0.01 * s), 10),
   "regun": (lambda g, s: unlearn.regun(g.heldout, 0.01 * s), 5),
   "sam": (lambda g, s: unlearn.sam(unlearn.neg_grad_plus(0.01 * s)), 5),
@@ -145,23 +168,49 @@ class Problem:
     self.heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(self.key, 2))
     self.recipe = main_job.recipe_of(config, self.dataset.num_classes)
     size = config.group_size or max(80, round(len(self.training) / 45))
+    self.truth = self._truth()
     ids, scores = self._scores()
-    groups = rum.select(scores, ids, size=size, centre=0.5 if config.num_models else "median")
+    groups = rum.select(scores, ids, size=size, centre="median" if self.truth is None else 0.5)
     self.sets = groups._asdict() | {"mixed": np.sort(np.concatenate(groups))}
+    self.compiled: set[tuple[str, int]] = set()
 
   def model(self, num_classes: int):
     """The network, with so many classes."""
     return getattr(models, self.config.model)(num_classes=num_classes)
 
+  def _truth(self) -> memorization.Estimate | None:
+    if self.config.truth is not None:
+      return main_job.read_truth(self.config.truth, self.training)
+    if not self.config.num_models:
+      return None
+    return main_job.ground_truth(self.config, self.recipe, self.training)[0]
+
   def _scores(self) -> tuple[np.ndarray, np.ndarray]:
-    config, key = self.config, jax.random.fold_in(self.key, 1)
-    if not config.num_models:
+    if self.truth is None:
       events = {"events": proxies.trackers.learning_events()}
+      key = jax.random.fold_in(self.key, 1)
       fit = train.fit(self.recipe, self.training, key, trackers=events)
       return fit.ids, fit.scores["confidence"]
-    truth, _, _ = main_job.ground_truth(config, self.recipe, self.training)
-    known = np.isfinite(truth.memorization)
-    return truth.ids[known], truth.memorization[known]
+    known = np.isfinite(self.truth.memorization)
+    return self.truth.ids[known], self.truth.memorization[known]
+
+  @functools.cached_property
+  def influence(self) -> memorization.RowInfluence | None:
+    """Of every forget example on the logits of every training example; read back if it is there."""
+    config, key = self.config, jax.random.fold_in(self.key, 1)
+    if "dmm" not in config.names or not config.influence_models:
+      return None
+    options = {"num_models": config.influence_models, "fraction": config.fraction}
+    what = (self.recipe, self.training, key)
+    plan = memorization.plan(*what, **options, test=self.training, target="logits")
+    folder = config.out / "cache" / f"influence-{stamp(self.sets['mixed'])}-{plan.hash[:12]}"
+    if folder.exists():
+      return memorization.RowInfluence.load(folder)
+    print(f"influences for dmm: {config.influence_models} models")
+    chunks = config.out / "cache" / f"chunks-{plan.hash[:12]}"
+    return memorization.influence(
+      *what, **options, rows=self.sets["mixed"], target="logits", out=folder, store=chunks
+    )
 
 
 class Seed:
@@ -182,6 +231,7 @@ class Seed:
       problem.dataset.take(problem.heldout.tune),
       models.features(model, layers[-1]),
       layers,
+      problem.influence,
     )
     self._judges: dict[str, Any] = {}
 
@@ -216,27 +266,50 @@ class Seed:
     return self.judge(name)(second, seconds)
 
   def row(self, name: str, algorithm: str) -> dict[str, Any]:
-    """What an algorithm scores with its published settings; its second run is timed."""
+    """What an algorithm scores with its published settings; compilation is not timed."""
     make, epochs = ALGORITHMS[algorithm]
+    problem, split = self.problem, self.split(name)
+    shape = (algorithm, len(split.forget))
 
     def run() -> Bound:
       return unlearn.run(
         make(self.given, 1.0),
         self.original,
-        self.problem.training,
-        self.split(name),
+        problem.training,
+        split,
         self.key,
         epochs=epochs,
-        batch_size=self.problem.config.batch_size,
+        batch_size=problem.config.batch_size,
       )
 
+    first_call = {}
     try:
-      first, compiling = main_job.timed(run)
+      if shape not in problem.compiled:
+        first_call = {"first_call": main_job.timed(run)[1]}
+        problem.compiled.add(shape)
       after, seconds = main_job.timed(run)
-      del first
     except FloatingPointError:
       return dict.fromkeys(METRICS)
-    return self.judge(name)(after, seconds) | {"first_call": compiling}
+    return self.judge(name)(after, seconds) | first_call
+
+  def stream_row(self, name: str, requests: int) -> dict[str, Any]:
+    """What RUM scores when the forget set arrives in so many requests, dealt at random.
+
+    Every request is refined by the confidence of the network that the last one left.
+    """
+    problem, key = self.problem, jax.random.fold_in(self.key, requests)
+    dealt = np.array_split(np.asarray(jax.random.permutation(key, problem.sets[name])), requests)
+
+    def score(params: Bound, asked: data.Dataset) -> np.ndarray:
+      return proxies.score(proxies.confidence, params, asked)
+
+    def serve() -> Bound:
+      plan = rum.salun_plan(problem.config.batch_size)
+      done = rum.stream(plan, self.original, problem.training, dealt, key, score=score)
+      return list(done)[-1].params
+
+    main_job.timed(serve)
+    return self.judge(name)(*main_job.timed(serve))
 
   def tuned_row(self, name: str, algorithm: str) -> dict[str, Any]:
     """What an algorithm scores with the rate that `rum.tune` chose."""
@@ -255,6 +328,7 @@ class Seed:
         self.given.heldout,
         self.key,
         budget=len(tried),
+        estimate=self.problem.truth,
       )
     )
     best = max(tuned.trials, key=lambda trial: trial.surrogate)
@@ -280,6 +354,10 @@ def main(config: Config) -> None:
         "original": lambda name=name: seed().original_row(name),
         "retrain": lambda name=name: seed().retrain_row(name),
       }
+      if name == "mixed" and config.all:
+        for count in (1, REQUESTS):
+          row = f"RUM, {count} request{'s' if count > 1 else ''}"
+          work[row] = lambda name=name, count=count: seed().stream_row(name, count)
       for algorithm in config.names:
         work[algorithm] = lambda name=name, a=algorithm: seed().row(name, a)
         if name == "mixed" and number == 0 and config.trials:
@@ -294,7 +372,7 @@ def main(config: Config) -> None:
 def resumed(config, name: str, seed: int, row: str, compute: Callable[[], dict]) -> dict[str, Any]:
   """Returns a result, read back if the same settings and unlearning code computed it before."""
   shared = dataclasses.replace(config, all=True, algorithms=(), sets=SETS, seeds=1, out=Path())
-  label = row.replace(", ", "-")
+  label = row.replace(", ", "-").replace(" ", "-")
   path = config.out / "cache" / f"{name}-{seed}-{label}-{stamp(shared)}.json"
   if path.exists():
     return json.loads(path.read_text())

@@ -6,6 +6,11 @@ probabilities p_y of S with those of held-out examples of the same classes, unde
   (1 − W₁(p_y on S, p_y on H)) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H)
 
 W₁ is the distance between the two distributions, in [0, 1]; H is weighted to S's mix of classes.
+
+Memorized examples are harder than held-out ones. Where ground truth is at hand, even of a dozen
+models, it says how often models without an example get it right, and that takes the place of H:
+
+  (1 − |accuracy on S − mean P[right | left out] over S|) · …
 """
 
 import dataclasses
@@ -19,6 +24,7 @@ from jaxmul import metrics, unlearn
 from jaxmul.binding import Bound
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
+from jaxmul.memorization import Estimate
 from jaxmul.rum.plan import Plan, Step
 
 
@@ -48,6 +54,7 @@ def tune(
   key: jax.Array,
   *,
   budget: int = 15,
+  estimate: Estimate | None = None,
 ) -> Tuned:
   """Chooses a step for each group, one group after another, by a surrogate on held-out data.
 
@@ -63,13 +70,16 @@ def tune(
       `data.cut_heldout`. Never the test set.
     key: group i is unlearned with `fold_in(key, i)`, as `meta_unlearn` does.
     budget: at most so many trials in all.
+    estimate: ground truth that covers the groups. Give it for groups of high memorization, on which
+      held-out data mislead: without it the choice stops too early there, or leaves them be. Only
+      means over a group are used, so a dozen models do.
 
   Returns:
     A `Tuned`; `meta_unlearn(tuned.plan, params, dataset, groups, key)` gives `tuned.params` again.
 
   Raises:
-    ValueError: no candidates, a budget below one trial a group, held-out ids that are in D, or an
-      id that is not in the data.
+    ValueError: no candidates, a budget below one trial a group, held-out ids that are in D, an id
+      that is not in the data, or a group of which no example was ever left out.
 
   Example:
     >>> import jax, numpy as np
@@ -100,28 +110,34 @@ def tune(
     gone = np.concatenate([np.asarray(ids) for ids in groups[: number + 1]])
     split = Split(forget=group, retain=np.setdiff1d(dataset.ids, gone))
     split.check(dataset)
-    best = (surrogate(params, original, dataset, split, heldout), "none", Step(None), params)
-    trials.append(Trial(number, "none", best[0]))
+    value = surrogate(params, original, dataset, split, heldout, estimate)
+    best = (value, Step(None), params)
+    trials.append(Trial(number, "none", value))
     for name, step in list(candidates.items())[:each]:
       if step.unlearner is None:
         continue
       try:
         after = step.run(params, dataset, split, jax.random.fold_in(key, number))
-        value = surrogate(after, original, dataset, split, heldout)
+        value = surrogate(after, original, dataset, split, heldout, estimate)
       except FloatingPointError:
         after, value = params, 0.0
       trials.append(Trial(number, name, value))
       if value > best[0]:
-        best = (value, name, step, after)
-    steps.append(best[2])
-    params = best[3]
+        best = (value, step, after)
+    steps.append(best[1])
+    params = best[2]
   return Tuned(Plan(steps), params, tuple(trials))
 
 
 def surrogate(
-  params: Bound, original: Bound, dataset: Dataset, split: Split, heldout: Dataset
+  params: Bound,
+  original: Bound,
+  dataset: Dataset,
+  split: Split,
+  heldout: Dataset,
+  estimate: Estimate | None = None,
 ) -> float:
-  """Returns how much S looks held out while R and H are kept, in [0, 1]; 1 is best.
+  """Returns how much S looks never seen while R and H are kept, in [0, 1]; 1 is best.
 
   Args:
     params: the unlearned network.
@@ -129,27 +145,66 @@ def surrogate(
     dataset: D, with S and R.
     split: only `forget` and `retain` are used.
     heldout: H. A class of S without held-out examples is compared with all of H.
+    estimate: of S; with it the accuracy on S is compared with that of models that left it out.
 
   Raises:
-    ValueError: an id is not in the data, H is empty, or a logit is NaN.
+    ValueError: an id is not in the data, H is empty, a logit is NaN, or no example of S was ever
+      left out.
   """
-  from scipy.stats import wasserstein_distance
-
-  forget = dataset.take(split.forget)
-  share = np.bincount(forget.labels, minlength=int(heldout.labels.max(initial=0)) + 1)
-  count = np.bincount(heldout.labels, minlength=len(share))
-  weights = (share / np.maximum(count, 1))[heldout.labels]
-  weights = weights + share[count == 0].sum() / len(heldout)
-  distance = wasserstein_distance(
-    metrics.attacks.label_confidence(params, forget),
-    metrics.attacks.label_confidence(params, heldout),
-    v_weights=weights,
-  )
 
   def lost(data: Dataset) -> float:
     return max(0.0, metrics.accuracy(original, data) - metrics.accuracy(params, data))
 
+  forget = dataset.take(split.forget)
+  if estimate is None:
+    distance = _from_heldout(params, forget, heldout)
+  else:
+    distance = abs(metrics.accuracy(params, forget) - left_out_accuracy(estimate, split.forget))
   return float((1 - distance) * (1 - lost(dataset.take(split.retain))) * (1 - lost(heldout)))
+
+
+def left_out_accuracy(estimate: Estimate, ids: np.ndarray) -> float:
+  """Returns the accuracy to expect on these ids of a model without them, in [0, 1].
+
+  The mean of P[right | left out] over those that were ever left out. Such models saw a share
+  `fraction` of the data, an oracle nearly all of it: expect the oracle's to be slightly higher.
+
+  Raises:
+    ValueError: none of the ids was ever left out.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import memorization, models, train
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
+    >>> recipe = train.Recipe(models.mlp((4,)), epochs=2, batch_size=4)
+    >>> estimate = memorization.estimate(
+    ...   recipe, toy, jax.random.key(0), num_models=16, fraction=0.5, executor=memorization.serial)
+    >>> 0 <= left_out_accuracy(estimate, np.array([1, 2])) <= 1
+    True
+  """
+  rows = np.isin(estimate.ids, ids) & (estimate.count_out > 0)
+  if not rows.any():
+    raise ValueError(
+      f"the estimate has no model that left out any of the {len(ids)} forget ids, such as "
+      f"{ids[0]}. Estimate more models of this data set, or leave estimate= away."
+    )
+  return float(np.mean(estimate.correct_out[rows] / estimate.count_out[rows]))
+
+
+def _from_heldout(params: Bound, forget: Dataset, heldout: Dataset) -> float:
+  """W₁ between p_y on S and on H, H weighted to the classes of S."""
+  from scipy.stats import wasserstein_distance
+
+  share = np.bincount(forget.labels, minlength=int(heldout.labels.max(initial=0)) + 1)
+  count = np.bincount(heldout.labels, minlength=len(share))
+  weights = (share / np.maximum(count, 1))[heldout.labels]
+  weights = weights + share[count == 0].sum() / len(heldout)
+  return wasserstein_distance(
+    metrics.attacks.label_confidence(params, forget),
+    metrics.attacks.label_confidence(params, heldout),
+    v_weights=weights,
+  )
 
 
 def candidates(batch_size: int = 256) -> dict[str, Step]:

@@ -224,7 +224,7 @@ def regun(
 
 
 def dmm(
-  influence: jax.Array,
+  influence: jax.Array | np.ndarray,
   targets: np.ndarray,
   sources: np.ndarray,
   learning_rate: float = 0.01,

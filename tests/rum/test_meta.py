@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from jaxmul import bind, data, models, proxies, rum, unlearn
-from jaxmul.data import Dataset
+from jaxmul.data import Dataset, Split
 
 KILLED = """
 import os, signal, sys
 import jax, numpy as np
 from jaxmul import checkpoint, models, rum, unlearn
-from jaxmul.data import Dataset
+from jaxmul.data import Dataset, Split
 
 store, at, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 rng = np.random.default_rng(0)
@@ -256,6 +256,36 @@ def test_tune_finds_the_candidate_that_makes_forget_look_held_out():
   assert tuned.plan.steps[0] is tried["oracle"]
   again = rum.meta_unlearn(tuned.plan, params, toy, [forget], jax.random.key(2))
   assert same(again, tuned.params)
+
+
+def test_tune_needs_ground_truth_where_forget_is_harder_than_heldout_data():
+  """Wrong labels are memorized: no network without them gets them right, held-out data mislead."""
+  from jaxmul import memorization, train
+
+  digits = data.digits()
+  order = np.random.default_rng(0).permutation(len(digits))
+  toy, heldout = digits.take(order[:100]), digits.take(order[300:500])
+  forget, retain = toy.ids[:20], toy.ids[20:]
+  labels = np.where(np.arange(100) < 20, (toy.labels + 1) % 10, toy.labels)
+  toy = Dataset(toy.images, labels, toy.ids, 10)
+  recipe = train.Recipe(models.mlp((64,)), epochs=60, batch_size=32, weight_decay=0.0)
+  params = train.fit(recipe, toy, jax.random.key(0)).params
+  oracle = train.fit(recipe, toy, jax.random.key(1), retain).params
+  estimate = memorization.estimate(
+    recipe, toy, jax.random.key(2), num_models=12, fraction=0.5, executor=memorization.serial
+  )
+  assert rum.left_out_accuracy(estimate, forget) < 0.2
+  split = Split(forget=forget, retain=retain)
+
+  def surrogates(*given):
+    return [rum.surrogate(p, params, toy, split, heldout, *given) for p in (params, oracle)]
+
+  untouched, retrained = surrogates(estimate)
+  assert retrained > 0.8 > 0.3 > untouched
+  untouched, retrained = surrogates()
+  assert retrained < untouched  # what the page warns of
+  with pytest.raises(ValueError, match="no model that left out any of the 1 forget ids"):
+    rum.left_out_accuracy(estimate, np.array([10**6]))
 
 
 def test_tune_keeps_to_its_budget(problem):
