@@ -143,12 +143,13 @@ def print_table(
     table.add_column(name, justify="right", no_wrap=True)
   for name, found in methods.items():
     score, rank, gain = "", "", ""
-    if name == "RUM ground truth":
+    timed = np.isfinite(truth_seconds)  # not where the ground truth was read from a file
+    if name == "RUM ground truth" and timed:
       score, gain = f"{truth_seconds:.1f}", "1×"
     proxy = name.removeprefix("RUM ")
     if proxy in scored:
       cost = scored[proxy]["seconds"].mean
-      score, gain = f"{cost:.2f}", f"{truth_seconds / cost:.0f}×"
+      score, gain = f"{cost:.2f}", f"{truth_seconds / cost:.0f}×" if timed else ""
       rank = f"{np.mean([each.spearman for each in agreements[proxy]]):.2f}"
     table.add_row(
       name,

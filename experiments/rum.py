@@ -45,6 +45,8 @@ class Config:
     plan: RUM's published plan: salun (none, fine-tune, SalUn) or neg_grad_plus (three times).
     seeds: training seeds; one gives no intervals.
     num_models: models retrained without a random part of the data, for the ground truth.
+    truth: .npz of an Estimate of this data and recipe, which takes their place; its seconds are not
+      known.
     fraction: share of the training set that each of them sees, in (0, 1).
     group_size: examples in each of the three forget groups; 0 is n/45, at least 80.
     epochs: passes of every training run.
@@ -62,6 +64,7 @@ class Config:
   plan: Literal["salun", "neg_grad_plus"] = "salun"
   seeds: int = 3
   num_models: int = 200
+  truth: Path | None = None
   fraction: float = 0.7
   group_size: int = 0
   epochs: int = 10
@@ -171,7 +174,11 @@ def prepare(config: Config) -> Problem:
   dataset, parts = cut(config)
   training = dataset.take(parts.train)
   recipe = recipe_of(config, dataset.num_classes)
-  truth, seconds, plan_hash = ground_truth(config, recipe, training)
+  if config.truth is None:
+    truth, seconds, plan_hash = ground_truth(config, recipe, training)
+  else:
+    truth = read_truth(config.truth, training)
+    seconds, plan_hash = float("nan"), truth.digest
   size = config.group_size or max(80, round(len(training) / 45))
   known = np.isfinite(truth.memorization)
   groups = rum.select(truth.memorization[known], truth.ids[known], size=size)

@@ -52,7 +52,7 @@ def klom(unlearned: Any, oracles: Any) -> np.ndarray:
   return np.sum(p * np.log(p / q), 0)
 
 
-def klom_null(oracles: Any, *, permutations: int = 200, seed: int = 0) -> np.ndarray:
+def klom_null(oracles: Any, *, permutations: int = 2000, seed: int = 0) -> np.ndarray:
   """Returns the mean KLoM [P] of random halves of the oracles against their other halves.
 
   What two sets of ⌊L/2⌋ equally good models give: compare with `klom` of as many models a side.
