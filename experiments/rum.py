@@ -70,7 +70,7 @@ class Config:
   epochs: int = 10
   batch_size: int = 64
   learning_rate: float = 0.05
-  audit_models: int = 16
+  audit_models: int = 24
   key: int = 0
   data_dir: Path | None = None
   out: Path = Path("runs/rum")
