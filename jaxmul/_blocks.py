@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+_IMAGES = 16
+
 
 def map_blocks(function: Callable[..., Any], arrays: tuple[jax.Array, ...], size: int) -> Any:
   """Returns `function` of whole arrays [n, ...], computed `size` rows at a time under `lax.map`.
@@ -25,6 +27,24 @@ def map_blocks(function: Callable[..., Any], arrays: tuple[jax.Array, ...], size
   rows = jnp.where(rows < count, rows, 0).reshape(blocks, size)
   mapped = lax.map(lambda at: function(*(array[at] for array in arrays)), rows)
   return jax.tree.map(lambda leaf: leaf.reshape(blocks * size, *leaf.shape[2:])[:count], mapped)
+
+
+def image_blocks(
+  function: Callable[[jax.Array, jax.Array], jax.Array], inputs: jax.Array, labels: jax.Array
+) -> jax.Array:
+  """Returns `function(inputs, labels)` [B]; on a CPU, sixteen images at a time.
+
+  What a convolution keeps for its gradient then stays in the cache: the proxies of a `cnn` take
+  half of the time or less. Over several devices a loop over the batch would gather it, so there
+  the batch stays whole.
+  """
+  if inputs.ndim < 4 or len(inputs) <= _IMAGES or not _is_one_cpu():
+    return function(inputs, labels)
+  return map_blocks(function, (inputs, labels), _IMAGES)
+
+
+def _is_one_cpu() -> bool:
+  return jax.default_backend() == "cpu" and len(jax.devices()) == 1
 
 
 def shuffled_rows(key: jax.Array, count: int, size: int) -> jax.Array:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, _sharding, losses
+from jaxmul._blocks import image_blocks
 from jaxmul._gradients import lengths, per_example
-from jaxmul.binding import ApplyFn, as_bound
+from jaxmul.binding import ApplyFn, Bound, as_bound
 
 Method = Literal["hvp", "finite_difference", "rum_compat"]
 _STEP = {"finite_difference": 1e-3, "rum_compat": 1e-2}
@@ -89,6 +90,23 @@ def curvature(
     )
   _check.label_range(bound, inputs, labels, "curvature")
 
+  step = h if h is not None else _STEP.get(method, 0.0)
+  if probes is None and method != "rum_compat":
+    key = jax.random.key(0) if key is None else key
+    # Drawn flat: XLA compiles random arrays of high rank slowly on CPU.
+    flat = jax.random.rademacher(key, (num_probes * inputs[0].size,), inputs.dtype)
+    probes = flat.reshape(num_probes, *inputs.shape[1:])
+  return image_blocks(lambda x, y: _scores(bound, x, y, probes, method, step), inputs, labels)
+
+
+def _scores(
+  bound: Bound,
+  inputs: jax.Array,
+  labels: jax.Array,
+  probes: jax.Array | None,
+  method: Method,
+  step: float,
+) -> jax.Array:
   inputs = _sharding.local(inputs, bound, labels, probes)
 
   # The loss of an impossible label is NaN under jit, but its gradient would be 0.
@@ -100,7 +118,6 @@ def curvature(
     """∇_x ℓ of every example at once: the examples do not interact."""
     return jax.grad(lambda x: losses.cross_entropy(bound(x), labels).sum())(x)
 
-  step = h if h is not None else _STEP.get(method, 0.0)
   if method == "rum_compat":
     g = gradients(inputs)
     sign = jnp.sign(g)
@@ -108,12 +125,7 @@ def curvature(
     z = step * sign / per_example(jnp.where(norm == 0, 1, norm), sign)
     return jnp.where(possible, lengths(gradients(inputs + z) - g), jnp.nan)
 
-  if probes is None:
-    key = jax.random.key(0) if key is None else key
-    # Drawn flat: XLA compiles random arrays of high rank slowly on CPU.
-    flat = jax.random.rademacher(key, (num_probes * inputs[0].size,), inputs.dtype)
-    probes = flat.reshape(num_probes, *inputs.shape[1:])
-
+  assert probes is not None
   if method == "hvp":
     _, hessian_product = jax.linearize(gradients, inputs)
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxmul import _check
+from jaxmul._blocks import image_blocks
 from jaxmul._gradients import lengths, of_examples
 from jaxmul.binding import ApplyFn, as_bound, refuse_batch_stats
 
@@ -49,7 +50,7 @@ def grand(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Arr
   refuse_batch_stats(bound, "grand")
   inputs, labels = _check.batch(batch, "grand")
   _check.label_range(bound, inputs, labels, "grand")
-  return of_examples(bound, inputs, labels, norms=True).norms
+  return image_blocks(lambda x, y: of_examples(bound, x, y, norms=True).norms, inputs, labels)
 
 
 def input_gradient(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Array:
@@ -69,4 +70,8 @@ def input_gradient(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -
   bound = as_bound(params, apply_fn, "input_gradient")
   inputs, labels = _check.batch(batch, "input_gradient")
   _check.label_range(bound, inputs, labels, "input_gradient")
-  return lengths(of_examples(bound, inputs, labels, to_inputs=True).inputs)
+
+  def norms(inputs, labels):
+    return lengths(of_examples(bound, inputs, labels, to_inputs=True).inputs)
+
+  return image_blocks(norms, inputs, labels)

@@ -1,12 +1,14 @@
 """GraNd and input gradients are the norms that the chain rule, written out in numpy, gives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxmul
-from jaxmul import models
+from jaxmul import _blocks, models, proxies
 from jaxmul.proxies import grand, input_gradient
 
 SIZE, INPUTS, HIDDEN, CLASSES = 7, 5, 6, 3
@@ -110,3 +112,26 @@ def test_bad_batches_are_refused(proxy):
     proxy(w, (x.astype(np.uint8), y), tanh)
   with one_line(rf"{proxy.__name__} needs apply_fn.*Pass apply_fn=model\.apply"):
     proxy(w, (x, y))
+
+
+@pytest.mark.parametrize(
+  "proxy",
+  [
+    proxies.grand,
+    proxies.input_gradient,
+    proxies.curvature,
+    functools.partial(proxies.curvature, method="finite_difference"),
+    functools.partial(proxies.curvature, method="rum_compat"),
+  ],
+)
+def test_blocks_of_images_give_the_same_scores(proxy, monkeypatch):
+  """One CPU device takes sixteen images at a time; here there are eight devices."""
+  rng = np.random.default_rng(0)
+  batch = rng.normal(size=(37, 6, 6, 1)).astype(np.float32), rng.integers(0, 3, 37)
+  params = models.init(models.cnn((3,), 5, 3), jax.random.key(0), batch[0][:1])
+  whole = jax.jit(proxy)(params, batch)
+  monkeypatch.setattr(_blocks, "_is_one_cpu", lambda: True)
+  loops = jax.make_jaxpr(lambda batch: proxy(params, batch))(batch)
+  assert "scan" in str(loops)
+  # Elsewhere the step of a finite difference makes rounding larger.
+  np.testing.assert_allclose(jax.jit(lambda b: proxy(params, b))(batch), whole, rtol=2e-3)
