@@ -2,7 +2,7 @@
 
 from jaxmul.models._conv import Conv, conv, max_pool
 from jaxmul.models._features import features
-from jaxmul.models._ghost import has_ghost_norms, tapped
+from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
 from jaxmul.models._init import Model, init
 from jaxmul.models.cnn import CNN, cnn
 from jaxmul.models.mlp import MLP, mlp
@@ -23,4 +23,5 @@ __all__ = [
   "mlp",
   "resnet18",
   "tapped",
+  "tapped_squares",
 ]

@@ -3,11 +3,12 @@
 A layer y = f(x, w) is tapped: its output also depends, in name only, on a vector s [B] of zeros.
 The cotangent that the tap hands to s is ‖∂ℓ_b/∂w‖², read off x and g = ∂ℓ/∂y, and autodiff adds
 these up over the layers: the gradient of Σ ℓ_b with respect to s is the squared norm over all
-params. Nothing of the size of a per-example gradient of the network ever exists.
+params. Nothing of the size of a per-example gradient of the network ever exists. In the same way
+zeros like the params get Σ_b (∂ℓ_b/∂w)², the sum of squared gradients.
 
 For y_t = x_t W + b at positions t: ‖∂W‖² = ‖Σ_t x_t g_tᵀ‖² = Σ_ts (x_t·x_s)(g_t·g_s), whichever is
 the cheaper, and ‖∂b‖² = ‖Σ_t g_t‖². A convolution is that over patches. For a normalisation
-y_t = x̂_t γ + β: ∂γ = Σ_t x̂_t g_t.
+y_t = x̂_t γ + β: ∂γ = Σ_t x̂_t g_t. With one position, Σ_b (∂W)² = Σ_b x_b² (g_b²)ᵀ.
 
 References:
   Goodfellow, [Efficient Per-Example Gradient Computations](https://arxiv.org/abs/1510.01799), 2015;
@@ -29,7 +30,8 @@ from jax import lax
 from jaxmul.binding import Bound
 from jaxmul.models._conv import Conv, image_patches
 
-Norms = Callable[[Any, jax.Array], jax.Array]
+# Of x and g: each param's gradients [B, ...], or (a, g) [B, T, ·] with the gradients Σ_t a_t g_tᵀ.
+Rule = Callable[[Any, jax.Array], dict[str, Any]]
 
 # A batch size that no feature axis has: where it leads, the axis is the batch.
 _UNLIKELY = 1009
@@ -74,37 +76,91 @@ def tapped(bound: Bound, inputs: jax.Array, squares: jax.Array) -> jax.Array:
   Differentiate Σ ℓ_b with respect to `squares`. Only right where `has_ghost_norms`.
   """
 
+  def norms(rule, module):
+    del module
+    return lambda x, g: sum(map(_norms, rule(x, g).values())), squares
+
+  return _tapped(bound, inputs, norms)
+
+
+def tapped_squares(bound: Bound, inputs: jax.Array, squares: Any) -> jax.Array:
+  """Returns logits [B, C] whose cotangent with respect to `squares` is Σ_b (∂ℓ_b/∂θ)².
+
+  `squares` are zeros like the params. Differentiate Σ ℓ_b with respect to them, not to the params.
+  Only right where `has_ghost_norms`.
+  """
+  of = zip(jax.tree.leaves(bound.params), jax.tree.leaves(squares), strict=True)
+  zeros = {id(leaf): zero for leaf, zero in of}
+
+  def sums(rule, module):
+    mine = {name: zeros[id(leaf)] for name, leaf in module.variables["params"].items()}
+
+    def read(x, g):
+      found = rule(x, g)
+      return {name: _sum_of_squares(found[name]).reshape(zero.shape) for name, zero in mine.items()}
+
+    return read, mine
+
+  return _tapped(bound, inputs, sums)
+
+
+def _tapped(bound, inputs, reader):
+  """Logits of a network whose layers are tapped: `reader` says what is read, and who gets it."""
+
   def tap(next_fn, args, kwargs, context):
     y = next_fn(*args, **kwargs)
-    norms = _rule(context, args, kwargs)
-    return y if norms is None else _tap(norms, y, args[0], squares)
+    rule = _rule(context, args, kwargs)
+    if rule is None:
+      return y
+    read, zeros = reader(rule, context.module)
+    return _tap(read, y, args[0], zeros)
 
   with nn.intercept_methods(tap):
     return bound(inputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tap(norms: Norms, y: jax.Array, x: jax.Array, squares: jax.Array) -> jax.Array:
-  del norms, x, squares
+def _tap(read: Callable[[Any, jax.Array], Any], y: jax.Array, x: jax.Array, zeros: Any):
+  del read, x, zeros
   return y
 
 
-def _forward(norms, y, x, squares):
-  del norms
-  return y, (x, squares)
+def _forward(read, y, x, zeros):
+  del read
+  return y, (x, zeros)
 
 
-def _backward(norms, residual, g):
-  x, squares = residual
+def _backward(read, residual, g):
+  x, zeros = residual
   x, wide = (each.astype(jnp.promote_types(each.dtype, jnp.float32)) for each in (x, g))
-  return g, None, norms(x, wide).astype(squares.dtype)
+  return g, None, jax.tree.map(lambda v, zero: v.astype(zero.dtype), read(x, wide), zeros)
 
 
 _tap.defvjp(_forward, _backward)
 
 
-def _rule(context, args, kwargs) -> Norms | None:
-  """Returns how to get norms² [B] from x and g of a layer, or None for any other module or call."""
+def _norms(gradient) -> jax.Array:
+  """‖·‖² [B] of per-example gradients."""
+  if not isinstance(gradient, tuple):
+    return jnp.sum(gradient**2, -1)
+  (_, positions, inputs), outputs = gradient[0].shape, gradient[1].shape[-1]
+  if positions * (inputs + outputs) < inputs * outputs:
+    a, b = (jnp.einsum("bti,bsi->bts", each, each) for each in gradient)
+    return jnp.sum(a * b, (1, 2))
+  return jnp.sum(jnp.einsum("bti,bto->bio", *gradient) ** 2, (1, 2))
+
+
+def _sum_of_squares(gradient) -> jax.Array:
+  """Σ_b of squared per-example gradients."""
+  if not isinstance(gradient, tuple):
+    return jnp.sum(gradient**2, 0)
+  if gradient[0].shape[1] == 1:
+    return jnp.einsum("bti,bto->io", *(each**2 for each in gradient))
+  return jnp.sum(jnp.einsum("bti,bto->bio", *gradient) ** 2, 0)
+
+
+def _rule(context, args, kwargs) -> Rule | None:
+  """Returns how gradients follow from x and g of a layer, or None for any other module or call."""
   module = context.module
   if context.method_name != "__call__" or len(args) != 1:
     return None
@@ -126,7 +182,7 @@ def _rule(context, args, kwargs) -> Norms | None:
   return None
 
 
-def _linen_conv(module: nn.Conv) -> Norms | None:
+def _linen_conv(module: nn.Conv) -> Rule | None:
   """The rule of a plain 2-D convolution: one stride, no dilation, groups or mask."""
   strides = module.strides or 1
   strides = {strides} if isinstance(strides, int) else set(strides)
@@ -146,13 +202,7 @@ def _linen_conv(module: nn.Conv) -> Norms | None:
 def _dense(use_bias, x, g):
   x = x.reshape(len(x), -1, x.shape[-1])
   g = g.reshape(len(g), -1, g.shape[-1])
-  (_, positions, inputs), outputs = x.shape, g.shape[-1]
-  if positions * (inputs + outputs) < inputs * outputs:
-    pairs = (jnp.einsum("bti,bsi->bts", each, each) for each in (x, g))
-    squares = jnp.sum(next(pairs) * next(pairs), (1, 2))
-  else:
-    squares = jnp.sum(jnp.einsum("bti,bto->bio", x, g) ** 2, (1, 2))
-  return squares + jnp.sum(g.sum(1) ** 2, -1) if use_bias else squares
+  return {"kernel": (x, g)} | ({"bias": g.sum(1)} if use_bias else {})
 
 
 def _conv(size, stride, padding, use_bias, x, g):
@@ -161,18 +211,17 @@ def _conv(size, stride, padding, use_bias, x, g):
   return _dense(use_bias, image_patches(x, size, stride, pads), g)
 
 
-def _norm(module) -> Norms:
+def _norm(module) -> Rule:
   """The rule of y = x̂ γ + β; the layer itself, without γ and β, gives x̂."""
   bare = module.clone(parent=None, use_scale=False, use_bias=False)
   state = {name: each for name, each in module.variables.items() if name != "params"}
 
-  def norms(x, g):
-    axes = tuple(range(1, x.ndim - 1))
-    squares = jnp.zeros(len(x), g.dtype)
+  def gradients(x, g):
+    axes, found = tuple(range(1, x.ndim - 1)), {}
     if module.use_scale:
-      squares += jnp.sum(jnp.sum(bare.apply(state, x) * g, axes) ** 2, -1)
+      found["scale"] = jnp.sum(bare.apply(state, x) * g, axes)
     if module.use_bias:
-      squares += jnp.sum(jnp.sum(g, axes) ** 2, -1)
-    return squares
+      found["bias"] = jnp.sum(g, axes)
+    return found
 
-  return norms
+  return gradients

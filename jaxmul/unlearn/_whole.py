@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmul import losses
+from jaxmul import losses, models
 from jaxmul.binding import Bound
 from jaxmul.unlearn._passes import Batch, Rows
 
@@ -49,30 +49,49 @@ def fisher_diagonal(params: Bound, rows: Rows, size: int, expected: bool) -> Any
   With the data's labels, or the expectation over labels that the network draws (`expected`).
   """
 
-  def squares(theta, image, label, weight):
-    def loss(theta):
-      return losses.cross_entropy(params.replace(params=theta)(image[None]), label[None])[0]
-
-    return jax.tree.map(lambda leaf: weight * leaf**2, jax.grad(loss)(theta))
+  ghost = models.has_ghost_norms(params, rows.batch(jnp.int32(0), jnp.int32(1), 1).inputs)
 
   def block(batch):
+    log_p = losses.log_probabilities(params(batch.inputs))
     if expected:
-      weights = jnp.exp(losses.log_probabilities(params(batch.inputs)))
+      weights = jnp.exp(log_p)
       labels = jnp.broadcast_to(jnp.arange(weights.shape[-1]), weights.shape)
     else:
       labels = batch.labels[:, None]
-      weights = jnp.ones(labels.shape, losses.log_probabilities(params(batch.inputs)).dtype)
+      weights = jnp.ones(labels.shape, log_p.dtype)
     weights = jnp.where(batch.mask[:, None], weights, 0)
+    squares = _ghost_squares if ghost else _squares
 
     def over_labels(total, at):
-      each = jax.vmap(squares, (None, 0, 0, 0))(params.params, batch.inputs, *at)
-      summed = jax.tree.map(lambda leaf: leaf.sum(0), each)
-      return jax.tree.map(jnp.add, total, summed), None
+      return jax.tree.map(jnp.add, total, squares(params, batch.inputs, *at)), None
 
     zero = jax.tree.map(jnp.zeros_like, params.params)
     return lax.scan(over_labels, zero, (labels.T, weights.T))[0]
 
   return jax.tree.map(lambda leaf: leaf / rows.count, sum_blocks(block, rows, size))
+
+
+def _ghost_squares(params: Bound, inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> Any:
+  """Σ_b w_b (∂ℓ_b/∂θ)², read off the layers in one backward pass."""
+
+  def total(zeros):
+    each = losses.cross_entropy(models.tapped_squares(params, inputs, zeros), labels)
+    return jnp.sum(jnp.sqrt(weights) * each)
+
+  return jax.grad(total)(jax.tree.map(jnp.zeros_like, params.params))
+
+
+def _squares(params: Bound, inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> Any:
+  """The same for any network, from the gradients themselves."""
+
+  def square(image, label, weight):
+    def loss(theta):
+      return losses.cross_entropy(params.replace(params=theta)(image[None]), label[None])[0]
+
+    return jax.tree.map(lambda leaf: weight * leaf**2, jax.grad(loss)(params.params))
+
+  each = jax.vmap(square)(inputs, labels, weights)
+  return jax.tree.map(lambda leaf: leaf.sum(0), each)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -10,7 +10,7 @@ import pytest
 
 from jaxmul import _gradients, models
 from jaxmul.binding import Bound, bind
-from jaxmul.models._ghost import has_ghost_norms
+from jaxmul.models._ghost import has_ghost_norms, tapped_squares
 
 CLASSES = 3
 
@@ -85,6 +85,35 @@ def test_ghost_norms_are_the_norms_of_dense_gradients(name, double):
   want = dense_norms(bound, x, y)
   assert np.ptp(want) > 1e-3
   np.testing.assert_allclose(norms(bound, x, y), want, rtol=1e-11)
+
+
+def squares(bound, x, y, weights):
+  """Σ_b w_b (∂ℓ_b/∂θ)² by taps."""
+
+  def total(zeros):
+    z = tapped_squares(bound, x, zeros)
+    return jnp.sum(jnp.sqrt(weights) * (jax.nn.logsumexp(z, -1) - z[jnp.arange(len(y)), y]))
+
+  return jax.jit(jax.grad(total))(jax.tree.map(jnp.zeros_like, bound.params))
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_squares_are_those_of_dense_gradients(name, double):
+  layers, shape = COVERED[name]
+  bound, x, y = network(Layers(layers), shape)
+  weights = jnp.arange(len(y)) / 2
+
+  def weighted(theta):
+    z = bound.replace(params=theta)(x)
+    return jax.nn.logsumexp(z, -1) - z[jnp.arange(len(y)), y]
+
+  jacobian = jax.jit(jax.jacrev(weighted))(bound.params)
+  want = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf**2, 1), jacobian)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-16),
+    squares(bound, x, y, weights),
+    want,
+  )
 
 
 NETWORKS = {
