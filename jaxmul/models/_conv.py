@@ -8,7 +8,8 @@ convolution is used. The rule is written once, so the numbers are the same under
 Forward-mode differentiation alone (`jax.jvp`, `jax.jacfwd`) does not go through a custom VJP;
 forward over reverse (`jax.hessian`, Hessian-vector products) and reverse over reverse do.
 
-Shapes: x [B, H, W, I], kernel [kh, kw, I, O], y [B, H', W', O] with "SAME" padding.
+Shapes: x [B, H, W, I], kernel [kh, kw, I, O], y [B, H', W', O]. Zeros are added as PyTorch adds them,
+⌊k/2⌋ on both sides: with stride 2 on an even size, "SAME" padding would be one pixel off.
 """
 
 import functools
@@ -30,12 +31,12 @@ _CACHED_NUMBERS = 2**17  # half a megabyte of patches
 
 
 class Conv(nn.Module):
-  """Convolution [B, H, W, I] -> [B, H', W', features], "SAME" padding.
+  """Convolution [B, H, W, I] -> [B, H', W', features], with ⌊k/2⌋ zeros on every side.
 
   Attributes:
     features: O.
-    kernel_size: kh = kw.
-    stride: H' = ⌈H / stride⌉.
+    kernel_size: kh = kw = k.
+    stride: H' = ⌈H / stride⌉ where k is odd.
     use_bias: whether to add a bias [O].
     kernel_init: initializer of the kernel [kh, kw, I, O].
     dtype: type to compute in, or None for the type of the input.
@@ -62,7 +63,7 @@ class Conv(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def conv(stride: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Returns the "SAME" convolution of x [B, H, W, I] with kernel [kh, kw, I, O]."""
+  """Returns the convolution of x [B, H, W, I], padded by ⌊k/2⌋, with kernel [kh, kw, I, O]."""
   return _convolve(stride, x, kernel)
 
 
@@ -92,10 +93,14 @@ def _backward(stride, residual, g):
 conv.defvjp(_forward, _backward)
 
 
+def padding_of(size: tuple[int, ...]) -> list[tuple[int, int]]:
+  """Returns the zeros before and after rows and columns for a kernel of size (kh, kw)."""
+  return [(k // 2, k // 2) for k in size]
+
+
 def _xla(stride, x, kernel):
-  return lax.conv_general_dilated(
-    x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
+  padding, layout = padding_of(kernel.shape[:2]), ("NHWC", "HWIO", "NHWC")
+  return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=layout)
 
 
 def _xla_gradients(stride, x, kernel, g):
@@ -137,7 +142,7 @@ def _block(stride, x, kernel):
   """
   if os.environ.get("PJRT_NPROC") != "1":
     return len(x)
-  positions = math.prod(-(-size // stride) for size in x.shape[1:3])
+  positions = math.prod(-(-length // stride) for length in x.shape[1:3])
   numbers = positions * math.prod(kernel.shape[:3])
   most = max(1, _CACHED_NUMBERS // numbers)
   count = math.gcd(1 << (most.bit_length() - 1), len(x))
@@ -145,15 +150,15 @@ def _block(stride, x, kernel):
 
 
 def _block_product(stride, x, kernel):
-  padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), "SAME")
-  patches = image_patches(x, kernel.shape[:2], stride, padding)
+  size = kernel.shape[:2]
+  patches = image_patches(x, size, stride, padding_of(size))
   return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
 def _block_gradients(stride, x, kernel, g):
   """∂kernel, in float32 or wider, is patchesᵀ g; ∂x adds up what each tap sends to its inputs."""
   size, inputs = kernel.shape[:2], kernel.shape[2]
-  padding = lax.padtype_to_pads(x.shape[1:3], size, (stride, stride), "SAME")
+  padding = padding_of(size)
   patches = image_patches(x, size, stride, padding)
   d_kernel = lax.dot_general(
     patches, g, (((0, 1, 2), (0, 1, 2)), ((), ())), preferred_element_type=_wide(kernel)

@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 
 from jaxmul.binding import Bound
-from jaxmul.models._conv import Conv, image_patches
+from jaxmul.models._conv import Conv, image_patches, padding_of
 
 # Of x and g: each param's gradients [B, ...], or (a, g) [B, T, ·] with the gradients Σ_t a_t g_tᵀ.
 Rule = Callable[[Any, jax.Array], dict[str, Any]]
@@ -170,7 +170,8 @@ def _rule(context, args, kwargs) -> Rule | None:
   if kind is nn.Dense:
     return functools.partial(_dense, module.use_bias)
   if kind is Conv:
-    return functools.partial(_conv, module.kernel_size, module.stride, "SAME", module.use_bias)
+    size = (module.kernel_size,) * 2
+    return functools.partial(_conv, size, module.stride, padding_of(size), module.use_bias)
   if kind is nn.Conv:
     return _linen_conv(module)
   if kind is nn.BatchNorm and module.use_running_average and module.axis == -1:
@@ -206,9 +207,9 @@ def _dense(use_bias, x, g):
 
 
 def _conv(size, stride, padding, use_bias, x, g):
-  size = (size, size) if isinstance(size, int) else size
-  pads = lax.padtype_to_pads(x.shape[1:3], size, (stride, stride), padding)
-  return _dense(use_bias, image_patches(x, size, stride, pads), g)
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(x.shape[1:3], size, (stride, stride), padding)
+  return _dense(use_bias, image_patches(x, size, stride, padding), g)
 
 
 def _norm(module) -> Rule:

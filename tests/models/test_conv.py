@@ -28,9 +28,8 @@ def blocks(request, monkeypatch):
 
 
 def reference(stride, x, kernel):
-  return lax.conv_general_dilated(
-    x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
+  padding, layout = [(k // 2, k // 2) for k in kernel.shape[:2]], ("NHWC", "HWIO", "NHWC")
+  return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=layout)
 
 
 def arrays(size, kernel, stride, *, channels=(2, 3), examples=4):
@@ -38,7 +37,8 @@ def arrays(size, kernel, stride, *, channels=(2, 3), examples=4):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(examples, *size, channels[0]))
   w = rng.normal(size=(*kernel, *channels))
-  y = rng.normal(size=(examples, *(-(-n // stride) for n in size), channels[1]))
+  out = ((n + 2 * (k // 2) - k) // stride + 1 for n, k in zip(size, kernel, strict=True))
+  y = rng.normal(size=(examples, *out, channels[1]))
   return jnp.asarray(x), jnp.asarray(w), jnp.asarray(y)
 
 

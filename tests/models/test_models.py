@@ -129,8 +129,9 @@ def test_low_precision_computes_low_and_keeps_params_full(name):
 
 
 def lax_conv(x, kernel, stride=1):
+  padding, layout = [(k // 2, k // 2) for k in kernel.shape[:2]], ("NHWC", "HWIO", "NHWC")
   return jax.lax.conv_general_dilated(
-    x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    x, kernel, (stride, stride), padding, dimension_numbers=layout
   )
 
 
