@@ -6,14 +6,18 @@ from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
 from jaxmul.models._init import Model, init
 from jaxmul.models.cnn import CNN, cnn
 from jaxmul.models.mlp import MLP, mlp
-from jaxmul.models.resnet import ResNet, resnet18
+from jaxmul.models.resnet import ResNet, resnet18, resnet50
+from jaxmul.models.vgg import VGG, vgg16
+from jaxmul.models.vit import ViT, vit
 
 __all__ = [
   "CNN",
   "MLP",
+  "VGG",
   "Conv",
   "Model",
   "ResNet",
+  "ViT",
   "cnn",
   "conv",
   "features",
@@ -22,6 +26,9 @@ __all__ = [
   "max_pool",
   "mlp",
   "resnet18",
+  "resnet50",
   "tapped",
   "tapped_squares",
+  "vgg16",
+  "vit",
 ]

@@ -8,8 +8,8 @@ convolution is used. The rule is written once, so the numbers are the same under
 Forward-mode differentiation alone (`jax.jvp`, `jax.jacfwd`) does not go through a custom VJP;
 forward over reverse (`jax.hessian`, Hessian-vector products) and reverse over reverse do.
 
-Shapes: x [B, H, W, I], kernel [kh, kw, I, O], y [B, H', W', O]. Zeros are added as PyTorch adds them,
-⌊k/2⌋ on both sides: with stride 2 on an even size, "SAME" padding would be one pixel off.
+Shapes: x [B, H, W, I], kernel [kh, kw, I, O], y [B, H', W', O]. Zeros are added as PyTorch adds
+them, ⌊k/2⌋ on both sides: with stride 2 on an even size, "SAME" padding is one pixel off.
 """
 
 import functools

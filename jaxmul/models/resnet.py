@@ -1,4 +1,4 @@
-"""ResNet-18 with the CIFAR stem (3 × 3, no max-pool), BatchNorm or GroupNorm.
+"""ResNet-18 and ResNet-50 with the CIFAR stem (3 × 3, no max-pool), BatchNorm or GroupNorm.
 
 References:
   He et al., [Deep Residual Learning](https://arxiv.org/abs/1512.03385), 2015.
@@ -11,13 +11,14 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
+from jaxmul.models._batch_norm import batch_norm
 from jaxmul.models._conv import Conv
 from jaxmul.models._initializers import lecun_normal
 from jaxmul.models._normalize import normalize
 
 
 class ResNet(nn.Module):
-  """Basic-block ResNet for 32 × 32 images. See `resnet18`."""
+  """ResNet for 32 × 32 images, of basic or bottleneck blocks. See `resnet18` and `resnet50`."""
 
   blocks: tuple[int, ...] = (2, 2, 2, 2)
   width: int = 64
@@ -26,6 +27,7 @@ class ResNet(nn.Module):
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
   dtype: Any = None
+  bottleneck: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
@@ -42,24 +44,25 @@ class ResNet(nn.Module):
     return head(x.mean((1, 2)))
 
   def _block(self, x, norm, channels, stride, name):
-    conv = functools.partial(Conv, channels, use_bias=False, dtype=self.dtype)
-    y = nn.relu(norm(f"{name}_norm1")(conv(stride=stride, name=f"{name}_conv1")(x)))
-    y = norm(f"{name}_norm2")(conv(name=f"{name}_conv2")(y))
+    # (channels, kernel size, stride) of each convolution.
+    layers = ((channels, 3, stride), (channels, 3, 1))
+    if self.bottleneck:
+      layers = ((channels, 1, 1), (channels, 3, stride), (4 * channels, 1, 1))
+    conv = functools.partial(Conv, use_bias=False, dtype=self.dtype)
+    y = x
+    for i, layer in enumerate(layers, 1):
+      y = norm(f"{name}_norm{i}")(conv(*layer, name=f"{name}_conv{i}")(y))
+      y = nn.relu(y) if i < len(layers) else y
     if x.shape != y.shape:
-      x = conv(kernel_size=1, stride=stride, name=f"{name}_shortcut")(x)
+      x = conv(y.shape[-1], 1, stride, name=f"{name}_shortcut")(x)
       x = norm(f"{name}_shortcut_norm")(x)
     return nn.relu(x + y)
 
   def _norm(self, train, mask, name):
     if self.norm == "group":
-      return nn.GroupNorm(
-        num_groups=math.gcd(32, self.width), epsilon=1e-5, dtype=self.dtype, name=name
-      )
-    layer = nn.BatchNorm(
-      use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name=name
-    )
-    # Padding rows must not enter the statistics.
-    return functools.partial(layer, mask=None if mask is None else mask[:, None, None, None])
+      groups = math.gcd(32, self.width)
+      return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=self.dtype, name=name)
+    return batch_norm(name, train, mask, self.dtype)
 
 
 def resnet18(
@@ -93,3 +96,31 @@ def resnet18(
   if norm not in ("batch", "group"):
     raise ValueError(f"resnet18 needs norm 'batch' or 'group', got {norm!r}.")
   return ResNet((2, 2, 2, 2), width, num_classes, norm, tuple(mean), tuple(std), dtype)
+
+
+def resnet50(
+  num_classes: int = 100,
+  *,
+  width: int = 64,
+  mean: tuple[float, ...] = (0.0,),
+  std: tuple[float, ...] = (1.0,),
+  dtype: Any = None,
+) -> ResNet:
+  """Returns a Linen ResNet-50 with BatchNorm: images [B, 32, 32, I] -> logits [B, C].
+
+  With the default width and 100 classes it has 23,705,252 weights, as the papers' network. The
+  stride of a block is that of its 3 × 3 convolution, as in torchvision.
+
+  Args:
+    num_classes: C.
+    width: channels of the first stage's inner convolutions; the papers' is 64.
+    mean, std: per input channel, or one for all: the network sees (x − mean) / std.
+    dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
+
+  Example:
+    >>> resnet50(width=8).blocks
+    (3, 4, 6, 3)
+  """
+  return ResNet(
+    (3, 4, 6, 3), width, num_classes, "batch", tuple(mean), tuple(std), dtype, bottleneck=True
+  )

@@ -121,6 +121,9 @@ NETWORKS = {
   "cnn": (models.cnn((2, 3), 4, CLASSES), (8, 8, 3)),
   "resnet18": (models.resnet18(CLASSES, width=2), (8, 8, 3)),
   "resnet_group": (models.ResNet((1, 1), 2, CLASSES, "group"), (8, 8, 3)),
+  "bottleneck": (models.ResNet((1, 1), 2, CLASSES, bottleneck=True), (6, 6, 3)),
+  "vgg": (models.VGG(((2,), (3, 3)), (4,), CLASSES), (8, 8, 3)),
+  "vit": (models.vit(CLASSES, patch=4, width=4, depth=1, heads=2), (8, 8, 3)),
 }
 
 

@@ -1,6 +1,7 @@
 """The networks are the papers': sizes, cost, forward pass, and what binding them promises."""
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -37,6 +38,32 @@ def test_resnet18_has_the_size_of_the_papers_network():
   assert set(bound.state) == {"batch_stats"}
 
 
+# torchvision's ResNet-50 has a 7 × 7 stem, 1,000 classes and 25,557,032 weights.
+RESNET50 = 25_557_032 - (7**2 - 3**2) * 3 * 64 - 900 * (2048 + 1)
+# Kernels of 3 × 3 without bias; a scale and a bias for each channel; three dense layers.
+CHANNELS, WIDTHS = [3, 64, 64, 128, 128, *3 * [256], *6 * [512]], [2 * 2 * 512, 256, 256, 200]
+VGG16 = sum(9 * a * b for a, b in itertools.pairwise(CHANNELS)) + 2 * sum(CHANNELS[1:])
+VGG16 += sum(a * b + b for a, b in itertools.pairwise(WIDTHS))
+# ViT-S/16 has 1,000 classes and 22,050,664 weights, of them a class token and 197 positions. Ours
+# has neither, patches of 8² and not 16² pixels, and 200 classes.
+VIT = 22_050_664 - (1 + 197) * 384 - (16**2 - 8**2) * 3 * 384 - 800 * (384 + 1)
+
+
+@pytest.mark.parametrize(
+  ("model", "side", "classes", "by_hand", "weights"),
+  [
+    (models.resnet50(100), 32, 100, RESNET50, 23_705_252),
+    (models.vgg16(200), 64, 200, VGG16, 15_360_648),
+    (models.vit(200), 64, 200, VIT, 21_445_448),
+  ],
+)
+def test_the_papers_networks_have_their_published_size(model, side, classes, by_hand, weights):
+  bound = shapes(model, 1, side, side, 3)
+  assert size(bound) == by_hand == weights
+  images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+  assert jax.eval_shape(Bound.__call__, bound, images).shape == (2, classes)
+
+
 def test_cnn_costs_at_most_six_and_a_half_megaflop_forward():
   bound = shapes(models.cnn(), 1, 32, 32, 3)
   layers = bound.params["params"]
@@ -56,6 +83,9 @@ NETWORKS = {
   "cnn": models.cnn((3, 4), 6, 3),
   "batch": models.ResNet((1, 1), 4, 3),
   "group": models.ResNet((1, 1), 4, 3, norm="group"),
+  "bottleneck": models.ResNet((1, 1), 4, 3, bottleneck=True),
+  "vgg": models.VGG(((3,), (4, 4)), (5,), 3),
+  "vit": models.vit(3, patch=3, width=8, depth=2, heads=2),
 }
 
 
@@ -135,40 +165,129 @@ def lax_conv(x, kernel, stride=1):
   )
 
 
-def test_resnet_is_the_papers_forward_pass():
-  model = models.resnet18(3, width=4)
+def filled(model, *shape):
+  """A network with random weights and statistics."""
   rng = np.random.default_rng(0)
   fill = {"mean": lambda s: rng.normal(size=s), "var": lambda s: rng.uniform(0.5, 2, size=s)}
   fill |= {"scale": lambda s: rng.normal(1, 0.2, size=s), "bias": lambda s: rng.normal(size=s)}
   fill |= {"kernel": lambda s: rng.normal(size=s) / np.sqrt(np.prod(s[:-1]))}
-  bound = jax.tree_util.tree_map_with_path(
+  return jax.tree_util.tree_map_with_path(
     lambda path, leaf: jnp.asarray(fill[path[-1].key](leaf.shape), jnp.float32),
-    shapes(model, 1, 8, 8, 3),
+    shapes(model, *shape),
   )
 
-  def norm(x, name):
-    weights, stats = bound.params[name], bound.state["batch_stats"][name]
-    x = (x - stats["mean"]) / jnp.sqrt(stats["var"] + 1e-5)
-    return x * weights["scale"] + weights["bias"]
 
-  def convolution(x, name, stride=1):
-    return lax_conv(x, bound.params[name]["kernel"], stride)
+class Layers:
+  """The layers of a network by name, as the papers write them."""
+
+  def __init__(self, bound):
+    self.params = bound.params.get("params", bound.params)
+    self.stats = (bound.state or {}).get("batch_stats")
+
+  def conv(self, x, name, stride=1):
+    return lax_conv(x, self.params[name]["kernel"], stride)
+
+  def norm(self, x, name):
+    x = (x - self.stats[name]["mean"]) / jnp.sqrt(self.stats[name]["var"] + 1e-5)
+    return x * self.params[name]["scale"] + self.params[name]["bias"]
+
+  def layer_norm(self, x, name):
+    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return x * self.params[name]["scale"] + self.params[name]["bias"]
+
+  def dense(self, x, name):
+    return x @ self.params[name]["kernel"] + self.params[name]["bias"]
+
+
+def agree(bound, paper, x):
+  np.testing.assert_allclose(jax.jit(bound)(x), jax.jit(paper)(x), 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize("make", [models.resnet18, models.resnet50])
+def test_resnet_is_the_papers_forward_pass(make):
+  model = make(3, width=4)
+  bound = filled(model, 1, 8, 8, 3)
+  at = Layers(bound)
+  inner = 3 if make is models.resnet50 else 2
+  strided = 2 if make is models.resnet50 else 1
 
   def paper(x):
-    x = jax.nn.relu(norm(convolution(x, "stem"), "norm"))
-    for stage in range(4):
-      for block in range(2):
-        at, stride = f"stage{stage}_block{block}", 2 if stage and block == 0 else 1
-        y = jax.nn.relu(norm(convolution(x, f"{at}_conv1", stride), f"{at}_norm1"))
-        y = norm(convolution(y, f"{at}_conv2"), f"{at}_norm2")
-        if stride == 2:
-          x = norm(convolution(x, f"{at}_shortcut", stride), f"{at}_shortcut_norm")
+    x = jax.nn.relu(at.norm(at.conv(x, "stem"), "norm"))
+    for stage, blocks in enumerate(model.blocks):
+      for block in range(blocks):
+        name, stride = f"stage{stage}_block{block}", 2 if stage and block == 0 else 1
+        y = x
+        for i in range(1, inner + 1):
+          y = at.conv(y, f"{name}_conv{i}", stride if i == strided else 1)
+          y = at.norm(y, f"{name}_norm{i}")
+          y = jax.nn.relu(y) if i < inner else y
+        if block == 0 and (stage or make is models.resnet50):
+          x = at.norm(at.conv(x, f"{name}_shortcut", stride), f"{name}_shortcut_norm")
         x = jax.nn.relu(x + y)
-    head = bound.params["head"]
-    return x.mean((1, 2)) @ head["kernel"] + head["bias"]
+    return at.dense(x.mean((1, 2)), "head")
 
-  x = jax.random.normal(KEY, (2, 8, 8, 3))
-  np.testing.assert_allclose(jax.jit(bound)(x), jax.jit(paper)(x), 1e-4, 1e-4)
+  agree(bound, paper, jax.random.normal(KEY, (2, 8, 8, 3)))
+
+
+@pytest.mark.parametrize("side", [32, 64, 96])
+def test_vgg_is_the_papers_forward_pass(side):
+  bound = filled(models.vgg16(3, width=2), 1, side, side, 3)
+  at = Layers(bound)
+
+  def paper(x):
+    for stage, convolutions in enumerate((2, 2, 3, 3, 3)):
+      for i in range(convolutions):
+        x = jax.nn.relu(at.norm(at.conv(x, f"stage{stage}_conv{i}"), f"stage{stage}_norm{i}"))
+      x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    # One, two or three pixels a side, averaged over two overlapping halves.
+    low, high = {1: ([0], [0]), 2: ([0], [1]), 3: ([0, 1], [1, 2])}[x.shape[1]]
+    corners = [x[:, rows][:, :, cols].mean((1, 2)) for rows in (low, high) for cols in (low, high)]
+    x = jnp.stack(corners, -1).reshape(len(x), -1)
+    for name in ("dense0", "dense1"):
+      x = jax.nn.relu(at.dense(x, name))
+    return at.dense(x, "head")
+
+  agree(bound, paper, jax.random.normal(KEY, (2, side, side, 3)))
+
+
+def test_vit_is_the_papers_forward_pass():
+  bound = filled(models.vit(3, patch=2, width=8, depth=2, heads=2), 1, 4, 6, 3)
+  at = Layers(bound)
+
+  def paper(x):
+    tokens = [x[:, i : i + 2, j : j + 2].reshape(len(x), -1) for i in (0, 2) for j in (0, 2, 4)]
+    x = at.dense(jnp.stack(tokens, 1), "embedding")
+    place = [[np.sin, 0, 1], [np.sin, 0, 1e-4], [np.cos, 0, 1], [np.cos, 0, 1e-4]]
+    place += [[function, 1, rate] for function, _, rate in place]
+    where = [(row, column) for row in range(2) for column in range(3)]
+    x += np.array([[function(at[axis] * rate) for function, axis, rate in place] for at in where])
+    for block in ("block0", "block1"):
+      qkv = at.dense(at.layer_norm(x, f"{block}_norm1"), f"{block}_qkv")
+      q, k, v = (qkv[..., 8 * i : 8 * (i + 1)] for i in range(3))
+      seen = []
+      for head in (slice(0, 4), slice(4, 8)):
+        scores = q[..., head] @ k[..., head].swapaxes(1, 2) / 2
+        seen.append(jax.nn.softmax(scores) @ v[..., head])
+      x += at.dense(jnp.concatenate(seen, -1), f"{block}_out")
+      y = at.dense(at.layer_norm(x, f"{block}_norm2"), f"{block}_dense1")
+      x += at.dense(jax.nn.gelu(y), f"{block}_dense2")
+    return at.dense(at.layer_norm(x, "norm").mean(1), "head")
+
+  agree(bound, paper, jax.random.normal(KEY, (2, 4, 6, 3)))
+
+
+@pytest.mark.parametrize(
+  ("call", "said"),
+  [
+    (lambda: models.vit(width=10, heads=4), "width=10 and heads=4"),
+    (lambda: shapes(models.vit(), 1, 28, 28), "28 × 28, which patches of 8 do not divide"),
+    (lambda: shapes(models.cnn(), 1, 4, 4, 3), "1 × 1, must be at least 2 × 2"),
+  ],
+)
+def test_shapes_that_do_not_fit_get_one_line(call, said):
+  with pytest.raises(ValueError, match=said) as caught:
+    call()
+  assert "Use" in str(caught.value).splitlines()[0]
 
 
 def test_group_norm_has_no_state_and_no_interaction_in_training():
@@ -218,9 +337,3 @@ def test_group_norm_fits_any_width():
     lambda key: models.init(model, key, jnp.zeros((1, 8, 8, 3))), jax.random.key(0)
   )
   assert bound.state is None
-
-
-def test_images_too_small_for_the_pooling_get_one_line():
-  with pytest.raises(ValueError, match="must be at least 2 × 2") as caught:
-    models.init(models.cnn(), jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
-  assert "Use larger images" in str(caught.value).splitlines()[0]
