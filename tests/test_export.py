@@ -1,6 +1,7 @@
 """Every network trains and every proxy runs on accelerators: all lower for them from anywhere."""
 
 import functools
+import itertools
 
 import jax
 import jax.export
@@ -16,6 +17,9 @@ NETWORKS = {
   "mlp": (models.mlp((8,), 10), (6,)),
   "cnn": (models.cnn((3, 4), 6), (8, 8, 3)),
   "resnet18": (models.resnet18(width=8), (8, 8, 3)),
+  "resnet50": (models.ResNet((1, 1), 8, bottleneck=True), (8, 8, 3)),
+  "vgg16": (models.VGG(((4,), (8,))), (8, 8, 3)),
+  "vit": (models.vit(patch=4, width=8, depth=1, heads=2), (8, 8, 3)),
 }
 
 
@@ -60,7 +64,7 @@ def test_training_exports_for_every_platform(name):
   exported = export(training(name), images, labels, spec(2, dtype=jnp.uint32))
   text = exported.mlir_module()
   # Convolutions of accelerators, products of the CPU: both are in the one program.
-  assert ("stablehlo.convolution" in text) == (name != "mlp")
+  assert ("stablehlo.convolution" in text) == (name not in ("mlp", "vit"))
 
 
 def test_an_exported_run_gives_the_same_numbers():
@@ -73,8 +77,13 @@ def test_an_exported_run_gives_the_same_numbers():
     np.testing.assert_allclose(ours, want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["hvp", "finite_difference", "rum_compat"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+  ("name", "method"),
+  [
+    *((name, "hvp") for name in NETWORKS),
+    *itertools.product(("mlp", "cnn", "resnet18"), ("finite_difference", "rum_compat")),
+  ],
+)
 def test_curvature_exports_for_every_platform(name, method):
   bound, batch = shapes(name)
   structure = jax.tree.structure(bound)

@@ -7,6 +7,7 @@ from jaxmul.models._init import Model, init
 from jaxmul.models.cnn import CNN, cnn
 from jaxmul.models.mlp import MLP, mlp
 from jaxmul.models.resnet import ResNet, resnet18, resnet50
+from jaxmul.models.torch_weights import from_torch, to_torch
 from jaxmul.models.vgg import VGG, vgg16
 from jaxmul.models.vit import ViT, vit
 
@@ -21,6 +22,7 @@ __all__ = [
   "cnn",
   "conv",
   "features",
+  "from_torch",
   "has_ghost_norms",
   "init",
   "max_pool",
@@ -29,6 +31,7 @@ __all__ = [
   "resnet50",
   "tapped",
   "tapped_squares",
+  "to_torch",
   "vgg16",
   "vit",
 ]

@@ -1,0 +1,183 @@
+"""Weights carry over to PyTorch and back: to its names and layout, and to the same outputs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmul import models
+from jaxmul.binding import Bound
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+SMALL = {
+  "resnet": models.ResNet((1, 2), 4, 3),
+  "bottleneck": models.ResNet((1, 2), 4, 3, mean=MEAN, std=STD, bottleneck=True),
+  "vgg": models.VGG(((2,), (3, 4)), (5,), 3, mean=MEAN, std=STD),
+}
+
+
+def filled(model):
+  """A network with random weights and statistics that keep the signal's size."""
+  rng = np.random.default_rng(0)
+  gain = 2 if isinstance(model, models.VGG) else 1  # residual branches add up
+
+  def fill(path, leaf):
+    name, shape = path[-1].key, leaf.shape
+    if name == "kernel":
+      return jnp.float32(rng.normal(size=shape) * np.sqrt(gain / np.prod(shape[:-1])))
+    if name in ("scale", "var"):
+      return jnp.float32(rng.uniform(0.5, 1.5, size=shape))
+    return jnp.float32(0.1 * rng.normal(size=shape))
+
+  example = jnp.zeros((1, 32, 32, 3))
+  init = functools.partial(models.init, model)
+  return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(init, jax.random.key(0), example))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_goes_to_torch_comes_back_the_same(name):
+  model = SMALL[name]
+  bound = filled(model)
+  again = models.from_torch(model, models.to_torch(model, bound))
+  assert jax.tree.structure(again) == jax.tree.structure(bound)
+  for ours, theirs in zip(jax.tree.leaves(bound), jax.tree.leaves(again), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_kernels_are_turned_and_named_as_in_torch():
+  bound = filled(SMALL["resnet"])
+  found = models.to_torch(SMALL["resnet"], bound)
+  kernel = bound.params["stage1_block0_shortcut"]["kernel"]
+  assert found["layer2.0.downsample.0.weight"].shape == (8, 4, 1, 1)
+  np.testing.assert_array_equal(found["layer2.0.downsample.0.weight"][5, 2], kernel[:, :, 2, 5])
+  np.testing.assert_array_equal(found["fc.weight"][2], bound.params["head"]["kernel"][:, 2])
+  statistics = bound.state["batch_stats"]["stage1_block1_norm2"]["var"]
+  np.testing.assert_array_equal(found["layer2.1.bn2.running_var"], statistics)
+  assert "normalize.mean" not in found
+  found = models.to_torch(SMALL["vgg"], filled(SMALL["vgg"]))
+  # Convolution, BatchNorm, ReLU, max-pool; then twice the first three.
+  at = {"features.0": (2, 3, 3, 3), "features.4": (3, 2, 3, 3), "features.7": (4, 3, 3, 3)}
+  at |= {"features.1": (2,), "classifier.0": (5, 16), "classifier.2": (3, 5)}
+  assert {name: found[f"{name}.weight"].shape for name in at} == at
+  np.testing.assert_array_equal(found["normalize.std"], np.float32(STD))
+
+
+def wrong(name, **changes):
+  weights = models.to_torch(SMALL[name], filled(SMALL[name]))
+  return {key: value for key, value in (weights | changes).items() if value is not None}
+
+
+@pytest.mark.parametrize(
+  ("model", "weights", "said"),
+  [
+    (SMALL["vgg"], {"features.4.weight": None}, "features.4.weight is missing"),
+    (SMALL["vgg"], {"module.x": np.zeros(1)}, "module.x is not in the model"),
+    (SMALL["vgg"].clone(num_classes=4), {}, r"classifier.2.bias has shape \(3,\).*needs \(4,\)"),
+    (SMALL["vgg"].clone(mean=(0.0,)), {}, r"normalize.mean is .*Make it with mean=\(0.5, 0.4"),
+    (models.cnn(), {}, "no names in PyTorch are known for this CNN"),
+    (models.resnet18(norm="group"), {}, "no names in PyTorch are known for this ResNet"),
+  ],
+)
+def test_what_does_not_fit_gets_one_line(model, weights, said):
+  with pytest.raises(ValueError, match=rf"\A[^\n]*{said}[^\n]*\Z"):
+    models.from_torch(model, wrong("vgg", **weights))
+
+
+def torch_resnet(torch, blocks, classes, bottleneck):
+  """The networks of He et al. with the CIFAR stem, as a PyTorch user writes them."""
+  nn = torch.nn
+
+  class Block(nn.Module):
+    def __init__(self, before, width, stride):
+      super().__init__()
+      after = 4 * width if bottleneck else width
+      if bottleneck:
+        self.conv1 = nn.Conv2d(before, width, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.conv3 = nn.Conv2d(width, after, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(after)
+      else:
+        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+      self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+      self.downsample = nn.Identity()
+      if stride > 1 or before != after:
+        shortcut = nn.Conv2d(before, after, 1, stride, bias=False)
+        self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(after))
+
+    def forward(self, x):
+      y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+      if bottleneck:
+        y = self.bn3(self.conv3(y.relu()))
+      return (y + self.downsample(x)).relu()
+
+  class Net(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.conv1, self.bn1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64)
+      before = 64
+      for stage, count in enumerate(blocks):
+        layers = []
+        for block in range(count):
+          layers.append(Block(before, 64 << stage, 2 if stage and not block else 1))
+          before = (64 << stage) * (4 if bottleneck else 1)
+        setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+      self.fc = nn.Linear(before, classes)
+
+    def forward(self, x):
+      x = self.bn1(self.conv1(x)).relu()
+      x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+      return self.fc(x.mean((2, 3)))
+
+  return Net()
+
+
+def torch_vgg(torch, classes):
+  """VGG-16 with BatchNorm, features averaged to 2 × 2, and three dense layers."""
+  nn = torch.nn
+  layers, before = [], 3
+  for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+    for _ in range(count):
+      layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+      layers.append(nn.ReLU())
+      before = width
+    layers.append(nn.MaxPool2d(2))
+
+  class Net(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.features = nn.Sequential(*layers)
+      dense = [nn.Linear(4 * 512, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()]
+      self.classifier = nn.Sequential(*dense, nn.Linear(256, classes))
+
+    def forward(self, x):
+      x = nn.functional.adaptive_avg_pool2d(self.features(x), 2)
+      return self.classifier(x.flatten(1))
+
+  return Net()
+
+
+PAPERS = {
+  "resnet18": (models.resnet18(10), 32, lambda t: torch_resnet(t, (2, 2, 2, 2), 10, False)),
+  "resnet50": (models.resnet50(100), 32, lambda t: torch_resnet(t, (3, 4, 6, 3), 100, True)),
+  "vgg16": (models.vgg16(200), 64, lambda t: torch_vgg(t, 200)),
+  "vgg16_of_96_pixels": (models.vgg16(200), 96, lambda t: torch_vgg(t, 200)),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_outputs_are_those_of_torch(name):
+  torch = pytest.importorskip("torch", reason="PyTorch comes with the extra bench")
+  model, side, make = PAPERS[name]
+  bound, theirs = filled(model), make(torch).eval()
+  weights = models.to_torch(model, bound)
+  theirs.load_state_dict({name: torch.from_numpy(each) for name, each in weights.items()})
+  x = np.random.default_rng(1).normal(size=(4, side, side, 3)).astype(np.float32)
+  with torch.no_grad():
+    want = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+  assert np.abs(want).max() > 0.5
+  again = models.from_torch(model, theirs.state_dict())
+  for params in (bound, again):
+    np.testing.assert_allclose(jax.jit(Bound.__call__)(params, x), want, rtol=0, atol=1e-4)
