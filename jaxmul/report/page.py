@@ -59,7 +59,7 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
     "record": run.metrics.get("record", {}),
     "forget": run.forget.tolist(),
     "forget_digest": hashlib.sha256(run.forget.astype("<i8").tobytes()).hexdigest(),
-    "groups": {name: np.sort(ids).tolist() for name, ids in run.groups.items()},
+    "groups": {name: np.sort(ids).tolist() for name, ids in _groups(run).items()},
     "histogram": figures.histogram(
       memorization, {name: memorization[np.isin(run.ids, ids)] for name, ids in run.groups.items()}
     ),
@@ -95,12 +95,19 @@ def _profile(memorization: np.ndarray) -> dict[str, Any]:
   }
 
 
+def _groups(run: Run) -> dict[str, np.ndarray]:
+  """Returns {group: ids}, the whole forget set as one where its groups are not known."""
+  return run.groups or {"forget set": run.forget}
+
+
 def _by_group(run: Run) -> dict[str, dict[str, float]]:
   """Returns {method: {group: mean p_y over its examples and seeds}}."""
   if run.after is None:
     return {}
   members = {
-    name: found for name, ids in run.groups.items() if (found := np.isin(run.after.ids, ids)).any()
+    name: found
+    for name, ids in _groups(run).items()
+    if (found := np.isin(run.after.ids, ids)).any()
   }
   return {
     method: {name: float(confidence[found].mean()) for name, found in members.items()}

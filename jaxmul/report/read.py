@@ -65,8 +65,9 @@ class Run(NamedTuple):
 
   @property
   def forget(self) -> np.ndarray:
-    """The ids of all groups, sorted, int64."""
-    return np.sort(np.concatenate([np.zeros(0, np.int64), *self.groups.values()]))
+    """What was forgotten: the ids of all groups, or else those of unlearned.npz; sorted, int64."""
+    given = [] if self.groups or self.after is None else [self.after.ids]
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *self.groups.values(), *given]))
 
 
 def read(folder: Path) -> Run:
