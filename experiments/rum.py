@@ -12,6 +12,7 @@ test data, and the attack uses neither the test set nor the retain examples that
 """
 
 import dataclasses
+import inspect
 import json
 import time
 from collections.abc import Callable
@@ -397,8 +398,10 @@ def steps_of(plan: rum.Plan) -> dict[str, str]:
     if step.unlearner is None:
       said[group] = "left as it is"
     else:
-      name, *settings = cast(tuple, step.unlearner.identity)
-      said[group] = f"{name}{tuple(settings)}, {step.epochs} epochs, batch {step.batch_size}"
+      name, *values = cast(tuple, step.unlearner.identity)
+      names = inspect.signature(getattr(unlearn, name)).parameters
+      settings = ", ".join(f"{k}={v}" for k, v in zip(names, values, strict=True))
+      said[group] = f"{name}({settings}), {step.epochs} epochs, batch {step.batch_size}"
   return said
 
 
