@@ -1,14 +1,16 @@
-// Pictures come from a few sprites; one is decoded when one of its images is first on the screen.
+// Pictures come from sprites; one is decoded when one of its images is first on the screen, each in
+// a task of its own, so that what was clicked or typed is answered in between.
 const perSprite = data.sprite_columns ** 2;
 const bitmaps = new Map();
-async function decoded(number) {
-  const image = new Image();
-  image.src = `data:image/webp;base64,${data.sprites[number]}`;
-  await image.decode();
-  return createImageBitmap(image);
-}
+const MOST = 128; // decoded at a time, each of about a megabyte; the oldest goes first
+let turn = Promise.resolve();
 function bitmap(number) {
-  if (!bitmaps.has(number)) bitmaps.set(number, decoded(number));
+  if (!bitmaps.has(number)) {
+    turn = turn.then(() => new Promise((next) => setTimeout(next)));
+    const file = () => new Blob([bytes(data.sprites[number])], { type: "image/webp" });
+    bitmaps.set(number, turn.then(() => createImageBitmap(file())));
+    if (bitmaps.size > MOST) bitmaps.delete(bitmaps.keys().next().value);
+  }
   return bitmaps.get(number);
 }
 function picture(row) {
