@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments import cli
 from jaxmul import report
 from jaxmul.data import Dataset
 
@@ -58,7 +59,4 @@ def main(path: Path) -> None:
 if __name__ == "__main__":
   if len(sys.argv) != 2:
     sys.exit("error: name the file to write: python -m experiments.cifar10_small cifar10_small.npz")
-  try:
-    main(Path(sys.argv[1]))
-  except OSError as error:
-    sys.exit(f"error: {error}")
+  cli.run(lambda: main(Path(sys.argv[1])))

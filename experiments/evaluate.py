@@ -9,13 +9,13 @@ report where its audit fails.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Literal
 
 import jax
 import numpy as np
 
+from experiments import cli, logs
 from experiments.rum import cut, recipe_of
 from jaxmul import checkpoint, data, metrics, models, report, train
 from jaxmul.metrics.oracle import Ensemble, Outputs
@@ -40,6 +40,7 @@ class Config:
     learning_rate: of training.
     key: number from which all randomness follows.
     data_dir: folder of prepared TFDS data sets.
+    log: services that get the log too; `log.jsonl` in the run directory is always written.
     out: run directory to write.
   """
 
@@ -57,6 +58,7 @@ class Config:
   learning_rate: float = 0.05
   key: int = 0
   data_dir: Path | None = None
+  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/evaluation")
 
   def __post_init__(self):
@@ -109,6 +111,7 @@ def read_models(
 
 def main(config: Config) -> None:
   """Trains what is missing, audits, evaluates, writes evaluation.json and prints the table."""
+  log = logs.start(config.out, config.log, config)
   dataset, parts = cut(config)
   split = split_of(config, dataset, parts)
   recipe = recipe_of(config, dataset.num_classes)
@@ -132,6 +135,8 @@ def main(config: Config) -> None:
   found = metrics.beside_oracles(unlearned, ensemble, split, attack_ids, keys[2])
   record = {"config": config, "versions": report.versions(), "audit": examined}
   report.write_json(config.out / "evaluation.json", {"figures": found, **record})
+  for figure, parts_of in found.items():
+    log(0, {f"{figure}/{part}": each["value"] for part, each in parts_of.items()})
   unlearned.save(config.out / "outputs.npz")
   show(found, len(unlearned), len(ensemble.oracles))
   print(f"written: {config.out}/evaluation.json and outputs.npz")
@@ -158,9 +163,4 @@ def show(found: dict, unlearned: int, oracles: int) -> None:
 
 
 if __name__ == "__main__":
-  import tyro
-
-  try:
-    main(tyro.cli(Config, description=__doc__))
-  except (ValueError, OSError, ImportError, FloatingPointError) as error:
-    sys.exit(f"error: {error}")
+  cli.main(main, Config, __doc__)

@@ -11,9 +11,9 @@ without `--part` reads all parts and writes the estimate. `experiments/launch/` 
 """
 
 import dataclasses
-import signal
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,10 +21,9 @@ import jax
 import numpy as np
 import tyro
 
+from experiments import cli, logs
 from experiments.rum import cut, recipe_of
 from jaxmul import memorization, report
-
-STOPPED = 128  # exit codes: 130 after Ctrl-C, 143 after SIGTERM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Config:
     part: compute only this part of the chunks, such as 3/16, into the shared folder.
     distributed: one JAX job of several processes; on Slurm, MPI and TPU pods it finds the others.
     data_dir: folder of prepared TFDS data sets.
+    log: services that get the log too; `log.jsonl` in the run directory is always written.
     out: run directory to write.
   """
 
@@ -66,6 +66,7 @@ class Config:
   part: str | None = None
   distributed: bool = False
   data_dir: Path | None = None
+  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/truth")
 
   def __post_init__(self):
@@ -96,13 +97,15 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
   test = dataset.take(np.concatenate([parts.heldout, parts.test])) if config.influence else None
   recipe = recipe_of(config, dataset.num_classes)
   key = jax.random.fold_in(jax.random.key(config.key), 1)
-  executor = _executor(config.executor)
+  first = jax.process_index() == 0
+  log = logs.start(config.out, config.log, config) if first else lambda step, metrics: None
+  executor = _logged(_executor(config.executor) or memorization.default(), log)
   options: dict[str, Any] = {"num_models": config.num_models, "fraction": config.fraction}
   store = config.out / "chunks"
   work = memorization.plan(recipe, training, key, **options, test=test)
   if not config.active:
     memorization.Store(store, work)  # refuses the chunks of another plan before anything is written
-  if jax.process_index() == 0 and not config.part:
+  if first and not config.part:
     record = {"config": config, "versions": report.versions()}
     report.write_json(config.out / "config.json", record)
   start = time.perf_counter()
@@ -120,7 +123,7 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
       store=store,
       executor=executor,
     )
-  if jax.process_index() == 0:
+  if first:
     found.save(config.out / "estimate.npz")
     print(f"{found.design}; {time.perf_counter() - start:.0f} s now")
     summarize(found)
@@ -133,8 +136,7 @@ def compute_part(work: memorization.Plan, store: Path, executor: Any, index: int
   kept.describe()
   mine = [number for number in kept.missing() if number % count == index]
   print(f"part {index + 1} of {count}: {len(mine)} chunks to compute")
-  execute = executor or memorization.default()
-  for done, (number, chunk) in enumerate(execute(work, mine) if mine else (), 1):
+  for done, (number, chunk) in enumerate(executor(work, mine) if mine else (), 1):
     kept.commit(number, chunk)
     print(f"{done} of {len(mine)} chunks", flush=True)
 
@@ -158,6 +160,21 @@ def _executor(name: str) -> Any:
   if name in named:
     return named[name]
   return {"devices": memorization.devices, "ray": memorization.ray}.get(name, lambda: None)()
+
+
+def _logged(execute: memorization.Executor, log: logs.Log) -> memorization.Executor:
+  """Returns an executor that does the same, and logs the models done and their rate."""
+
+  def logged(plan: memorization.Plan, chunks: Sequence[int]) -> Iterator[Any]:
+    left = sum(len(plan.models(number)) for number in chunks)
+    done, start = 0, time.perf_counter()
+    for number, chunk in execute(plan, chunks):
+      done += len(plan.models(number))
+      rate = done / (time.perf_counter() - start)
+      log(plan.num_models - left + done, {"models_per_second": rate})
+      yield number, chunk
+
+  return logged
 
 
 def status(out: tyro.conf.Positional[Path]) -> None:
@@ -201,27 +218,8 @@ def _stores(out: Path) -> list[Path]:
   return plain + rounds
 
 
-def main() -> None:
-  """Runs a subcommand; Ctrl-C and SIGTERM end it in one line that says how to go on."""
-  seen = signal.SIGINT
-
-  def stop(number, _):
-    nonlocal seen
-    seen = signal.Signals(number)
-    raise KeyboardInterrupt
-
-  signal.signal(signal.SIGTERM, stop)
-  signal.signal(signal.SIGINT, stop)
-  try:
-    tyro.extras.subcommand_cli_from_dict(
-      {"run": run, "status": status, "verify": verify}, description=__doc__
-    )
-  except KeyboardInterrupt:
-    print("\nstopped; finished chunks are kept. Run the same command to go on.", file=sys.stderr)
-    sys.exit(STOPPED + seen)
-  except (ValueError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
-    sys.exit(f"error: {error}")
-
-
 if __name__ == "__main__":
-  main()
+  commands = {"run": run, "status": status, "verify": verify}
+  cli.run(
+    lambda: tyro.extras.subcommand_cli_from_dict(commands, prog=cli.program(), description=__doc__)
+  )

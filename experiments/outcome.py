@@ -74,7 +74,7 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
       },
       "intervals": f"95 % Student t over {len(seeds)} training seeds; "
       "spearman_each_seed: 95 % bootstrap over examples",
-      "record": {"plan_hash": problem.plan_hash, "ground_truth_digest": truth.digest},
+      "record": {"ground_truth_plan": problem.plan_hash, "ground_truth_digest": truth.digest},
       **record,
     },
   )

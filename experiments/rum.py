@@ -12,19 +12,20 @@ test data, and the attack uses neither the test set nor the retain examples that
 """
 
 import dataclasses
+import inspect
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
 
-from experiments import outcome
+from experiments import cli, logs, outcome
 from experiments.cache import stamp
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
+from jaxmul._progress import stages
 from jaxmul.binding import Bound
 
 Proxy = Literal[
@@ -55,6 +56,7 @@ class Config:
     audit_models: originals and oracles (each) that the evaluator is audited with; 0 leaves it out.
     key: number from which all randomness follows.
     data_dir: folder of prepared TFDS data sets.
+    log: services that get the log too; `log.jsonl` in the run directory is always written.
     out: run directory to write.
   """
 
@@ -73,6 +75,7 @@ class Config:
   audit_models: int = 24
   key: int = 0
   data_dir: Path | None = None
+  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/rum")
 
   def __post_init__(self):
@@ -82,6 +85,12 @@ class Config:
       raise ValueError(f"--audit-models {self.audit_models}: must be at least 8, or 0 for none.")
     if len(set(self.proxy)) != len(self.proxy) or not self.proxy:
       raise ValueError(f"--proxy {' '.join(self.proxy)}: name each proxy once, at least one.")
+
+  @property
+  def stages(self) -> int:
+    """What one seed takes: three trainings, the proxies that are no events, the methods."""
+    points = len(set(self.proxy) - set(EVENTS))
+    return 3 + points + 4 + (self.plan == "salun") + len(self.proxy)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -216,8 +225,16 @@ def audited(config: Config, problem: Problem) -> metrics.Audit:
   return found
 
 
-def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
+def run_seed(
+  config: Config, problem: Problem, seed: int, log: logs.Log, begin: Callable[[str], None]
+) -> dict[str, Any]:
   """Trains, scores, unlearns and evaluates with one seed.
+
+  Args:
+    config, problem: of the run.
+    seed: from 0.
+    log: gets the history of each training run by epoch, and what each method scored by seed.
+    begin: is told when each of the `config.stages` begins.
 
   Returns:
     {"proxies": {name: {"seconds", "scores" [n]}}, "methods": {name: {"seconds", "forget", "retain",
@@ -228,21 +245,31 @@ def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
   split = split_of(problem)
   forget = split.forget
 
+  label = f"seed {seed + 1}"
+
+  def trained(name: str, make: Callable[[], train.Fit]) -> tuple[train.Fit, float]:
+    begin(f"{label}: training {name}")
+    fit, seconds = timed(make)
+    logs.history(log, f"{label}/{name}", fit.history)
+    return fit, seconds
+
+  def retrained(name: str, key: jax.Array) -> tuple[train.Fit, float]:
+    return trained(name, lambda: unlearn.retrain(problem.recipe, problem.training, split, key))
+
   trackers = {"events": proxies.trackers.learning_events()}
-  fit, train_seconds = timed(
-    lambda: train.fit(problem.recipe, problem.training, keys[0], trackers=trackers)
+  fit, train_seconds = trained(
+    "original", lambda: train.fit(problem.recipe, problem.training, keys[0], trackers=trackers)
   )
   original = fit.params
-  oracle, retrain_seconds = timed(
-    lambda: unlearn.retrain(problem.recipe, problem.training, split, keys[1]).params
-  )
-  second = unlearn.retrain(problem.recipe, problem.training, split, keys[2]).params
+  oracle, retrain_seconds = retrained("oracle", keys[1])
+  second, _ = retrained("second oracle", keys[2])
 
   scored: dict[str, tuple[np.ndarray, float]] = {}
   for name in config.proxy:
     if name in EVENTS:
       scored[name] = fit.scores[name], train_seconds
     else:
+      begin(f"{label}: scoring {name}")
       scored[name] = timed(lambda name=name: point_proxy(name, problem, original, keys[3]))
 
   batch = config.batch_size
@@ -270,13 +297,16 @@ def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
   for name, (scores, _) in scored.items():
     methods[f"RUM {name}"] = refined(by(scores))
 
-  judge = Judge(problem, split, keys[6], oracle)
-  networks = {"original": (original, train_seconds), "retrain": (second, retrain_seconds)}
+  judge = Judge(problem, split, keys[6], oracle.params)
+  networks = {"original": (original, train_seconds), "retrain": (second.params, retrain_seconds)}
   results, confidence = {}, {}
   forgotten = problem.training.take(forget)
   for name in (*networks, *methods):
+    if name in methods:
+      begin(f"{label}: {name}")
     params, seconds = networks[name] if name in networks else timed(methods[name])
     results[name] = judge(params, seconds)
+    log(seed, {f"{name}/{figure}": value for figure, value in results[name].items()})
     confidence[name] = 1 - proxies.score(proxies.confidence, params, forgotten)
   return {
     "proxies": {name: {"seconds": s, "scores": scores} for name, (scores, s) in scored.items()},
@@ -341,32 +371,48 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
   return result, time.perf_counter() - start
 
 
-def resumed(config: Config, problem: Problem, seed: int) -> dict[str, Any]:
-  """Returns the result of a seed, read back if the same run has finished it before."""
-  same = dataclasses.replace(config, seeds=1, out=Path())
+def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, Any]]:
+  """Returns the result of each seed, read back if the same run has finished it before."""
+  same = dataclasses.replace(config, seeds=1, log=(), out=Path())
   name = stamp(same, problem.plan_hash)
-  path = config.out / "cache" / f"seed{seed}-{name}.json"
-  if path.exists():
-    print(f"seed {seed + 1} of {config.seeds}: read back from {path}")
-    result = json.loads(path.read_text())
+  paths = [config.out / "cache" / f"seed{seed}-{name}.json" for seed in range(config.seeds)]
+  missing = [seed for seed, path in enumerate(paths) if not path.exists()]
+  with stages(len(missing) * config.stages) as begin:
+    for seed, path in enumerate(paths):
+      start = time.perf_counter()
+      if seed in missing:
+        report.write_json(path, run_seed(config, problem, seed, log, begin))
+      said = f"{time.perf_counter() - start:.0f} s" if seed in missing else f"read back from {path}"
+      print(f"seed {seed + 1} of {config.seeds}: {said}", flush=True)
+  results = [json.loads(path.read_text()) for path in paths]
+  for result in results:
     for found in result["proxies"].values():
       found["scores"] = np.asarray(found["scores"])
-    return result
-  start = time.perf_counter()
-  result = run_seed(config, problem, seed)
-  report.write_json(path, result)
-  print(f"seed {seed + 1} of {config.seeds}: {time.perf_counter() - start:.0f} s")
-  return result
+  return results
+
+
+def steps_of(plan: rum.Plan) -> dict[str, str]:
+  """Returns what a plan does to each group, with every setting: {group: algorithm(…), …}."""
+  said = {}
+  for group, step in zip(rum.Selection._fields, plan.steps, strict=True):
+    if step.unlearner is None:
+      said[group] = "left as it is"
+    else:
+      name, *values = cast(tuple, step.unlearner.identity)
+      names = inspect.signature(getattr(unlearn, name)).parameters
+      settings = ", ".join(f"{k}={v}" for k, v in zip(names, values, strict=True))
+      said[group] = f"{name}({settings}), {step.epochs} epochs, batch {step.batch_size}"
+  return said
 
 
 def main(config: Config) -> None:
   """Runs everything, writes the run directory and prints the table."""
-  config.out.mkdir(parents=True, exist_ok=True)
-  record = {"config": config, "versions": report.versions()}
+  plan = steps_of(PLANS[config.plan](config.batch_size))
+  record = {"config": config, "plan": plan, "versions": report.versions()}
+  log = logs.start(config.out, config.log, config)
   report.write_json(config.out / "config.json", record)
   problem = prepare(config)
-  seeds = [resumed(config, problem, seed) for seed in range(config.seeds)]
-  outcome.write(config.out, problem, seeds, record)
+  outcome.write(config.out, problem, resumed(config, problem, log), record)
   if config.audit_models:
     found = audited(config, problem)
     report.write_json(
@@ -378,9 +424,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-  import tyro
-
-  try:
-    main(tyro.cli(Config, description=__doc__))
-  except (ValueError, OSError, ImportError, FloatingPointError) as error:
-    sys.exit(f"error: {error}")
+  cli.main(main, Config, __doc__)

@@ -12,7 +12,6 @@ chosen by looking at the results.
 """
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +21,10 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
-from experiments import rum
+from experiments import cli, logs, rum
 from experiments.cache import stamp
 from jaxmul import data, metrics, proxies, report, train
+from jaxmul._progress import stages
 from jaxmul.proxies import trackers
 
 TRACKERS = {
@@ -78,6 +78,7 @@ class Config:
     learning_rate: of training.
     key: number from which all randomness follows.
     data_dir: folder of prepared TFDS data sets.
+    log: services that get the log too; `log.jsonl` in the run directory is always written.
     out: run directory to write.
   """
 
@@ -96,6 +97,7 @@ class Config:
   learning_rate: float = 0.05
   key: int = 0
   data_dir: Path | None = None
+  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/score")
 
   def __post_init__(self):
@@ -110,6 +112,11 @@ class Config:
       raise ValueError(f"--planted {self.planted}: must be in [0, 1).")
     if not 0 < self.sample < 1:
       raise ValueError(f"--sample {self.sample}: must be in (0, 1).")
+
+  @property
+  def stages(self) -> int:
+    """What one seed takes: a training run and every point proxy, with planted labels twice."""
+    return (1 + len(set(self.proxy) - set(TRACKERS))) * (2 if self.planted else 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,10 +151,13 @@ def ground_truth(config: Config, problem: Problem) -> np.ndarray | None:
   return estimate.memorization[rows]
 
 
-def score_all(config: Config, problem: Problem, key: jax.Array) -> dict[str, np.ndarray]:
+def score_all(
+  config: Config, problem: Problem, key: jax.Array, begin: Callable[[str], None]
+) -> dict[str, np.ndarray]:
   """Trains once and returns {name: [n]} of every proxy, and {"seconds/name": []} of each point one.
 
-  Scores are in the order of the training ids.
+  Scores are in the order of the training ids; `loss` and `accuracy` are of each epoch. `begin` is
+  told when training and each point proxy begins.
   """
   train_key, heldout_key = jax.random.split(key)
   chosen = {
@@ -155,21 +165,24 @@ def score_all(config: Config, problem: Problem, key: jax.Array) -> dict[str, np.
     for name, make in TRACKERS.items()
     if name in config.proxy
   }
+  begin("training")
   fit, seconds = rum.timed(
     lambda: train.fit(problem.recipe, problem.training, train_key, trackers=chosen)
   )
   order = np.searchsorted(fit.ids, problem.training.ids)
   found = {name: scores[order] for name, scores in fit.scores.items()}
-  found |= {"seconds/training": np.float64(seconds), "loss": np.asarray(fit.history.loss)}
+  found |= {name: np.asarray(each) for name, each in fit.history._asdict().items()}
+  found["seconds/training"] = np.float64(seconds)
   for name in config.proxy:
+    if name in TRACKERS:
+      continue
+    begin(name)
     if name in POINTS:
       proxy = POINTS[name]
-    elif name == "heldout_divergence":
+    else:
       recipe = proxies.heldout_recipe(problem.recipe)
       after = proxies.heldout_retrain(fit.params, problem.heldout, recipe, heldout_key)
       proxy = Partial(proxies.heldout_divergence, heldout_params=after)
-    else:
-      continue
     start = time.perf_counter()
     found[name] = proxies.score(proxy, fit.params, problem.training)
     found[f"seconds/{name}"] = np.float64(time.perf_counter() - start)
@@ -194,32 +207,48 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
   return float((ranks[positive].mean() - (hits + 1) / 2) / (len(scores) - hits))
 
 
-def resumed(config: Config, problem: Problem, seed: int) -> dict[str, np.ndarray]:
-  """Returns what `run_seed` does, read back if the same run has finished it before."""
-  same = dataclasses.replace(config, seeds=1, truth=None, num_models=0, sample=0.5, out=Path())
+def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, np.ndarray]]:
+  """Returns what `run_seed` does with each seed, read back if the same run has finished it."""
+  same = dataclasses.replace(
+    config, seeds=1, truth=None, num_models=0, sample=0.5, log=(), out=Path()
+  )
   training = problem.training
   name = stamp(same, training.images, training.labels, training.ids)
-  path = config.out / "cache" / f"seed{seed}-{name}.npz"
-  if path.exists():
-    print(f"seed {seed + 1} of {config.seeds}: read back from {path}")
-    with np.load(path, allow_pickle=False) as file:
-      return dict(file)
-  start = time.perf_counter()
-  found = run_seed(config, problem, seed)
-  report.write_arrays(path, found)
-  print(f"seed {seed + 1} of {config.seeds}: {time.perf_counter() - start:.0f} s")
-  return found
+  paths = [config.out / "cache" / f"seed{seed}-{name}.npz" for seed in range(config.seeds)]
+  missing = [seed for seed, path in enumerate(paths) if not path.exists()]
+  with stages(len(missing) * config.stages) as begin:
+    for seed, path in enumerate(paths):
+      start = time.perf_counter()
+      if seed in missing:
+        report.write_arrays(path, run_seed(config, problem, seed, log, begin))
+      said = f"{time.perf_counter() - start:.0f} s" if seed in missing else f"read back from {path}"
+      print(f"seed {seed + 1} of {config.seeds}: {said}", flush=True)
+  return [dict(np.load(path, allow_pickle=False)) for path in paths]
 
 
-def run_seed(config: Config, problem: Problem, seed: int) -> dict[str, np.ndarray]:
-  """Returns {"clean/name", "noisy/name"} of every score and time, and "planted" bool [n]."""
+def run_seed(
+  config: Config, problem: Problem, seed: int, log: logs.Log, begin: Callable[[str], None]
+) -> dict[str, np.ndarray]:
+  """Returns {"clean/name", "noisy/name"} of every score and time, and "planted" bool [n].
+
+  Args:
+    config, problem: of the run.
+    seed: from 0.
+    log: gets the history of each training run, by epoch.
+    begin: is told when each of the `config.stages` begins.
+  """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 3)
-  found = {f"clean/{name}": each for name, each in score_all(config, problem, keys[0]).items()}
+  kinds, extra = {"clean": (problem, keys[0])}, {}
   if config.planted:
-    training, planted = plant(problem.training, config.planted, keys[1])
-    noisy = score_all(config, dataclasses.replace(problem, training=training), keys[2])
-    found |= {f"noisy/{name}": each for name, each in noisy.items()} | {"planted": planted}
-  return found
+    training, extra["planted"] = plant(problem.training, config.planted, keys[1])
+    kinds["noisy"] = (dataclasses.replace(problem, training=training), keys[2])
+  found = {}
+  for kind, (own, key) in kinds.items():
+    label = f"seed {seed + 1}, {kind} labels"
+    scores = score_all(config, own, key, lambda stage, label=label: begin(f"{label}: {stage}"))
+    logs.history(log, f"seed {seed + 1}/{kind}", train.History(scores["loss"], scores["accuracy"]))
+    found |= {f"{kind}/{name}": each for name, each in scores.items()}
+  return found | extra
 
 
 def write(
@@ -333,20 +362,15 @@ def print_table(found: dict[str, Any]) -> None:
 
 def main(config: Config) -> None:
   """Runs everything, writes the run directory and prints the table."""
-  config.out.mkdir(parents=True, exist_ok=True)
+  log = logs.start(config.out, config.log, config)
   record = {"config": config, "versions": report.versions()}
   report.write_json(config.out / "config.json", record)
   problem = prepare(config)
-  seeds = [resumed(config, problem, seed) for seed in range(config.seeds)]
+  seeds = resumed(config, problem, log)
   record = write(config, problem, ground_truth(config, problem), seeds)
   print_table(record["proxies"])
   print(f"written: {config.out}/metrics.json, scores.npz")
 
 
 if __name__ == "__main__":
-  import tyro
-
-  try:
-    main(tyro.cli(Config, description=__doc__))
-  except (ValueError, OSError, ImportError, FloatingPointError) as error:
-    sys.exit(f"error: {error}")
+  cli.main(main, Config, __doc__)

@@ -21,7 +21,6 @@ results.json are written after every forget set.
 import dataclasses
 import functools
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +29,11 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from experiments import cli, logs
 from experiments import rum as main_job
 from experiments.cache import stamp
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
+from jaxmul._progress import stages
 from jaxmul.binding import Bound
 
 SETS = ("mixed", "high", "medium", "low")
@@ -64,6 +65,7 @@ class Config:
     learning_rate: of training.
     key: number from which all randomness follows.
     data_dir: folder of prepared TFDS data sets.
+    log: services that get the log too; `log.jsonl` in the run directory is always written.
     out: run directory to write.
   """
 
@@ -84,6 +86,7 @@ class Config:
   learning_rate: float = 0.05
   key: int = 0
   data_dir: Path | None = None
+  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/unlearn")
 
   def __post_init__(self):
@@ -337,50 +340,63 @@ class Seed:
 
 def main(config: Config) -> None:
   """Runs what is missing, and writes the tables."""
-  config.out.mkdir(parents=True, exist_ok=True)
+  log = logs.start(config.out, config.log, config)
   report.write_json(config.out / "config.json", {"config": config, "versions": report.versions()})
   problem = Problem(config)
-  rows: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in config.sets}
-  for number in range(config.seeds):
-    made: list[Seed] = []
+  shared = dataclasses.replace(
+    config, all=True, algorithms=(), sets=SETS, seeds=1, log=(), out=Path()
+  )
+  version = stamp(shared)
 
-    def seed(number: int = number, made: list[Seed] = made) -> Seed:
-      if not made:
-        made.append(Seed(problem, number))
-      return made[0]
+  def kept(name: str, seed: int, row: str) -> Path:
+    label = row.replace(", ", "-").replace(" ", "-")
+    return config.out / "cache" / f"{name}-{seed}-{label}-{version}.json"
 
-    for name in config.sets:
-      work: dict[str, Callable[[], dict[str, Any]]] = {
-        "original": lambda name=name: seed().original_row(name),
-        "retrain": lambda name=name: seed().retrain_row(name),
-      }
-      if name == "mixed" and config.all:
-        for count in (1, REQUESTS):
-          row = f"RUM, {count} request{'s' if count > 1 else ''}"
-          work[row] = lambda name=name, count=count: seed().stream_row(name, count)
-      for algorithm in config.names:
-        work[algorithm] = lambda name=name, a=algorithm: seed().row(name, a)
-        if name == "mixed" and number == 0 and config.trials:
-          work[f"{algorithm}, tuned"] = lambda name=name, a=algorithm: seed().tuned_row(name, a)
-      for row, compute in work.items():
-        found = resumed(config, name, number, row, compute)
-        rows[name].setdefault(row, []).append(found)
-      write(config, rows)
+  seed_of = functools.lru_cache(1)(lambda number: Seed(problem, number))
+  work = {
+    (number, name): work_on(config, name, number, lambda number=number: seed_of(number))
+    for number in range(config.seeds)
+    for name in config.sets
+  }
+  missing = [
+    row for at, rows in work.items() for row in rows if not kept(at[1], at[0], row).exists()
+  ]
+  results: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in config.sets}
+  with stages(len(missing)) as begin:
+    for (number, name), rows in work.items():
+      for row, compute in rows.items():
+        path = kept(name, number, row)
+        if not path.exists():
+          label = f"{name}, seed {number + 1}, {row}"
+          begin(label)
+          start = time.perf_counter()
+          found = compute()
+          report.write_json(path, found)
+          seconds = time.perf_counter() - start
+          print(f"{label}: ToW {found['ToW']}, {seconds:.0f} s", flush=True)
+          log(number, {f"{name}/{row}/{metric}": found[metric] for metric in METRICS})
+        results[name].setdefault(row, []).append(json.loads(path.read_text()))
+      write(config, results)
   print((config.out / "table.md").read_text())
 
 
-def resumed(config, name: str, seed: int, row: str, compute: Callable[[], dict]) -> dict[str, Any]:
-  """Returns a result, read back if the same settings and unlearning code computed it before."""
-  shared = dataclasses.replace(config, all=True, algorithms=(), sets=SETS, seeds=1, out=Path())
-  label = row.replace(", ", "-").replace(" ", "-")
-  path = config.out / "cache" / f"{name}-{seed}-{label}-{stamp(shared)}.json"
-  if path.exists():
-    return json.loads(path.read_text())
-  start = time.perf_counter()
-  found = compute()
-  report.write_json(path, found)
-  print(f"{name}, seed {seed}, {row}: ToW {found['ToW']}, {time.perf_counter() - start:.0f} s")
-  return found
+def work_on(
+  config: Config, name: str, number: int, seed: Callable[[], Seed]
+) -> dict[str, Callable[[], dict[str, Any]]]:
+  """Returns what computes each row of the table of one forget set and training seed."""
+  work: dict[str, Callable[[], dict[str, Any]]] = {
+    "original": lambda: seed().original_row(name),
+    "retrain": lambda: seed().retrain_row(name),
+  }
+  if name == "mixed" and config.all:
+    for count in (1, REQUESTS):
+      row = f"RUM, {count} request{'s' if count > 1 else ''}"
+      work[row] = lambda count=count: seed().stream_row(name, count)
+  for algorithm in config.names:
+    work[algorithm] = lambda a=algorithm: seed().row(name, a)
+    if name == "mixed" and number == 0 and config.trials:
+      work[f"{algorithm}, tuned"] = lambda a=algorithm: seed().tuned_row(name, a)
+  return work
 
 
 def write(config: Config, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
@@ -429,9 +445,4 @@ def spread(found: list[dict[str, Any]], metric: str) -> str:
 
 
 if __name__ == "__main__":
-  import tyro
-
-  try:
-    main(tyro.cli(Config, description=__doc__))
-  except (ValueError, OSError, ImportError, FloatingPointError) as error:
-    sys.exit(f"error: {error}")
+  cli.main(main, Config, __doc__)

@@ -5,6 +5,7 @@ import importlib
 import json
 from pathlib import Path
 
+from experiments import cli
 from jaxmul import report
 
 NAMES = (
@@ -39,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  cli.run(main)

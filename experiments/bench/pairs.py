@@ -4,6 +4,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from jaxmul._progress import shown
+
 
 def per_call(work: Callable[[], None], seconds: float) -> float:
   """Returns seconds of one call, from as many calls as fill at least `seconds`."""
@@ -31,7 +33,7 @@ def alternate(
   """
   ours(), reference()  # compilation
   samples: dict[str, list[float]] = {"ours": [], "reference": []}
-  for pair in range(pairs):
+  for pair in shown(range(pairs), "pairs", after=0.0):
     order = [("ours", ours), ("reference", reference)]
     for name, work in order[:: 1 if pair % 2 else -1]:
       samples[name].append(per_call(work, seconds))

@@ -1,4 +1,4 @@
-"""How far a ground truth is: a bar on a terminal, a line a minute in a log.
+"""How far the training of many models is: a bar on a terminal, a line a minute in a log.
 
 The rate counts what is computed now: chunks that an earlier run left in the store do not flatter
 the time that is left.
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
+from jaxmul._progress import bar
 from jaxmul.memorization.chunk import Chunk
 from jaxmul.memorization.executors import Executor
 from jaxmul.memorization.plan import Plan
@@ -25,23 +26,24 @@ class Progress:
   Args:
     total: models in all.
     shown: whether anything is written.
+    label: what the models are for.
     every: seconds from one line to the next where stderr is no terminal.
   """
 
-  def __init__(self, total: int, shown: bool, every: float = _LINE_SECONDS):
-    from rich import progress
-    from rich.console import Console
+  def __init__(
+    self, total: int, shown: bool, label: str = "ground truth", every: float = _LINE_SECONDS
+  ):
+    from rich.progress import BarColumn, TextColumn
 
     self._shown = shown and jax.process_index() == 0
     self.terminal = self._shown and sys.stderr.isatty()
-    self._total, self._every = total, every
+    self._total, self._label, self._every = total, label, every
     self._done, self._computed, self._start, self._last = 0, 0, 0.0, 0.0
     self._width, self._earlier = np.nan, 0
-    self._bar = progress.Progress(
-      progress.TextColumn("ground truth"),
-      progress.BarColumn(),
-      progress.TextColumn("{task.description}"),
-      console=Console(file=sys.stderr),
+    self._bar = bar(
+      TextColumn(label),
+      BarColumn(),
+      TextColumn("{task.description}"),
       disable=not self.terminal,
     )
     self._task = self._bar.add_task("starting", total=total)
@@ -88,7 +90,7 @@ class Progress:
       self._bar.update(self._task, completed=self._done, description=self._text(now))
     elif self._shown and self._start and now - self._last >= self._every:
       self._last = now
-      print(f"ground truth: {self._text(now)}", file=sys.stderr, flush=True)
+      print(f"{self._label}: {self._text(now)}", file=sys.stderr, flush=True)
 
   def _text(self, now: float) -> str:
     done = min(self._done, self._total)  # shares of a plan may differ by a chunk

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxmul import models
+from jaxmul._progress import shown
 from jaxmul.binding import Bound
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -203,7 +204,8 @@ def batch_norm_control(
   if not like.state or "batch_stats" not in like.state:
     return None
   ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])
-  trained = (original(recipe, dataset, split, key, k).params for k in range(num_models))
+  numbers = shown(range(num_models), "BatchNorm control")
+  trained = (original(recipe, dataset, split, key, k).params for k in numbers)
   return outputs([batch_stats_changed(params) for params in trained], dataset, ids)
 
 

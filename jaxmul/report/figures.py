@@ -124,3 +124,45 @@ def dots(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
       }
     )
   return {"left": left, "right": right, "rows": rows}
+
+
+def cost(
+  methods: Mapping[str, Mapping[str, Any]],
+  proxies: Mapping[str, Mapping[str, Any]],
+  truth_seconds: float | None,
+) -> list[dict[str, Any]]:
+  """Adds the scoring that RUM needs to the seconds of unlearning.
+
+  Args:
+    methods: {name: {"seconds": {"mean"}}}; "RUM x" is charged the scoring of the proxy x.
+    proxies: {name: {"seconds": {"mean"}}}.
+    truth_seconds: of the ground truth; None where they are not known.
+
+  Returns:
+    [{"name", "scoring", "unlearning", "together", "retrainings"}], seconds; "retrainings" is
+    together over the seconds of "retrain". None where something is not known.
+
+  Example:
+    >>> methods = {"retrain": {"seconds": {"mean": 4.0}}, "RUM loss": {"seconds": {"mean": 1.0}}}
+    >>> cost(methods, {"loss": {"seconds": {"mean": 2.0}}}, None)[1]["retrainings"]
+    0.75
+  """
+  scoring = {f"RUM {name}": found["seconds"]["mean"] for name, found in proxies.items()}
+  scoring["RUM ground truth"] = truth_seconds
+  once = methods["retrain"]["seconds"]["mean"] if "retrain" in methods else None
+  rows = []
+  for name, found in methods.items():
+    if name == "original":
+      continue
+    seconds, extra = found["seconds"]["mean"], scoring.get(name, 0.0)
+    together = None if seconds is None or extra is None else seconds + extra
+    rows.append(
+      {
+        "name": name,
+        "scoring": extra,
+        "unlearning": seconds,
+        "together": together,
+        "retrainings": together / once if together is not None and once else None,
+      }
+    )
+  return rows

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_SIDE = 1024  # pixels of a sprite: small enough to decode in some milliseconds
+_SIDE = 512  # pixels of a sprite: in a random order each image on the screen is in another one
 _SAMPLES = 4
 _QUALITIES = (None, 85, 70, 55, 40, 25)  # None is lossless
 

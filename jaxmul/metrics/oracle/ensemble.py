@@ -14,7 +14,9 @@ import numpy as np
 
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
+from jaxmul.memorization import executors
 from jaxmul.memorization.plan import Plan, repeat, train_key
+from jaxmul.memorization.progress import Progress
 from jaxmul.memorization.run import stream
 from jaxmul.metrics.oracle.kept import Outputs
 from jaxmul.train import Fit, Recipe, fit
@@ -36,6 +38,7 @@ def ensemble(
   num_models: int = 16,
   store: Path | str | None = None,
   executor: Any = None,
+  progress: bool = True,
 ) -> Ensemble:
   """Trains what unlearned models are compared with.
 
@@ -48,6 +51,7 @@ def ensemble(
     store: folder for finished models, or None. A killed run goes on from there; damaged files are
       reported and computed again.
     executor: who computes, as in `memorization.estimate`.
+    progress: show models done and time left on stderr, likewise.
 
   Returns:
     An `Ensemble`. A model that diverged is left out with a warning.
@@ -70,19 +74,23 @@ def ensemble(
   """
   works = plans(recipe, dataset, split, key, num_models)
   found = []
-  for name, work in zip(Ensemble._fields, works, strict=True):
-    folder = None if store is None else Path(store) / name
-    chunks = list(stream(work, store=folder, executor=executor))
-    diverged = sum(len(chunk.diverged) for chunk in chunks)
-    if diverged == num_models:
-      raise ValueError(
-        f"all {num_models} {name} diverged. Lower learning_rate ({recipe.learning_rate})."
-      )
-    if diverged:
-      warnings.warn(f"{diverged} of {num_models} {name} diverged and are left out.", stacklevel=2)
-    logits = np.concatenate([chunk.test for chunk in chunks])
-    assert work.test is not None
-    found.append(Outputs(work.test.ids, work.test.labels, logits))
+  with Progress(2 * num_models, progress, "originals and oracles") as bar:
+    execute = bar.counting(executors.of(executor))
+    for name, work in zip(Ensemble._fields, works, strict=True):
+      bar.next_round(num_models * len(found))
+      folder = None if store is None else Path(store) / name
+      chunks = list(stream(work, store=folder, executor=execute))
+      diverged = sum(len(chunk.diverged) for chunk in chunks)
+      if diverged == num_models:
+        raise ValueError(
+          f"all {num_models} {name} diverged. Lower learning_rate ({recipe.learning_rate})."
+        )
+      if diverged:
+        warnings.warn(f"{diverged} of {num_models} {name} diverged and are left out.", stacklevel=2)
+      logits = np.concatenate([chunk.test for chunk in chunks])
+      assert work.test is not None
+      found.append(Outputs(work.test.ids, work.test.labels, logits))
+    bar.reached(2 * num_models)
   return Ensemble(*found)
 
 

@@ -1,0 +1,145 @@
+"""What a run directory holds, joined by id. Any file of it may be absent."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxmul._files import sha256
+
+_FILES = (
+  "config.json",
+  "metrics.json",
+  "audit.json",
+  "scores.npz",
+  "images.npz",
+  "unlearned.npz",
+)
+
+
+class Images(NamedTuple):
+  """Inputs [n, ...], labels int [n] and the names of the classes, in the order of the scores."""
+
+  images: np.ndarray
+  labels: np.ndarray
+  class_names: list[str]
+
+
+class After(NamedTuple):
+  """What became of each forgotten example: ids [k], methods, mean p_y [methods, k] over seeds."""
+
+  ids: np.ndarray
+  methods: list[str]
+  confidence: np.ndarray
+
+
+class Run(NamedTuple):
+  """A run directory.
+
+  Attributes:
+    ids: int64 [n], of the training examples; n is 0 without scores.npz.
+    truth: {"memorization", "memorization_low", "memorization_high": [n]}.
+    proxies: {name: [n]}, the mean over seeds.
+    groups: {name: ids}, the forget set.
+    images: None without images.npz.
+    after: None without unlearned.npz.
+    metrics: metrics.json, {} without it.
+    config: the resolved configuration, {} where no file holds it.
+    versions: of packages and device, likewise.
+    audit: audit.json, {} without it.
+    digests: {name: SHA-256} of the files that are there.
+  """
+
+  ids: np.ndarray
+  truth: dict[str, np.ndarray]
+  proxies: dict[str, np.ndarray]
+  groups: dict[str, np.ndarray]
+  images: Images | None
+  after: After | None
+  metrics: dict[str, Any]
+  config: dict[str, Any]
+  versions: dict[str, Any]
+  audit: dict[str, Any]
+  digests: dict[str, str]
+
+  @property
+  def forget(self) -> np.ndarray:
+    """What was forgotten: the ids of all groups, or else those of unlearned.npz; sorted, int64."""
+    given = [] if self.groups or self.after is None else [self.after.ids]
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *self.groups.values(), *given]))
+
+
+def read(folder: Path) -> Run:
+  """Reads a run directory.
+
+  Raises:
+    ValueError: it holds neither metrics.json nor scores.npz, a file in it is damaged, or an id of
+      scores.npz has no image.
+  """
+  there = [name for name in _FILES if (folder / name).is_file()]
+  if not {"metrics.json", "scores.npz"} & set(there):
+    raise ValueError(
+      f"{folder} holds neither metrics.json nor scores.npz: it is no run directory. "
+      "Name the --out of experiments.rum."
+    )
+  metrics, config, audit = (
+    _json(folder / name) for name in ("metrics.json", "config.json", "audit.json")
+  )
+  scores = _arrays(folder / "scores.npz")
+  ids = scores.get("ids", np.zeros(0, np.int64))
+  return Run(
+    ids=ids,
+    truth={name: each for name, each in scores.items() if name.startswith("memorization")},
+    proxies={name: each.mean(axis=0) for name, each in _named(scores, "proxy_").items()},
+    groups=_named(scores, "group_"),
+    images=_images(_arrays(folder / "images.npz"), ids),
+    after=_after(_arrays(folder / "unlearned.npz")),
+    metrics=metrics,
+    config=metrics.get("config") or config.get("config", {}),
+    versions=metrics.get("versions") or config.get("versions", {}),
+    audit=audit,
+    digests={name: sha256(folder / name) for name in there},
+  )
+
+
+def _named(scores: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+  return {k.removeprefix(prefix): each for k, each in scores.items() if k.startswith(prefix)}
+
+
+def _images(found: dict[str, np.ndarray], ids: np.ndarray) -> Images | None:
+  if not found or not len(ids):
+    return None
+  order = np.argsort(found["ids"], kind="stable")
+  place = np.minimum(np.searchsorted(found["ids"][order], ids), len(order) - 1)
+  rows = order[place]
+  if (found["ids"][rows] != ids).any():
+    raise ValueError(f"images.npz lacks id {ids[found['ids'][rows] != ids][0]} of scores.npz.")
+  labels = found["labels"][rows]
+  names = found.get("class_names", np.arange(int(labels.max()) + 1))
+  return Images(found["images"][rows], labels, [str(name) for name in names.tolist()])
+
+
+def _after(found: dict[str, np.ndarray]) -> After | None:
+  if not found:
+    return None
+  return After(found["ids"], found["methods"].tolist(), found["confidence"].mean(axis=1))
+
+
+def _json(path: Path) -> dict[str, Any]:
+  """Returns the object in a JSON file, {} if there is no file."""
+  try:
+    return json.loads(path.read_bytes()) if path.is_file() else {}
+  except ValueError as error:
+    raise ValueError(f"{path} is damaged ({error}). Run the same command again.") from error
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+  """Returns the arrays of an `.npz`, {} if there is none. Nothing in it can execute."""
+  if not path.is_file():
+    return {}
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return dict(file)
+  except Exception as error:  # zipfile, zlib and numpy each raise their own for a damaged file.
+    raise ValueError(f"{path} is damaged ({error}). Run the same command again.") from error
