@@ -1,0 +1,207 @@
+"""Every shell command that README, docs and CONTRIBUTING show is executed, small.
+
+The commands run in the order of the pages, in one folder, as by a reader who types all of them.
+`COMMANDS` says for each which flags make it small, or what is checked in its place. A command
+without an entry fails, and so does an entry that no page has.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from markdown_it import MarkdownIt
+
+from experiments import cifar10_small
+from experiments.evaluate import Config
+from experiments.rum import cut
+from jaxmul import checkpoint, metrics, models
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+SHELL = ("", "bash", "sh")
+OTHER = ("python", "toml", "yaml", "text")
+PROGRAM = re.compile(
+  r"([A-Z_]+=\S+ )*(\S*/)?(python3?|pip|make|bash|git|sbatch|sky|gcloud|apt-get) "
+)
+
+Check = Callable[[str, Path], None]
+
+
+def commands(page: str) -> list[str]:
+  """Returns the commands of a Markdown page: lines of shell blocks, and inline code."""
+  found = []
+  for token in MarkdownIt().parse(page):
+    if token.type == "fence" and token.info in SHELL:
+      lines = token.content.replace("\\\n", " ").splitlines()
+      found += [re.sub(r"(^|\s)#\s.*", "", line) for line in lines]
+    elif token.type == "fence" and not token.info.startswith(("{", *OTHER)):
+      raise ValueError(f"a block in {token.info!r}: is it shell? Name it in SHELL or OTHER.")
+    for child in token.children or ():
+      if child.type == "code_inline" and PROGRAM.match(child.content):
+        found.append(child.content)
+  return [" ".join(each.split()) for each in found if each.strip()]
+
+
+def bash(command: str, folder: Path) -> str:
+  """Runs a command as a user does, on one device, and returns what it printed."""
+  environment = os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "PYTHONPATH": str(ROOT),
+    "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"),
+  }
+  done = subprocess.run(
+    ["bash", "-c", command.replace(".venv/bin/", "")],
+    cwd=folder,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=400,
+  )
+  assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+  return done.stdout
+
+
+def small(flags: str = "") -> Check:
+  """Runs the command itself; of a flag that stands there twice, the second counts."""
+
+  def check(command: str, folder: Path) -> None:
+    if "cifar10_small" in command:
+      try:
+        cifar10_small.load("test")
+      except FileNotFoundError as error:
+        pytest.skip(str(error))
+    bash(f"{command} {flags}", folder)
+
+  return check
+
+
+def benchmark(command: str, folder: Path) -> None:
+  """Runs it with short samples."""
+  pytest.importorskip("torch", reason="the references are PyTorch's: extra `bench`")
+  bash(f"{command} --quick", folder)
+
+
+def target(command: str, folder: Path) -> None:
+  """The Makefile has the target; CI runs it."""
+  bash(f"{command} --dry-run --directory {ROOT}", folder)
+
+
+def demo(command: str, folder: Path) -> None:
+  """Runs what the target runs, small."""
+  lines = bash(f"{command} --dry-run --directory {ROOT}", folder).splitlines()
+  (job,) = (line for line in lines if " -m experiments." in line)
+  bash(f"{job} {RUM}", folder)
+
+
+def slow_tests(command: str, folder: Path) -> None:
+  """Lists those of one file, which has one."""
+  listed = bash(f"{command} --collect-only -q tests/experiments/test_bench.py", ROOT)
+  assert "1 test collected" in listed
+
+
+def install(command: str, folder: Path) -> None:
+  """The extra exists; the Makefile installs by the same command."""
+  words = re.fullmatch(r"pip install -e (\.|'\.\[(\w+)\]')", command)
+  assert words, f"{command}: not an installation of this folder"
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  assert words[2] in (None, *project["optional-dependencies"])
+
+
+def elsewhere(command: str, folder: Path) -> None:
+  """Parses what is for another machine; the files of ours that it names exist."""
+  bash(f"set -n; {command}", folder)
+  for path in re.findall(r"experiments/\S+", command):
+    assert (ROOT / path).is_file(), path
+
+
+RUM = "--dataset digits --num-models 8 --epochs 1 --seeds 1 --group-size 30 --audit-models 0 "
+RUM += "--proxy confidence"
+TRUTH = "--dataset digits --num-models 8 --epochs 1"
+SCORE = "--num-models 8 --epochs 1 --seeds 1 --planted 0 --proxy final_loss"
+
+COMMANDS: dict[str, Check] = {
+  "make demo": demo,
+  "make test": target,
+  "make lint": target,
+  "make types": target,
+  "make lock": target,
+  "pip install -e .": install,
+  "pip install -e '.[demo]'": install,
+  "pip install -e '.[test]'": install,
+  "pip install -e '.[bench]'": install,
+  "python -m experiments.rum --out runs/mine": small(RUM),
+  "python -m experiments.memorize run --out runs/truth --num-models 400": small(TRUTH),
+  "python -m experiments.memorize status runs/truth": small(),
+  "python -m experiments.memorize verify runs/truth": small(),
+  "python -m experiments.score --model mlp --epochs 10 --out runs/score_mnist5k": small(
+    f"--dataset digits {SCORE}"
+  ),
+  "python -m experiments.cifar10_small cifar10_small.npz": small(),
+  "python -m experiments.memorize run --dataset cifar10_small.npz --model cnn --epochs 20 "
+  "--num-models 200 --out runs/truth_cifar10_small": small(
+    "--num-models 2 --fraction 0.02 --epochs 1"
+  ),
+  "python -m experiments.score --dataset cifar10_small.npz --epochs 20 "
+  "--truth experiments/truths/cifar10_small_cnn.npz --out runs/score_cifar10_small": small(SCORE),
+  "python -m experiments.unlearn --all --out runs/unlearn": small(
+    f"{TRUTH} --no-all --algorithms ssd --sets high --seeds 1 --trials 0 --group-size 30"
+  ),
+  "python -m experiments.evaluate --unlearned runs/mine/seed* --forget forget.txt "
+  "--out runs/judged": small("--dataset digits --originals originals.npz --oracles oracles.npz"),
+  "python -m experiments.bench models_per_second": benchmark,
+  "python -m experiments.bench proxies": benchmark,
+  ".venv/bin/python -m pytest -m slow": slow_tests,
+  "apt-get install chromium": elsewhere,
+}
+
+SHOWN = list(dict.fromkeys(each for page in PAGES for each in commands(page.read_text())))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Where all of them run: with the files that they name, and with models to be judged."""
+  folder = tmp_path_factory.mktemp("reader")
+  (folder / "experiments").mkdir()
+  for name in ("truths", "launch"):
+    (folder / "experiments" / name).symlink_to(ROOT / "experiments" / name)
+  digits, parts = cut(Config((), Path(), dataset="digits"))
+  rng = np.random.default_rng(0)
+  forget = rng.choice(parts.train, 60, replace=False)
+  (folder / "forget.txt").write_text("\n".join(map(str, forget)))
+  # Oracles are less sure of hard examples; originals are sure of those that they were trained on.
+  hard = rng.uniform(size=len(digits))
+  for name, shift in (("oracles", 0), ("originals", np.isin(digits.ids, forget))):
+    margin = 5 - 6 * hard * (1 - shift) + rng.normal(size=(16, len(digits)))
+    logits = margin[..., None] * np.eye(10)[digits.labels]
+    metrics.oracle.Outputs(digits.ids, digits.labels, logits).save(folder / f"{name}.npz")
+  inputs, _ = digits.take(digits.ids[:1]).batch()
+  for seed in range(2):
+    fresh = models.init(models.mlp(), jax.random.key(seed), inputs)
+    checkpoint.save(folder / "runs" / "mine" / f"seed{seed}", fresh)
+  return folder
+
+
+@pytest.mark.xdist_group("documented commands")  # one reads what another has written
+@pytest.mark.parametrize(
+  "command",
+  [
+    pytest.param(each, marks=pytest.mark.slow if COMMANDS.get(each) is benchmark else ())
+    for each in SHOWN
+  ],
+)
+def test_command(command, folder):
+  assert command in COMMANDS, "say in COMMANDS how to run it small"
+  COMMANDS[command](command, folder)
+
+
+def test_every_entry_is_shown_somewhere():
+  assert set(COMMANDS) == set(SHOWN)
