@@ -421,7 +421,8 @@ def write(config: Config, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> N
         continue
       at = mean(found)
       worse = "worse than the original" if at["ToW"] < untouched["ToW"] else ""
-      chosen = f"rate × {found[0]['chosen']}" if "chosen" in found[0] else ""
+      chosen = found[0].get("chosen", "")
+      chosen = "no candidate chosen" if chosen == "none" else chosen and f"rate × {chosen}"
       lines.append(
         f"| {method} | {spread(found, 'ToW')} | {spread(found, 'ToW-MIA')} | {at['forget']:.3f} | "
         f"{at['retain']:.3f} | {at['test']:.3f} | {at['seconds']:.2f} | "
