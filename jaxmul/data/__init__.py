@@ -4,6 +4,7 @@ from jaxmul.data.dataset import Dataset, as_inputs
 from jaxmul.data.sources import digits, from_folder, from_npz, mnist5k
 from jaxmul.data.split import Heldout, Holdout, Split, cut_heldout, holdout
 from jaxmul.data.tfds import from_tfds, from_tfds_folder
+from jaxmul.data.tiny_imagenet import tiny_imagenet
 
 __all__ = [
   "Dataset",
@@ -19,4 +20,5 @@ __all__ = [
   "from_tfds_folder",
   "holdout",
   "mnist5k",
+  "tiny_imagenet",
 ]

@@ -142,7 +142,7 @@ def from_folder(path: str | os.PathLike) -> Dataset:
   images = np.empty(0)
   for row, (file, _) in enumerate(files):
     with reading(f"from_folder: {file}", "Convert it, or move it out of the folder."):
-      image = _open_image(file)
+      image = open_image(file)
       shape = (image.height, image.width, *((3,) if image.mode == "RGB" else ()))
       if not row:
         check_size(len(files) * int(np.prod(shape)))
@@ -213,7 +213,7 @@ def _visible(folder: Path) -> list[Path]:
   return sorted(found, key=lambda path: path.name)
 
 
-def _open_image(file: Path):
+def open_image(file: Path):
   """Returns a Pillow image of which only the header was decoded."""
   from PIL import Image
 
