@@ -1,37 +1,21 @@
 """How every script starts and ends, so that none shows a traceback for what its user can cure.
 
-Exit codes: 0 done; 1 an error, said in one line; 2 a flag that does not exist or does not parse;
+Exit codes: 0 done; 1 an error, said in one line; 2 a flag that does not exist, parse or fit;
 130 after Ctrl-C and 143 after SIGTERM.
 """
 
+import gc
+import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 _CURABLE = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
-STOPPED = "stopped: finished work is kept; run the same command again to go on."
-
-
-def run(work: Callable[[], Any]) -> None:
-  """Does a script's work, flags included, and ends the process where it could not be done."""
-  seen = signal.SIGINT
-
-  def stop(number, _):
-    nonlocal seen
-    seen = signal.Signals(number)
-    signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
-    raise KeyboardInterrupt
-
-  for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, stop)
-  try:
-    work()
-  except KeyboardInterrupt:
-    print(f"\n{STOPPED}", file=sys.stderr)
-    sys.exit(128 + seen)
-  except _CURABLE as error:
-    sys.exit(f"error: {' '.join(str(error).split())}")
+_PATIENCE = 3.0  # seconds that Python has to notice a signal
+_SHOW_CURSOR = "\x1b[?25h"  # which a bar hides
 
 
 def main(script: Callable[[Any], Any], config: Any, description: str | None) -> None:
@@ -45,3 +29,52 @@ def program() -> str:
   """Returns how this process was started, such as `python -m experiments.rum`."""
   spec = sys.modules["__main__"].__spec__
   return f"python -m {spec.name}" if spec else sys.argv[0]
+
+
+def run(work: Callable[[], Any]) -> None:
+  """Does a script's work, flags included, and ends the process where it could not be done."""
+  seen, heard = signal.SIGINT, threading.Event()
+
+  def stop(number, _):
+    nonlocal seen
+    seen = signal.Signals(number)
+    heard.set()
+    signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+    raise KeyboardInterrupt
+
+  _watch(heard)
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, stop)
+  try:
+    work()
+    return
+  except KeyboardInterrupt:
+    pass  # until here its traceback kept alive what the work held, such as worker processes
+  except _CURABLE as error:
+    sys.exit(f"error: {' '.join(str(error).split())}")
+  gc.collect()
+  _stopped(seen)
+
+
+def _watch(heard: threading.Event) -> None:
+  """Ends the process where a signal is not heard: Python hears none while XLA computes."""
+  reader, writer = socket.socketpair()
+  writer.setblocking(False)
+  signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+
+  def wait() -> None:
+    while (number := reader.recv(1)[0]) not in (signal.SIGINT, signal.SIGTERM):
+      pass
+    if not heard.wait(_PATIENCE):
+      _stopped(number)
+
+  threading.Thread(target=wait, daemon=True).start()
+
+
+def _stopped(number: int) -> NoReturn:
+  cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""
+  said = "stopped: finished work is kept; run the same command again to go on."
+  print(f"{cursor}\n{said}", file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  # Not sys.exit: while XLA computes, the interpreter's own end is a segmentation fault.
+  os._exit(128 + number)

@@ -76,7 +76,7 @@ def stages(total: int) -> Iterator[Callable[[str], None]]:
 
     def begin(name: str) -> None:
       nonlocal begun
-      progress.update(task, completed=begun, description=escape(name))
+      progress.update(task, completed=begun, description=escape(name), refresh=True)
       begun += 1
 
     yield begin

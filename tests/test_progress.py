@@ -2,10 +2,11 @@
 
 import io
 import sys
+import time
 
 import pytest
 
-from jaxmul._progress import shown
+from jaxmul._progress import shown, stages
 
 
 class Terminal(io.StringIO):
@@ -33,3 +34,28 @@ def test_the_bar_stops_where_the_loop_breaks(monkeypatch):
   next(loop), next(loop)
   loop.close()
   assert list(shown(range(1), "scoring", after=-1.0)) == [0]
+
+
+def test_stages_are_named_and_counted_with_bars_inside_and_prints_stay_apart(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "stderr", stderr := Terminal())
+  with stages(2) as begin:
+    begin("seed 1: [training]")
+    print("a line of the table")
+    begin("seed 1: scoring")
+    for _ in shown(range(3), "images", after=-1.0):
+      time.sleep(0.2)  # bars inside are drawn ten times a second
+  said = stderr.getvalue()
+  assert "seed 1: [training]" in said
+  assert "images" in said
+  assert "2/2" in said
+  assert "a line of the table" not in said
+  assert capsys.readouterr().out == "a line of the table\n"
+
+
+def test_without_a_terminal_or_without_stages_nothing_is_said(monkeypatch):
+  for stream, total in [(io.StringIO(), 2), (Terminal(), 0)]:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with stages(total) as begin:
+      for _ in range(total):
+        begin("a stage")
+    assert stream.getvalue() == ""

@@ -6,8 +6,10 @@ is the same whoever trains it; its last bits depend on how many threads XLA has,
 """
 
 import concurrent.futures
+import contextlib
 import itertools
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -62,7 +64,8 @@ def processes(workers: int | None = None) -> Executor:
         coming, futures = iter(list(left)), {}
         while True:
           for chunk in itertools.islice(coming, 2 * count - len(futures)):
-            futures[pool.submit(_run_in_worker, chunk)] = chunk
+            with _deaf_to_interrupts():
+              futures[pool.submit(_run_in_worker, chunk)] = chunk
           if not futures:
             break
           future = next(iter(concurrent.futures.wait(futures, return_when="FIRST_COMPLETED").done))
@@ -231,6 +234,16 @@ def worker_environment() -> dict[str, str]:
 
 
 _worker_plan: list[Plan] = []  # in a worker process only: sent once, not with every chunk
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+  """Processes started inside do not get the Ctrl-C of the terminal: who started them ends them."""
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _set_plan(plan: Plan) -> None:

@@ -43,7 +43,13 @@ def test_it_writes_an_estimate_and_says_what_it_holds(whole):
   assert "32 models, each without 378 of all of 1259 examples" in done.stdout
   assert "examples scored" in done.stdout
   assert digest(out)[:16] in done.stdout
-  assert sorted(path.name for path in out.iterdir()) == ["chunks", "config.json", "estimate.npz"]
+  assert sorted(path.name for path in out.iterdir()) == [
+    "chunks",
+    "config.json",
+    "estimate.npz",
+    "log.jsonl",
+  ]
+  assert len((out / "log.jsonl").read_text().splitlines()) == 4  # chunks of 8 models
 
 
 def test_status_and_verify(whole, capsys):
@@ -78,7 +84,7 @@ def test_stopped_it_says_how_to_go_on_and_does(whole, tmp_path, number, code):
   os.kill(work.pid, number)
   _, error = work.communicate(timeout=60)
   assert work.returncode == code, error
-  assert "Run the same command to go on" in error
+  assert "finished work is kept; run the same command again to go on." in error
   assert "Traceback" not in error
   assert not (tmp_path / "estimate.npz").exists()
   assert memorize("run", *SMALL, "--out", tmp_path).returncode == 0

@@ -1,8 +1,13 @@
 """The main job as a user runs it, small: files, resuming, errors without traceback."""
 
+import contextlib
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +20,40 @@ SMALL = ["--dataset", "digits", "--num-models", "8", "--epochs", "4", "--group-s
 SMALL += ["--audit-models", "8"]
 
 
-def rum(*arguments, cwd=ROOT):
-  return subprocess.run(
-    [sys.executable, "-m", "experiments.rum", *arguments],
-    cwd=cwd,
-    capture_output=True,
-    text=True,
-    timeout=400,
+def rum(*arguments):
+  command = [sys.executable, "-m", "experiments.rum", *arguments]
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+
+
+def rum_on_a_terminal(*arguments):
+  """Runs with stderr on a terminal, as a user does who waits for it."""
+  ours, theirs = pty.openpty()
+  environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+  command = [sys.executable, "-m", "experiments.rum", *arguments]
+  work = subprocess.Popen(
+    command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=theirs, text=True
   )
+  os.close(theirs)
+  shown = bytearray()
+
+  def read():
+    with contextlib.suppress(OSError):  # how a terminal ends
+      while part := os.read(ours, 4096):
+        shown.extend(part)
+
+  reader = threading.Thread(target=read)
+  reader.start()
+  out, _ = work.communicate(timeout=400)
+  reader.join()
+  os.close(ours)
+  return subprocess.CompletedProcess(command, work.returncode, out, shown.decode())
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
   out = tmp_path_factory.mktemp("run")
   options = [*SMALL, "--seeds", "2", "--proxy", "confidence", "curvature", "heldout_divergence"]
-  return out, options, rum(*options, "--out", str(out))
+  return out, options, rum_on_a_terminal(*options, "--out", str(out))
 
 
 def test_it_prints_the_table_and_writes_the_run_directory(first):
@@ -68,6 +92,30 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
     assert confidence.shape == (len(found["methods"]), 2, 90)
     assert ((confidence >= 0) & (confidence <= 1)).all()
   assert "Deletion record" in (out / "report.html").read_text()
+
+
+def test_a_terminal_sees_each_stage_and_the_time_left(first):
+  _, _, done = first
+  shown = done.stderr
+  for stage in ("seed 1: training original", "seed 2: scoring curvature", "seed 2: RUM shuffle"):
+    assert stage in shown
+  # Of each seed three trainings, two proxies of the trained network, eight methods.
+  assert "26/26" in shown
+  assert re.search(r"1?\d/26\S* \S*\d:\d\d:\d\d", shown)
+  assert "8 of 8 models" in shown
+  assert "originals and oracles" in shown
+
+
+def test_training_runs_and_methods_are_logged(first):
+  out, _, _ = first
+  lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+  losses = [line["seed 2/oracle/loss"] for line in lines if "seed 2/oracle/loss" in line]
+  assert len(losses) == 4
+  assert losses[0] > losses[-1]
+  logged = {line["step"]: line["RUM shuffle/ToW"] for line in lines if "RUM shuffle/ToW" in line}
+  mean = json.loads((out / "metrics.json").read_text())["methods"]["RUM shuffle"]["ToW"]["mean"]
+  assert sorted(logged) == [0, 1]
+  assert np.mean(list(logged.values())) == pytest.approx(mean)
 
 
 def test_the_same_command_again_reads_back_what_is_finished(first):

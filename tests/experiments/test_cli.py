@@ -1,0 +1,82 @@
+"""How scripts end: exit codes, one line for an error, none of them with a traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BUSY = """
+import time
+from experiments import cli
+def work():
+  {}
+cli.run(work)
+"""
+SLEEPING = 'print("ready", flush=True); time.sleep(60)'
+COMPUTING = """
+  import jax
+  def loop(x):
+    return jax.lax.while_loop(lambda x: x >= 0, lambda x: x + 1e-30, x)
+  forever = jax.jit(loop).lower(1.0).compile()
+  print("ready", flush=True)
+  forever(1.0).block_until_ready()
+"""
+
+
+def start(command):
+  return subprocess.Popen(
+    [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+
+
+def stopped(work, number):
+  assert work.stdout.readline() == "ready\n"
+  time.sleep(0.5)
+  os.kill(work.pid, number)
+  _, error = work.communicate(timeout=60)
+  return work.returncode, error
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_it_says_that_the_same_command_goes_on(number, code):
+  found, error = stopped(start(["-c", BUSY.format(SLEEPING)]), number)
+  assert found == code
+  assert error.strip() == ("stopped: finished work is kept; run the same command again to go on.")
+
+
+def test_it_stops_while_xla_computes_without_end():
+  found, error = stopped(start(["-c", BUSY.format(COMPUTING.strip())]), signal.SIGINT)
+  assert found == 130
+  assert error.strip().startswith("stopped: ")
+
+
+@pytest.mark.parametrize(
+  "error", ["ValueError('a\\nb')", "OSError('a b')", "FloatingPointError('a b')"]
+)
+def test_what_a_user_can_cure_is_one_line(error):
+  done = start(["-c", BUSY.format(f"raise {error}")])
+  _, said = done.communicate(timeout=60)
+  assert (done.returncode, said) == (1, "error: a b\n")
+
+
+def test_a_bug_keeps_its_traceback():
+  done = start(["-c", BUSY.format("raise KeyError('a bug')")])
+  _, said = done.communicate(timeout=60)
+  assert done.returncode == 1
+  assert "Traceback" in said
+
+
+@pytest.mark.parametrize("name", ["rum", "memorize run", "score", "unlearn", "evaluate"])
+def test_help_names_defaults_and_says_what_every_flag_is(name):
+  script = start(["-m", *f"experiments.{name} --help".split()])
+  said, _ = script.communicate(timeout=60)
+  assert script.returncode == 0
+  assert said.startswith(f"usage: python -m experiments.{name} [-h]")
+  flags = [line for line in said.splitlines() if line.startswith("│ --")]
+  assert len(flags) > 10
+  assert said.count("(default:") + said.count("(required)") >= len(flags)
