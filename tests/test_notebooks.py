@@ -1,0 +1,49 @@
+"""The notebooks run from the first cell to the last, in a kernel of their own, as in Colab.
+
+Their install cells do not: they need the network. What they name is checked.
+"""
+
+import os
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+import jaxmul
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+  return nbformat.read(request.param, as_version=4)
+
+
+def is_install(cell) -> bool:
+  return "install" in cell.metadata.get("tags", ())
+
+
+@pytest.mark.filterwarnings("default")  # the kernel is another process; these are Jupyter's own
+def test_it_runs_without_a_warning(notebook, tmp_path, monkeypatch):
+  flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+  monkeypatch.setenv("XLA_FLAGS", flags)
+  notebook.cells = [cell for cell in notebook.cells if not is_install(cell)]
+  where = {"metadata": {"path": str(tmp_path)}}
+  nbclient.NotebookClient(notebook, timeout=400, resources=where).execute()
+  for cell in notebook.cells:
+    for output in cell.get("outputs", ()):
+      assert "Warning" not in output.get("text", ""), cell.source
+
+
+def test_it_is_stored_without_outputs_and_opens_in_colab(notebook, request):
+  assert not any(cell.get("outputs") for cell in notebook.cells)
+  name = request.node.callspec.id
+  assert f"/blob/main/notebooks/{name}.ipynb)" in notebook.cells[0].source
+
+
+def test_it_installs_this_version_and_keeps_jax(notebook):
+  (install,) = filter(is_install, notebook.cells)
+  assert f"/jaxmul@v{jaxmul.__version__}" in install.source
+  assert '{name}=={version(name)}" for name in ("jax", "jaxlib", "numpy")' in install.source
+  assert install.source.endswith("{kept}")
