@@ -1,13 +1,18 @@
-"""Names for results that a script keeps, so that they are read back only where nothing changed."""
+"""Results that a script keeps, and names by which they are read back only where nothing changed."""
 
 import hashlib
+import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import jaxmul
-from jaxmul import report
+from jaxmul import checkpoint, report
+from jaxmul.binding import Bound
 
 
 def stamp(*told: Any) -> str:
@@ -23,3 +28,43 @@ def stamp(*told: Any) -> str:
     for source in sorted(folder.rglob("*.py")):
       digest.update(source.read_bytes())
   return digest.hexdigest()[:12]
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+  """Returns a finished result and its wall-clock seconds, compilation included."""
+  start = time.perf_counter()
+  result = jax.block_until_ready(function())
+  return result, time.perf_counter() - start
+
+
+class Kept:
+  """Networks and arrays in a folder: what is there is read back, with the seconds that it took.
+
+  A network is an Orbax checkpoint, arrays are an `.npz`; a `.json` that is written last holds the
+  seconds.
+
+  Args:
+    folder: of one run; a change of code or settings needs another.
+    like: a network of the same structure.
+  """
+
+  def __init__(self, folder: Path, like: Bound):
+    self._folder, self._like = folder, like
+
+  def __call__(self, name: str, make: Callable[[], Any]) -> tuple[Any, float]:
+    """Returns the network or the {name: array} that `make` returns, and its seconds."""
+    path = self._folder / name.replace(" ", "-")
+    arrays, clock = path.with_suffix(".npz"), path.with_suffix(".json")
+    if clock.exists():
+      seconds = json.loads(clock.read_text())["seconds"]
+      if not arrays.exists():
+        return checkpoint.load(path, self._like), seconds
+      with np.load(arrays, allow_pickle=False) as file:
+        return dict(file), seconds
+    result, seconds = timed(make)
+    if isinstance(result, Bound):
+      checkpoint.save(path, result)
+    else:
+      report.write_arrays(arrays, result)
+    report.write_json(clock, {"seconds": seconds})
+    return result, seconds

@@ -12,6 +12,7 @@ test data, and the attack uses neither the test set nor the retain examples that
 """
 
 import dataclasses
+import functools
 import inspect
 import json
 import time
@@ -23,15 +24,18 @@ import jax
 import numpy as np
 
 from experiments import cli, logs, outcome
-from experiments.cache import stamp
+from experiments.cache import Kept, stamp, timed
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul._progress import stages
 from jaxmul.binding import Bound
+from jaxmul.memorization.plan import describe
 
 Proxy = Literal[
   "confidence", "max_confidence", "correctness", "entropy", "curvature", "heldout_divergence"
 ]
 EVENTS = ("confidence", "max_confidence", "correctness", "entropy")
+Network = Literal["mlp", "cnn", "resnet18", "resnet50", "vgg16", "vit"]
+Keep = Callable[[str, Callable[[], Any]], tuple[Any, float]]
 PLANS = {"neg_grad_plus": rum.neg_grad_plus_plan, "salun": rum.salun_plan}
 
 
@@ -54,6 +58,7 @@ class Config:
     batch_size: examples a step, in training and unlearning.
     learning_rate: of training.
     audit_models: originals and oracles (each) that the evaluator is audited with; 0 leaves it out.
+    checkpoints: keep every network, so that a run that is stopped goes on within a seed.
     key: number from which all randomness follows.
     data_dir: folder of prepared TFDS data sets.
     log: services that get the log too; `log.jsonl` in the run directory is always written.
@@ -61,7 +66,7 @@ class Config:
   """
 
   dataset: str = "mnist5k"
-  model: Literal["mlp", "cnn", "resnet18"] = "mlp"
+  model: Network = "mlp"
   proxy: tuple[Proxy, ...] = (*EVENTS, "curvature", "heldout_divergence")
   plan: Literal["salun", "neg_grad_plus"] = "salun"
   seeds: int = 3
@@ -73,6 +78,7 @@ class Config:
   batch_size: int = 64
   learning_rate: float = 0.05
   audit_models: int = 24
+  checkpoints: bool = False
   key: int = 0
   data_dir: Path | None = None
   log: tuple[logs.Service, ...] = ()
@@ -133,6 +139,16 @@ def recipe_of(config: Any, num_classes: int) -> train.Recipe:
   return train.Recipe(model, config.epochs, config.batch_size, config.learning_rate)
 
 
+def planned_truth(
+  config: Any, recipe: train.Recipe, training: data.Dataset
+) -> tuple[memorization.Plan, Path]:
+  """Returns what the ground truth of a config trains, and the folder for its chunks."""
+  key = jax.random.fold_in(jax.random.key(config.key), 1)
+  options = {"num_models": config.num_models, "fraction": config.fraction}
+  plan = memorization.plan(recipe, training, key, **options)
+  return plan, config.out / "cache" / f"chunks-{plan.hash[:12]}"
+
+
 def ground_truth(
   config: Any, recipe: train.Recipe, training: data.Dataset
 ) -> tuple[memorization.Estimate, float, str]:
@@ -141,9 +157,7 @@ def ground_truth(
   Returns:
     The estimate, the seconds that all of it took, and the hash of its plan.
   """
-  key = jax.random.fold_in(jax.random.key(config.key), 1)
-  options = {"num_models": config.num_models, "fraction": config.fraction}
-  plan = memorization.plan(recipe, training, key, **options)
+  plan, chunks = planned_truth(config, recipe, training)
   path = config.out / "cache" / f"ground_truth-{plan.hash[:12]}-{config.num_models}.npz"
   clock = path.with_suffix(".json")
   if path.exists() and clock.exists():
@@ -151,9 +165,10 @@ def ground_truth(
     seconds = json.loads(clock.read_text())["seconds"] or float("nan")
     return memorization.Estimate.load(path), seconds, plan.hash
   print(f"ground truth: {config.num_models} models of {plan.subset_size} examples each")
-  chunks = config.out / "cache" / f"chunks-{plan.hash[:12]}"
   missing = memorization.Store(chunks, plan).missing()
   start = time.perf_counter()
+  options = {"num_models": config.num_models, "fraction": config.fraction}
+  key = jax.random.fold_in(jax.random.key(config.key), 1)
   truth = memorization.estimate(recipe, training, key, **options, store=chunks)
   # After a kill only a part was computed now: the time of all is the time of that part, scaled.
   new = sum(len(plan.models(number)) for number in missing)
@@ -174,15 +189,15 @@ def read_truth(path: Path, training: data.Dataset) -> memorization.Estimate:
       f"{missing[0]}. Pass the --truth of this --dataset and --key."
     )
   print(f"ground truth: read from {path}")
-  return estimate
+  return estimate.take(training.ids)
 
 
-def prepare(config: Config) -> Problem:
-  """Loads and cuts the data and estimates the ground truth, or reads it back."""
+def prepare(
+  config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe
+) -> Problem:
+  """Estimates the ground truth, or reads it back, and selects the forget groups."""
   key = jax.random.key(config.key)
-  dataset, parts = cut(config)
   training = dataset.take(parts.train)
-  recipe = recipe_of(config, dataset.num_classes)
   if config.truth is None:
     truth, seconds, plan_hash = ground_truth(config, recipe, training)
   else:
@@ -226,7 +241,12 @@ def audited(config: Config, problem: Problem) -> metrics.Audit:
 
 
 def run_seed(
-  config: Config, problem: Problem, seed: int, log: logs.Log, begin: Callable[[str], None]
+  config: Config,
+  problem: Problem,
+  seed: int,
+  log: logs.Log,
+  begin: Callable[[str], None],
+  keep: Keep,
 ) -> dict[str, Any]:
   """Trains, scores, unlearns and evaluates with one seed.
 
@@ -235,6 +255,7 @@ def run_seed(
     seed: from 0.
     log: gets the history of each training run by epoch, and what each method scored by seed.
     begin: is told when each of the `config.stages` begins.
+    keep: `(name, make) -> (make(), seconds)`, which may read back what an earlier run made.
 
   Returns:
     {"proxies": {name: {"seconds", "scores" [n]}}, "methods": {name: {"seconds", "forget", "retain",
@@ -247,30 +268,32 @@ def run_seed(
 
   label = f"seed {seed + 1}"
 
-  def trained(name: str, make: Callable[[], train.Fit]) -> tuple[train.Fit, float]:
+  def trained(name: str, make: Callable[[], train.Fit]) -> tuple[Bound, dict[str, Any], float]:
     begin(f"{label}: training {name}")
-    fit, seconds = timed(make)
-    logs.history(log, f"{label}/{name}", fit.history)
-    return fit, seconds
+    fit = functools.cache(make)
+    rows, seconds = keep(f"{name} history", lambda: fit().scores | fit().history._asdict())
+    params, _ = keep(name, lambda: fit().params)
+    logs.history(log, f"{label}/{name}", train.History(rows["loss"], rows["accuracy"]))
+    return params, rows, seconds
 
-  def retrained(name: str, key: jax.Array) -> tuple[train.Fit, float]:
+  def retrained(name: str, key: jax.Array) -> tuple[Bound, dict[str, Any], float]:
     return trained(name, lambda: unlearn.retrain(problem.recipe, problem.training, split, key))
 
   trackers = {"events": proxies.trackers.learning_events()}
-  fit, train_seconds = trained(
+  original, events, train_seconds = trained(
     "original", lambda: train.fit(problem.recipe, problem.training, keys[0], trackers=trackers)
   )
-  original = fit.params
-  oracle, retrain_seconds = retrained("oracle", keys[1])
-  second, _ = retrained("second oracle", keys[2])
+  oracle, _, retrain_seconds = retrained("oracle", keys[1])
+  second, _, _ = retrained("second oracle", keys[2])
 
   scored: dict[str, tuple[np.ndarray, float]] = {}
   for name in config.proxy:
     if name in EVENTS:
-      scored[name] = fit.scores[name], train_seconds
+      scored[name] = events[name], train_seconds
     else:
       begin(f"{label}: scoring {name}")
-      scored[name] = timed(lambda name=name: point_proxy(name, problem, original, keys[3]))
+      found, seconds = keep(name, point_proxy(name, problem, original, keys[3]))
+      scored[name] = found[name], seconds
 
   batch = config.batch_size
 
@@ -297,14 +320,14 @@ def run_seed(
   for name, (scores, _) in scored.items():
     methods[f"RUM {name}"] = refined(by(scores))
 
-  judge = Judge(problem, split, keys[6], oracle.params)
-  networks = {"original": (original, train_seconds), "retrain": (second.params, retrain_seconds)}
+  judge = Judge(problem, split, keys[6], oracle)
+  networks = {"original": (original, train_seconds), "retrain": (second, retrain_seconds)}
   results, confidence = {}, {}
   forgotten = problem.training.take(forget)
   for name in (*networks, *methods):
     if name in methods:
       begin(f"{label}: {name}")
-    params, seconds = networks[name] if name in networks else timed(methods[name])
+    params, seconds = networks[name] if name in networks else keep(name, methods[name])
     results[name] = judge(params, seconds)
     log(seed, {f"{name}/{figure}": value for figure, value in results[name].items()})
     confidence[name] = 1 - proxies.score(proxies.confidence, params, forgotten)
@@ -315,15 +338,24 @@ def run_seed(
   }
 
 
-def point_proxy(name: str, problem: Problem, original: Bound, key: jax.Array) -> np.ndarray:
-  """Returns the scores [n] of a proxy that is computed after training."""
-  if name == "curvature":
-    return proxies.score(proxies.curvature, original, problem.training)
-  heldout = problem.dataset.take(problem.heldout.proxy)
-  recipe = proxies.heldout_recipe(problem.recipe)
-  after = proxies.heldout_retrain(original, heldout, recipe, key)
-  proxy = jax.tree_util.Partial(proxies.heldout_divergence, heldout_params=after)
-  return proxies.score(proxy, original, problem.training)
+def point_proxy(
+  name: str, problem: Problem, original: Bound, key: jax.Array
+) -> Callable[[], dict[str, np.ndarray]]:
+  """Returns what computes {name: scores [n]} of a proxy of the trained network."""
+
+  def scores() -> dict[str, np.ndarray]:
+    if name == "curvature":
+      proxy = jax.tree_util.Partial(proxies.curvature)
+    else:
+      heldout = problem.dataset.take(problem.heldout.proxy)
+      recipe = proxies.heldout_recipe(problem.recipe)
+      after = proxies.heldout_retrain(original, heldout, recipe, key)
+      proxy = jax.tree_util.Partial(proxies.heldout_divergence, heldout_params=after)
+    # Curvature keeps a tenth of a gigabyte for an image of a ResNet-50.
+    rows = 128 * len(jax.devices())
+    return {name: proxies.score(proxy, original, problem.training, batch_size=rows)}
+
+  return scores
 
 
 class Judge:
@@ -364,24 +396,27 @@ class Judge:
     }
 
 
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-  """Returns a finished result and its wall-clock seconds, compilation included."""
-  start = time.perf_counter()
-  result = jax.block_until_ready(function())
-  return result, time.perf_counter() - start
+def keeper(config: Config, problem: Problem, folder: Path) -> Keep:
+  """Returns `keep` of `run_seed`: with checkpoints in a folder, or a clock alone."""
+  if not config.checkpoints:
+    return lambda _, make: timed(make)
+  model, example = problem.recipe.model, problem.training.take(problem.training.ids[:1]).batch()[0]
+  like = jax.eval_shape(lambda key: models.init(model, key, example), jax.random.key(0))
+  return Kept(folder, like)
 
 
 def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, Any]]:
   """Returns the result of each seed, read back if the same run has finished it before."""
-  same = dataclasses.replace(config, seeds=1, log=(), out=Path())
-  name = stamp(same, problem.plan_hash)
+  same = dataclasses.replace(config, seeds=1, checkpoints=False, log=(), out=Path())
+  name = stamp(same, describe(problem.recipe), problem.plan_hash)
   paths = [config.out / "cache" / f"seed{seed}-{name}.json" for seed in range(config.seeds)]
   missing = [seed for seed, path in enumerate(paths) if not path.exists()]
   with stages(len(missing) * config.stages) as begin:
     for seed, path in enumerate(paths):
       start = time.perf_counter()
       if seed in missing:
-        report.write_json(path, run_seed(config, problem, seed, log, begin))
+        keep = keeper(config, problem, path.with_suffix(""))
+        report.write_json(path, run_seed(config, problem, seed, log, begin, keep))
       said = f"{time.perf_counter() - start:.0f} s" if seed in missing else f"read back from {path}"
       print(f"seed {seed + 1} of {config.seeds}: {said}", flush=True)
   results = [json.loads(path.read_text()) for path in paths]
@@ -406,12 +441,18 @@ def steps_of(plan: rum.Plan) -> dict[str, str]:
 
 
 def main(config: Config) -> None:
-  """Runs everything, writes the run directory and prints the table."""
+  """Runs everything on the data set of a config."""
+  dataset, parts = cut(config)
+  run(config, dataset, parts, recipe_of(config, dataset.num_classes))
+
+
+def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe) -> None:
+  """Runs everything on these parts, writes the run directory and prints the table."""
   plan = steps_of(PLANS[config.plan](config.batch_size))
   record = {"config": config, "plan": plan, "versions": report.versions()}
   log = logs.start(config.out, config.log, config)
   report.write_json(config.out / "config.json", record)
-  problem = prepare(config)
+  problem = prepare(config, dataset, parts, recipe)
   outcome.write(config.out, problem, resumed(config, problem, log), record)
   if config.audit_models:
     found = audited(config, problem)

@@ -146,9 +146,7 @@ def ground_truth(config: Config, problem: Problem) -> np.ndarray | None:
   else:
     estimate, _, _ = rum.ground_truth(config, problem.recipe, problem.training)
     estimate.save(config.out / "ground_truth.npz")
-  order = np.argsort(estimate.ids)
-  rows = order[np.searchsorted(estimate.ids[order], problem.training.ids)]
-  return estimate.memorization[rows]
+  return estimate.take(problem.training.ids).memorization
 
 
 def score_all(

@@ -79,6 +79,28 @@ class Estimate:
       return float("nan")
     return float(np.median(self.high[some] - self.low[some]))
 
+  def take(self, ids: Any) -> "Estimate":
+    """Returns the scores of some examples, without influence.
+
+    Args:
+      ids: int [k], unique; the result is sorted by id.
+
+    Raises:
+      ValueError: an id is not scored, or is given twice.
+    """
+    ids = np.asarray(ids).reshape(-1)
+    check_ids(ids, len(ids), "Estimate.take")
+    missing = np.setdiff1d(ids, self.ids)
+    if len(missing):
+      raise ValueError(
+        f"id {missing[0]} has no score ({len(missing)} of {len(ids)} ids are missing). "
+        "Estimate it with this data and key."
+      )
+    rows = np.searchsorted(self.ids, np.sort(ids))
+    return dataclasses.replace(
+      self, **{name: getattr(self, name)[rows] for name in ("ids", *_SCORES)}, influence=None
+    )
+
   def _arrays(self) -> dict[str, np.ndarray]:
     found = {name: getattr(self, name) for name in ("ids", *_SCORES)}
     if self.influence is not None:

@@ -215,6 +215,18 @@ def test_save_and_load(tmp_path):
     np.testing.assert_array_equal(plain["memorization"], truth.memorization)
 
 
+def test_take_gives_the_scores_of_some_examples_by_id():
+  some = saved().take([7, 31, 2])
+  assert some.ids.tolist() == [2, 7, 31]
+  assert some.influence is None
+  for name in ("memorization", "low", "count_out", "log_odds"):
+    np.testing.assert_array_equal(getattr(some, name), getattr(saved(), name)[[2, 7, 31]])
+  with pytest.raises(ValueError, match=r"\Aid 40 has no score \(1 of 2 ids are missing\)[^\n]*\Z"):
+    saved().take([3, 40])
+  with pytest.raises(ValueError, match="got id 3 more than once"):
+    saved().take([3, 3])
+
+
 def test_every_damaged_copy_is_refused(tmp_path):
   path = tmp_path / "truth.npz"
   saved().save(path)

@@ -1,0 +1,255 @@
+"""The papers' experiments at their own size: RUM on CIFAR-10, CIFAR-100 and Tiny-ImageNet.
+
+    python -m experiments.paper cifar10 --data-dir ~/tensorflow_datasets --out runs/cifar10
+    python -m experiments.paper tiny_imagenet --data-dir ~/tiny-imagenet-200 --out runs/tiny
+    python -m experiments.paper cifar10 --smoke --out runs/smoke
+
+It is `experiments.rum` with the published numbers: SGD with momentum 0.9 and weight decay 5e-4,
+batches of 256, rate 0.1 along a cosine, 30 epochs, no augmentation; 400 models for the ground
+truth, each on 70 % of the images; 1,000 examples each of high, medium and low memorization to
+forget; RUM's published plans. What has no published number is named with each preset below.
+
+The ground truth is nearly all of the cost, and the part that several machines share, through one
+folder that all of them see: each runs `--part 1/16`, `--part 2/16` …, or `--distributed` in one JAX
+job; then the command without it, on one machine with all its devices, goes on from their chunks.
+Networks are kept as Orbax checkpoints; the same command again goes on where it was stopped.
+
+`--smoke` runs every stage on a few made-up images with the real networks.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments import cli, logs, rum
+from experiments.memorize import compute_part, part_of
+from jaxmul import data, memorization, models, train
+
+Name = Literal["cifar10", "cifar100", "tiny_imagenet", "tiny_imagenet_vit"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+  """A published experiment.
+
+  Attributes:
+    network: of `jaxmul.models`.
+    num_classes: C.
+    mean, std: of the input channels, as in RUM's code.
+    read: folder -> (training images, test images), no id in both.
+    heldout_of_test: hold out half of the test images, and not a tenth of the training images.
+    smoke_side: pixels a side of the images with which the network is cheap.
+    learning_rate: of the first epoch.
+  """
+
+  network: rum.Network
+  num_classes: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  read: Callable[[Path | None], tuple[data.Dataset, data.Dataset]]
+  heldout_of_test: bool
+  smoke_side: int
+  learning_rate: float = 0.1
+
+
+def cifar10() -> Preset:
+  """CIFAR-10 and ResNet-18: 45,000 images to train on, 5,000 held out, 10,000 to test with."""
+  mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+  return Preset("resnet18", 10, mean, std, _tfds("cifar10"), False, 8)
+
+
+def cifar100() -> Preset:
+  """CIFAR-100 and ResNet-50, cut as CIFAR-10.
+
+  RUM took its ground truth from Feldman & Zhang, who trained 2,000 models; 400 is ours. Its code
+  steps the rate of retraining (× 0.2), the paper's cosine is used here.
+  """
+  mean, std = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
+  return Preset("resnet50", 100, mean, std, _tfds("cifar100"), False, 8)
+
+
+def tiny_imagenet() -> Preset:
+  """Tiny-ImageNet and VGG-16: all 100,000 images to train on, 5,000 held out, 5,000 to test with."""
+  mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+  return Preset("vgg16", 200, mean, std, _tiny_imagenet, True, 32)
+
+
+def tiny_imagenet_vit() -> Preset:
+  """Tiny-ImageNet and ViT-S with patches of 8 × 8."""
+  return dataclasses.replace(tiny_imagenet(), network="vit", smoke_side=16, learning_rate=0.01)
+
+
+PRESETS: dict[Name, Callable[[], Preset]] = {
+  "cifar10": cifar10,
+  "cifar100": cifar100,
+  "tiny_imagenet": tiny_imagenet,
+  "tiny_imagenet_vit": tiny_imagenet_vit,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A published experiment.
+
+  Attributes:
+    preset: which.
+    data_dir: folder of prepared TFDS data sets, or tiny-imagenet-200 itself.
+    plan: RUM's published plan: salun (none, fine-tune, SalUn) or neg_grad_plus (three times).
+    seeds: training seeds; one gives no intervals.
+    num_models: models of the ground truth.
+    truth: .npz of an Estimate of this data, which takes their place.
+    audit_models: originals and oracles (each) that the evaluator is audited with; 0 leaves it out.
+    bfloat16: compute in bfloat16; params and statistics stay float32.
+    part: compute only this part of the ground truth, such as 3/16, into the shared folder.
+    distributed: compute only the ground truth, in one JAX job of several processes; on Slurm, MPI
+      and TPU pods it finds the others.
+    smoke: every stage on a few made-up images, with the real network and a few models.
+    key: number from which all randomness follows.
+    log: services that get the log too; `log.jsonl` in the run directory is always written.
+    out: run directory to write.
+  """
+
+  preset: tyro.conf.Positional[Name]
+  data_dir: Path | None = None
+  plan: Literal["salun", "neg_grad_plus"] = "salun"
+  seeds: int = 3
+  num_models: int = 400
+  truth: Path | None = None
+  audit_models: int = 16
+  bfloat16: bool = False
+  part: str | None = None
+  distributed: bool = False
+  smoke: bool = False
+  key: int = 0
+  log: tuple[logs.Service, ...] = ()
+  out: Path = Path("runs/paper")
+
+  def __post_init__(self):
+    if self.part and self.distributed:
+      raise ValueError("--part and --distributed both share out the chunks: use one of them.")
+    if self.truth and (self.part or self.distributed):
+      raise ValueError("--truth takes the place of what --part and --distributed compute.")
+    if self.part:
+      part_of(self.part)
+
+
+def job_of(config: Config, preset: Preset) -> rum.Config:
+  """Returns the main job of a preset, at its own size or small enough to try out."""
+  job = rum.Config(
+    dataset=config.preset,
+    model=preset.network,
+    plan=config.plan,
+    seeds=config.seeds,
+    num_models=config.num_models,
+    truth=config.truth,
+    group_size=1000,
+    epochs=30,
+    batch_size=256,
+    learning_rate=preset.learning_rate,
+    audit_models=config.audit_models,
+    checkpoints=True,
+    key=config.key,
+    data_dir=config.data_dir,
+    log=config.log,
+    out=config.out,
+  )
+  if not config.smoke:
+    return job
+  return dataclasses.replace(
+    job,
+    dataset=f"{config.preset}, made up",
+    proxy=("confidence", "curvature", "heldout_divergence"),
+    seeds=1,
+    num_models=4,
+    group_size=3,
+    epochs=2,
+    batch_size=16,
+    audit_models=0,
+  )
+
+
+def cut(
+  preset: Preset, training: data.Dataset, test: data.Dataset, key: jax.Array
+) -> tuple[data.Dataset, data.Holdout]:
+  """Returns all images as one data set, and who is trained on, held out and tested."""
+  source = test if preset.heldout_of_test else training
+  count = len(test) // 2 if preset.heldout_of_test else len(training) // 10
+  rest, heldout, _ = data.holdout(source, key, heldout=count, test=0)
+  parts = data.Holdout(rest, heldout, test.ids)
+  if preset.heldout_of_test:
+    parts = data.Holdout(training.ids, heldout, rest)
+  arrays = (
+    np.concatenate([getattr(each, name) for each in (training, test)])
+    for name in ("images", "labels", "ids")
+  )
+  return data.Dataset(*arrays, num_classes=preset.num_classes), parts
+
+
+def made_up(preset: Preset) -> tuple[data.Dataset, data.Dataset]:
+  """Returns a few images that a network can learn: a pattern for each of four classes, and noise."""
+  rng = np.random.default_rng(0)
+  shape = (preset.smoke_side, preset.smoke_side, 3)
+  patterns = rng.integers(0, 256, (4, *shape))
+  labels = np.arange(56) % 4
+  images = (patterns[labels] + rng.integers(0, 256, (56, *shape))) // 2
+  both = data.Dataset(images.astype(np.uint8), labels, num_classes=preset.num_classes)
+  return both.take(both.ids[:32]), both.take(both.ids[32:])
+
+
+def recipe_of(config: Config, preset: Preset, job: rum.Config) -> train.Recipe:
+  """Returns the training recipe of a preset."""
+  model = getattr(models, preset.network)(
+    preset.num_classes,
+    mean=preset.mean,
+    std=preset.std,
+    dtype=jnp.bfloat16 if config.bfloat16 else None,
+  )
+  return train.Recipe(model, job.epochs, job.batch_size, job.learning_rate)
+
+
+def main(config: Config) -> None:
+  """Runs a preset, or the part of its ground truth that falls to this machine."""
+  if config.distributed:
+    jax.distributed.initialize()
+  preset = PRESETS[config.preset]()
+  job = job_of(config, preset)
+  images = made_up(preset) if config.smoke else preset.read(config.data_dir)
+  key = jax.random.fold_in(jax.random.key(config.key), 0)
+  dataset, parts = cut(preset, *images, key)
+  recipe = recipe_of(config, preset, job)
+  if not (config.part or config.distributed):
+    rum.run(job, dataset, parts, recipe)
+    return
+  plan, chunks = rum.planned_truth(job, recipe, dataset.take(parts.train))
+  if config.part:
+    compute_part(plan, chunks, memorization.default(), *part_of(config.part))
+  else:
+    for _ in memorization.stream(plan, store=chunks):
+      pass
+  print(f"ground truth: this part is in {chunks}; now run it without --part or --distributed.")
+
+
+def _tfds(name: str) -> Callable[[Path | None], tuple[data.Dataset, data.Dataset]]:
+  """Returns what reads a prepared data set; ids of test images follow those of the others."""
+
+  def read(folder: Path | None) -> tuple[data.Dataset, data.Dataset]:
+    training, test = (data.from_tfds(name, part, data_dir=folder) for part in ("train", "test"))
+    return training, dataclasses.replace(test, ids=test.ids + training.ids.max() + 1)
+
+  return read
+
+
+def _tiny_imagenet(folder: Path | None) -> tuple[data.Dataset, data.Dataset]:
+  if folder is None:
+    raise ValueError("Tiny-ImageNet is not in TFDS: pass --data-dir with its tiny-imagenet-200.")
+  return data.tiny_imagenet(folder, "train"), data.tiny_imagenet(folder, "val")
+
+
+if __name__ == "__main__":
+  cli.main(main, Config, __doc__)
