@@ -7,6 +7,7 @@ without an entry fails, and so does an entry that no page has.
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -16,9 +17,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tyro
 from markdown_it import MarkdownIt
 
-from experiments import cifar10_small
+from experiments import cifar10_small, paper
 from experiments.evaluate import Config
 from experiments.rum import cut
 from jaxmul import checkpoint, metrics, models
@@ -123,10 +125,20 @@ def elsewhere(command: str, folder: Path) -> None:
     assert (ROOT / path).is_file(), path
 
 
+def preset(command: str, folder: Path) -> None:
+  """The flags are there, and make a job; test_paper runs all presets with --smoke."""
+  config = tyro.cli(paper.Config, args=shlex.split(command)[3:])
+  job = paper.job_of(config, paper.PRESETS[config.preset]())
+  assert job.out == config.out != Path("runs/paper")
+
+
 RUM = "--dataset digits --num-models 8 --epochs 1 --seeds 1 --group-size 30 --audit-models 0 "
 RUM += "--proxy confidence"
 TRUTH = "--dataset digits --num-models 8 --epochs 1"
 SCORE = "--num-models 8 --epochs 1 --seeds 1 --planted 0 --proxy final_loss"
+
+PAPER = "python -m experiments.paper"
+CIFAR, TINY = "--data-dir ~/tensorflow_datasets", "--data-dir ~/tiny-imagenet-200"
 
 COMMANDS: dict[str, Check] = {
   "make demo": demo,
@@ -160,6 +172,13 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.bench models_per_second": benchmark,
   "python -m experiments.bench proxies": benchmark,
   ".venv/bin/python -m pytest -m slow": slow_tests,
+  f"{PAPER} cifar10 {CIFAR} --out runs/cifar10": preset,
+  f"{PAPER} cifar100 {CIFAR} --out runs/cifar100": preset,
+  f"{PAPER} tiny_imagenet {TINY} --out runs/tiny": preset,
+  f"{PAPER} tiny_imagenet_vit {TINY} --out runs/vit": preset,
+  f"{PAPER} cifar10 {CIFAR} --out runs/cifar10 --part 1/4": preset,
+  f"{PAPER} cifar10 {CIFAR} --out runs/cifar10 --distributed": preset,
+  f"{PAPER} cifar10 --smoke --out runs/smoke": preset,
   "apt-get install chromium": elsewhere,
 }
 

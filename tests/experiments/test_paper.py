@@ -1,0 +1,220 @@
+"""The papers' presets: their numbers, their cost as computed, and every stage of each, small."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import paper
+from jaxmul import data, memorization, models, train
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = train.Recipe(models.mlp())  # its defaults are the papers'
+
+
+def config(preset, **options):
+  return paper.Config(preset, **options)
+
+
+def test_the_numbers_are_the_published_ones():
+  for name, make in paper.PRESETS.items():
+    preset, given = make(), config(name)
+    job = paper.job_of(given, preset)
+    recipe = paper.recipe_of(given, preset, job)
+    rate = 0.01 if name == "tiny_imagenet_vit" else 0.1
+    assert recipe == dataclasses.replace(PUBLISHED, model=recipe.model, learning_rate=rate)
+    assert (recipe.epochs, recipe.batch_size, recipe.momentum) == (30, 256, 0.9)
+    assert (job.group_size, job.num_models, job.fraction) == (1000, 400, 0.7)
+    assert job.checkpoints
+    low = paper.recipe_of(dataclasses.replace(given, bfloat16=True), preset, job)
+    assert low.model == recipe.model.clone(dtype=jnp.bfloat16)
+
+
+def forward_flops(model, side):
+  """2mnk of every product that one image takes."""
+  products = []
+
+  def count(call, args, kwargs, context):
+    y = call(*args, **kwargs)
+    if context.method_name == "__call__" and isinstance(context.module, nn.Dense | models.Conv):
+      kernel = context.module.variables["params"]["kernel"]
+      products.append(2 * math.prod(y.shape[:-1]) * kernel.size)
+    return y
+
+  def forward(x):
+    with nn.intercept_methods(count):
+      return model.init_with_output(jax.random.key(0), x)[0]
+
+  jax.eval_shape(forward, jnp.zeros((1, side, side, 3)))
+  if isinstance(model, models.ViT):
+    tokens = (side // model.patch) ** 2
+    products.append(model.depth * 2 * (2 * tokens**2 * model.width))  # attention
+  return sum(products)
+
+
+@pytest.mark.parametrize("name", paper.PRESETS)
+def test_the_costs_in_the_docstrings_are_the_computed_ones(name):
+  make = paper.PRESETS[name]
+  job = paper.job_of(config(name), make())
+  model = paper.recipe_of(config(name), make(), job).model
+  tiny = name.startswith("tiny")
+  an_image = 3 * forward_flops(model, 64 if tiny else 32)  # backward costs twice as much
+  images = job.num_models * job.fraction * (100_000 if tiny else 45_000) * job.epochs
+  hours = [an_image * images / (0.1 * peak * 1e12) / 3600 for peak in (989, 8 * 197)]
+  said = re.search(
+    r"(\S+) GFLOP an image, (\S+) EFLOP .*: (\S+) hours on an H100, (\S+) on a v5e-8\.",
+    make.__doc__,
+  )
+  assert said, make.__doc__
+  want = (an_image / 1e9, an_image * images / 1e18, *hours)
+  places = (2, 2, 1, 1)
+  assert said.groups() == tuple(f"{v:.{p}f}" for v, p in zip(want, places, strict=True))
+
+
+def images_of(n, classes, first=0):
+  labels = np.arange(n) % classes
+  return data.Dataset(np.zeros((n, 2, 2, 3), np.uint8), labels, first + np.arange(n), classes)
+
+
+@pytest.mark.parametrize(
+  ("name", "sizes"), [("cifar10", (90, 10, 40)), ("tiny_imagenet", (100, 20, 20))]
+)
+def test_the_parts_are_cut_as_in_the_papers(name, sizes):
+  preset = dataclasses.replace(paper.PRESETS[name](), num_classes=10)
+  training, test = images_of(100, 10), images_of(40, 10, first=1000)
+  dataset, parts = paper.cut(preset, training, test, jax.random.key(0))
+  assert tuple(map(len, parts)) == sizes
+  assert len(np.unique(np.concatenate(parts))) == 140 == len(dataset)
+  assert set(parts.train) <= set(training.ids)
+  assert set(parts.test) <= set(test.ids)
+  assert set(parts.heldout) <= set(training.ids if name == "cifar10" else test.ids)
+  for part in parts:  # each class in its proportion
+    assert np.ptp(np.bincount(dataset.take(part).labels)) == 0
+
+
+def test_test_images_of_tfds_get_ids_of_their_own(monkeypatch):
+  def prepared(name, split, data_dir):
+    assert (name, data_dir) == ("cifar100", Path("here"))
+    return images_of({"train": 6, "test": 4}[split], 2)
+
+  monkeypatch.setattr(data, "from_tfds", prepared)
+  training, test = paper.cifar100().read(Path("here"))
+  assert training.ids.tolist() == [0, 1, 2, 3, 4, 5]
+  assert test.ids.tolist() == [6, 7, 8, 9]
+
+
+def command(*arguments):
+  return [sys.executable, "-m", "experiments.paper", *map(str, arguments)]
+
+
+def environment(**variables):
+  """One device: eight simulated ones would share the work of a few images."""
+  one = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+  return os.environ | {"XLA_FLAGS": one, **variables}
+
+
+def run(*arguments):
+  return subprocess.run(
+    command(*arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900
+  )
+
+
+def check_whole(out, done, proxies=("confidence", "curvature", "heldout_divergence")):
+  """A finished run: every stage left what it should."""
+  assert done.returncode == 0, done.stdout + done.stderr
+  found = json.loads((out / "metrics.json").read_text())
+  assert found["ground_truth"]["models"] == 4
+  assert set(found["proxies"]) == set(proxies)
+  rows = {"original", "retrain", "fine-tune", "NegGrad+ vanilla", "RUM shuffle", "RUM ground truth"}
+  assert rows | {f"RUM {name}" for name in proxies} <= set(found["methods"])
+  for method in found["methods"].values():
+    for metric in ("ToW", "ToW-MIA", "forget", "retain", "test", "attack"):
+      assert 0 <= method[metric]["mean"] <= 1
+  assert "made up" in json.loads((out / "config.json").read_text())["config"]["dataset"]
+  assert "Deletion record" in (out / "report.html").read_text()
+  assert len(list(out.glob("cache/seed0-*/*/manifest.json"))) == len(found["methods"]) + 1
+
+
+@pytest.mark.parametrize(
+  ("preset", "options"),
+  [
+    ("cifar10", ("--plan", "neg_grad_plus", "--bfloat16")),
+    *(pytest.param(name, (), marks=pytest.mark.slow) for name in paper.PRESETS),
+  ],
+)
+def test_every_stage_of_a_preset_runs(preset, options, tmp_path):
+  check_whole(tmp_path, run(preset, "--smoke", *options, "--out", tmp_path))
+
+
+@pytest.mark.slow
+def test_machines_share_the_ground_truth_and_a_stopped_run_goes_on(tmp_path):
+  arguments = ("tiny_imagenet_vit", "--smoke", "--out", tmp_path)
+  done = run(*arguments, "--part", "1/1")
+  assert done.returncode == 0, done.stderr
+  assert "now run it without --part" in done.stdout
+  (chunk,) = tmp_path.glob("cache/chunks-*/chunk-*")
+  made = chunk.stat().st_mtime_ns
+  check_whole(tmp_path, run(*arguments))
+  assert chunk.stat().st_mtime_ns == made
+  before = json.loads((tmp_path / "metrics.json").read_text())
+  (seed,) = tmp_path.glob("cache/seed0-*.json")
+  seed.unlink()  # as if it had been killed after the last method
+  networks = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/seed0-*/*")}
+  check_whole(tmp_path, run(*arguments))
+  assert {path: path.stat().st_mtime_ns for path in networks} == networks
+  assert json.loads((tmp_path / "metrics.json").read_text()) == before
+
+
+@pytest.mark.slow
+def test_a_job_of_two_processes_computes_the_ground_truth(tmp_path):
+  arguments = ("tiny_imagenet_vit", "--smoke", "--distributed", "--out", tmp_path)
+  # What Open MPI tells each process, for jax.distributed.
+  shared = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "2",
+  }
+  jobs = [
+    subprocess.Popen(
+      command(*arguments),
+      cwd=ROOT,
+      env=environment(
+        OMPI_COMM_WORLD_RANK=str(rank), OMPI_COMM_WORLD_LOCAL_RANK=str(rank), **shared
+      ),
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for rank in range(2)
+  ]
+  said = [job.communicate(timeout=900)[1] for job in jobs]
+  assert [job.returncode for job in jobs] == [0, 0], said
+  (store,) = tmp_path.glob("cache/chunks-*")
+  found = memorization.status(store)
+  assert (found.done, found.num_models, found.damaged) == (4, 4, ())
+
+
+@pytest.mark.parametrize(
+  ("options", "said"),
+  [
+    ({"part": "3/2"}, "--part 3/2: write the part and their number"),
+    ({"part": "1/2", "distributed": True}, "--part and --distributed both"),
+    ({"part": "1/2", "truth": Path("x.npz")}, "--truth takes the place"),
+    ({"seeds": 0}, "--seeds 0: must be at least 1"),
+    ({"audit_models": 3}, "--audit-models 3: must be at least 8"),
+    ({}, "Tiny-ImageNet is not in TFDS: pass --data-dir"),
+    ({"data_dir": Path("nowhere")}, "there is no nowhere/wnids.txt"),
+  ],
+)
+def test_user_errors_take_one_line(options, said):
+  with pytest.raises((ValueError, OSError), match=said) as caught:
+    paper.main(config("tiny_imagenet", **options))
+  assert "\n" not in str(caught.value)
