@@ -250,7 +250,7 @@ def run_seed(
   def trained(name: str, make: Callable[[], train.Fit]) -> tuple[train.Fit, float]:
     begin(f"{label}: training {name}")
     fit, seconds = timed(make)
-    logs.history(log, f"{label}/{name}", fit.history)
+    logs.history(log, f"{label}/{name}", *fit.history)
     return fit, seconds
 
   def retrained(name: str, key: jax.Array) -> tuple[train.Fit, float]:
