@@ -4,6 +4,7 @@ A log is a plain function of a number and `{name: float}`. Training runs are log
 done, from the history that they return: nothing leaves the device while they run.
 """
 
+import dataclasses
 import json
 import math
 import time
@@ -12,8 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-
-from jaxmul import train
 
 Log = Callable[[int, Mapping[str, Any]], None]
 Service = Literal["tensorboard", "wandb", "trackio"]
@@ -26,41 +25,36 @@ def start(out: Path, services: tuple[Service, ...] = (), config: Any = None) -> 
     out: the run directory; TensorBoard's files go to its folder `tensorboard`.
     services: what else gets everything. wandb and trackio get a run in their project "jaxmul",
       named like the run directory; how they are told who you are is up to them.
-    config: kept with the run where a service can.
+    config: a dataclass, kept with the run where a service can.
 
   Raises:
     ImportError: the package of a service is not installed.
-
-  Example:
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> log = start(folder)
-    >>> log(3, {"loss": 0.5})
-    >>> json.loads((folder / "log.jsonl").read_text())["loss"]
-    0.5
   """
   openers = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}
-  others = [openers[name](out, config) for name in services]
+  told = json.loads(json.dumps(dataclasses.asdict(config), default=str)) if config else None
+  others = [openers[name](out, told) for name in services]
   logs = [_jsonl(out / "log.jsonl"), *others]
 
   def log(step: int, metrics: Mapping[str, Any]) -> None:
+    found = {k: math.nan if value is None else float(value) for k, value in metrics.items()}
     for each in logs:
-      each(step, metrics)
+      each(step, found)
 
   return log
 
 
-def history(log: Log, name: str, history: train.History) -> None:
-  """Logs the mean loss and accuracy of each epoch of a finished training run, from epoch 1."""
-  for epoch, (loss, accuracy) in enumerate(zip(*map(np.asarray, history), strict=True), 1):
-    log(epoch, {f"{name}/loss": float(loss), f"{name}/accuracy": float(accuracy)})
+def history(log: Log, name: str, loss: Any, accuracy: Any) -> None:
+  """Logs a finished training run, its mean loss [E] and accuracy [E], from epoch 1."""
+  for epoch, values in enumerate(zip(np.asarray(loss), np.asarray(accuracy), strict=True), 1):
+    log(epoch, {f"{name}/loss": values[0], f"{name}/accuracy": values[1]})
 
 
 def _jsonl(path: Path) -> Log:
   path.parent.mkdir(parents=True, exist_ok=True)
 
   def log(step: int, metrics: Mapping[str, Any]) -> None:
-    found = {name: _finite(value) for name, value in metrics.items()}
+    # JSON has no NaN.
+    found = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     line = json.dumps({"time": round(time.time(), 3), "step": step, **found}, allow_nan=False)
     with path.open("a") as file:
       file.write(line + "\n")
@@ -70,7 +64,7 @@ def _jsonl(path: Path) -> Log:
 
 def _tensorboard(out: Path, config: Any) -> Log:
   try:
-    from tensorboard.summary import Writer
+    from tensorboard.summary import Writer  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise ImportError("--log tensorboard needs it: pip install tensorboard.") from error
   del config
@@ -78,7 +72,7 @@ def _tensorboard(out: Path, config: Any) -> Log:
 
   def log(step: int, metrics: Mapping[str, Any]) -> None:
     for name, value in metrics.items():
-      if _finite(value) is not None:
+      if math.isfinite(value):
         writer.add_scalar(name, value, step)
     writer.flush()
 
@@ -87,7 +81,7 @@ def _tensorboard(out: Path, config: Any) -> Log:
 
 def _wandb(out: Path, config: Any) -> Log:
   try:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise ImportError("--log wandb needs it: pip install wandb.") from error
   run = wandb.init(project="jaxmul", name=out.name, dir=str(out), config=config)
@@ -98,13 +92,8 @@ def _wandb(out: Path, config: Any) -> Log:
 
 def _trackio(out: Path, config: Any) -> Log:
   try:
-    import trackio
+    import trackio  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise ImportError("--log trackio needs it: pip install trackio.") from error
   trackio.init(project="jaxmul", name=out.name, config=config)
   return lambda step, metrics: trackio.log(dict(metrics), step=step)
-
-
-def _finite(value: Any) -> Any:
-  """Returns a number, or None for NaN and infinity, which JSON has not."""
-  return float(value) if value is not None and math.isfinite(value) else None

@@ -130,13 +130,16 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
     print(f"written: {config.out}/estimate.npz")
 
 
-def compute_part(work: memorization.Plan, store: Path, executor: Any, index: int, count: int):
+def compute_part(
+  work: memorization.Plan, store: Path, executor: memorization.Executor, index: int, count: int
+) -> None:
   """Computes every `count`-th missing chunk into a store that other machines share."""
   kept = memorization.Store(store, work)
   kept.describe()
   mine = [number for number in kept.missing() if number % count == index]
   print(f"part {index + 1} of {count}: {len(mine)} chunks to compute")
-  for done, (number, chunk) in enumerate(executor(work, mine) if mine else (), 1):
+  computed = executor(work, mine) if mine else iter(())
+  for done, (number, chunk) in enumerate(computed, 1):
     kept.commit(number, chunk)
     print(f"{done} of {len(mine)} chunks", flush=True)
 

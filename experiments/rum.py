@@ -273,7 +273,7 @@ def run_seed(
     fit = functools.cache(make)
     rows, seconds = keep(f"{name} history", lambda: fit().scores | fit().history._asdict())
     params, _ = keep(name, lambda: fit().params)
-    logs.history(log, f"{label}/{name}", train.History(rows["loss"], rows["accuracy"]))
+    logs.history(log, f"{label}/{name}", rows["loss"], rows["accuracy"])
     return params, rows, seconds
 
   def retrained(name: str, key: jax.Array) -> tuple[Bound, dict[str, Any], float]:

@@ -244,7 +244,7 @@ def run_seed(
   for kind, (own, key) in kinds.items():
     label = f"seed {seed + 1}, {kind} labels"
     scores = score_all(config, own, key, lambda stage, label=label: begin(f"{label}: {stage}"))
-    logs.history(log, f"seed {seed + 1}/{kind}", train.History(scores["loss"], scores["accuracy"]))
+    logs.history(log, f"seed {seed + 1}/{kind}", scores["loss"], scores["accuracy"])
     found |= {f"{kind}/{name}": each for name, each in scores.items()}
   return found | extra
 

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -238,12 +239,15 @@ _worker_plan: list[Plan] = []  # in a worker process only: sent once, not with e
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-  """Processes started inside do not get the Ctrl-C of the terminal: who started them ends them."""
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  """Processes started inside ignore the Ctrl-C of the terminal: who started them ends them."""
+  if threading.current_thread() is not threading.main_thread():  # others may not choose
+    yield
+    return
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
   try:
     yield
   finally:
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    signal.signal(signal.SIGINT, before)
 
 
 def _set_plan(plan: Plan) -> None:

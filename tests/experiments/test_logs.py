@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from experiments import logs
-from jaxmul import train
 
 
 def lines(path):
@@ -26,8 +25,8 @@ def test_each_call_is_a_line_and_a_second_run_adds_to_it(tmp_path):
 
 
 def test_a_history_is_logged_by_epoch(tmp_path):
-  history = train.History(np.array([2.0, 1.0]), np.array([0.1, 0.4]))
-  logs.history(logs.start(tmp_path), "seed 1", history)
+  loss, accuracy = np.array([2.0, 1.0]), np.array([0.1, 0.4])
+  logs.history(logs.start(tmp_path), "seed 1", loss, accuracy)
   assert [(line["step"], line["seed 1/loss"]) for line in lines(tmp_path / "log.jsonl")] == [
     (1, 2.0),
     (2, 1.0),

@@ -5,6 +5,7 @@ XLA cuts products by the number of its threads, so all runs here get the same nu
 
 import concurrent.futures
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from jaxmul import memorization, models, train
-from jaxmul.data import sources
+from jaxmul.data import Dataset, sources
 from jaxmul.memorization import executors
 
 pytestmark = pytest.mark.rounding
@@ -167,6 +168,22 @@ def test_a_worker_that_is_killed_is_replaced(monkeypatch, tmp_path):
 
 def _die_in_worker(chunk, marker):
   return die_once(executors._worker_plan[0], chunk, marker)
+
+
+def test_the_ctrl_c_of_a_terminal_is_left_to_who_started_the_workers(monkeypatch):
+  monkeypatch.setattr(executors, "_run_in_worker", _on_interrupt)
+  before = signal.getsignal(signal.SIGINT)
+  toy = Dataset(np.eye(4, dtype=np.float32), np.arange(4) % 2)
+  recipe = train.Recipe(models.mlp((4,), 2), epochs=1)
+  plan = memorization.plan(recipe, toy, jax.random.key(0), num_models=8)
+  ((_, found),) = memorization.processes(1)(plan, [0])
+  assert found == signal.SIG_IGN
+  assert signal.getsignal(signal.SIGINT) == before != signal.SIG_IGN
+
+
+def _on_interrupt(chunk):
+  del chunk
+  return signal.getsignal(signal.SIGINT)
 
 
 def test_a_pool_that_only_dies_is_given_up(monkeypatch):
