@@ -29,7 +29,7 @@ autodoc_typehints = "none"  # docstrings say more: shapes and ranges
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 80
 napoleon_use_ivar = True
-napoleon_custom_sections = [("Returns", "params_style"), "References"]
+napoleon_custom_sections = ["Returns"]  # prose: what stands before a colon is no type
 
 TOKEN = re.compile(r"(`[^`]+`)|\[([^\]]+)\]\((\S+?)\)|(.[^`\[]*)", re.DOTALL)
 
