@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types lock clean
+.PHONY: demo test lint types docs lock clean
 
 demo: .venv/.demo
 	$(BIN)/python -m experiments.rum --out runs/demo
@@ -22,6 +22,10 @@ lint: .venv/.test
 types: .venv/.test
 	$(BIN)/pyright
 
+# The first page is docs/_build/html/docs/index.html.
+docs: .venv/.docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . docs/_build/html
+
 .venv/.made:
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "jaxmul needs Python 3.11 to 3.13; try: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
@@ -35,6 +39,10 @@ types: .venv/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[test]'
 	touch $@ .venv/.demo
 
+.venv/.docs: .venv/.made pyproject.toml requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[docs]'
+	touch $@
+
 # Newest versions that resolve on Python 3.11 to 3.13.
 lock: .venv/.made
 	$(BIN)/python -m pip install --quiet uv
@@ -42,4 +50,4 @@ lock: .venv/.made
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --upgrade -o requirements.lock
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/_build

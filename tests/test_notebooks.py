@@ -3,7 +3,6 @@
 Their install cells do not: they need the network. What they name is checked.
 """
 
-import os
 from pathlib import Path
 
 import nbclient
@@ -26,8 +25,7 @@ def is_install(cell) -> bool:
 
 @pytest.mark.filterwarnings("default")  # the kernel is another process; these are Jupyter's own
 def test_it_runs_without_a_warning(notebook, tmp_path, monkeypatch):
-  flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-  monkeypatch.setenv("XLA_FLAGS", flags)
+  monkeypatch.delenv("XLA_FLAGS")  # one device, compiled as a reader's is: most of it is training
   notebook.cells = [cell for cell in notebook.cells if not is_install(cell)]
   where = {"metadata": {"path": str(tmp_path)}}
   nbclient.NotebookClient(notebook, timeout=400, resources=where).execute()

@@ -121,7 +121,7 @@ def original(recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, mod
 
   Raises:
     ValueError: as `ensemble`.
-    Diverged: the loss became NaN or inf.
+    train.Diverged: the loss became NaN or inf.
   """
   work, _ = plans(recipe, dataset, split, key, model + 1)
   return fit(recipe, work.dataset, train_key(work, model))

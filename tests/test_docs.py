@@ -1,0 +1,52 @@
+"""The documentation's Python runs, and its API pages hold every public name once."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+DOCS = Path(__file__).parents[1] / "docs"
+MODULE = re.compile(r"\.\. currentmodule:: (\S+)|\.\. auto(?:function|class|data):: (\S+)")
+
+
+@pytest.mark.parametrize("page", ["start", "extending"])
+def test_the_code_of_a_page_runs_from_top_to_bottom(page):
+  tokens = MarkdownIt().parse((DOCS / f"{page}.md").read_text())
+  blocks = [token for token in tokens if token.type == "fence" and token.info == "python"]
+  names = {}
+  for block in blocks:
+    exec(compile(block.content, f"{page}.md, line {block.map[0]}", "exec"), names)
+
+
+def shown() -> dict[str, list[str]]:
+  """Returns {module: names} of the API pages."""
+  found: dict[str, list[str]] = {}
+  for page in (DOCS / "api").glob("*.rst"):
+    module = ""
+    for new, name in MODULE.findall(page.read_text()):
+      module = new or module
+      found.setdefault(module, []).extend([name] if name else [])
+  return found
+
+
+def public(name: str) -> set[str]:
+  """Returns the public names of a module: those in `__all__`, or defined in it."""
+  module = importlib.import_module(name)
+  here = [key for key, each in vars(module).items() if getattr(each, "__module__", "") == name]
+  names = getattr(module, "__all__", [key for key in here if not key.startswith("_")])
+  return {each for each in names if not inspect.ismodule(getattr(module, each))}
+
+
+@pytest.mark.parametrize(("module", "names"), shown().items())
+def test_api_pages_show_every_public_name(module, names):
+  assert sorted(names) == sorted(public(module) - {"__version__"})
+
+
+def test_every_public_module_has_a_page():
+  import jaxmul
+
+  modules = {f"jaxmul.{each}" for each in jaxmul.__all__ if inspect.ismodule(getattr(jaxmul, each))}
+  assert {"jaxmul", *modules} <= set(shown())
