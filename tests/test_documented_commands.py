@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 import tyro
+import yaml
 from markdown_it import MarkdownIt
 
 from experiments import cifar10_small, paper
@@ -112,10 +113,24 @@ def slow_tests(command: str, folder: Path) -> None:
 
 def install(command: str, folder: Path) -> None:
   """The extra exists; the Makefile installs by the same command."""
-  words = re.fullmatch(r"pip install -e (\.|'\.\[(\w+)\]')", command)
+  words = re.fullmatch(r"(?:\S*/)?pip install -e (\.|'\.\[(\w+)\]')(?: 'jax\[tpu\]')?", command)
   assert words, f"{command}: not an installation of this folder"
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
   assert words[2] in (None, *project["optional-dependencies"])
+
+
+def slurm(command: str, folder: Path) -> None:
+  """Runs the script as a task of an array, small."""
+  task = re.sub(r"^sbatch --array=1-(\d+)", r"export SLURM_ARRAY_TASK_ID=1 COUNT=\1; bash", command)
+  bash(f"{task} {TRUTH} --model mlp --out runs/slurm", folder)
+
+
+def sky(command: str, folder: Path) -> None:
+  """Runs what the job runs, small; its setup parses."""
+  path, part = re.findall(r"\S+\.yaml|PART=\S+", command)
+  job = yaml.safe_load((ROOT / path).read_text())
+  bash(f"set -n; {job['setup']}", folder)
+  bash(f"{part}; {job['run'].strip()} {TRUTH} --model mlp --out runs/sky", folder)
 
 
 def elsewhere(command: str, folder: Path) -> None:
@@ -180,6 +195,21 @@ COMMANDS: dict[str, Check] = {
   f"{PAPER} cifar10 {CIFAR} --out runs/cifar10 --distributed": preset,
   f"{PAPER} cifar10 --smoke --out runs/smoke": preset,
   "apt-get install chromium": elsewhere,
+  "gcloud compute tpus queued-resources create truth --node-id truth --zone us-central1-a "
+  "--accelerator-type v5litepod-8 --runtime-version v2-alpha-tpuv5-lite --spot": elsewhere,
+  "gcloud compute tpus queued-resources describe truth --zone us-central1-a": elsewhere,
+  "gcloud compute tpus tpu-vm ssh truth --zone us-central1-a": elsewhere,
+  "python3 -m venv .venv": elsewhere,
+  ".venv/bin/pip install -e '.[demo]' 'jax[tpu]'": install,
+  ".venv/bin/python -m experiments.memorize run --model cnn --out runs/truth_tpu": small(
+    f"{TRUTH} --model mlp"
+  ),
+  "sky jobs launch experiments/launch/tpu.yaml --env BUCKET=my-bucket --env PART=1/4": sky,
+  "sbatch --array=1-16 experiments/launch/slurm.sh --dataset cifar10 --model resnet18 "
+  "--out /shared/truth": slurm,
+  "gcloud compute tpus tpu-vm ssh truth --zone us-central1-a --worker all --command "
+  '"cd jaxmul && .venv/bin/python -m experiments.memorize run --model cnn --distributed '
+  '--out /shared/truth"': elsewhere,
 }
 
 SHOWN = list(dict.fromkeys(each for page in PAGES for each in commands(page.read_text())))
