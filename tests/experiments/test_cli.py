@@ -38,7 +38,10 @@ def stopped(work, number):
   assert work.stdout.readline() == "ready\n"
   time.sleep(0.5)
   os.kill(work.pid, number)
-  _, error = work.communicate(timeout=60)
+  try:
+    _, error = work.communicate(timeout=60)
+  finally:
+    work.kill()
   return work.returncode, error
 
 
