@@ -1,4 +1,4 @@
-"""The documentation's Python runs, and its API pages hold every public name once."""
+"""The documentation's Python runs, its links lead somewhere, its API pages hold every public name."""
 
 import importlib
 import inspect
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 MODULE = re.compile(r"\.\. currentmodule:: (\S+)|\.\. auto(?:function|class|data):: (\S+)")
 
 
@@ -19,6 +20,17 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page):
   names = {}
   for block in blocks:
     exec(compile(block.content, f"{page}.md, line {block.map[0]}", "exec"), names)
+
+
+@pytest.mark.parametrize(
+  "page", [ROOT / "README.md", *DOCS.glob("*.md")], ids=lambda page: page.stem
+)
+def test_relative_links_lead_to_files_of_the_repository(page):
+  for token in MarkdownIt().enable("table").parse(page.read_text()):
+    for child in token.children or ():
+      link = str(child.attrs.get("href") or child.attrs.get("src") or "")
+      path = link.partition("#")[0]
+      assert "://" in link or (page.parent / path).exists(), link
 
 
 def shown() -> dict[str, list[str]]:
