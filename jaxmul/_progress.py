@@ -55,7 +55,8 @@ def shown(items: Sequence[Item], label: str, after: float = 2.0) -> Iterator[Ite
       if time.monotonic() - start > after:
         progress.start()
   finally:
-    progress.stop()
+    if progress.live.is_started:  # else rich ends a line on a terminal that cannot redraw
+      progress.stop()
 
 
 @contextlib.contextmanager

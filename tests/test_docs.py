@@ -1,4 +1,4 @@
-"""The documentation's Python runs, its links lead somewhere, its API pages hold every public name."""
+"""The documentation's Python runs, its links lead on, its API pages hold every public name."""
 
 import importlib
 import inspect

@@ -9,6 +9,11 @@ import pytest
 from jaxmul._progress import shown, stages
 
 
+@pytest.fixture(autouse=True)
+def redraws(monkeypatch):
+  monkeypatch.setenv("TERM", "xterm")
+
+
 class Terminal(io.StringIO):
   def isatty(self):
     return True

@@ -145,12 +145,10 @@ def check_whole(out, done, proxies=("confidence", "curvature", "heldout_divergen
   assert len(list(out.glob("cache/seed0-*/*/manifest.json"))) == len(found["methods"]) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("preset", "options"),
-  [
-    ("cifar10", ("--plan", "neg_grad_plus", "--bfloat16")),
-    *(pytest.param(name, (), marks=pytest.mark.slow) for name in paper.PRESETS),
-  ],
+  [("cifar10", ("--plan", "neg_grad_plus", "--bfloat16")), *((name, ()) for name in paper.PRESETS)],
 )
 def test_every_stage_of_a_preset_runs(preset, options, tmp_path):
   check_whole(tmp_path, run(preset, "--smoke", *options, "--out", tmp_path))
