@@ -52,7 +52,7 @@ class Config:
     group_size: examples in each of the three forget groups; 0 is n/45, at least 80.
     epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
-    learning_rate: of training.
+    learning_rate: step size of training in its first epoch; it falls along a cosine.
     audit_models: originals and oracles (each) that the evaluator is audited with; 0 leaves it out.
     key: number from which all randomness follows.
     data_dir: folder of prepared TFDS data sets.
