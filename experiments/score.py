@@ -223,7 +223,11 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, n
         report.write_arrays(path, run_seed(config, problem, seed, log, begin))
       said = f"{time.perf_counter() - start:.0f} s" if seed in missing else f"read back from {path}"
       print(f"seed {seed + 1} of {config.seeds}: {said}", flush=True)
-  return [dict(np.load(path, allow_pickle=False)) for path in paths]
+  results = []
+  for path in paths:
+    with np.load(path, allow_pickle=False) as file:
+      results.append(dict(file))
+  return results
 
 
 def run_seed(
