@@ -37,7 +37,7 @@ class Config:
     num_models: originals and oracles (each) to train, at least 8.
     epochs: passes of every training run.
     batch_size: examples a step.
-    learning_rate: of training.
+    learning_rate: step size of training in its first epoch; it falls along a cosine.
     key: number from which all randomness follows.
     data_dir: folder of prepared TFDS data sets.
     log: services that get the log too; `log.jsonl` in the run directory is always written.

@@ -41,7 +41,7 @@ class Config:
     active: spend the second half of the models where the intervals are widest.
     epochs: passes of every training run.
     batch_size: examples a step.
-    learning_rate: of training.
+    learning_rate: step size of training in its first epoch; it falls along a cosine.
     key: number from which all randomness follows.
     executor: who trains; auto is processes on CPU, devices elsewhere.
     part: compute only this part of the chunks, such as 3/16, into the shared folder.

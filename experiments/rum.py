@@ -56,7 +56,7 @@ class Config:
     group_size: examples in each of the three forget groups; 0 is n/45, at least 80.
     epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
-    learning_rate: of training.
+    learning_rate: step size of training in its first epoch; it falls along a cosine.
     audit_models: originals and oracles (each) that the evaluator is audited with; 0 leaves it out.
     checkpoints: keep every network, so that a run that is stopped goes on within a seed.
     key: number from which all randomness follows.

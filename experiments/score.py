@@ -75,7 +75,7 @@ class Config:
     sample: share of examples whose truth the combined proxy gets, in (0, 1).
     epochs: passes of every training run.
     batch_size: examples a step.
-    learning_rate: of training.
+    learning_rate: step size of training in its first epoch; it falls along a cosine.
     key: number from which all randomness follows.
     data_dir: folder of prepared TFDS data sets.
     log: services that get the log too; `log.jsonl` in the run directory is always written.
@@ -221,7 +221,11 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, n
         report.write_arrays(path, run_seed(config, problem, seed, log, begin))
       said = f"{time.perf_counter() - start:.0f} s" if seed in missing else f"read back from {path}"
       print(f"seed {seed + 1} of {config.seeds}: {said}", flush=True)
-  return [dict(np.load(path, allow_pickle=False)) for path in paths]
+  results = []
+  for path in paths:
+    with np.load(path, allow_pickle=False) as file:
+      results.append(dict(file))
+  return results
 
 
 def run_seed(

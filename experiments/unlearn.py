@@ -62,7 +62,7 @@ class Config:
     trials: settings that rum.tune may try for each algorithm; 0 leaves tuning out.
     epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
-    learning_rate: of training.
+    learning_rate: step size of training in its first epoch; it falls along a cosine.
     key: number from which all randomness follows.
     data_dir: folder of prepared TFDS data sets.
     log: services that get the log too; `log.jsonl` in the run directory is always written.

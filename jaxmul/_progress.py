@@ -34,7 +34,7 @@ def bar(*columns: Any, **options: Any) -> Any:
 def _counting(description: Any) -> Any:
   from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-  columns = (description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+  columns = (description, BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
   return bar(*columns, transient=True)
 
 
