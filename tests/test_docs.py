@@ -1,4 +1,4 @@
-"""The documentation's Python runs, its links lead somewhere, its API pages hold every public name."""
+"""The documentation: its Python runs, its links lead to files, its API pages show what is public."""
 
 import importlib
 import inspect
