@@ -1,4 +1,4 @@
-"""The documentation's Python runs, its links lead on, its API pages hold every public name."""
+"""The documentation: its Python runs, its links lead to files, its API pages lack nothing public."""
 
 import importlib
 import inspect
