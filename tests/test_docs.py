@@ -1,4 +1,4 @@
-"""The documentation: its Python runs, its links lead to files, its API pages lack nothing public."""
+"""The documentation: its Python runs, links lead to files, API pages lack nothing public."""
 
 import importlib
 import inspect
