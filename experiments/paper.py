@@ -228,7 +228,7 @@ def made_up(preset: Preset) -> tuple[data.Dataset, data.Dataset]:
 def recipe_of(config: Config, preset: Preset, job: rum.Config) -> train.Recipe:
   """Returns the training recipe of a preset."""
   model = getattr(models, preset.network)(
-    preset.num_classes,
+    num_classes=preset.num_classes,
     mean=preset.mean,
     std=preset.std,
     dtype=jnp.bfloat16 if config.bfloat16 else None,

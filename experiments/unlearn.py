@@ -373,7 +373,8 @@ def main(config: Config) -> None:
           found = compute()
           report.write_json(path, found)
           seconds = time.perf_counter() - start
-          print(f"{label}: ToW {found['ToW']}, {seconds:.0f} s", flush=True)
+          said = "diverged" if found["ToW"] is None else f"ToW {found['ToW']:.3f}"
+          print(f"{label}: {said}, {seconds:.0f} s", flush=True)
           log(number, {f"{name}/{row}/{metric}": found[metric] for metric in METRICS})
         results[name].setdefault(row, []).append(json.loads(path.read_text()))
       write(config, results)
