@@ -6,12 +6,15 @@ import time
 
 import pytest
 
+from jaxmul import _progress
 from jaxmul._progress import shown, stages
 
 
 @pytest.fixture(autouse=True)
 def redraws(monkeypatch):
+  """A terminal that can, and a console that asks it: it keeps what it saw first."""
   monkeypatch.setenv("TERM", "xterm")
+  _progress._console.cache_clear()
 
 
 class Terminal(io.StringIO):
