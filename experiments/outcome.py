@@ -39,10 +39,7 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
   high = len(problem.groups.high)
   first, agreements = {}, {}
   for name, found in scored.items():
-    each = [
-      proxies.agreement(scores[known], truth.memorization[known], top_k=high)
-      for scores in found["scores"]
-    ]
+    each = [ranked(scores[known], truth.memorization[known], high) for scores in found["scores"]]
     first[name], agreements[name] = (found["scores"][0][known], each)
 
   report.write_json(
@@ -51,10 +48,8 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
       "methods": {name: _named(intervals) for name, intervals in methods.items()},
       "proxies": {
         name: {
-          "spearman": metrics.intervals.t_interval(
-            [each.spearman for each in agreements[name]]
-          )._asdict(),
-          "precision_at_high_group": metrics.intervals.t_interval(
+          "spearman": over_seeds([each.spearman for each in agreements[name]])._asdict(),
+          "precision_at_high_group": over_seeds(
             [each.precision_at_k for each in agreements[name]]
           )._asdict(),
           "spearman_each_seed": agreements[name],
@@ -119,6 +114,20 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
   plots.method_intervals(out / "methods.png", methods, ["ToW", "ToW-MIA"])
   plots.gallery(out / "gallery.png", data.images, data.labels, truth.memorization, truth.soft)
   print_table(methods, scored, problem.truth_seconds, agreements)
+
+
+def ranked(scores: np.ndarray, truth: np.ndarray, top_k: int) -> proxies.Agreement:
+  """Returns the agreement of a proxy; NaN where it or the truth is constant, and orders nothing."""
+  if np.ptp(scores) == 0 or np.ptp(truth) == 0:
+    return proxies.Agreement(np.nan, np.nan, np.nan, np.nan)
+  return proxies.agreement(scores, truth, top_k=top_k)
+
+
+def over_seeds(values: Sequence[float]) -> metrics.intervals.Interval:
+  """Returns the t-interval over seeds; NaN where a seed has no value."""
+  if not np.isfinite(values).all():
+    return metrics.intervals.Interval(np.nan, np.nan, np.nan)
+  return metrics.intervals.t_interval(values)
 
 
 def print_table(

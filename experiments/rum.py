@@ -175,7 +175,8 @@ def ground_truth(
   seconds = (time.perf_counter() - start) * config.num_models / new if new else float("nan")
   truth.save(path)
   report.write_json(clock, {"seconds": seconds})
-  print(f"ground truth: {seconds:.0f} s, {config.num_models / seconds:.1f} models/s")
+  rate = f"{seconds:.0f} s, {config.num_models / seconds:.3g} models/s"
+  print(f"ground truth: {rate if new else f'all models were in {chunks}'}")
   return truth, seconds, plan.hash
 
 

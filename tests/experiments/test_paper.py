@@ -139,7 +139,7 @@ def never(*_, **__):
 @pytest.mark.filterwarnings("ignore:.*never in or never out")  # four models are few
 def test_machines_share_the_ground_truth_and_a_stopped_run_goes_on(tmp_path, monkeypatch, capsys):
   # A ResNet-18 takes minutes to compile; the same stages with a network that takes seconds.
-  small = dataclasses.replace(paper.cifar10(), network="cnn")
+  small = dataclasses.replace(paper.cifar10(), network="mlp")
   monkeypatch.setitem(paper.PRESETS, "cifar10", lambda: small)
   given = config("cifar10", smoke=True, bfloat16=True, out=tmp_path)
   paper.main(dataclasses.replace(given, part="1/1"))

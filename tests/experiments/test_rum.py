@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import outcome
+
 pytestmark = pytest.mark.xdist_group("rum")  # their runs are made once
 
 ROOT = Path(__file__).parents[2]
@@ -142,3 +144,11 @@ def test_user_errors_name_the_cure_without_a_traceback(tmp_path, arguments, said
   assert done.returncode != 0
   assert said in done.stdout + done.stderr
   assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_constant_proxy_has_no_rank_and_does_not_end_the_run():
+  assert outcome.ranked(np.arange(9.0), np.arange(9.0) ** 2, 3).spearman == 1
+  for scores, truth in ((np.ones(9), np.arange(9.0)), (np.arange(9.0), np.zeros(9))):
+    assert np.isnan(outcome.ranked(scores, truth, 3).spearman)
+  assert np.isnan(outcome.over_seeds([0.5, np.nan, 0.6]).mean)
+  assert outcome.over_seeds([0.5, 0.6]).mean == 0.55
