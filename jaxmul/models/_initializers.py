@@ -27,6 +27,11 @@ def lecun_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> j
   return _normal(key, shape, dtype, 1.0)
 
 
+def small_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+  """Returns weights of standard deviation 0.01, truncated at two standard deviations."""
+  return _normal(key, shape, dtype, 1e-4 * math.prod(shape[:-1]))
+
+
 def _normal(key, shape, dtype, gain):
   fan_in = math.prod(shape[:-1])
   scaled = (math.sqrt(gain / fan_in) * _table()).astype(np.float32)
