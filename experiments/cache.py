@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import numpy as np
 
 import jaxmul
 from jaxmul import checkpoint, report
+from jaxmul._progress import stages
 from jaxmul.binding import Bound
+
+Begin = Callable[[str], None]
 
 
 def stamp(*told: Any) -> str:
@@ -35,6 +38,26 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
   start = time.perf_counter()
   result = jax.block_until_ready(function())
   return result, time.perf_counter() - start
+
+
+def compute_missing(
+  paths: Sequence[Path], stages_each: int, compute: Callable[[int, Path, Begin], None]
+) -> None:
+  """Computes the file of each seed that is not there, and says of all how long it took.
+
+  Args:
+    paths: a file for each seed.
+    stages_each: stages of one seed, for the bar.
+    compute: writes the file of a seed: its number, the file, and what is told that a stage begins.
+  """
+  missing = [seed for seed, path in enumerate(paths) if not path.exists()]
+  with stages(len(missing) * stages_each) as begin:
+    for seed, path in enumerate(paths):
+      start = time.perf_counter()
+      if seed in missing:
+        compute(seed, path, begin)
+      said = f"{time.perf_counter() - start:.0f} s" if seed in missing else f"read back from {path}"
+      print(f"seed {seed + 1} of {len(paths)}: {said}", flush=True)
 
 
 class Kept:

@@ -3,7 +3,7 @@
 For each seed: train the original model (trackers riding along), score memorization by cheap
 proxies, unlearn a forget set by every method, and compare each result with a model retrained from
 scratch. The ground truth is estimated once. Default: 5,000 real digits, an MLP with 94 % test
-accuracy, 200 ground-truth models, 3 seeds; about 3 minutes on 2 CPU cores.
+accuracy, 200 ground-truth models, 3 seeds; about 4 minutes on 2 CPU cores.
 
     python -m experiments.rum --out runs/demo
 
@@ -24,9 +24,8 @@ import jax
 import numpy as np
 
 from experiments import cli, logs, outcome
-from experiments.cache import Kept, stamp, timed
+from experiments.cache import Begin, Kept, compute_missing, stamp, timed
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
-from jaxmul._progress import stages
 from jaxmul.binding import Bound
 from jaxmul.memorization.plan import describe
 
@@ -139,13 +138,17 @@ def recipe_of(config: Any, num_classes: int) -> train.Recipe:
   return train.Recipe(model, config.epochs, config.batch_size, config.learning_rate)
 
 
+def truth_settings(config: Any) -> dict[str, Any]:
+  """Returns the key, the models and the share of the data of the ground truth of a config."""
+  key = jax.random.fold_in(jax.random.key(config.key), 1)
+  return {"key": key, "num_models": config.num_models, "fraction": config.fraction}
+
+
 def planned_truth(
   config: Any, recipe: train.Recipe, training: data.Dataset
 ) -> tuple[memorization.Plan, Path]:
   """Returns what the ground truth of a config trains, and the folder for its chunks."""
-  key = jax.random.fold_in(jax.random.key(config.key), 1)
-  options = {"num_models": config.num_models, "fraction": config.fraction}
-  plan = memorization.plan(recipe, training, key, **options)
+  plan = memorization.plan(recipe, training, **truth_settings(config))
   return plan, config.out / "cache" / f"chunks-{plan.hash[:12]}"
 
 
@@ -167,9 +170,7 @@ def ground_truth(
   print(f"ground truth: {config.num_models} models of {plan.subset_size} examples each")
   missing = memorization.Store(chunks, plan).missing()
   start = time.perf_counter()
-  options = {"num_models": config.num_models, "fraction": config.fraction}
-  key = jax.random.fold_in(jax.random.key(config.key), 1)
-  truth = memorization.estimate(recipe, training, key, **options, store=chunks)
+  truth = memorization.estimate(recipe, training, **truth_settings(config), store=chunks)
   # After a kill only a part was computed now: the time of all is the time of that part, scaled.
   new = sum(len(plan.models(number)) for number in missing)
   seconds = (time.perf_counter() - start) * config.num_models / new if new else float("nan")
@@ -246,7 +247,7 @@ def run_seed(
   problem: Problem,
   seed: int,
   log: logs.Log,
-  begin: Callable[[str], None],
+  begin: Begin,
   keep: Keep,
 ) -> dict[str, Any]:
   """Trains, scores, unlearns and evaluates with one seed.
@@ -411,15 +412,12 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, A
   same = dataclasses.replace(config, seeds=1, checkpoints=False, log=(), out=Path())
   name = stamp(same, describe(problem.recipe), problem.plan_hash)
   paths = [config.out / "cache" / f"seed{seed}-{name}.json" for seed in range(config.seeds)]
-  missing = [seed for seed, path in enumerate(paths) if not path.exists()]
-  with stages(len(missing) * config.stages) as begin:
-    for seed, path in enumerate(paths):
-      start = time.perf_counter()
-      if seed in missing:
-        keep = keeper(config, problem, path.with_suffix(""))
-        report.write_json(path, run_seed(config, problem, seed, log, begin, keep))
-      said = f"{time.perf_counter() - start:.0f} s" if seed in missing else f"read back from {path}"
-      print(f"seed {seed + 1} of {config.seeds}: {said}", flush=True)
+
+  def compute(seed: int, path: Path, begin: Begin) -> None:
+    keep = keeper(config, problem, path.with_suffix(""))
+    report.write_json(path, run_seed(config, problem, seed, log, begin, keep))
+
+  compute_missing(paths, config.stages, compute)
   results = [json.loads(path.read_text()) for path in paths]
   for result in results:
     for found in result["proxies"].values():

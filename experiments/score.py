@@ -22,9 +22,8 @@ import numpy as np
 from jax.tree_util import Partial
 
 from experiments import cli, logs, rum
-from experiments.cache import stamp
+from experiments.cache import Begin, compute_missing, stamp, timed
 from jaxmul import data, metrics, proxies, report, train
-from jaxmul._progress import stages
 from jaxmul.proxies import trackers
 
 TRACKERS = {
@@ -150,7 +149,7 @@ def ground_truth(config: Config, problem: Problem) -> np.ndarray | None:
 
 
 def score_all(
-  config: Config, problem: Problem, key: jax.Array, begin: Callable[[str], None]
+  config: Config, problem: Problem, key: jax.Array, begin: Begin
 ) -> dict[str, np.ndarray]:
   """Trains once and returns {name: [n]} of every proxy, and {"seconds/name": []} of each point one.
 
@@ -164,7 +163,7 @@ def score_all(
     if name in config.proxy
   }
   begin("training")
-  fit, seconds = rum.timed(
+  fit, seconds = timed(
     lambda: train.fit(problem.recipe, problem.training, train_key, trackers=chosen)
   )
   order = np.searchsorted(fit.ids, problem.training.ids)
@@ -213,14 +212,11 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, n
   training = problem.training
   name = stamp(same, training.images, training.labels, training.ids)
   paths = [config.out / "cache" / f"seed{seed}-{name}.npz" for seed in range(config.seeds)]
-  missing = [seed for seed, path in enumerate(paths) if not path.exists()]
-  with stages(len(missing) * config.stages) as begin:
-    for seed, path in enumerate(paths):
-      start = time.perf_counter()
-      if seed in missing:
-        report.write_arrays(path, run_seed(config, problem, seed, log, begin))
-      said = f"{time.perf_counter() - start:.0f} s" if seed in missing else f"read back from {path}"
-      print(f"seed {seed + 1} of {config.seeds}: {said}", flush=True)
+
+  def compute(seed: int, path: Path, begin: Begin) -> None:
+    report.write_arrays(path, run_seed(config, problem, seed, log, begin))
+
+  compute_missing(paths, config.stages, compute)
   results = []
   for path in paths:
     with np.load(path, allow_pickle=False) as file:
@@ -229,7 +225,7 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, n
 
 
 def run_seed(
-  config: Config, problem: Problem, seed: int, log: logs.Log, begin: Callable[[str], None]
+  config: Config, problem: Problem, seed: int, log: logs.Log, begin: Begin
 ) -> dict[str, np.ndarray]:
   """Returns {"clean/name", "noisy/name"} of every score and time, and "planted" bool [n].
 

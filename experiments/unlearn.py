@@ -31,7 +31,7 @@ import numpy as np
 
 from experiments import cli, logs
 from experiments import rum as main_job
-from experiments.cache import stamp
+from experiments.cache import stamp, timed
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul._progress import stages
 from jaxmul.binding import Bound
@@ -223,7 +223,7 @@ class Seed:
     self.problem = problem
     keys = jax.random.split(jax.random.fold_in(problem.key, 100 + number), 6)
     self.oracle_keys, self.key = keys[1:3], keys[3]
-    fit = main_job.timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
+    fit = timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
     self.original, self.seconds = fit[0].params, fit[1]
     inputs, classes = problem.training.batch()[0][:1], problem.dataset.num_classes
     model = problem.model(classes)
@@ -263,7 +263,7 @@ class Seed:
   def retrain_row(self, name: str) -> dict[str, float]:
     """What a second oracle scores."""
     split, recipe = self.split(name), self.problem.recipe
-    second, seconds = main_job.timed(
+    second, seconds = timed(
       lambda: unlearn.retrain(recipe, self.problem.training, split, self.oracle_keys[1]).params
     )
     return self.judge(name)(second, seconds)
@@ -288,9 +288,9 @@ class Seed:
     first_call = {}
     try:
       if shape not in problem.compiled:
-        first_call = {"first_call": main_job.timed(run)[1]}
+        first_call = {"first_call": timed(run)[1]}
         problem.compiled.add(shape)
-      after, seconds = main_job.timed(run)
+      after, seconds = timed(run)
     except FloatingPointError:
       return dict.fromkeys(METRICS)
     return self.judge(name)(after, seconds) | first_call
@@ -311,8 +311,8 @@ class Seed:
       done = rum.stream(plan, self.original, problem.training, dealt, key, score=score)
       return list(done)[-1].params
 
-    main_job.timed(serve)
-    return self.judge(name)(*main_job.timed(serve))
+    timed(serve)
+    return self.judge(name)(*timed(serve))
 
   def tuned_row(self, name: str, algorithm: str) -> dict[str, Any]:
     """What an algorithm scores with the rate that `rum.tune` chose."""
@@ -322,7 +322,7 @@ class Seed:
       f"{scale:g}": rum.Step(make(self.given, scale), epochs, batch)
       for scale in SCALES[: self.problem.config.trials]
     }
-    tuned, seconds = main_job.timed(
+    tuned, seconds = timed(
       lambda: rum.tune(
         tried,
         self.original,

@@ -7,7 +7,7 @@ import jax
 
 from jaxmul.models._conv import Conv, max_pool
 from jaxmul.models._initializers import he_normal, lecun_normal
-from jaxmul.models._normalize import normalize
+from jaxmul.models._normalize import channels_last
 
 
 class CNN(nn.Module):
@@ -22,9 +22,7 @@ class CNN(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = normalize(x, self.mean, self.std)
-    if x.ndim == 3:
-      x = x[..., None]
+    x = channels_last(x, self.mean, self.std)
     for channels in self.channels:
       x = max_pool(nn.relu(Conv(channels, dtype=self.dtype)(x)))
     x = x.reshape(x.shape[0], -1)

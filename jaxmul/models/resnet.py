@@ -14,7 +14,7 @@ import jax
 from jaxmul.models._batch_norm import batch_norm
 from jaxmul.models._conv import Conv
 from jaxmul.models._initializers import lecun_normal
-from jaxmul.models._normalize import normalize
+from jaxmul.models._normalize import channels_last
 
 
 class ResNet(nn.Module):
@@ -32,9 +32,7 @@ class ResNet(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
     norm = functools.partial(self._norm, train, mask)
-    x = normalize(x, self.mean, self.std)
-    if x.ndim == 3:
-      x = x[..., None]
+    x = channels_last(x, self.mean, self.std)
     x = nn.relu(norm("norm")(Conv(self.width, use_bias=False, dtype=self.dtype, name="stem")(x)))
     for stage, size in enumerate(self.blocks):
       for block in range(size):

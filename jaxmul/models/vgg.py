@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxmul.models._batch_norm import batch_norm
 from jaxmul.models._conv import Conv, max_pool
 from jaxmul.models._initializers import small_normal
-from jaxmul.models._normalize import normalize
+from jaxmul.models._normalize import channels_last
 
 
 class VGG(nn.Module):
@@ -29,9 +29,7 @@ class VGG(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
-    x = normalize(x, self.mean, self.std)
-    if x.ndim == 3:
-      x = x[..., None]
+    x = channels_last(x, self.mean, self.std)
     for stage, sizes in enumerate(self.stages):
       for i, channels in enumerate(sizes):
         at = f"stage{stage}"

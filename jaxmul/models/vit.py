@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul.models._initializers import he_normal, lecun_normal
-from jaxmul.models._normalize import normalize
+from jaxmul.models._normalize import channels_last
 
 
 class ViT(nn.Module):
@@ -35,9 +35,7 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = normalize(x, self.mean, self.std)
-    if x.ndim == 3:
-      x = x[..., None]
+    x = channels_last(x, self.mean, self.std)
     dense = functools.partial(nn.Dense, kernel_init=lecun_normal, dtype=self.dtype)
     x = dense(self.width, name="embedding")(_patches(x, self.patch))
     batch, rows, columns, width = x.shape

@@ -101,14 +101,15 @@ def images(n=3, channels=2):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_example_is_independent_in_evaluation(name):
   x = images()
+  # The initial logits of vgg are next to nothing: with larger weights there is something to see.
+  bound = filled(NETWORKS[name], 1, 6, 6, 2) if name == "vgg" else fresh(name)
   call = jax.jit(Bound.__call__)
-  together = call(fresh(name), x)
+  together = call(bound, x)
   assert together.shape == (3, 3)
   assert together.dtype == jnp.float32
-  apart = jnp.concatenate([call(fresh(name), x[i : i + 1]) for i in range(3)])
-  scale = np.abs(together).max()
-  np.testing.assert_allclose(together, apart, 1e-5, 1e-5 * scale)
-  assert np.ptp(together, axis=0).min() > 1e-3 * scale
+  apart = jnp.concatenate([call(bound, x[i : i + 1]) for i in range(3)])
+  np.testing.assert_allclose(together, apart, 1e-5, 1e-5)
+  assert np.ptp(together, axis=0).min() > 1e-3
 
 
 @pytest.mark.parametrize("name", NETWORKS)
