@@ -91,7 +91,9 @@ def audit(
     attack_ids: held-out ids for attacks, `data.cut_heldout(split.heldout, key).attack`.
     key: of draws.
     high, low: int [h] and [l], forgotten ids that were memorized most and least; by default the
-      outer thirds of the forget set by `contrast`, from models that these controls do not use.
+      outer thirds of the forget set by `contrast`, from the second half of the originals and the
+      first of the oracles. What is compared on them are the other halves; their null is of all
+      oracles.
     batch_norm: originals of which only BatchNorm statistics changed (`batch_stats_changed`), as
       outputs on all ids of the split; None where the network has none.
 
@@ -145,7 +147,7 @@ def audit(
   random = dataclasses.replace(second, logits=np.asarray(noise))
   controls.append(_above("random outputs, KLoM", distance(random, split.forget), on_all))
   if batch_norm is None:
-    controls.append(Control("BatchNorm statistics changed", None, "the network has none"))
+    controls.append(Control("BatchNorm statistics changed", None, "no such models were given"))
   else:
     value = distance(batch_norm.models(slice(half)), split.forget)
     controls.append(_above("BatchNorm statistics changed, KLoM", value, on_all))
