@@ -440,10 +440,10 @@ def mean(found: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def spread(found: list[dict[str, Any]], metric: str) -> str:
-  """Returns "mean ± half width of the 95 % t-interval"; one seed gives the mean alone."""
+  """Returns "mean ± half width of the 95 % t-interval", unbroken; one seed gives the mean alone."""
   interval = metrics.intervals.t_interval([each[metric] for each in found])
   half = interval.high - interval.mean
-  return f"{interval.mean:.3f}" + (f" ± {half:.3f}" if np.isfinite(half) else "")
+  return f"{interval.mean:.3f}" + (f"\u00a0±\u00a0{half:.3f}" if np.isfinite(half) else "")
 
 
 if __name__ == "__main__":
