@@ -6,18 +6,23 @@ An unlearned model is a checkpoint folder of `checkpoint.save`, or an .npz with 
 and logits [K, n, C] of K models on all examples of the data set. Originals and oracles are trained
 by the recipe of the flags, or read from such files. The evaluator is audited first, and refuses to
 report where its audit fails.
+
+A second method is judged by the same command with its own --unlearned and --out; with --against the
+first one's evaluation.json, differences seed by seed are shown, model k beside model k.
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Literal
 
 import jax
 import numpy as np
 
-from experiments import cli, logs
+from experiments import cli, logs, tables
 from experiments.rum import cut, recipe_of
 from jaxmul import checkpoint, data, metrics, models, report, train
+from jaxmul.binding import Bound
 from jaxmul.metrics.oracle import Ensemble, Outputs
 
 
@@ -32,6 +37,9 @@ class Config:
     test: ids of the test set, likewise; all other ids were trained on.
     originals: the same kind of files, of models before unlearning; trained where none is given.
     oracles: of models retrained without the forget set; trained where none is given.
+    seconds: that unlearning each model took, for the run-time efficiency.
+    retrained_seconds: that retraining one took on the same machine.
+    against: evaluation.json of another method beside the same oracles, to compare with.
     dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
     model: network to train, and of the checkpoints.
     num_models: originals and oracles (each) to train, at least 8.
@@ -50,6 +58,9 @@ class Config:
   test: Path | None = None
   originals: tuple[Path, ...] = ()
   oracles: tuple[Path, ...] = ()
+  seconds: tuple[float, ...] = ()
+  retrained_seconds: float | None = None
+  against: Path | None = None
   dataset: str = "mnist5k"
   model: Literal["mlp", "cnn", "resnet18"] = "mlp"
   num_models: int = 16
@@ -90,12 +101,25 @@ def split_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> data
   return split
 
 
+def read_figures(path: Path) -> dict:
+  """Returns the figures of an evaluation.json."""
+  try:
+    return json.loads(path.read_text())["figures"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"{path} is no evaluation.json of experiments.evaluate.") from error
+
+
+def empty(recipe: train.Recipe, dataset: data.Dataset) -> Bound:
+  """Returns the shapes of a network's params."""
+  example = dataset.take(dataset.ids[:1]).batch()[0]
+  return jax.eval_shape(lambda key: models.init(recipe.model, key, example), jax.random.key(0))
+
+
 def read_models(
   paths: tuple[Path, ...], recipe: train.Recipe, dataset: data.Dataset, ids: np.ndarray
 ) -> Outputs:
   """Returns the outputs [K, n, C] of saved models on the given ids."""
-  example = dataset.take(dataset.ids[:1]).batch()[0]
-  like = jax.eval_shape(lambda key: models.init(recipe.model, key, example), jax.random.key(0))
+  like = empty(recipe, dataset)
   found = [
     Outputs.load(path).take(ids)
     if path.suffix == ".npz"
@@ -109,8 +133,20 @@ def read_models(
   return Outputs(ids, labels, np.concatenate([each.logits for each in found]))
 
 
+def batch_norm_changed(
+  paths: tuple[Path, ...], recipe: train.Recipe, dataset: data.Dataset, ids: np.ndarray
+) -> Outputs | None:
+  """Returns originals of which only BatchNorm statistics changed; None where there are none."""
+  like = empty(recipe, dataset)
+  if "batch_stats" not in (like.state or {}) or any(path.suffix == ".npz" for path in paths):
+    return None
+  saved = (checkpoint.load(path, like) for path in paths)
+  return metrics.oracle.outputs(list(map(metrics.batch_stats_changed, saved)), dataset, ids)
+
+
 def main(config: Config) -> None:
   """Trains what is missing, audits, evaluates, writes evaluation.json and prints the table."""
+  other = None if config.against is None else read_figures(config.against)
   log = logs.start(config.out, config.log, config)
   dataset, parts = cut(config)
   split = split_of(config, dataset, parts)
@@ -122,6 +158,7 @@ def main(config: Config) -> None:
   if config.oracles:
     kinds = (config.originals, config.oracles)
     ensemble = Ensemble(*(read_models(paths, recipe, dataset, ids) for paths in kinds))
+    batch_norm = batch_norm_changed(config.originals, recipe, dataset, ids)
   else:
     what = (recipe, dataset, split, keys[0])
     _, plan = metrics.oracle.plans(*what, config.num_models)
@@ -132,34 +169,46 @@ def main(config: Config) -> None:
   examined = metrics.audit(ensemble, split, attack_ids, keys[2], batch_norm=batch_norm)
   print(examined.line)
   examined.certify()
-  found = metrics.beside_oracles(unlearned, ensemble, split, attack_ids, keys[2])
+  given = (unlearned, ensemble, split, attack_ids, keys[2])
+  found = metrics.beside_oracles(
+    *given, seconds=config.seconds, retrained_seconds=config.retrained_seconds
+  )
   record = {"config": config, "versions": report.versions(), "audit": examined}
+  differences = {} if other is None else metrics.compare(found, other)
+  record["differences"] = {
+    figure: {part: each._asdict() for part, each in parts_of.items()}
+    for figure, parts_of in differences.items()
+  }
   report.write_json(config.out / "evaluation.json", {"figures": found, **record})
   for figure, parts_of in found.items():
     log(0, {f"{figure}/{part}": each["value"] for part, each in parts_of.items()})
   unlearned.save(config.out / "outputs.npz")
+  report.write_arrays(config.out / "examples.npz", metrics.by_example(*given))
   show(found, len(unlearned), len(ensemble.oracles))
-  print(f"written: {config.out}/evaluation.json and outputs.npz")
+  if differences:
+    show_differences(differences, config.against)
+  print(f"written: {config.out}/evaluation.json, outputs.npz and examples.npz")
 
 
 def show(found: dict, unlearned: int, oracles: int) -> None:
   """Prints one row for each figure."""
-  from rich.console import Console
-  from rich.table import Table
-
-  table = Table(title=f"{unlearned} unlearned models beside {oracles} oracles")
-  for name in ("figure", "part", "value", "low", "high", "interval"):
-    table.add_column(name, justify="right" if name in ("value", "low", "high") else "left")
-  for figure, figures in found.items():
-    for part, each in figures.items():
-      numbers = (f"{each[k]:.3f}" if np.isfinite(each[k]) else "" for k in ("value", "low", "high"))
-      table.add_row(figure, part, *numbers, each["interval"] or "")
-  console = Console()
-  if not console.is_terminal:
-    console = Console(width=120)
-  console.print(table)
+  title = f"{unlearned} unlearned models beside {oracles} oracles"
+  rows = [
+    (figure, part, *(each[k] for k in ("value", "low", "high")), each["interval"] or each["note"])
+    for figure, figures in found.items()
+    for part, each in figures.items()
+  ]
+  names = ("figure", "part", "value", "low", "high", "interval, or why there is none")
+  tables.show(title, names, rows)
   if unlearned == 1:
-    console.print("One unlearned model gives no interval over seeds.")
+    print("One unlearned model gives no interval over seeds.")
+
+
+def show_differences(found: dict, against: Path | None) -> None:
+  """Prints one row for each figure that has a value for each seed."""
+  rows = [(figure, part, *each) for figure, parts in found.items() for part, each in parts.items()]
+  names = ("figure", "part", "difference", "low", "high", "p (sign flip)")
+  tables.show(f"Minus {against}, seed by seed, 95 % t", names, rows)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """What the main job leaves behind: metrics with intervals over seeds, scores, plots, a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments import tables
 from jaxmul import metrics, proxies, report
 
 METRICS = ("ToW", "ToW-MIA", "forget", "retain", "test", "attack", "seconds")
@@ -35,6 +36,7 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
     }
     for name in seeds[0]["proxies"]
   }
+  differences = differences_of(seeds)
   known = np.isfinite(truth.memorization)
   high = len(problem.groups.high)
   first, agreements = {}, {}
@@ -46,6 +48,10 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
     out / "metrics.json",
     {
       "methods": {name: _named(intervals) for name, intervals in methods.items()},
+      "differences": {
+        name: {other: _named(figures) for other, figures in others.items()}
+        for name, others in differences.items()
+      },
       "proxies": {
         name: {
           "spearman": over_seeds([each.spearman for each in agreements[name]])._asdict(),
@@ -114,6 +120,61 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
   plots.method_intervals(out / "methods.png", methods, ["ToW", "ToW-MIA"])
   plots.gallery(out / "gallery.png", data.images, data.labels, truth.memorization, truth.soft)
   print_table(methods, scored, problem.truth_seconds, agreements)
+  if len(seeds) > 1:
+    show_differences(differences, len(seeds))
+
+
+def differences_of(
+  seeds: Sequence[dict[str, Any]],
+) -> dict[str, dict[str, dict[str, metrics.intervals.Difference]]]:
+  """Returns {method: {other: {"ToW", "ToW-MIA"}}}: each RUM beside what it should not lose to.
+
+  The others are the same plan on groups drawn at random, the plan's own algorithm on the whole
+  forget set, and RUM with the ground truth. Methods of a seed share the original and the oracle.
+  """
+  methods = list(seeds[0]["methods"])
+  vanilla = [name for name in methods if name.endswith("vanilla")][-1:]
+  others = ["RUM shuffle", *vanilla, "RUM ground truth"]
+
+  def values(name: str, figure: str) -> list[float]:
+    return [seed["methods"][name][figure] for seed in seeds]
+
+  return {
+    name: {
+      other: {
+        figure: metrics.intervals.paired(values(name, figure), values(other, figure))
+        for figure in ("ToW", "ToW-MIA")
+      }
+      for other in others
+      if other != name
+    }
+    for name in methods
+    if name.startswith("RUM ") and name != "RUM shuffle"
+  }
+
+
+def show_differences(
+  found: dict[str, dict[str, dict[str, metrics.intervals.Difference]]], seeds: int
+) -> None:
+  """Prints one row for each method: its ToW minus that of others, seed by seed."""
+  others = list(dict.fromkeys(other for each in found.values() for other in each))
+  rows = [
+    (
+      name,
+      *(
+        f"{with_half_width(each[other]['ToW'])} (p {each[other]['ToW'].p:.2f})"
+        if other in each
+        else ""
+        for other in others
+      ),
+    )
+    for name, each in found.items()
+  ]
+  title = (
+    f"ToW minus that of another method, mean ± 95 % t over {seeds} seeds; p: sign flips, "
+    f"at least {2 ** (1 - seeds):.2f}"
+  )
+  tables.show(title, ("method", *(f"− {other}" for other in others)), rows)
 
 
 def ranked(scores: np.ndarray, truth: np.ndarray, top_k: int) -> proxies.Agreement:
@@ -137,7 +198,6 @@ def print_table(
   agreements: dict[str, list[proxies.Agreement]],
 ) -> None:
   """Prints one row for each method: ToW, ToW-MIA, seconds, and what its scores cost."""
-  from rich.console import Console
   from rich.table import Table
 
   seeds = len(next(iter(agreements.values())))
@@ -171,9 +231,7 @@ def print_table(
       rank,
       gain,
     )
-  console = Console()
-  if not console.is_terminal:
-    console = Console(width=120)
+  console = tables.console()
   console.print(table)
   console.print(
     "ToW, ToW-MIA: 1 = as the model retrained without the forget set; “retrain” is another.\n"
@@ -183,12 +241,12 @@ def print_table(
   )
 
 
-def with_half_width(interval: metrics.intervals.Interval) -> str:
+def with_half_width(interval: metrics.intervals.Interval | metrics.intervals.Difference) -> str:
   """Returns "mean ± half width", or the mean alone where one seed gives no interval."""
   if not np.isfinite(interval.low):
     return f"{interval.mean:.3f}"
   return f"{interval.mean:.3f} ± {interval.high - interval.mean:.3f}"
 
 
-def _named(intervals: dict[str, metrics.intervals.Interval]) -> dict[str, dict[str, float]]:
+def _named(intervals: Mapping[str, Any]) -> dict[str, dict[str, float]]:
   return {name: interval._asdict() for name, interval in intervals.items()}

@@ -2,8 +2,11 @@
 
 from jaxmul.metrics import attacks, game, intervals, oracle, outputs
 from jaxmul.metrics.accuracy import accuracy, evaluate
-from jaxmul.metrics.audit import Audit, Control, audit, batch_norm_control, batch_stats_changed
+from jaxmul.metrics.audit import Audit, Control, audit
+from jaxmul.metrics.batch_norm import batch_norm_control, batch_stats_changed
 from jaxmul.metrics.beside import beside_oracles, table
+from jaxmul.metrics.compare import compare
+from jaxmul.metrics.examples import by_example
 from jaxmul.metrics.gaps import average_gap, run_time_efficiency
 from jaxmul.metrics.tow import tow, tow_mia
 
@@ -17,6 +20,8 @@ __all__ = [
   "batch_norm_control",
   "batch_stats_changed",
   "beside_oracles",
+  "by_example",
+  "compare",
   "evaluate",
   "game",
   "intervals",

@@ -1,8 +1,8 @@
 """The evaluator's own examination: it must pass equal models and catch what is known to differ.
 
-Controls: oracles beside other oracles; originals beside oracles on the examples memorized most;
-models with random outputs; models of which only BatchNorm statistics changed; and, as the negative
-control, the group memorized least, where there is less to see.
+Controls: oracles beside other oracles, by attacks, KLoM and ToW; originals beside oracles on the
+examples memorized most; models with random outputs; models of which only BatchNorm statistics
+changed; and, as the negative control, the group memorized least, where there is less to see.
 """
 
 import dataclasses
@@ -11,17 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul import models
-from jaxmul._progress import shown
-from jaxmul.binding import Bound
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.metrics.game import ATTACKS, attack, known
-from jaxmul.metrics.oracle.ensemble import Ensemble, original
-from jaxmul.metrics.oracle.kept import Outputs, outputs
+from jaxmul.metrics.intervals import paired, t_interval
+from jaxmul.metrics.oracle.ensemble import Ensemble
+from jaxmul.metrics.oracle.kept import Outputs
 from jaxmul.metrics.oracle.klom import klom, klom_null
 from jaxmul.metrics.outputs import label_probability
-from jaxmul.train import Recipe
+from jaxmul.metrics.tow import tow
 
 _QUANTILE = 0.975
 
@@ -32,7 +29,7 @@ class Control:
 
   Attributes:
     name: what was examined.
-    passed: whether the evaluator said what is known; None where it does not apply.
+    passed: whether the evaluator said what is known; None where it was not run.
     said: the figures, one line.
   """
 
@@ -64,7 +61,7 @@ class Audit:
         return f"audit failed: {control.name}: {control.said}"
     ran = [control for control in self.controls if control.passed]
     skipped = len(self.controls) - len(ran)
-    rest = f" ({skipped} does not apply)" if skipped else ""
+    rest = f" ({skipped} not run)" if skipped else ""
     return f"audit passed: {len(ran)} controls{rest}; {ran[0].said}"
 
   def certify(self) -> None:
@@ -100,7 +97,8 @@ def audit(
   Returns:
     An `Audit`. Attacks pass where the t-interval over pairs of models of their AUC holds 0.5, at
     95 % for all attacks together (Bonferroni); KLoM where its mean is at most the 97.5 % quantile
-    of `klom_null`, of as many models.
+    of `klom_null`, of as many models; ToW on the high group, R and T where the paired t-interval
+    of oracles minus originals is above 0.
 
   Raises:
     ValueError: too few models, or an id would fit an attack and be scored.
@@ -127,19 +125,27 @@ def audit(
   def null(ids: Any) -> float:
     return float(np.quantile(klom_null(oracles.take(ids).log_odds), _QUANTILE))
 
+  some, others = originals.models(slice(half)), originals.models(slice(half, None))
   controls = []
-  equal = attack(first, second, split.forget, fit, level=level)
-  off = [name for name, each in equal.items() if not _holds_half(each.auc_over_seeds)]
-  worst = max(equal, key=lambda name: abs(equal[name].auc_over_seeds.mean - 0.5))
-  said = f"oracle beside oracle AUC {equal[worst].auc_over_seeds.mean:.3f} at most ({worst})"
+  equal = {
+    name: t_interval(scores.auc_of_pairs, level=level)
+    for name, scores in attack(first, second, others, split.forget, fit).items()
+  }
+  off = [name for name, auc in equal.items() if not auc.low <= 0.5 <= auc.high]
+  worst = max(off or equal, key=lambda name: abs(equal[name].mean - 0.5))
+  said = f"oracle beside oracle AUC {equal[worst].mean:.3f} {'' if off else 'at most '}({worst})"
   controls.append(Control("oracle beside oracle, attacks", not off, said))
   on_all, on_high, on_low = map(null, (split.forget, high, low))
   controls.append(_below("oracle beside oracle, KLoM", distance(first, split.forget), on_all))
 
-  some = originals.models(slice(half))
+  retain = np.setdiff1d(split.retain, fit.members)
+  controls.append(_tow_control(first, some, second, (high, retain, split.test)))
   far, near = distance(some, high), distance(some, low)
   controls.append(_above("original beside oracle, high group, KLoM", far, on_high))
-  auc_high, auc_low = (attack(some, second, ids, fit)["lira"].auc_over_seeds for ids in (high, low))
+  auc_high, auc_low = (
+    t_interval(attack(some, second, others, ids, fit, names=["lira"])["lira"].auc_of_pairs)
+    for ids in (high, low)
+  )
   said = f"LiRA AUC {auc_high.mean:.3f} [{auc_high.low:.3f}, {auc_high.high:.3f}]"
   controls.append(Control("original beside oracle, high group, LiRA", auc_high.low > 0.5, said))
 
@@ -172,47 +178,22 @@ def contrast(ensemble: Ensemble, ids: Any) -> np.ndarray:
   return first - second
 
 
-def batch_stats_changed(params: Bound, factor: float = 2.0) -> Bound:
-  """Returns params whose BatchNorm variances are multiplied: the weights still hold the data.
+def _tow_control(first: Outputs, some: Outputs, second: Outputs, parts: Any) -> Control:
+  """An oracle as if it were unlearned: ToW near 1, and above that of an original."""
+  name = "oracle as if unlearned, high group, ToW"
+  if not all(map(len, parts)):
+    return Control(name, None, "there are no test ids, or no retain ids but those of attacks")
 
-  Args:
-    params: bound with `state={"batch_stats": ...}`.
-    factor: above 0, not 1.
+  def tows(models: Outputs) -> list[float]:
+    ours, theirs = (
+      np.stack([each.take(ids).accuracy for ids in parts], 1) for each in (models, second)
+    )
+    return [tow(*each) for each in zip(ours, theirs, strict=True)]
 
-  Raises:
-    ValueError: there are no BatchNorm statistics.
-  """
-  if not params.state or "batch_stats" not in params.state:
-    raise ValueError("batch_stats_changed: the network has no BatchNorm statistics. Skip it.")
-
-  def change(path: Any, leaf: jax.Array) -> jax.Array:
-    return leaf * factor if path[-1].key == "var" else leaf
-
-  stats = jax.tree_util.tree_map_with_path(change, params.state["batch_stats"])
-  return params.replace(state={**params.state, "batch_stats": stats})
-
-
-def batch_norm_control(
-  recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, *, num_models: int
-) -> Outputs | None:
-  """Returns outputs of originals of which only BatchNorm statistics changed, or None without any.
-
-  Args:
-    recipe, dataset, split, key: of the ensemble, whose originals are trained again.
-    num_models: how many; half as many as there are oracles.
-  """
-  example = dataset.take(dataset.ids[:1]).batch()[0]
-  like = jax.eval_shape(lambda key: models.init(recipe.model, key, example), jax.random.key(0))
-  if not like.state or "batch_stats" not in like.state:
-    return None
-  ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])
-  numbers = shown(range(num_models), "BatchNorm control")
-  trained = (original(recipe, dataset, split, key, k).params for k in numbers)
-  return outputs([batch_stats_changed(params) for params in trained], dataset, ids)
-
-
-def _holds_half(interval: Any) -> bool:
-  return bool(interval.low <= 0.5 <= interval.high)
+  same, other = tows(first), tows(some)
+  found = t_interval(same)
+  said = f"ToW {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}], originals {np.mean(other):.3f}"
+  return Control(name, paired(same, other).low > 0, said)
 
 
 def _below(name: str, value: float, limit: float) -> Control:

@@ -1,106 +1,97 @@
 """Everything about unlearned models beside an ensemble of oracles: one dict, and one tidy table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxmul.data.split import Split
-from jaxmul.metrics.game import attack, known, nonmember_rate
-from jaxmul.metrics.gaps import average_gap
+from jaxmul.metrics.examples import agreement_of_examples
+from jaxmul.metrics.game import Known, attack_all, known, nonmember_rate
+from jaxmul.metrics.gaps import average_gap, run_time_efficiency
 from jaxmul.metrics.intervals import Interval, over_examples, t_interval
-from jaxmul.metrics.oracle.agreement import churn, total_variation
 from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.epsilon import challenge_score, epsilon, forgetting_quality
+from jaxmul.metrics.oracle.epsilon import challenge_score, forgetting_quality
 from jaxmul.metrics.oracle.kept import Outputs
 from jaxmul.metrics.oracle.klom import klom, klom_null, percentiles
 from jaxmul.metrics.tow import tow, tow_mia
 
 SEEDS = "95 % t over training seeds"
 EXAMPLES = "95 % bootstrap over examples"
+Figures = dict[str, dict[str, dict[str, Any]]]
 
 
 def beside_oracles(
-  unlearned: Outputs, ensemble: Ensemble, split: Split, attack_ids: Any, key: jax.Array
-) -> dict[str, dict[str, dict[str, Any]]]:
+  unlearned: Outputs,
+  ensemble: Ensemble,
+  split: Split,
+  attack_ids: Any,
+  key: jax.Array,
+  *,
+  references: tuple[Outputs, np.ndarray] | None = None,
+  seconds: Sequence[float] = (),
+  retrained_seconds: float | None = None,
+) -> Figures:
   """Returns every figure of unlearned models.
 
   Args:
-    unlearned: K models on all ids of the split, model k paired with oracle k.
+    unlearned: K models on all ids of the split; ToW compares model k with oracle k. Where model k
+      comes from an original of the ensemble, let it be original k: no attack then has the original
+      of a model among its references.
     ensemble: what they are compared with.
     split: forget, retain and test ids.
     attack_ids: held-out ids for attacks, `data.cut_heldout(split.heldout, key).attack`.
     key: of draws.
+    references: leave-subset-out models for LiRA and RMIA, of `oracle.references`.
+    seconds: that unlearning each model took, for the run-time efficiency, with
+    retrained_seconds: those of retraining one on the same machine.
 
   Returns:
-    {figure: {part: {"value", "low", "high", "interval"}}}; `interval` names what low and high are,
-    and is None where there is none. Attacks, U-LiRA and RMIA among them, need 4 models of each kind
-    and are left out below that; so is what KLoM's null is.
+    {figure: {part: {"value", "low", "high", "interval", "note", "seeds"}}}; `interval` names what
+    low and high are, and is None where there is none; `note` says why a value is NaN; `seeds` are
+    the values of each seed, where there are any (`compare` uses them). "retain" is R without the
+    examples that fit attacks, as many as half of the attack ids. Attacks need 4 models of each kind
+    and 2 other originals, and are left out below that; so is what KLoM's null is.
 
   Raises:
-    ValueError: an id has no outputs, there is no test set, or attack ids are of another part.
+    ValueError: an id has no outputs, there is no test set, attacks leave nothing of R, attack ids
+      are of another part, or the seconds are not those of the models.
   """
   if not len(split.test):
     raise ValueError("beside_oracles needs test ids: ToW compares test accuracy. Set some apart.")
-  oracles = ensemble.oracles
-  count = min(len(unlearned), len(oracles))
+  if len(seconds) not in (0, len(unlearned)) or bool(len(seconds)) != bool(retrained_seconds):
+    raise ValueError(
+      f"beside_oracles got seconds of {len(seconds)} models for {len(unlearned)}, and "
+      f"{retrained_seconds} of retraining. Give one for each model and that of a retrained one."
+    )
   fit = known(split, attack_ids, key)
   retain = np.setdiff1d(split.retain, fit.members)
+  if not len(retain):
+    raise ValueError(
+      f"beside_oracles: all {len(split.retain)} retain ids fit attacks. Give fewer attack ids."
+    )
   parts = {"forget": split.forget, "retain": retain, "test": split.test}
-  on = {name: (unlearned.take(ids), oracles.take(ids)) for name, ids in parts.items()}
-  sides = [
-    {name: both[side].accuracy for name, both in on.items()}
-    | {"attack": nonmember_rate(models, split.forget, fit)}
-    for side, models in enumerate((unlearned, oracles))
-  ]
-  seeds = [[{n: float(v[k]) for n, v in side.items()} for side in sides] for k in range(count)]
-  found: dict[str, dict[str, dict[str, Any]]] = {}
-  for title, side in zip(("accuracy", "oracle accuracy"), sides, strict=True):
-    found[title] = {name: _named(t_interval(side[name]), SEEDS) for name in parts}
-    found[f"{title.replace('accuracy', 'attack rate')}"] = {
-      "forget": _named(t_interval(side["attack"]), SEEDS)
-    }
-  pairs = {
-    "ToW": lambda a, b: tow(*(_triple(each, "forget") for each in (a, b))),
-    "ToW-MIA": lambda a, b: tow_mia(*(_triple(each, "attack") for each in (a, b))),
-    "average gap": average_gap,
-  }
-  for name, figure in pairs.items():
-    found[name] = {"all": _named(t_interval([figure(*each) for each in seeds]), SEEDS)}
-  if count >= 4:
-    for name, each in attack(unlearned, oracles, split.forget, fit).items():
-      figures = {
-        figure: _named(value, EXAMPLES)
-        for figure, value in each.rates._asdict().items()
-        if figure != "notes"
-      }
-      over = _named(each.auc_over_seeds, SEEDS)
-      found[f"attack {name}"] = figures | {"auc of each seed": over}
+  on = {name: (unlearned.take(ids), ensemble.oracles.take(ids)) for name, ids in parts.items()}
+  found = _of_seeds(on, (unlearned, ensemble.oracles), split, fit)
+  if len(seconds) and retrained_seconds:
+    ratios = [run_time_efficiency(each, retrained_seconds) for each in seconds]
+    found["run-time efficiency"] = {"all": _over_seeds(ratios)}
+  game = attack_all(unlearned, ensemble, split.forget, fit, references)
+  for name, scores in game.items():
+    rates = scores.rates
+    found[f"attack {name}"] = {
+      figure: _named(value, EXAMPLES, note=rates.notes.get(figure, ""))
+      for figure, value in rates._asdict().items()
+      if figure != "notes"
+    } | {"auc of each seed": _over_seeds(scores.auc_of_pairs)}
   for name, (ours, theirs) in on.items():
-    distance = klom(ours.log_odds, theirs.log_odds)
-    figures = {key: _named(value) for key, value in percentiles(distance).items()}
-    half = len(theirs) // 2
-    if half >= 2 and count >= half:
-      a, b = ours.models(slice(half)), theirs.models(slice(half, 2 * half))
-      figures["mean of halves"] = _named(float(klom(a.log_odds, b.log_odds).mean()))
-      null = klom_null(theirs.log_odds, permutations=100)
-      figures["null of halves, 97.5 %"] = _named(float(np.quantile(null, 0.975)))
-    found[f"KLoM {name}"] = figures
-    found.setdefault("churn", {})[name] = _named(
-      over_examples(churn(ours.logits, theirs.logits)), EXAMPLES
-    )
-    found.setdefault("total variation", {})[name] = _named(
-      over_examples(total_variation(ours.logits, theirs.logits)), EXAMPLES
-    )
-  each = epsilon(*(outputs.log_odds for outputs in on["forget"]))
-  quality = forgetting_quality(each)
-  ours, theirs = ((float(s["retain"].mean()), float(s["test"].mean())) for s in sides)
-  found["epsilon"] = {
-    "median": _named(float(np.median(each))),
-    "forgetting quality": _named(over_examples(np.exp2(-np.floor(each / 0.5))), EXAMPLES),
-    "challenge score": _named(challenge_score(quality, ours, theirs)),
-  }
+    each = agreement_of_examples(ours, theirs)
+    found[f"KLoM {name}"] = _klom(each["klom"], ours, theirs)
+    for figure in ("churn", "total variation"):
+      found.setdefault(figure, {})[name] = _named(over_examples(each[figure]), EXAMPLES)
+    if name == "forget":
+      found["epsilon"] = _challenge(each["epsilon"], found)
   return found
 
 
@@ -108,7 +99,7 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
   """Returns one row for each figure and part: a pandas DataFrame if pandas is there, else a list.
 
   Args:
-    found: of `beside_oracles`.
+    found: of `beside_oracles`; the values of each seed are left out.
 
   Example:
     >>> rows = table({"ToW": {"all": {"value": 0.9, "low": 0.8, "high": 1.0, "interval": "t"}}})
@@ -116,7 +107,7 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
     1
   """
   rows = [
-    {"figure": figure, "part": part, **values}
+    {"figure": figure, "part": part, **{k: v for k, v in values.items() if k != "seeds"}}
     for figure, parts in found.items()
     for part, values in parts.items()
   ]
@@ -127,17 +118,70 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
   return pd.DataFrame(rows)
 
 
+def _of_seeds(
+  on: Mapping[str, tuple[Outputs, Outputs]],
+  models: tuple[Outputs, Outputs],
+  split: Split,
+  fit: Known,
+) -> Figures:
+  """Accuracies, attack rates and what is made of both, each with one value a seed."""
+  found: Figures = {}
+  sides = []
+  for at, prefix in enumerate(("", "oracle ")):
+    accuracy = {name: both[at].accuracy for name, both in on.items()}
+    rate = nonmember_rate(models[at], split.forget, fit)
+    found[f"{prefix}accuracy"] = {name: _over_seeds(each) for name, each in accuracy.items()}
+    found[f"{prefix}attack rate"] = {"forget": _over_seeds(rate)}
+    sides.append(accuracy | {"attack": rate})
+  count = min(map(len, models))
+  pairs = [[{n: float(v[k]) for n, v in side.items()} for side in sides] for k in range(count)]
+  figures = {
+    "ToW": lambda a, b: tow(*(_triple(each, "forget") for each in (a, b))),
+    "ToW-MIA": lambda a, b: tow_mia(*(_triple(each, "attack") for each in (a, b))),
+    "average gap": average_gap,
+  }
+  for name, figure in figures.items():
+    found[name] = {"all": _over_seeds([figure(*each) for each in pairs])}
+  return found
+
+
+def _klom(distance: np.ndarray, ours: Outputs, theirs: Outputs) -> dict[str, dict[str, Any]]:
+  """KLoM's percentiles, and its mean over as many models a side as its null has."""
+  found = {name: _named(value) for name, value in percentiles(distance).items()}
+  half = len(theirs) // 2
+  if half >= 2 and len(ours) >= half:
+    a, b = ours.models(slice(half)), theirs.models(slice(half, 2 * half))
+    found["mean of halves"] = _named(float(klom(a.log_odds, b.log_odds).mean()))
+    null = klom_null(theirs.log_odds, permutations=100)
+    found["null of halves, 97.5 %"] = _named(float(np.quantile(null, 0.975)))
+  return found
+
+
+def _challenge(each: np.ndarray, found: Figures) -> dict[str, dict[str, Any]]:
+  ours, theirs = (
+    (found[figure]["retain"]["value"], found[figure]["test"]["value"])
+    for figure in ("accuracy", "oracle accuracy")
+  )
+  return {
+    "median": _named(float(np.median(each))),
+    "forgetting quality": _named(over_examples(np.exp2(-np.floor(each / 0.5))), EXAMPLES),
+    "challenge score": _named(challenge_score(forgetting_quality(each), ours, theirs)),
+  }
+
+
 def _triple(rates: Mapping[str, float], entry: str) -> tuple[float, float, float]:
   return rates[entry], rates["retain"], rates["test"]
 
 
-def _named(value: Interval | float, kind: str | None = None) -> dict[str, Any]:
+def _over_seeds(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
+  seeds = [float(value) for value in values]
+  return _named(t_interval(seeds), SEEDS) | {"seeds": seeds}
+
+
+def _named(value: Interval | float, kind: str | None = None, note: str = "") -> dict[str, Any]:
   if isinstance(value, Interval):
-    known_ends = np.isfinite(value.low)
-    return {
-      "value": value.mean,
-      "low": value.low,
-      "high": value.high,
-      "interval": kind if known_ends else None,
-    }
-  return {"value": value, "low": float("nan"), "high": float("nan"), "interval": None}
+    mean, low, high = value
+    kind = kind if np.isfinite(low) else None
+    return {"value": mean, "low": low, "high": high, "interval": kind, "note": note}
+  nan = float("nan")
+  return {"value": value, "low": nan, "high": nan, "interval": None, "note": note}

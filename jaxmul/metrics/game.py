@@ -2,37 +2,36 @@
 
 Members are outputs of unlearned models on the scored examples, non-members those of oracles on the
 same examples. Everything else that an attack needs comes from other ids (of R and of the held-out
-attack part) and, for the per-example attacks, from other models: the first half of the models are
-references, the second half are attacked.
+attack part) and, for LiRA and RMIA, from other models: originals, the first half of both kinds, and
+leave-subset-out models where there are any. The second half of both kinds is attacked.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
-from jaxmul.metrics.intervals import Interval, t_interval
+from jaxmul.metrics.attackers import (
+  MACHINES,
+  POPULATION,
+  Known,
+  Scores,
+  machines,
+  probability,
+  referenced,
+  thresholds,
+)
+from jaxmul.metrics.oracle.ensemble import Ensemble
 from jaxmul.metrics.oracle.kept import Outputs
-from jaxmul.metrics.outputs import label_probability
 
-ATTACKS = ("svc", "svc_features", "loss", "entropy", "modified_entropy", "lira", "rmia")
-
-
-class Known(NamedTuple):
-  """Ids that fit attacks and are never scored: int64 [k], [k] and [z]."""
-
-  members: np.ndarray
-  nonmembers: np.ndarray
-  population: np.ndarray
-
-
-class Attacked(NamedTuple):
-  """What an attack reaches: rates with bootstraps over examples, AUC of pairs over seeds."""
-
-  rates: attacks.Rates
-  auc_over_seeds: Interval
+ATTACKS = (
+  *MACHINES,
+  *POPULATION,
+  *("lira", "lira_offline", "u_lira", "rmia", "rmia_offline"),
+)
 
 
 def known(split: Split, attack_ids: Any, key: jax.Array) -> Known:
@@ -59,96 +58,70 @@ def known(split: Split, attack_ids: Any, key: jax.Array) -> Known:
 
 
 def attack(
-  unlearned: Outputs, oracles: Outputs, scored: Any, fit: Known, *, level: float = 0.95
-) -> dict[str, Attacked]:
-  """Runs every attack.
+  unlearned: Outputs,
+  oracles: Outputs,
+  originals: Outputs,
+  scored: Any,
+  fit: Known,
+  *,
+  references: tuple[Outputs, np.ndarray] | None = None,
+  names: Sequence[str] = ATTACKS,
+) -> dict[str, Scores]:
+  """Runs attacks.
 
   Args:
     unlearned: K models.
     oracles: L models; as many of both are used, at least 4.
+    originals: at least 2 models trained on S and R, none of them attacked.
     scored: int [n], ids to score, such as the forget set or a group of it.
     fit: ids to fit with.
-    level: of the interval over seeds.
+    references: more reference models for LiRA and RMIA, of `oracle.references`, with outputs on the
+      scored ids and on the population.
+    names: which attacks, by default all.
 
   Returns:
-    {name: Attacked} for SVC on p_y and on five features, loss, entropy, modified entropy, U-LiRA
-    with a fixed variance, and RMIA. The interval over seeds is that of the AUC of pairs (unlearned
-    model, oracle).
+    {name: Scores} for RUM's SVC on p_y ("svc") and public code's on four other features, loss,
+    entropy, modified entropy, and on half of the models LiRA (inside: originals; or offline),
+    U-LiRA (inside: unlearned models) and RMIA. LiRA has one variance for all examples below 64
+    reference models a side.
 
   Raises:
     ValueError: a scored id is also one to fit with, an id has no outputs, or too few models.
   """
   count = min(len(unlearned), len(oracles))
-  if count < 4:
-    raise ValueError(f"attacks need 4 models of each kind, got {count}. Train more seeds.")
+  if count < 4 or len(originals) < 2:
+    raise ValueError(
+      f"attacks need 4 models of each kind and 2 originals, got {count} and {len(originals)}. "
+      "Train more seeds."
+    )
   attacks.refuse_overlap({"scored": scored} | fit._asdict(), "metrics.game")
   sides = [each.models(slice(count)) for each in (unlearned, oracles)]
-  found = {}
-  for name, (positive, negative, threshold) in _scores(sides, scored, fit).items():
-    pairs = [
-      attacks.rates(a, b, resamples=0).auc.mean for a, b in zip(positive, negative, strict=True)
-    ]
-    found[name] = Attacked(
-      attacks.rates(positive, negative, threshold=threshold, paired=True),
-      t_interval(pairs, level=level),
-    )
-  return found
+  makers = machines(sides, scored, fit) | thresholds(sides, scored, fit)
+  makers |= referenced(sides, originals, references, scored, fit)
+  return {name: makers[name]() for name in names}
 
 
 def nonmember_rate(models: Outputs, scored: Any, fit: Known) -> np.ndarray:
   """Returns the share [K] of scored examples that RUM's SVC on p_y calls non-members."""
   attacks.refuse_overlap({"scored": scored} | fit._asdict(), "metrics.game")
-  parts = [_p(models.take(ids)) for ids in (fit.members, fit.nonmembers, scored)]
+  parts = [probability(models.take(ids)) for ids in (fit.members, fit.nonmembers, scored)]
   return np.array([attacks.svc(*each) for each in zip(*parts, strict=True)])
 
 
-def _scores(sides: list[Outputs], scored: Any, fit: Known) -> dict[str, tuple[Any, Any, float]]:
-  """Returns {name: (scores [k, n] of unlearned models, of oracles, threshold)}."""
-  on = [each.take(scored) for each in sides]
-  members, nonmembers = ([each.take(ids) for each in sides] for ids in fit[:2])
-  found = {}
-  population = {
-    "loss": lambda given: attacks.loss(given.logits, given.labels),
-    "entropy": lambda given: attacks.entropy(given.logits),
-    "modified_entropy": lambda given: attacks.modified_entropy(given.logits, given.labels),
-  }
-  for name, score in population.items():
-    cut = attacks.best_threshold(
-      *(np.concatenate(list(map(score, k))) for k in (members, nonmembers))
-    )
-    found[name] = (*map(score, on), cut)
-  features = {"svc": lambda given: _p(given)[..., None], "svc_features": _features}
-  for name, of in features.items():
-    found[name] = (
-      *(
-        np.stack([attacks.svc_scores(*each) for each in zip(*map(of, three), strict=True)])
-        for three in zip(members, nonmembers, on, strict=True)
-      ),
-      0.0,
-    )
-  half = len(sides[0]) // 2
-  inside, outside = (each.models(slice(half)) for each in on)
-  attacked = [each.models(slice(half, None)) for each in on]
-  lira = [
-    attacks.lira(each.log_odds, outside.log_odds, inside.log_odds, fixed_variance=True)
-    for each in attacked
-  ]
-  z = [each.take(fit.population) for each in sides]
-  reference = [
-    attacks.Reference(_p(x), _p(others.models(slice(half))))
-    for x, others in zip((inside, outside), z, strict=True)
-  ]
-  rmia = [
-    attacks.rmia(_p(x), _p(others.models(slice(half, None))), reference[1], reference[0])
-    for x, others in zip(attacked, z, strict=True)
-  ]
-  found |= {"lira": (*lira, 0.0), "rmia": (*rmia, 0.5)}
-  return {name: found[name] for name in ATTACKS}
+def attack_all(
+  unlearned: Outputs,
+  ensemble: Ensemble,
+  scored: Any,
+  fit: Known,
+  references: tuple[Outputs, np.ndarray] | None,
+) -> dict[str, Scores]:
+  """Returns `attack` beside an ensemble, none where models are too few.
 
-
-def _p(given: Outputs) -> np.ndarray:
-  return label_probability(given.logits, given.labels)
-
-
-def _features(given: Outputs) -> np.ndarray:
-  return attacks.svc_features(given.logits, given.labels)
+  Originals with the number of a model that is attacked are no references: it may come from them.
+  """
+  count = min(len(unlearned), len(ensemble.oracles))
+  numbers = np.delete(np.arange(len(ensemble.originals)), slice(count // 2, count))
+  if count < 4 or len(numbers) < 2:
+    return {}
+  others = ensemble.originals.models(numbers)
+  return attack(unlearned, ensemble.oracles, others, scored, fit, references=references)

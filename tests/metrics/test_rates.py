@@ -63,7 +63,7 @@ def test_too_few_nonmembers_give_nan_and_a_note():
   rng = np.random.default_rng(1)
   found = attacks.rates(rng.normal(size=40), rng.normal(size=(9, 111)), resamples=10)
   assert all(math.isnan(value) for value in found.tpr_at_1 + found.tpr_at_01)
-  assert "1 % FPR needs 1000 non-members, got 999" in found.notes[0]
+  assert "1 % FPR needs 1000 non-members, got 999" in found.notes["tpr_at_1"]
   enough = attacks.rates(rng.normal(size=40), rng.normal(size=1000), resamples=10)
   assert enough.tpr_at_1.low <= enough.tpr_at_1.mean <= enough.tpr_at_1.high
   assert math.isnan(enough.tpr_at_01.mean)

@@ -128,13 +128,24 @@ def test_rmia_skips_reference_models_on_the_other_side():
     )
 
 
-def test_five_features_stand_side_by_side(logits, labels):
+def test_the_five_features(logits, labels):
   found = attacks.svc_features(logits, labels)
-  assert found.shape == (3, 20, 8)
+  assert list(found) == [
+    *("correctness", "confidence", "entropy", "modified_entropy", "probabilities")
+  ]
+  assert [each.shape for each in found.values()] == [(3, 20, 1)] * 4 + [(3, 20, 4)]
   p = softmax(logits)
-  np.testing.assert_array_equal(found[..., 0], p.argmax(-1) == labels)
-  np.testing.assert_allclose(found[..., 1], p[:, np.arange(20), labels])
-  np.testing.assert_allclose(found[..., 4:], p)
+  np.testing.assert_array_equal(found["correctness"][..., 0], p.argmax(-1) == labels)
+  np.testing.assert_allclose(found["confidence"][..., 0], p[:, np.arange(20), labels])
+  np.testing.assert_allclose(found["entropy"][..., 0], (p * np.log(p)).sum(-1))
+  np.testing.assert_allclose(found["probabilities"], p)
+
+
+def test_svc_and_svc_scores_are_one_machine():
+  rng = np.random.default_rng(8)
+  members, nonmembers, targets = rng.beta(9, 2, 60), rng.beta(2, 1, 60), rng.random(300)
+  scores = attacks.svc_scores(*(p[:, None] for p in (members, nonmembers, targets)))
+  assert attacks.svc(members, nonmembers, targets) == np.mean(scores < 0)
 
 
 def test_svc_scores_have_the_sign_of_the_rate():

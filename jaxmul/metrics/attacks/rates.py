@@ -22,14 +22,14 @@ class Rates(NamedTuple):
     auc: area under the ROC curve.
     balanced_accuracy: ½(TPR + TNR) at a threshold chosen elsewhere; NaN where none was given.
     tpr_at_1, tpr_at_01: TPR at 1 % and 0.1 % FPR; NaN below 10/FPR non-members.
-    notes: why a figure is NaN, one line each.
+    notes: {figure: why it is NaN}, one line each.
   """
 
   auc: Interval
   balanced_accuracy: Interval
   tpr_at_1: Interval
   tpr_at_01: Interval
-  notes: tuple[str, ...]
+  notes: dict[str, str]
 
 
 def rates(
@@ -64,7 +64,7 @@ def rates(
     >>> found = rates([2.0, 3.0, 4.0], [1.0, 0.0, 3.0], threshold=1.5, resamples=0)
     >>> round(found.auc.mean, 3), round(found.balanced_accuracy.mean, 3)
     (0.833, 0.833)
-    >>> found.notes[0]
+    >>> found.notes["tpr_at_1"]
     'TPR at 1 % FPR needs 1000 non-members, got 3'
   """
   positive, negative = _checked(members, "members"), _checked(nonmembers, "nonmembers")
@@ -83,15 +83,17 @@ def rates(
   low, high = np.full((2, len(value)), _NAN)
   if drawn:
     low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5], axis=0)
-  notes = []
+  notes = {}
   for at, (percent, needed) in enumerate((("1 %", 1000), ("0.1 %", 10_000)), start=2):
     if negative.size < needed:
       value[at] = low[at] = high[at] = _NAN
-      notes.append(f"TPR at {percent} FPR needs {needed} non-members, got {negative.size}")
+      notes[Rates._fields[at]] = (
+        f"TPR at {percent} FPR needs {needed} non-members, got {negative.size}"
+      )
   if threshold is None:
-    notes.append("balanced accuracy needs a threshold, chosen on other examples")
+    notes["balanced_accuracy"] = "balanced accuracy needs a threshold, chosen on other examples"
   found = [Interval(*map(float, each)) for each in zip(value, low, high, strict=True)]
-  return Rates(*found, notes=tuple(notes))
+  return Rates(*found, notes=notes)
 
 
 def best_threshold(members: Any, nonmembers: Any) -> float:

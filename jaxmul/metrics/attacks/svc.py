@@ -60,18 +60,18 @@ def svc(members: Any, nonmembers: Any, targets: Any, *, seed: int = 0) -> float:
 
 
 def svc_scores(members: Any, nonmembers: Any, targets: Any, *, seed: int = 0) -> np.ndarray:
-  """The same machine's decision function, on any features: higher = member, 0 the boundary.
+  """The same machine's decision function, on any feature: higher = member, 0 the boundary.
 
-  Features are scaled by mean and deviation of the known examples; a constant one is ignored.
+  γ is 1/F for F columns (scikit-learn's "auto"), and nothing is scaled, as in public code.
 
   Args:
-    members: [k, F], features of examples that were trained on and kept, such as `svc_features`.
+    members: [k, F], a feature of examples that were trained on and kept, one of `svc_features`.
     nonmembers: [k, F], of as many examples never trained on.
     targets: [t, F], of what is scored; none of the known examples.
     seed: as in `svc`.
 
   Returns:
-    Scores float64 [t]; all 0 where every feature is constant, for there is nothing to fit.
+    Scores float64 [t]; all 0 where the feature is constant, for there is nothing to fit.
 
   Raises:
     ValueError: not two axes, empty, NaN, or unequal counts.
@@ -88,40 +88,42 @@ def svc_scores(members: Any, nonmembers: Any, targets: Any, *, seed: int = 0) ->
   )
   _refuse_unequal(len(members), len(nonmembers), "svc_scores")
   known = np.concatenate([members, nonmembers])
-  scale = known.std(0)
-  used = scale > 0
-  if not used.any():
+  if np.all(known == known[0]):
     return np.zeros(len(targets))
-  known, targets = (
-    (values[:, used] - known[:, used].mean(0)) / scale[used] for values in (known, targets)
-  )
   attack = _machine(seed).fit(known, np.repeat([1, 0], len(members)))
   return attack.decision_function(targets)
 
 
-def svc_features(logits: Any, labels: Any) -> np.ndarray:
-  """The five features that public code attacks with, side by side.
+def svc_features(logits: Any, labels: Any) -> dict[str, np.ndarray]:
+  """The five features that public code attacks with, each by a machine of its own.
 
   Args:
     logits: [..., n, C].
     labels: int [n].
 
   Returns:
-    Float64 [..., n, 4 + C]: correct, p_y, entropy and modified entropy (both negated, as the
-    attacks of these names return them), and the C probabilities.
+    {name: float64 [..., n, F]}: correctness (0 or 1), confidence (p_y), entropy and modified
+    entropy (negated, as the attacks of these names return them), F = 1 each, and the probabilities
+    of all classes, F = C.
 
   Raises:
     ValueError: shapes do not fit, a label is no class, or NaN or inf among the logits.
 
+  References:
+    Jia et al., [Model Sparsity](https://arxiv.org/abs/2304.04934), 2023, whose code RUM's follows.
+
   Example:
-    >>> svc_features([[0.0, 0.0]], [0]).round(2).tolist()
-    [[1.0, 0.5, -0.69, -0.69, 0.5, 0.5]]
+    >>> svc_features([[0.0, 0.0]], [0])["probabilities"].tolist()
+    [[0.5, 0.5]]
   """
-  parts = (
-    *(is_correct(logits, labels), label_probability(logits, labels)),
-    *(entropy(logits), modified_entropy(logits, labels)),
-  )
-  return np.concatenate([np.stack(parts, -1), np.exp(log_probabilities(logits))], -1)
+  single = {
+    "correctness": is_correct(logits, labels).astype(np.float64),
+    "confidence": label_probability(logits, labels),
+    "entropy": entropy(logits),
+    "modified_entropy": modified_entropy(logits, labels),
+  }
+  columns = {name: value[..., None] for name, value in single.items()}
+  return columns | {"probabilities": np.exp(log_probabilities(logits))}
 
 
 def label_confidence(

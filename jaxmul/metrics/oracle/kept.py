@@ -54,14 +54,14 @@ class Outputs:
   def __len__(self) -> int:
     return len(self.logits)
 
-  def take(self, ids: Any) -> "Outputs":
-    """Returns the outputs on the given ids, in their order.
+  def rows(self, ids: Any) -> np.ndarray:
+    """Returns the positions int [k] of the given ids.
 
     Raises:
       ValueError: an id is not there, or asked for twice.
     """
     wanted = np.asarray(ids).reshape(-1)
-    check_ids(wanted, len(wanted), "Outputs.take")
+    check_ids(wanted, len(wanted), "Outputs")
     order = np.argsort(self.ids, kind="stable")
     found = np.minimum(np.searchsorted(self.ids[order], wanted), len(order) - 1)
     missing = wanted[self.ids[order[found]] != wanted]
@@ -70,7 +70,11 @@ class Outputs:
         f"id {missing[0]} has no outputs ({len(missing)} of {len(wanted)} ids are missing). "
         "Give the same split as when they were computed."
       )
-    rows = order[found]
+    return order[found]
+
+  def take(self, ids: Any) -> "Outputs":
+    """Returns the outputs on the given ids, in their order; errors as `rows`."""
+    rows = self.rows(ids)
     return Outputs(self.ids[rows], self.labels[rows], self.logits[:, rows])
 
   def models(self, which: Any) -> "Outputs":

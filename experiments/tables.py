@@ -1,0 +1,31 @@
+"""Tables on the terminal, as wide as a page where the output is no terminal."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def show(title: str, names: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+  """Prints rows: text on the left, numbers on the right with three digits; NaN leaves a gap."""
+  from rich.table import Table
+
+  table = Table(title=title)
+  for name, first in zip(names, rows[0], strict=True):
+    table.add_column(name, justify="left" if isinstance(first, str) else "right")
+  for row in rows:
+    table.add_row(*map(_cell, row))
+  console().print(table)
+
+
+def console() -> Any:
+  """Returns the rich console that tables are printed on."""
+  from rich.console import Console
+
+  found = Console()
+  return found if found.is_terminal else Console(width=120)
+
+
+def _cell(value: str | float) -> str:
+  if isinstance(value, str):
+    return value
+  return f"{value:.3f}" if math.isfinite(value) else ""

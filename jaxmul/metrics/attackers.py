@@ -1,0 +1,163 @@
+"""How each attack of the game scores models: makers by name, so that only what is asked for runs.
+
+A side is all models of one kind; sides are unlearned models and oracles, in this order.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxmul.metrics import attacks
+from jaxmul.metrics.oracle.kept import Outputs
+from jaxmul.metrics.outputs import label_probability
+
+MACHINES = {
+  "svc": "confidence",
+  "svc_correctness": "correctness",
+  "svc_entropy": "entropy",
+  "svc_modified_entropy": "modified_entropy",
+  "svc_probabilities": "probabilities",
+}
+POPULATION = {
+  "loss": lambda given: attacks.loss(given.logits, given.labels),
+  "entropy": lambda given: attacks.entropy(given.logits),
+  "modified_entropy": lambda given: attacks.modified_entropy(given.logits, given.labels),
+}
+_MANY = 64
+
+
+class Known(NamedTuple):
+  """Ids that fit attacks and are never scored: int64 [k], [k] and [z]."""
+
+  members: np.ndarray
+  nonmembers: np.ndarray
+  population: np.ndarray
+
+
+class Scores(NamedTuple):
+  """An attack's scores [k, n] of unlearned models and of oracles, higher = unlearned.
+
+  `threshold` is where "unlearned" is called; None where none can be chosen without a scored
+  example.
+  """
+
+  unlearned: np.ndarray
+  oracles: np.ndarray
+  threshold: float | None
+
+  @property
+  def auc_of_pairs(self) -> np.ndarray:
+    """AUC [k] of each pair (unlearned model, oracle) over the examples, in [0, 1]."""
+    pairs = zip(self.unlearned, self.oracles, strict=True)
+    return np.array([attacks.rates(a, b, resamples=0).auc.mean for a, b in pairs])
+
+  @property
+  def auc_of_examples(self) -> np.ndarray:
+    """AUC [n] of each example over the models: the share of pairs told apart, ties half."""
+    above = self.unlearned[:, None] - self.oracles[None]
+    return np.mean((np.sign(above) + 1) / 2, (0, 1))
+
+  @property
+  def rates(self) -> attacks.Rates:
+    """AUC, balanced accuracy and TPR over examples and models, with bootstraps over examples."""
+    return attacks.rates(self.unlearned, self.oracles, threshold=self.threshold, paired=True)
+
+
+Makers = dict[str, Callable[[], Scores]]
+
+
+def machines(sides: list[Outputs], scored: Any, fit: Known) -> Makers:
+  """Each model has a machine of its own, fitted on what that model says of known ids."""
+
+  def make(feature: str) -> Scores:
+    found = []
+    for side in sides:
+      three = (
+        attacks.svc_features(given.logits, given.labels)[feature]
+        for given in map(side.take, (fit.members, fit.nonmembers, scored))
+      )
+      found.append(np.stack([attacks.svc_scores(*each) for each in zip(*three, strict=True)]))
+    return Scores(found[0], found[1], 0.0)
+
+  return {name: lambda feature=feature: make(feature) for name, feature in MACHINES.items()}
+
+
+def thresholds(sides: list[Outputs], scored: Any, fit: Known) -> Makers:
+  """One score for all models and examples; its threshold comes from known ids."""
+
+  def make(score: Callable[[Outputs], np.ndarray]) -> Scores:
+    known_in, known_out = (
+      np.concatenate([score(side.take(ids)) for side in sides])
+      for ids in (fit.members, fit.nonmembers)
+    )
+    unlearned, oracles = (score(side.take(scored)) for side in sides)
+    return Scores(unlearned, oracles, attacks.best_threshold(known_in, known_out))
+
+  return {name: lambda score=score: make(score) for name, score in POPULATION.items()}
+
+
+def referenced(
+  sides: list[Outputs],
+  originals: Outputs,
+  references: tuple[Outputs, np.ndarray] | None,
+  scored: Any,
+  fit: Known,
+) -> Makers:
+  """The second half of the models is attacked, by what reference models say of each example."""
+  half = len(sides[0]) // 2
+  attacked = [each.models(slice(half, None)) for each in sides]
+  inside, (unlearned, outside) = originals, (each.models(slice(half)) for each in sides)
+
+  def also(models: Outputs, ids: Any, side: bool, read: Callable) -> np.ndarray:
+    """Returns what models say, and references on this side of each example, NaN elsewhere."""
+    said = read(models.take(ids))
+    if references is None:
+      return said
+    kept, seen = references
+    theirs = np.where(seen[:, kept.rows(ids)] == side, read(kept.take(ids)), np.nan)
+    return np.concatenate([said, theirs])
+
+  def lira(inside: np.ndarray | None) -> Scores:
+    others = also(outside, scored, False, log_odds)
+    fewest = min(np.isfinite(each).sum(0).min() for each in (others, inside) if each is not None)
+    first, second = (
+      attacks.lira(log_odds(each.take(scored)), others, inside, fixed_variance=fewest < _MANY)
+      for each in attacked
+    )
+    return Scores(first, second, None if inside is None else 0.0)
+
+  def reference(models: Outputs, side: bool) -> attacks.Reference:
+    # No model has trained on the population: all references are outside of it.
+    population = also(models, fit.population, False, probability)
+    return attacks.Reference(also(models, scored, side, probability), population)
+
+  def rmia(inside: attacks.Reference | None) -> Scores:
+    first, second = (
+      attacks.rmia(
+        probability(each.take(scored)),
+        probability(each.take(fit.population)),
+        reference(outside, False),
+        inside,
+      )
+      for each in attacked
+    )
+    return Scores(first, second, 0.5)
+
+  return {
+    "lira": lambda: lira(also(inside, scored, True, log_odds)),
+    "lira_offline": lambda: lira(None),
+    "u_lira": lambda: lira(log_odds(unlearned.take(scored))),
+    "rmia": lambda: rmia(reference(inside, True)),
+    "rmia_offline": lambda: rmia(None),
+  }
+
+
+def probability(given: Outputs) -> np.ndarray:
+  """p_y [K, n]."""
+  return label_probability(given.logits, given.labels)
+
+
+def log_odds(given: Outputs) -> np.ndarray:
+  """φ [K, n]."""
+  return given.log_odds

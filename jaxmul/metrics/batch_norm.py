@@ -1,0 +1,57 @@
+"""Models of which only BatchNorm statistics changed: their weights still hold what was forgotten.
+
+An evaluator must tell them from oracles; they are one of the controls of `audit`.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmul import models
+from jaxmul._progress import shown
+from jaxmul.binding import Bound
+from jaxmul.data.dataset import Dataset
+from jaxmul.data.split import Split
+from jaxmul.metrics.oracle.ensemble import original
+from jaxmul.metrics.oracle.kept import Outputs, outputs
+from jaxmul.train import Recipe
+
+
+def batch_stats_changed(params: Bound, factor: float = 2.0) -> Bound:
+  """Returns params whose BatchNorm variances are multiplied: the weights still hold the data.
+
+  Args:
+    params: bound with `state={"batch_stats": ...}`.
+    factor: above 0, not 1.
+
+  Raises:
+    ValueError: there are no BatchNorm statistics.
+  """
+  if not params.state or "batch_stats" not in params.state:
+    raise ValueError("batch_stats_changed: the network has no BatchNorm statistics. Skip it.")
+
+  def change(path: Any, leaf: jax.Array) -> jax.Array:
+    return leaf * factor if path[-1].key == "var" else leaf
+
+  stats = jax.tree_util.tree_map_with_path(change, params.state["batch_stats"])
+  return params.replace(state={**params.state, "batch_stats": stats})
+
+
+def batch_norm_control(
+  recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, *, num_models: int
+) -> Outputs | None:
+  """Returns outputs of originals of which only BatchNorm statistics changed, or None without any.
+
+  Args:
+    recipe, dataset, split, key: of the ensemble, whose originals are trained again.
+    num_models: how many; half as many as there are oracles.
+  """
+  example = dataset.take(dataset.ids[:1]).batch()[0]
+  like = jax.eval_shape(lambda key: models.init(recipe.model, key, example), jax.random.key(0))
+  if not like.state or "batch_stats" not in like.state:
+    return None
+  ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])
+  numbers = shown(range(num_models), "BatchNorm control")
+  trained = (original(recipe, dataset, split, key, k).params for k in numbers)
+  return outputs([batch_stats_changed(params) for params in trained], dataset, ids)

@@ -1,0 +1,51 @@
+"""Whether one method is better than another: differences seed by seed, with evidence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmul.metrics.intervals import Difference, paired
+
+Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def compare(first: Figures, second: Figures) -> dict[str, dict[str, Difference]]:
+  """Returns first − second, seed by seed, of every figure that both have for each seed.
+
+  Args:
+    first: of `beside_oracles`, or the "figures" of an evaluation.json.
+    second: of another method, unlearned from the same originals in the same order, beside the same
+      oracles.
+
+  Returns:
+    {figure: {part: Difference}}: mean, 95 % t-interval and p-value of a sign-flip test, as
+    `intervals.paired`.
+
+  Raises:
+    ValueError: the two were judged beside different oracles, or have different numbers of seeds.
+
+  Example:
+    >>> one, other = (
+    ...   {"ToW": {"all": {"seeds": seeds}}} for seeds in ([0.9, 0.8, 0.9], [0.7, 0.7, 0.8])
+    ... )
+    >>> round(compare(one, other)["ToW"]["all"].mean, 3)
+    0.133
+  """
+  own, others = (
+    {part: each.get("seeds") for part, each in found.get("oracle accuracy", {}).items()}
+    for found in (first, second)
+  )
+  if own != others:
+    raise ValueError(
+      "compare: the two were judged beside different oracles, so that their difference is partly "
+      "that of the oracles. Judge both with one ensemble, split and key."
+    )
+  found = {}
+  for figure, parts in first.items():
+    both = {
+      part: paired(each["seeds"], second[figure][part]["seeds"])
+      for part, each in parts.items()
+      if "seeds" in each and part in second.get(figure, {}) and not figure.startswith("oracle ")
+    }
+    if both:
+      found[figure] = both
+  return found
