@@ -152,6 +152,8 @@ RUM += "--proxy confidence"
 TRUTH = "--dataset digits --num-models 8 --epochs 1"
 SCORE = "--num-models 8 --epochs 1 --seeds 1 --planted 0 --proxy final_loss"
 
+JUDGED = "--dataset digits --originals originals.npz --oracles oracles.npz"
+
 PAPER = "python -m experiments.paper"
 CIFAR, TINY = "--data-dir ~/tensorflow_datasets", "--data-dir ~/tiny-imagenet-200"
 
@@ -194,7 +196,9 @@ COMMANDS: dict[str, Check] = {
     f"{TRUTH} --no-all --algorithms ssd --sets high --seeds 1 --trials 0 --group-size 30"
   ),
   "python -m experiments.evaluate --unlearned runs/mine/seed* --forget forget.txt "
-  "--out runs/judged": small("--dataset digits --originals originals.npz --oracles oracles.npz"),
+  "--out runs/judged": small(JUDGED),
+  "python -m experiments.evaluate --unlearned runs/other/seed* --forget forget.txt "
+  "--against runs/judged/evaluation.json --out runs/judged_other": small(JUDGED),
   "python -m experiments.bench models_per_second": benchmark,
   "python -m experiments.bench proxies": benchmark,
   ".venv/bin/python -m pytest -m slow": slow_tests,
@@ -245,8 +249,9 @@ def folder(tmp_path_factory):
     metrics.oracle.Outputs(digits.ids, digits.labels, logits).save(folder / f"{name}.npz")
   inputs, _ = digits.take(digits.ids[:1]).batch()
   for seed in range(2):
-    fresh = models.init(models.mlp(), jax.random.key(seed), inputs)
-    checkpoint.save(folder / "runs" / "mine" / f"seed{seed}", fresh)
+    for at, method in enumerate(("mine", "other")):
+      fresh = models.init(models.mlp(), jax.random.key(2 * seed + at), inputs)
+      checkpoint.save(folder / "runs" / method / f"seed{seed}", fresh)
   return folder
 
 
