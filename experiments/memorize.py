@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from experiments import cli, logs
-from experiments.rum import cut, recipe_of
+from experiments.rum import cut, recipe_of, truth_settings
 from jaxmul import memorization, report
 
 
@@ -96,13 +96,12 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
   training = dataset.take(parts.train)
   test = dataset.take(np.concatenate([parts.heldout, parts.test])) if config.influence else None
   recipe = recipe_of(config, dataset.num_classes)
-  key = jax.random.fold_in(jax.random.key(config.key), 1)
+  settings = truth_settings(config)
   first = jax.process_index() == 0
   log = logs.start(config.out, config.log, config) if first else lambda step, metrics: None
   executor = _logged(_executor(config.executor) or memorization.default(), log)
-  options: dict[str, Any] = {"num_models": config.num_models, "fraction": config.fraction}
   store = config.out / "chunks"
-  work = memorization.plan(recipe, training, key, **options, test=test)
+  work = memorization.plan(recipe, training, **settings, test=test)
   if not config.active:
     memorization.Store(store, work)  # refuses the chunks of another plan before anything is written
   if first and not config.part:
@@ -113,11 +112,11 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
     compute_part(work, store, executor, *part_of(config.part))
     return
   if config.active:
-    found = memorization.active(recipe, training, key, **options, store=store, executor=executor)
+    found = memorization.active(recipe, training, **settings, store=store, executor=executor)
   else:
     found = memorization.estimate(
-      *(recipe, training, key),
-      **options,
+      *(recipe, training),
+      **settings,
       test=test,
       until_width=config.until_width,
       store=store,
