@@ -151,43 +151,48 @@ def main(config: Config) -> None:
   dataset, parts = cut(config)
   split = split_of(config, dataset, parts)
   recipe = recipe_of(config, dataset.num_classes)
-  keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 4), 3)
+  base = jax.random.key(config.key)
+  models_key, audit_key = jax.random.split(jax.random.fold_in(base, 4))
   ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])
   unlearned = read_models(config.unlearned, recipe, dataset, ids)
-  batch_norm = None
+  if len(config.seconds) not in (0, len(unlearned)):
+    raise ValueError(f"--seconds has {len(config.seconds)} numbers for {len(unlearned)} models.")
   if config.oracles:
     kinds = (config.originals, config.oracles)
     ensemble = Ensemble(*(read_models(paths, recipe, dataset, ids) for paths in kinds))
     batch_norm = batch_norm_changed(config.originals, recipe, dataset, ids)
   else:
-    what = (recipe, dataset, split, keys[0])
+    what = (recipe, dataset, split, models_key)
     _, plan = metrics.oracle.plans(*what, config.num_models)
     store = config.out / "cache" / f"ensemble-{plan.hash[:12]}"
     ensemble = metrics.oracle.ensemble(*what, num_models=config.num_models, store=store)
     batch_norm = metrics.batch_norm_control(*what, num_models=config.num_models // 2)
-  attack_ids = data.cut_heldout(split.heldout, keys[1]).attack
-  examined = metrics.audit(ensemble, split, attack_ids, keys[2], batch_norm=batch_norm)
+  # The cut of experiments.rum and unlearn: what tuned a method or a proxy there attacks nothing.
+  attack_ids = data.cut_heldout(split.heldout, jax.random.fold_in(base, 2)).attack
+  for name, kept in ensemble._asdict().items():
+    kept.save(config.out / f"{name}.npz")
+  examined = metrics.audit(ensemble, split, attack_ids, audit_key, batch_norm=batch_norm)
   print(examined.line)
   examined.certify()
-  given = (unlearned, ensemble, split, attack_ids, keys[2])
+  given = (unlearned, ensemble, split, attack_ids, audit_key)
   found = metrics.beside_oracles(
     *given, seconds=config.seconds, retrained_seconds=config.retrained_seconds
   )
   record = {"config": config, "versions": report.versions(), "audit": examined}
-  differences = {} if other is None else metrics.compare(found, other)
-  record["differences"] = {
-    figure: {part: each._asdict() for part, each in parts_of.items()}
-    for figure, parts_of in differences.items()
-  }
   report.write_json(config.out / "evaluation.json", {"figures": found, **record})
   for figure, parts_of in found.items():
     log(0, {f"{figure}/{part}": each["value"] for part, each in parts_of.items()})
   unlearned.save(config.out / "outputs.npz")
   report.write_arrays(config.out / "examples.npz", metrics.by_example(*given))
   show(found, len(unlearned), len(ensemble.oracles))
-  if differences:
-    show_differences(differences, config.against)
-  print(f"written: {config.out}/evaluation.json, outputs.npz and examples.npz")
+  print(f"written: {config.out}/evaluation.json, and outputs, examples, originals and oracles .npz")
+  if other is not None:
+    differences = metrics.compare(found, other)
+    rows = [
+      (figure, part, *each) for figure, parts in differences.items() for part, each in parts.items()
+    ]
+    names = ("figure", "part", "difference", "low", "high", "p (sign flip)")
+    tables.show(f"Minus {config.against}, seed by seed, 95 % t", names, rows)
 
 
 def show(found: dict, unlearned: int, oracles: int) -> None:
@@ -202,13 +207,6 @@ def show(found: dict, unlearned: int, oracles: int) -> None:
   tables.show(title, names, rows)
   if unlearned == 1:
     print("One unlearned model gives no interval over seeds.")
-
-
-def show_differences(found: dict, against: Path | None) -> None:
-  """Prints one row for each figure that has a value for each seed."""
-  rows = [(figure, part, *each) for figure, parts in found.items() for part, each in parts.items()]
-  names = ("figure", "part", "difference", "low", "high", "p (sign flip)")
-  tables.show(f"Minus {against}, seed by seed, 95 % t", names, rows)
 
 
 if __name__ == "__main__":

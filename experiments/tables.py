@@ -28,4 +28,4 @@ def console() -> Any:
 def _cell(value: str | float) -> str:
   if isinstance(value, str):
     return value
-  return f"{value:.3f}" if math.isfinite(value) else ""
+  return f"{value:.3f}" if not math.isnan(value) else ""

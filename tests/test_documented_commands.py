@@ -152,8 +152,6 @@ RUM += "--proxy confidence"
 TRUTH = "--dataset digits --num-models 8 --epochs 1"
 SCORE = "--num-models 8 --epochs 1 --seeds 1 --planted 0 --proxy final_loss"
 
-JUDGED = "--dataset digits --originals originals.npz --oracles oracles.npz"
-
 PAPER = "python -m experiments.paper"
 CIFAR, TINY = "--data-dir ~/tensorflow_datasets", "--data-dir ~/tiny-imagenet-200"
 
@@ -196,9 +194,10 @@ COMMANDS: dict[str, Check] = {
     f"{TRUTH} --no-all --algorithms ssd --sets high --seeds 1 --trials 0 --group-size 30"
   ),
   "python -m experiments.evaluate --unlearned runs/mine/seed* --forget forget.txt "
-  "--out runs/judged": small(JUDGED),
+  "--out runs/judged": small("--dataset digits --originals originals.npz --oracles oracles.npz"),
   "python -m experiments.evaluate --unlearned runs/other/seed* --forget forget.txt "
-  "--against runs/judged/evaluation.json --out runs/judged_other": small(JUDGED),
+  "--originals runs/judged/originals.npz --oracles runs/judged/oracles.npz "
+  "--against runs/judged/evaluation.json --out runs/judged_other": small("--dataset digits"),
   "python -m experiments.bench models_per_second": benchmark,
   "python -m experiments.bench proxies": benchmark,
   ".venv/bin/python -m pytest -m slow": slow_tests,

@@ -83,14 +83,16 @@ def audit(
   """Examines the evaluator on models whose answers are known.
 
   Args:
-    ensemble: originals and oracles, at least 8 of each.
+    ensemble: originals and oracles, at least 8 of each; with fewer than 16, sound evaluators often
+      fail, for LiRA then has two pairs of models to go by and KLoM's null is wide.
     split: whose forget set is scored.
     attack_ids: held-out ids for attacks, `data.cut_heldout(split.heldout, key).attack`.
     key: of draws.
     high, low: int [h] and [l], forgotten ids that were memorized most and least; by default the
       outer thirds of the forget set by `contrast`, from the second half of the originals and the
-      first of the oracles. What is compared on them are the other halves; their null is of all
-      oracles.
+      first of the oracles. KLoM and LiRA compare the other halves on them, KLoM's null is of all
+      oracles. ToW has only this first half to put in the place of unlearned models: they are worse
+      on what they chose than other oracles, so that ToW comes out lower.
     batch_norm: originals of which only BatchNorm statistics changed (`batch_stats_changed`), as
       outputs on all ids of the split; None where the network has none.
 
@@ -179,7 +181,7 @@ def contrast(ensemble: Ensemble, ids: Any) -> np.ndarray:
 
 
 def _tow_control(first: Outputs, some: Outputs, second: Outputs, parts: Any) -> Control:
-  """An oracle as if it were unlearned: ToW near 1, and above that of an original."""
+  """An oracle as if it were unlearned: its ToW is above that of an original."""
   name = "oracle as if unlearned, high group, ToW"
   if not all(map(len, parts)):
     return Control(name, None, "there are no test ids, or no retain ids but those of attacks")

@@ -36,9 +36,9 @@ def beside_oracles(
   """Returns every figure of unlearned models.
 
   Args:
-    unlearned: K models on all ids of the split; ToW compares model k with oracle k. Where model k
-      comes from an original of the ensemble, let it be original k: no attack then has the original
-      of a model among its references.
+    unlearned: K models on all ids of the split; ToW compares model k with oracle k. Where they come
+      from originals of the ensemble, keep their order (and leave out those that diverged): no
+      attack then has the original of a model among its references.
     ensemble: what they are compared with.
     split: forget, retain and test ids.
     attack_ids: held-out ids for attacks, `data.cut_heldout(split.heldout, key).attack`.
@@ -52,7 +52,8 @@ def beside_oracles(
     low and high are, and is None where there is none; `note` says why a value is NaN; `seeds` are
     the values of each seed, where there are any (`compare` uses them). "retain" is R without the
     examples that fit attacks, as many as half of the attack ids. Attacks need 4 models of each kind
-    and 2 other originals, and are left out below that; so is what KLoM's null is.
+    and 2 other originals, and are left out below that; so is what KLoM's null is. The median of ε
+    is inf where most examples are told apart entirely.
 
   Raises:
     ValueError: an id has no outputs, there is no test set, attacks leave nothing of R, attack ids
@@ -162,8 +163,10 @@ def _challenge(each: np.ndarray, found: Figures) -> dict[str, dict[str, Any]]:
     (found[figure]["retain"]["value"], found[figure]["test"]["value"])
     for figure in ("accuracy", "oracle accuracy")
   )
+  median = float(np.median(each))
+  note = "" if np.isfinite(median) else "inf: half of the examples or more are told apart entirely"
   return {
-    "median": _named(float(np.median(each))),
+    "median": _named(median, note=note),
     "forgetting quality": _named(over_examples(np.exp2(-np.floor(each / 0.5))), EXAMPLES),
     "challenge score": _named(challenge_score(forgetting_quality(each), ours, theirs)),
   }

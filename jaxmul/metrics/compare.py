@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxmul.metrics.intervals import Difference, paired
 
+_SHARED = ("oracle accuracy", "oracle attack rate")
 Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
@@ -21,7 +22,8 @@ def compare(first: Figures, second: Figures) -> dict[str, dict[str, Difference]]
     `intervals.paired`.
 
   Raises:
-    ValueError: the two were judged beside different oracles, or have different numbers of seeds.
+    ValueError: the two were judged beside different oracles or with different keys, or their
+      numbers of seeds differ.
 
   Example:
     >>> one, other = (
@@ -31,13 +33,13 @@ def compare(first: Figures, second: Figures) -> dict[str, dict[str, Difference]]
     0.133
   """
   own, others = (
-    {part: each.get("seeds") for part, each in found.get("oracle accuracy", {}).items()}
+    [part.get("seeds") for name in _SHARED for part in found.get(name, {}).values()]
     for found in (first, second)
   )
   if own != others:
     raise ValueError(
-      "compare: the two were judged beside different oracles, so that their difference is partly "
-      "that of the oracles. Judge both with one ensemble, split and key."
+      "compare: the two were judged beside different oracles or by attacks fitted on others, so "
+      "that a part of their difference is not theirs. Judge both with one ensemble, split and key."
     )
   found = {}
   for figure, parts in first.items():

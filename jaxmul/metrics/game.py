@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
-from jaxmul.metrics.attackers import (
+from jaxmul.metrics._attackers import (
   MACHINES,
   POPULATION,
   Known,
@@ -26,6 +26,8 @@ from jaxmul.metrics.attackers import (
 )
 from jaxmul.metrics.oracle.ensemble import Ensemble
 from jaxmul.metrics.oracle.kept import Outputs
+
+__all__ = ["Known", "Scores", "attack", "attack_all", "known", "nonmember_rate"]
 
 ATTACKS = (
   *MACHINES,
@@ -102,10 +104,15 @@ def attack(
 
 
 def nonmember_rate(models: Outputs, scored: Any, fit: Known) -> np.ndarray:
-  """Returns the share [K] of scored examples that RUM's SVC on p_y calls non-members."""
+  """Returns the share [K] of scored examples that RUM's SVC on p_y calls non-members.
+
+  0 for a model whose p_y is one number for all that it would be fitted on.
+  """
   attacks.refuse_overlap({"scored": scored} | fit._asdict(), "metrics.game")
-  parts = [probability(models.take(ids)) for ids in (fit.members, fit.nonmembers, scored)]
-  return np.array([attacks.svc(*each) for each in zip(*parts, strict=True)])
+  parts = [
+    probability(models.take(ids))[..., None] for ids in (fit.members, fit.nonmembers, scored)
+  ]
+  return np.array([np.mean(attacks.svc_scores(*each) < 0) for each in zip(*parts, strict=True)])
 
 
 def attack_all(

@@ -98,7 +98,7 @@ def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> 
   Returns:
     A `Difference`. The interval is Student's of a − b. p is the share of all 2ᵏ ways to flip the
     signs of the differences whose mean is as far from 0 (of 2¹⁴ random ways above 14 seeds): it
-    assumes no distribution, and cannot be below 2^{1−k}. One seed gives NaN.
+    assumes no distribution, and cannot be below 2^{1−k}, or 2⁻¹⁴. One seed gives NaN.
 
   Raises:
     ValueError: different lengths, no values, not one axis, or NaN or inf among them.
@@ -120,6 +120,7 @@ def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> 
     signs = 1 - 2 * ((np.arange(2**k)[:, None] >> np.arange(k)) & 1)
   else:
     signs = np.random.default_rng(0).choice([-1, 1], (2**_EXACT, k))
+    signs[0] = 1  # what was seen counts as one of the ways
   flipped = np.abs(signs @ difference) / k
   return Difference(mean, low, high, float(np.mean(flipped >= abs(mean) - 1e-12)))
 

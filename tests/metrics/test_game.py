@@ -19,6 +19,9 @@ ATTACK = cut_heldout(HELDOUT, KEY).attack
 FIT = game.known(SPLIT, ATTACK, KEY)
 
 
+FEW = game.Known(RETAIN[:4], FIT.nonmembers[:4], FIT.population)
+
+
 def models(seed, count, *, lift):
   """φ is the example's own, 3 more where it was trained on, plus noise."""
   rng = np.random.default_rng(seed)
@@ -58,44 +61,37 @@ def test_the_svc_of_the_game_is_rums():
     )
 
 
-@pytest.mark.parametrize("name", ["lira", "rmia"])
-def test_leave_subset_out_models_join_the_references(name):
+def test_leave_subset_out_models_join_the_references():
   extra, seen = models(5, 6, lift=0), np.zeros((6, 200), bool)
   seen[:, :120] = np.random.default_rng(6).random((6, 120)) < 0.5
   shuffled = np.random.default_rng(7).permutation(200)
   references = extra.take(IDS[shuffled]), seen[:, shuffled]
   sides = (UNLEARNED, ENSEMBLE.oracles, OTHERS)
-  found = game.attack(*sides, FORGET, FIT, references=references, names=[name])[name]
-  without = game.attack(*sides, FORGET, FIT, names=[name])[name]
-  assert np.abs(found.unlearned - without.unlearned).max() > 0
-  # One example at a time, with the models on each side of it.
-  z = FIT.population
+  found = game.attack(*sides, FORGET, FIT, references=references, names=["lira", "rmia"])
+  rows = slice(len(FORGET))  # FORGET is the first of IDS
+  own, phi = UNLEARNED.models(slice(4, None)), extra.log_odds[:, rows]
+  inside = np.concatenate([OTHERS.log_odds[:, rows], np.where(seen[:, rows], phi, np.nan)])
+  outside = np.where(seen[:, rows], np.nan, phi)
+  outside = np.concatenate([ENSEMBLE.oracles.log_odds[:4, rows], outside])
+  wanted = attacks.lira(own.take(FORGET).log_odds, outside, inside, fixed_variance=True)
+  np.testing.assert_allclose(found["lira"].unlearned, wanted)
+  # RMIA one example at a time; no reference model has seen the population.
+  some, others = (
+    np.concatenate([probability(x, FIT.population), probability(extra, FIT.population)])
+    for x in (ENSEMBLE.oracles.models(slice(4)), OTHERS)
+  )
   for at, id_ in enumerate(FORGET):
-    inside = oracle.Outputs(
-      IDS, extra.labels, np.concatenate([OTHERS.logits, extra.logits[seen[:, at]]])
+    wanted = attacks.rmia(
+      *(probability(own, [id_]), probability(own, FIT.population)),
+      attacks.Reference(of_known(outside, at), some),
+      attacks.Reference(of_known(inside, at), others),
     )
-    outside = np.concatenate([ENSEMBLE.oracles.logits[:4], extra.logits[~seen[:, at]]])
-    outside = oracle.Outputs(IDS, extra.labels, outside)
-    if name == "rmia":
-      whole = [
-        oracle.Outputs(IDS, extra.labels, np.concatenate([first.logits, extra.logits]))
-        for first in (ENSEMBLE.oracles.models(slice(4)), OTHERS)
-      ]
-      some, others = (
-        attacks.Reference(probability(x, [id_]), probability(all_of, z))
-        for x, all_of in zip((outside, inside), whole, strict=True)
-      )
-      attacked = UNLEARNED.models(slice(4, None))
-      wanted = attacks.rmia(probability(attacked, [id_]), probability(attacked, z), some, others)
-      np.testing.assert_allclose(found.unlearned[:, at], wanted[:, 0])
-    else:
-      means = (x.take([id_]).log_odds.mean() for x in (inside, outside))
-      phi = UNLEARNED.models(slice(4, None)).take([id_]).log_odds[:, 0]
-      # Each mean is of its own models; the variances are pooled over examples.
-      middle = sum(means) / 2
-      low, high = phi[phi < middle - 1], phi[phi > middle + 1]
-      of = dict(zip(phi, found.unlearned[:, at], strict=True))
-      assert all(of[a] < of[b] for a in low for b in high)
+    np.testing.assert_allclose(found["rmia"].unlearned[:, at], wanted[:, 0])
+
+
+def of_known(phi, at):
+  known = phi[np.isfinite(phi[:, at]), at]
+  return 1 / (1 + np.exp(-known))[:, None]
 
 
 def probability(given, ids):
@@ -132,6 +128,19 @@ def judged(models_, **options):
   return metrics.beside_oracles(models_, ENSEMBLE, SPLIT, ATTACK, KEY, **options)
 
 
+def test_nothing_leaked_is_calibrated_over_2000_audits():
+  """The interval that an audit decides by, of one attack of each kind."""
+  names, inside = ("loss", "svc", "lira", "u_lira", "rmia"), []
+  some = IDS[np.r_[:20, 30:34, 120:170]]
+  for seed in range(2000):
+    first, second, others = (models(10_000 + 3 * seed + k, 12, lift=0).take(some) for k in range(3))
+    found = game.attack(first, second, others, FORGET[:20], FEW, names=names)
+    intervals = [metrics.intervals.t_interval(each.auc_of_pairs) for each in found.values()]
+    inside.append([each.low <= 0.5 <= each.high for each in intervals])
+  for share in np.mean(inside, 0):
+    assert 0.93 <= share <= 0.97
+
+
 def test_two_methods_are_compared_seed_by_seed():
   good, bad = judged(models(4, 8, lift=0)), judged(ENSEMBLE.originals.models(slice(8)))
   found = metrics.compare(good, bad)
@@ -143,9 +152,20 @@ def test_two_methods_are_compared_seed_by_seed():
   again = metrics.compare(good, json.loads(json.dumps(bad)))
   assert again == found
   other = ENSEMBLE._replace(oracles=models(9, 8, lift=0))
-  elsewhere = metrics.beside_oracles(UNLEARNED, other, SPLIT, ATTACK, KEY)
-  with pytest.raises(ValueError, match="judged beside different oracles"):
-    metrics.compare(good, elsewhere)
+  for ensemble, key in ((other, KEY), (ENSEMBLE, jax.random.key(1))):
+    elsewhere = metrics.beside_oracles(UNLEARNED, ensemble, SPLIT, ATTACK, key)
+    with pytest.raises(ValueError, match="judged beside different oracles"):
+      metrics.compare(good, elsewhere)
+
+
+def test_a_model_that_says_one_thing_and_models_told_apart_entirely():
+  logits = UNLEARNED.logits.copy()
+  logits[0] = 0
+  constant = dataclasses.replace(UNLEARNED, logits=logits)
+  assert judged(constant)["attack rate"]["forget"]["seeds"][0] == 0
+  far = judged(dataclasses.replace(UNLEARNED, logits=np.add(UNLEARNED.logits, [50.0, 0.0])))
+  assert far["epsilon"]["median"]["value"] == np.inf
+  assert far["epsilon"]["median"]["note"].startswith("inf: half of the examples")
 
 
 def test_notes_seconds_and_what_is_left_of_r():

@@ -86,6 +86,10 @@ def test_what_seeds_share_does_not_hide_a_difference():
   assert apart[0].low < apart[1].high
 
 
+def test_p_is_never_zero():
+  assert intervals.paired(np.arange(16) + 10.0, np.arange(16) + np.linspace(0, 1, 16)).p == 2**-14
+
+
 @pytest.mark.parametrize("seeds", [4, 17])
 def test_a_sign_flip_of_nothing_is_calibrated(seeds):
   rng = np.random.default_rng(4)

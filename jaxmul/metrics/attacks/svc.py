@@ -4,6 +4,7 @@ An attack is fitted on members (of the retain set) and non-members (held out, ne
 not in the test set), and then asked about the forget set. Nothing it is fitted on is scored.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,15 @@ from jaxmul.metrics.attacks.leak import refuse_overlap
 from jaxmul.metrics.attacks.population import entropy, modified_entropy
 from jaxmul.metrics.outputs import is_correct, label_probability, log_probabilities
 from jaxmul.proxies.scoring import score
+
+# Each: (logits [..., n, C], labels [n]) -> [..., n, F].
+FEATURES: dict[str, Callable[[Any, Any], np.ndarray]] = {
+  "correctness": lambda z, y: is_correct(z, y).astype(np.float64)[..., None],
+  "confidence": lambda z, y: label_probability(z, y)[..., None],
+  "entropy": lambda z, y: entropy(z)[..., None],
+  "modified_entropy": lambda z, y: modified_entropy(z, y)[..., None],
+  "probabilities": lambda z, y: np.exp(log_probabilities(z)),
+}
 
 
 def svc(members: Any, nonmembers: Any, targets: Any, *, seed: int = 0) -> float:
@@ -116,14 +126,7 @@ def svc_features(logits: Any, labels: Any) -> dict[str, np.ndarray]:
     >>> svc_features([[0.0, 0.0]], [0])["probabilities"].tolist()
     [[0.5, 0.5]]
   """
-  single = {
-    "correctness": is_correct(logits, labels).astype(np.float64),
-    "confidence": label_probability(logits, labels),
-    "entropy": entropy(logits),
-    "modified_entropy": modified_entropy(logits, labels),
-  }
-  columns = {name: value[..., None] for name, value in single.items()}
-  return columns | {"probabilities": np.exp(log_probabilities(logits))}
+  return {name: feature(logits, labels) for name, feature in FEATURES.items()}
 
 
 def label_confidence(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxmul.metrics import attacks
+from jaxmul.metrics.attacks.svc import FEATURES
 from jaxmul.metrics.oracle.kept import Outputs
 from jaxmul.metrics.outputs import label_probability
 
@@ -74,7 +75,7 @@ def machines(sides: list[Outputs], scored: Any, fit: Known) -> Makers:
     found = []
     for side in sides:
       three = (
-        attacks.svc_features(given.logits, given.labels)[feature]
+        FEATURES[feature](given.logits, given.labels)
         for given in map(side.take, (fit.members, fit.nonmembers, scored))
       )
       found.append(np.stack([attacks.svc_scores(*each) for each in zip(*three, strict=True)]))
