@@ -12,7 +12,7 @@ from jaxmul.metrics.game import Known, attack_all, known, nonmember_rate
 from jaxmul.metrics.gaps import average_gap, run_time_efficiency
 from jaxmul.metrics.intervals import Interval, over_examples, t_interval
 from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.epsilon import challenge_score, forgetting_quality
+from jaxmul.metrics.oracle.epsilon import challenge_score, epsilon, forgetting_quality
 from jaxmul.metrics.oracle.kept import Outputs
 from jaxmul.metrics.oracle.klom import klom, klom_null, percentiles
 from jaxmul.metrics.tow import tow, tow_mia
@@ -91,8 +91,8 @@ def beside_oracles(
     found[f"KLoM {name}"] = _klom(each["klom"], ours, theirs)
     for figure in ("churn", "total variation"):
       found.setdefault(figure, {})[name] = _named(over_examples(each[figure]), EXAMPLES)
-    if name == "forget":
-      found["epsilon"] = _challenge(each["epsilon"], found)
+  forgotten = epsilon(*(models.log_odds for models in on["forget"]))
+  found["epsilon"] = _challenge(forgotten, found)
   return found
 
 
