@@ -12,7 +12,7 @@ from jaxmul.metrics.game import Known, attack_all, known, nonmember_rate
 from jaxmul.metrics.gaps import average_gap, run_time_efficiency
 from jaxmul.metrics.intervals import Interval, over_examples, t_interval
 from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.epsilon import challenge_score, epsilon, forgetting_quality
+from jaxmul.metrics.oracle.epsilon import challenge_score, forgetting_quality
 from jaxmul.metrics.oracle.kept import Outputs
 from jaxmul.metrics.oracle.klom import klom, klom_null, percentiles
 from jaxmul.metrics.tow import tow, tow_mia
@@ -86,13 +86,12 @@ def beside_oracles(
       for figure, value in rates._asdict().items()
       if figure != "notes"
     } | {"auc of each seed": _over_seeds(scores.auc_of_pairs)}
-  for name, (ours, theirs) in on.items():
-    each = agreement_of_examples(ours, theirs)
-    found[f"KLoM {name}"] = _klom(each["klom"], ours, theirs)
+  agreement = {name: agreement_of_examples(*both) for name, both in on.items()}
+  for name, each in agreement.items():
+    found[f"KLoM {name}"] = _klom(each["klom"], *on[name])
     for figure in ("churn", "total variation"):
       found.setdefault(figure, {})[name] = _named(over_examples(each[figure]), EXAMPLES)
-  forgotten = epsilon(*(models.log_odds for models in on["forget"]))
-  found["epsilon"] = _challenge(forgotten, found)
+  found["epsilon"] = _challenge(agreement["forget"]["epsilon"], found)
   return found
 
 
