@@ -73,6 +73,8 @@ class Config:
   out: Path = Path("runs/evaluation")
 
   def __post_init__(self):
+    if bool(self.seconds) != (self.retrained_seconds is not None):
+      raise ValueError("give both --seconds and --retrained-seconds, or neither.")
     if bool(self.originals) != bool(self.oracles):
       raise ValueError("give both --originals and --oracles, or neither to have them trained.")
     if bool(self.heldout) != bool(self.test):

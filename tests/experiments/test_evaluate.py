@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.evaluate import Config
+from experiments.evaluate import Config, batch_norm_changed
 from experiments.rum import cut, recipe_of
-from jaxmul import checkpoint, data, train
+from jaxmul import checkpoint, data, models, train
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # their runs are made once
 
@@ -70,6 +70,23 @@ def judged(saved):
   return found
 
 
+def test_batch_norm_is_changed_in_checkpoints_alone(tmp_path):
+  dataset = data.digits()
+  dataset = dataset.take(dataset.ids[:4])
+  inputs = dataset.batch()[0]
+  for model in (models.resnet18(), models.mlp()):
+    params = models.init(model, jax.random.key(0), inputs)
+    path = tmp_path / type(model).__name__
+    checkpoint.save(path, params)
+    recipe = train.Recipe(model, epochs=1)
+    before = batch_norm_changed((path.with_suffix(".npz"),), recipe, dataset, dataset.ids)
+    found = batch_norm_changed((path,), recipe, dataset, dataset.ids)
+    assert before is None
+    assert (found is None) == (not params.state)
+    if found is not None:
+      assert np.abs(found.logits[0] - params(inputs)).max() > 1e-3
+
+
 @pytest.mark.slow
 def test_it_is_audited_and_tells_a_retrained_model_from_the_original(judged):
   for said, _ in judged.values():
@@ -99,6 +116,8 @@ def test_outputs_of_elsewhere_are_judged_alike(saved, judged):
     (["--unlearned", "nothing", "--num-models", "4"], "--num-models 4"),
     (["--unlearned", "nothing", "--oracles", "x"], "both --originals and --oracles"),
     (["--unlearned", "nothing", "--test", "x"], "both --heldout and --test"),
+    (["--unlearned", "nothing", "--seconds", "1"], "both --seconds and --retrained-seconds"),
+    (["--unlearned", "nothing", "--against", "/etc/hostname"], "no evaluation.json"),
   ],
 )
 def test_user_errors_name_the_cure_without_a_traceback(saved, arguments, said):
