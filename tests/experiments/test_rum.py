@@ -72,9 +72,17 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
     assert row in done.stdout
   found = json.loads((out / "metrics.json").read_text())
   assert found["ground_truth"]["models"] == 8
+  assert "ToW minus that of another method" in done.stdout
+  assert "RUM shuffle" not in found["differences"]
+  beside = found["differences"]["RUM curvature"]
+  assert list(beside) == ["RUM shuffle", "SalUn vanilla", "RUM ground truth"]
+  ours, theirs = (
+    found["methods"][name]["ToW"]["mean"] for name in ("RUM curvature", "RUM shuffle")
+  )
+  assert beside["RUM shuffle"]["ToW"]["mean"] == pytest.approx(ours - theirs)
   audit = json.loads((out / "audit.json").read_text())
   assert f"audit {'passed' if audit['passed'] else 'failed'}: " in done.stdout
-  assert len(audit["audit"]["controls"]) == 7
+  assert len(audit["audit"]["controls"]) == 8
   for method in found["methods"].values():
     for metric in ("ToW", "ToW-MIA", "forget", "retain", "test", "attack"):
       assert 0 <= method[metric]["mean"] <= 1
