@@ -152,6 +152,10 @@ RUM += "--proxy confidence"
 TRUTH = "--dataset digits --num-models 8 --epochs 1"
 SCORE = "--num-models 8 --epochs 1 --seeds 1 --planted 0 --proxy final_loss"
 
+OWN_TRUTH = "--truth None --model mlp"  # of the digits, and not of cifar10_small
+CIFAR10 = "python -m experiments.rum --dataset cifar10_small.npz --model cnn --epochs 20 "
+CIFAR10 += "--truth experiments/truths/cifar10_small_cnn.npz"
+
 PAPER = "python -m experiments.paper"
 CIFAR, TINY = "--data-dir ~/tensorflow_datasets", "--data-dir ~/tiny-imagenet-200"
 
@@ -190,6 +194,9 @@ COMMANDS: dict[str, Check] = {
   ),
   "python -m experiments.score --dataset cifar10_small.npz --epochs 20 "
   "--truth experiments/truths/cifar10_small_cnn.npz --out runs/score_cifar10_small": small(SCORE),
+  f"{CIFAR10} --audit-models 16 --out runs/cifar": small(f"{RUM} {OWN_TRUTH}"),
+  f"{CIFAR10} --plan neg_grad_plus --proxy confidence --audit-models 0 "
+  "--out runs/cifar_plus": small(f"{RUM} {OWN_TRUTH}"),
   "python -m experiments.unlearn --all --out runs/unlearn": small(
     f"{TRUTH} --no-all --algorithms ssd --sets high --seeds 1 --trials 0 --group-size 30"
   ),
