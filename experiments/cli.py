@@ -1,6 +1,6 @@
 """How every script starts and ends, so that none shows a traceback for what its user can cure.
 
-Exit codes: 0 done; 1 an error, said in one line; 2 a flag that does not exist, parse or fit;
+Exit codes: 0 done; 1 an error, said in one line; 2 a flag that does not exist or cannot be read;
 130 after Ctrl-C and 143 after SIGTERM.
 """
 

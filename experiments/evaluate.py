@@ -1,6 +1,6 @@
 """Judges unlearned models, wherever they were unlearned, beside an ensemble of retrained oracles.
 
-    python -m experiments.evaluate --unlearned runs/mine/seed* --forget forget.txt --out runs/judged
+    python -m experiments.evaluate --unlearned scrub/seed* --forget forget.txt --out runs/judged
 
 An unlearned model is a checkpoint folder of `checkpoint.save`, or an .npz with ids [n], labels [n]
 and logits [K, n, C] of K models on all examples of the data set. Originals and oracles are trained

@@ -71,7 +71,9 @@ class Config:
 
   def __post_init__(self):
     if self.active and (self.influence or self.part or self.until_width is not None):
-      raise ValueError("--active chooses its own models: leave out --influence, --part and width.")
+      raise ValueError(
+        "--active chooses its own models: leave out --influence, --part and --until-width."
+      )
     if self.until_width is not None and (self.part or self.distributed):
       raise ValueError("--until-width needs all chunks: leave out --part and --distributed.")
     if self.part and self.distributed:
@@ -190,7 +192,10 @@ def status(out: tyro.conf.Positional[Path]) -> None:
 
 
 def verify(out: tyro.conf.Positional[Path]) -> None:
-  """Reads every file of a run and checks it; exit code 1 where one is damaged."""
+  """Reads and checks every file of a run; exit code 1 where one is damaged or models are missing.
+
+  After --until-width models are missing for good: the run did not need them.
+  """
   stores = [(folder, memorization.status(folder)) for folder in _stores(out)]
   damaged = [folder / name for folder, found in stores for name in found.damaged]
   estimate = out / "estimate.npz"
@@ -215,6 +220,10 @@ def verify(out: tyro.conf.Positional[Path]) -> None:
 
 def _stores(out: Path) -> list[Path]:
   folder = out / "chunks"
+  if not folder.exists():
+    raise FileNotFoundError(
+      f"there is no run in {out}. Name the --out of experiments.memorize run."
+    )
   rounds = sorted(folder.glob("round-*"))
   plain = [folder] if not rounds or any(folder.glob("*.jaxmul")) else []
   return plain + rounds

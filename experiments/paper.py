@@ -6,17 +6,17 @@
 It is `experiments.rum` with the published numbers: SGD with momentum 0.9 and weight decay 5e-4,
 batches of 256, rate 0.1 along a cosine, 30 epochs, no augmentation; 400 models for the ground
 truth, each on 70 % of the images; 1,000 examples each of high, medium and low memorization to
-forget; RUM's published plans. What has no published number is named with each preset.
+forget; RUM's published plans. What has no published number is named in docs/paper.md.
 
 Several machines share the ground truth, nearly all of the cost, through a folder that all of them
 see: each runs `--part 1/16`, `--part 2/16` …, or `--distributed` as one JAX job; then the command
 without it, on one machine with all its devices, goes on from their chunks. Networks are kept as
 Orbax checkpoints: the same command again goes on where it was stopped. `--smoke` runs every stage
-with the real networks on a few made-up images.
+but the audit with the real networks on a few made-up images.
 
-The costs below are computed from the products of the networks, and not measured: the hours of the
-ground truth at 10 % of the bfloat16 peak, 989 TFLOP/s of an H100 and 8 × 197 of a TPU v5e-8. Three
-seeds, on one device, and the audit add a quarter to it.
+The costs in docs/paper.md are computed from the products of the networks, and not measured: the
+hours of the ground truth at 10 % of the bfloat16 peak, 989 TFLOP/s of an H100 and 8 × 197 of a TPU
+v5e-8. Three seeds, on one device, and the audit add a quarter to it.
 
 References:
   Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024;
@@ -132,7 +132,8 @@ class Config:
     part: compute only this part of the ground truth, such as 3/16, into the shared folder.
     distributed: compute only the ground truth, in one JAX job of several processes; on Slurm, MPI
       and TPU pods it finds the others.
-    smoke: every stage on a few made-up images, with the real network and a few models.
+    smoke: every stage but the audit on a few made-up images, with the real network, one seed and 4
+      models whatever the other flags say.
     key: number from which all randomness follows.
     log: services that get the log too; `log.jsonl` in the run directory is always written.
     out: run directory to write.

@@ -44,7 +44,7 @@ class Config:
 
   Attributes:
     dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
-    model: network to train.
+    model: network to train; vgg16 needs images of 32 pixels a side, vit sides divisible by 8.
     proxy: memorization proxies to refine the forget set with.
     plan: RUM's published plan: salun (none, fine-tune, SalUn) or neg_grad_plus (three times).
     seeds: training seeds; one gives no intervals.

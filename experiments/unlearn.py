@@ -47,7 +47,7 @@ class Config:
   """All unlearning algorithms.
 
   Attributes:
-    all: run every algorithm; otherwise those named.
+    all: run every algorithm (ct needs --model cnn) and RUM; otherwise those named.
     algorithms: names, such as scrub.
     dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
     model: network to train.

@@ -179,6 +179,7 @@ COMMANDS: dict[str, Check] = {
   "pip install -e '.[demo]'": install,
   "pip install -e '.[test]'": install,
   "pip install -e '.[docs]'": install,
+  "pip install -e '.[ray]'": install,
   "pip install -e '.[bench]'": install,
   "python -m experiments.rum --out runs/mine": small(RUM),
   MEMORIZE: small(TRUTH),
@@ -200,9 +201,9 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.unlearn --all --out runs/unlearn": small(
     f"{TRUTH} --no-all --algorithms ssd --sets high --seeds 1 --trials 0 --group-size 30"
   ),
-  "python -m experiments.evaluate --unlearned runs/mine/seed* --forget forget.txt "
+  "python -m experiments.evaluate --unlearned unlearned/scrub/seed* --forget forget.txt "
   "--out runs/judged": small("--dataset digits --originals originals.npz --oracles oracles.npz"),
-  "python -m experiments.evaluate --unlearned runs/other/seed* --forget forget.txt "
+  "python -m experiments.evaluate --unlearned unlearned/salun/seed* --forget forget.txt "
   "--originals runs/judged/originals.npz --oracles runs/judged/oracles.npz "
   "--against runs/judged/evaluation.json --out runs/judged_other": small("--dataset digits"),
   "python -m experiments.bench models_per_second": benchmark,
@@ -255,9 +256,9 @@ def folder(tmp_path_factory):
     metrics.oracle.Outputs(digits.ids, digits.labels, logits).save(folder / f"{name}.npz")
   inputs, _ = digits.take(digits.ids[:1]).batch()
   for seed in range(2):
-    for at, method in enumerate(("mine", "other")):
+    for at, method in enumerate(("scrub", "salun")):
       fresh = models.init(models.mlp(), jax.random.key(2 * seed + at), inputs)
-      checkpoint.save(folder / "runs" / method / f"seed{seed}", fresh)
+      checkpoint.save(folder / "unlearned" / method / f"seed{seed}", fresh)
   return folder
 
 
