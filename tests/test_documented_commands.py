@@ -82,6 +82,8 @@ def small(flags: str = "") -> Check:
         cifar10_small.load("test")
       except FileNotFoundError as error:
         pytest.skip(str(error))
+      if "cifar10_small.npz" not in os.listdir(folder):
+        bash("python -m experiments.cifar10_small cifar10_small.npz", folder)
     bash(f"{command} {flags}", folder)
 
   return check

@@ -130,4 +130,4 @@ def test_errors_take_one_line(tmp_path):
 def test_a_missing_store_is_said_in_one_line(tmp_path):
   done = memorize("status", tmp_path)
   assert done.returncode == 1
-  assert done.stderr.startswith("error: there is no store at")
+  assert done.stderr.startswith("error: there is no run in")
