@@ -110,6 +110,16 @@ def test_no_attacked_model_has_its_original_among_the_references():
     np.testing.assert_array_equal(before[name].unlearned, after[name].unlearned)
 
 
+def test_auc_of_pairs_is_that_of_rates_ties_and_all():
+  rng = np.random.default_rng(9)
+  ours, theirs = rng.integers(0, 5, (2, 6, 30)).astype(float)
+  found = game.Scores(ours, theirs[:, :20], 0.0).auc_of_pairs
+  wanted = [
+    attacks.rates(a, b, resamples=0).auc.mean for a, b in zip(ours, theirs[:, :20], strict=True)
+  ]
+  np.testing.assert_allclose(found, wanted)
+
+
 def test_each_example_has_figures_of_its_own():
   found = metrics.by_example(UNLEARNED, ENSEMBLE, SPLIT, ATTACK, KEY)
   assert found["ids"].tolist() == FORGET.tolist()
