@@ -22,7 +22,6 @@ import numpy as np
 from experiments import cli, logs, tables
 from experiments.rum import cut, recipe_of
 from jaxmul import checkpoint, data, metrics, models, report, train
-from jaxmul.binding import Bound
 from jaxmul.metrics.oracle import Ensemble, Outputs
 
 
@@ -111,17 +110,11 @@ def read_figures(path: Path) -> dict:
     raise ValueError(f"{path} is no evaluation.json of experiments.evaluate.") from error
 
 
-def empty(recipe: train.Recipe, dataset: data.Dataset) -> Bound:
-  """Returns the shapes of a network's params."""
-  example = dataset.take(dataset.ids[:1]).batch()[0]
-  return jax.eval_shape(lambda key: models.init(recipe.model, key, example), jax.random.key(0))
-
-
 def read_models(
   paths: tuple[Path, ...], recipe: train.Recipe, dataset: data.Dataset, ids: np.ndarray
 ) -> Outputs:
   """Returns the outputs [K, n, C] of saved models on the given ids."""
-  like = empty(recipe, dataset)
+  like = models.shapes(recipe.model, dataset.take(dataset.ids[:1]).batch()[0])
   found = [
     Outputs.load(path).take(ids)
     if path.suffix == ".npz"
@@ -139,7 +132,7 @@ def batch_norm_changed(
   paths: tuple[Path, ...], recipe: train.Recipe, dataset: data.Dataset, ids: np.ndarray
 ) -> Outputs | None:
   """Returns originals of which only BatchNorm statistics changed; None where there are none."""
-  like = empty(recipe, dataset)
+  like = models.shapes(recipe.model, dataset.take(dataset.ids[:1]).batch()[0])
   if "batch_stats" not in (like.state or {}) or any(path.suffix == ".npz" for path in paths):
     return None
   saved = (checkpoint.load(path, like) for path in paths)

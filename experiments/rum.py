@@ -402,9 +402,8 @@ def keeper(config: Config, problem: Problem, folder: Path) -> Keep:
   """Returns `keep` of `run_seed`: with checkpoints in a folder, or a clock alone."""
   if not config.checkpoints:
     return lambda _, make: timed(make)
-  model, example = problem.recipe.model, problem.training.take(problem.training.ids[:1]).batch()[0]
-  like = jax.eval_shape(lambda key: models.init(model, key, example), jax.random.key(0))
-  return Kept(folder, like)
+  example = problem.training.take(problem.training.ids[:1]).batch()[0]
+  return Kept(folder, models.shapes(problem.recipe.model, example))
 
 
 def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, Any]]:

@@ -135,7 +135,8 @@ def audit(
   }
   off = [name for name, auc in equal.items() if not auc.low <= 0.5 <= auc.high]
   worst = max(off or equal, key=lambda name: abs(equal[name].mean - 0.5))
-  said = f"oracle beside oracle: AUC {equal[worst].mean:.3f} farthest from 0.5 ({worst})"
+  told = "told from 0.5" if off else "farthest from 0.5"
+  said = f"oracle beside oracle: AUC {equal[worst].mean:.3f} {told} ({worst})"
   controls.append(Control("oracle beside oracle, attacks", not off, said))
   on_all, on_high, on_low = map(null, (split.forget, high, low))
   controls.append(_below("oracle beside oracle, KLoM", distance(first, split.forget), on_all))

@@ -48,8 +48,7 @@ def batch_norm_control(
     recipe, dataset, split, key: of the ensemble, whose originals are trained again.
     num_models: how many; half as many as there are oracles.
   """
-  example = dataset.take(dataset.ids[:1]).batch()[0]
-  like = jax.eval_shape(lambda key: models.init(recipe.model, key, example), jax.random.key(0))
+  like = models.shapes(recipe.model, dataset.take(dataset.ids[:1]).batch()[0])
   if not like.state or "batch_stats" not in like.state:
     return None
   ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])

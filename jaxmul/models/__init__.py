@@ -3,7 +3,7 @@
 from jaxmul.models._conv import Conv, conv, max_pool
 from jaxmul.models._features import features
 from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
-from jaxmul.models._init import Model, init
+from jaxmul.models._init import Model, init, shapes
 from jaxmul.models.cnn import CNN, cnn
 from jaxmul.models.mlp import MLP, mlp
 from jaxmul.models.resnet import ResNet, resnet18, resnet50
@@ -29,6 +29,7 @@ __all__ = [
   "mlp",
   "resnet18",
   "resnet50",
+  "shapes",
   "tapped",
   "tapped_squares",
   "to_torch",

@@ -71,3 +71,22 @@ def init(model: Model, key: jax.Array, inputs: jax.Array) -> Bound:
   if not variables:
     return Bound({"params": params}, None, _Apply(model), train_fn)
   return Bound(params, variables, _Apply(model), train_fn)
+
+
+def shapes(model: Model, inputs: jax.Array) -> Bound:
+  """Returns what `init` would, as shapes and dtypes alone: the `like` of `checkpoint.load`.
+
+  Args:
+    model: as `init`.
+    inputs: [B, ...] float; only the shape and dtype matter.
+
+  Returns:
+    A `Bound` whose leaves are `jax.ShapeDtypeStruct`; nothing is computed.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxmul import models
+    >>> models.shapes(models.mlp(), jnp.zeros((1, 28, 28))).state is None
+    True
+  """
+  return jax.eval_shape(lambda key: init(model, key, inputs), jax.random.key(0))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul.binding import Bound
-from jaxmul.models._init import init
+from jaxmul.models._init import shapes
 from jaxmul.models.resnet import ResNet
 from jaxmul.models.vgg import VGG
 
@@ -97,7 +97,7 @@ def from_torch(model: nn.Module, weights: Mapping[str, Any]) -> Bound:
       )
   channels = np.shape(left.get(_FIRST[type(model)], np.zeros((1, 3))))[1]
   example = jnp.zeros((1, _SIDE, _SIDE, channels))
-  like = jax.eval_shape(lambda key: init(model, key, example), jax.random.key(0))
+  like = shapes(model, example)
   leaves = []
   for path, leaf in _leaves(like):
     name = _name(names, path)
