@@ -164,16 +164,17 @@ def regun(
   momentum: float = 0.9,
   weight_decay: float = 5e-4,
 ) -> Unlearner:
-  """Makes S look held out: w KL(q_y‖s) on S plus risk_R.
+  """Makes S look held out: w KL(q‖s) on S plus risk_R.
 
-  q_c is the mean of the original network's softmax outputs over held-out examples of class c, so
-  that S as a whole is pulled to the outputs of held-out data with its own mix of classes. Needs R,
-  S and held-out data; one epoch is a pass over R with S cycled beside it, and costs two training
-  epochs on R. The paper tunes rate, epochs and weight; 0.01, 5 epochs and 1 are our choice.
-  BatchNorm statistics follow R only.
+  q is the mean of the original network's softmax outputs on held-out examples with the mix of
+  classes of the batch of S: the mean over that batch of its classes' held-out means (the paper
+  draws as many held-out examples of each class; this is their expectation). Needs R, S and held-out
+  data; one epoch is a pass over R with S cycled beside it, and costs two training epochs on R. The
+  paper tunes rate, epochs and weight; 0.01, 5 epochs and 1 are our choice. BatchNorm statistics
+  follow R only.
 
   Args:
-    heldout: examples never trained on, such as the `tune` part of `data.cut_heldout`; at least one
+    heldout: examples never trained on, such as the `proxy` part of `data.cut_heldout`; at least one
       of each class in S.
     learning_rate: η, constant.
     weight: w, at least 0; 0 is `fine_tune`.
@@ -197,6 +198,8 @@ def regun(
   """
   if not weight >= 0:
     raise ValueError(f"regun got weight={weight}, must be at least 0.")
+  if not len(heldout):
+    raise ValueError("regun got no held-out examples, must be at least one of each class in S.")
 
   def remember(params: Bound, session: Session) -> jax.Array:
     inputs, labels = heldout.batch()
@@ -205,13 +208,14 @@ def regun(
     members = labels == classes[:, None]
     present = jnp.zeros(len(classes), bool).at[session.forget.labels].max(is_member(session.forget))
     _refuse_unknown_class(present & ~members.any(1))
-    means = members @ outputs / jnp.maximum(members.sum(1), 1)[:, None]
-    return jnp.log(jnp.maximum(means, jnp.finfo(means.dtype).tiny))
+    return members @ outputs / jnp.maximum(members.sum(1), 1)[:, None]
 
   def objective(params, turn, references):
     risk, new = batch_risk(params, turn.retain, turn.key)
     student, _ = train_logits(params, turn.forget, jax.random.fold_in(turn.key, 1))
-    each = divergence(references[turn.forget.labels], student)
+    share = turn.forget.mask / jnp.maximum(turn.forget.mask.sum(), 1)
+    reference = share.astype(references.dtype) @ references[turn.forget.labels]
+    each = divergence(jnp.log(jnp.maximum(reference, jnp.finfo(reference.dtype).tiny)), student)
     return risk + weight * losses.masked_mean(each, turn.forget.mask), new
 
   return descend(
@@ -227,7 +231,7 @@ def dmm(
   influence: jax.Array | np.ndarray,
   targets: np.ndarray,
   sources: np.ndarray,
-  learning_rate: float = 0.01,
+  learning_rate: float = 0.003,
   *,
   momentum: float = 0.9,
 ) -> Unlearner:
@@ -236,20 +240,21 @@ def dmm(
   ẑ(x) = z(x) − Σ_{j ∈ S} β_j(x), z the original network's logits and β_j(x) [C] the effect of
   having example j in the training set on the logits of x, estimated from leave-subset-out runs.
   (The effect on 0/1 correctness has the wrong unit.) Needs R, S and β; one epoch costs one training
-  epoch on both. The paper tunes rate and epochs; 0.01 and 5 epochs are our choice.
+  epoch on both. The paper tunes rate and epochs; 0.003 and 5 epochs are our choice.
 
   Args:
-    influence: β [t, rows, C]: of each source on the logits of each target.
-    targets: int [t], ids of the examples x; S ∪ R, or more.
-    sources: int [rows], ids of the examples j; S, or more.
+    influence: β [t, rows, C], finite: of each source on the logits of each target.
+    targets: int [t], ids of the examples x, each once; S ∪ R, or more.
+    sources: int [rows], ids of the examples j, each once; S, or more.
     learning_rate: η, constant.
     momentum: μ.
 
   Returns:
-    An `Unlearner`. Its `init` raises ValueError where an id of S ∪ R is missing.
+    An `Unlearner`. Its `init` raises ValueError where an id of S ∪ R is missing, or the network has
+    another number of classes.
 
   Raises:
-    ValueError: the shapes do not fit.
+    ValueError: the shapes do not fit, an id is there twice, or a number is not finite.
 
   References:
     Georgiev et al., [Attribute-to-Delete](https://arxiv.org/abs/2410.23232), 2024.
@@ -265,7 +270,18 @@ def dmm(
       f"dmm got influence {list(np.shape(influence))} for {len(targets)} targets and "
       f"{len(sources)} sources, must be [{len(targets)}, {len(sources)}, C]."
     )
+  for name, ids in (("targets", targets), ("sources", sources)):
+    values, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+      raise ValueError(
+        f"dmm got id {values[counts > 1][0]} more than once in {name}. Give each id once."
+      )
   beta = np.asarray(influence)
+  if not np.isfinite(beta).all():
+    raise ValueError(
+      f"dmm got {np.sum(~np.isfinite(beta))} influences that are not finite. NaN is of an example "
+      "that was never left out, or always: train more models."
+    )
 
   def remember(params: Bound, session: Session) -> jax.Array:
     if session.ids is None:
@@ -275,8 +291,15 @@ def dmm(
     _refuse_missing(in_forget | in_retain, targets_at, session.ids, "targets")
     _refuse_missing(in_forget, sources_at, session.ids, "sources")
     gone = in_forget.at[sources_at].get(mode="fill", fill_value=False)
-    removed = jnp.einsum("tjc,j->tc", beta, gone.astype(beta.dtype))
-    return _own_logits(params, session).at[targets_at].add(-removed, mode="drop")
+    effects = jnp.asarray(beta)
+    removed = jnp.einsum("tjc,j->tc", effects, gone.astype(effects.dtype))
+    logits = _own_logits(params, session)
+    if logits.shape[-1] != beta.shape[-1]:
+      raise ValueError(
+        f"dmm got influences on {beta.shape[-1]} logits for a network of {logits.shape[-1]} "
+        'classes. Estimate them with target="logits".'
+      )
+    return logits.at[targets_at].add(-removed, mode="drop")
 
   def objective(params, turn, predicted):
     batch = merged(turn.forget, turn.retain)

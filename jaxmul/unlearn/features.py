@@ -15,7 +15,7 @@ from jaxmul.binding import Bound
 from jaxmul.unlearn._passes import Batch
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.base import Session, Unlearner
-from jaxmul.unlearn.boundary import norms
+from jaxmul.unlearn.boundary import likeliest_wrong, norms
 from jaxmul.unlearn.distill import divergence
 from jaxmul.unlearn.layers import in_layers
 from jaxmul.unlearn.objective import descend, only, sgd
@@ -46,7 +46,8 @@ def layer_attack(
 
   Normalised gradient steps on φ, stopped where the prediction changes ("partial"), give adversarial
   features φ'. Where S is still predicted right the objective is (1 − α) ℓ(z, y') + α T² KL(t‖z), y'
-  the class and t the original network's logits at φ'; elsewhere KL to the student's own outputs,
+  the likeliest wrong class and t the original network's logits at φ' (y' is the predicted class
+  there unless `steps` were too few to cross); elsewhere KL to the student's own outputs,
   which has no gradient. Needs S; the features are computed once, and an epoch costs one pass over S
   through one layer. The paper tunes rate and epochs; 0.01 and 10 are our choice.
 
@@ -57,8 +58,8 @@ def layer_attack(
     learning_rate: η, constant.
     alpha: α in [0, 1].
     temperature: T, above 0.
-    step: length of a step on φ, in units of the mean norm of φ.
-    steps: at most so many.
+    step: length of a step on φ, above 0, in units of the mean norm of φ over S.
+    steps: at most so many, at least 1.
     momentum: μ.
 
   Returns:
@@ -80,11 +81,16 @@ def layer_attack(
       f"layer_attack got alpha={alpha} and temperature={temperature}, "
       "must be in [0, 1] and above 0."
     )
+  if not step > 0 or not steps >= 1:
+    raise ValueError(
+      f"layer_attack got step={step} and steps={steps}, must be above 0 and at least 1."
+    )
 
   def remember(params: Bound, session: Session) -> _Attacked:
     in_layers(params.params, (head,), "layer_attack")
     features = map_members(_features, (_Static(features_fn), params), session.forget, 256)
-    arguments = (features, *_head(params, head), jnp.float32(step), jnp.int32(steps))
+    length = step * jnp.sum(norms(features)) / session.forget.count  # rows outside S are 0
+    arguments = (features, *_head(params, head), length, jnp.int32(steps))
     teacher, labels = map_members(_attack, arguments, session.forget, 256)
     return _Attacked(features, teacher, labels)
 
@@ -139,10 +145,9 @@ def _features(features_fn: _Static, params: Bound, batch: Batch) -> jax.Array:
   return features_fn.function(params, batch.inputs)
 
 
-def _attack(features, kernel, bias, step, steps, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """Returns logits [B, C] and class [B] at features just across the boundary."""
+def _attack(features, kernel, bias, length, steps, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  """Returns logits [B, C] and wrong class [B] at features just across the boundary."""
   phi, labels = features[batch.rows], batch.labels
-  length = step * jnp.sum(jnp.where(batch.mask[:, None], norms(phi), 0)) / batch.mask.sum()
 
   def loss(phi):
     return jnp.sum(losses.cross_entropy(phi @ kernel + bias, labels))
@@ -155,7 +160,7 @@ def _attack(features, kernel, bias, step, steps, batch: Batch) -> tuple[jax.Arra
     return jnp.where(inside[:, None], moved, phi)
 
   logits = lax.fori_loop(0, steps, up, phi) @ kernel + bias
-  return logits, jnp.argmax(logits, axis=-1)
+  return logits, likeliest_wrong(logits, labels)
 
 
 def _head(params: Bound, head: str) -> tuple[jax.Array, jax.Array]:

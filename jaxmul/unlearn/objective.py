@@ -61,6 +61,9 @@ def descend(
 ) -> Unlearner:
   """Returns the Unlearner that descends an objective with an optax transformation.
 
+  Its `update` has one more argument than others: `at`, params at which the gradient is taken in
+  place of those that move (`sam`).
+
   Args:
     objective: `(params, turn, memory) -> (value, params)`; the second result carries the new state
       of the network, such as BatchNorm statistics.
@@ -83,14 +86,15 @@ def descend(
       optimizer.init(first.params), memory, Clock(zero, zero, zero + 1), jnp.int32(session.epochs)
     )
 
-  def update(forget, retain, state, params, key):
+  def update(forget, retain, state, params, key, at=None):
     turn = Turn(forget, retain, key, state.clock, state.epochs)
 
     def value(theta):
       value, new = objective(params.replace(params=theta), turn, state.memory)
       return value, new.state
 
-    gradient, network_state = jax.grad(value, has_aux=True)(params.params)
+    where = params if at is None else at
+    gradient, network_state = jax.grad(value, has_aux=True)(where.params)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, params.params)
     if reshape is not None:
       updates = reshape(updates, state.memory, turn)
@@ -122,7 +126,13 @@ def one_shot(change: Callable[[Bound, Session], Bound], *, identity: Hashable) -
 def sgd(
   learning_rate: float, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-  """Returns SGD with coupled weight decay, as PyTorch's."""
+  """Returns SGD with coupled weight decay, as PyTorch's.
+
+  Raises:
+    ValueError: learning_rate is negative.
+  """
+  if not learning_rate >= 0:
+    raise ValueError(f"learning_rate={learning_rate}, must be at least 0.")
   return optax.chain(
     optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum or None)
   )

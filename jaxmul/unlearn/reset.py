@@ -43,7 +43,7 @@ def msg(
     learning_rate: η, the highest.
     fraction: share of each kernel that is reset, in [0, 1]; with 0 and `rest` 1 this is
       fine-tuning.
-    rest: factor on the updates of all other weights.
+    rest: factor on the gradients of all other weights.
     momentum: μ.
     weight_decay: λ.
 
@@ -79,18 +79,25 @@ def msg(
     )
     return Chosen(mask, initial.params)
 
+  def objective(params: Bound, turn: Turn, chosen: Chosen) -> tuple[jax.Array, Bound]:
+    def slowed(mask: jax.Array, weight: jax.Array) -> jax.Array:
+      """The weight itself, with a gradient that is scaled."""
+      fixed = jax.lax.stop_gradient(weight)
+      return fixed + jnp.where(mask, 1.0, rest).astype(weight.dtype) * (weight - fixed)
+
+    slow = jax.tree.map(slowed, chosen.mask, params.params)
+    return retain_risk(params.replace(params=slow), turn, chosen)
+
   def reshape(updates: Any, chosen: Chosen, turn: Turn) -> Any:
+    del chosen
     clock = turn.clock
-    epochs = clock.epoch + (clock.step + 1) / clock.steps
-    rate = jnp.minimum(epochs, (turn.epochs - epochs) / jnp.maximum(turn.epochs - 1, 1))
-    return jax.tree.map(
-      lambda mask, moved: jnp.where(mask, 1.0, rest).astype(moved.dtype) * rate * moved,
-      chosen.mask,
-      updates,
-    )
+    epochs = clock.epoch + (clock.step + 0.5) / clock.steps
+    highest = jnp.minimum(1.0, turn.epochs / 2)
+    rate = jnp.minimum(epochs / highest, (turn.epochs - epochs) / (turn.epochs - highest))
+    return jax.tree.map(lambda moved: rate.astype(moved.dtype) * moved, updates)
 
   return descend(
-    retain_risk,
+    objective,
     sgd(learning_rate, momentum, weight_decay),
     identity=("msg", learning_rate, fraction, rest, momentum, weight_decay),
     given=initial,

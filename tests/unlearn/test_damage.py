@@ -1,5 +1,7 @@
 """Boundaries, layers, resets, perturbations and sharpness: one step each by hand in float64."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,31 +196,36 @@ def test_a_layer_that_is_not_there_is_named():
   assert "\n" not in str(caught.value)
 
 
-def test_msg_resets_the_smallest_gradients_and_slows_the_rest():
-  algorithm = unlearn.msg(bound(FRESH), ETA, fraction=0.25, weight_decay=0.0)
-  begun, after = first_step(algorithm, bound(), epochs=2)
+def test_msg_resets_the_smallest_gradients_and_slows_those_of_the_rest():
+  algorithm = unlearn.msg(bound(FRESH), ETA, fraction=0.25, weight_decay=0.3)
+  begun, after = first_step(algorithm, bound(), epochs=1)
   difference = np.abs(gradient(W, *R) - gradient(W, *S))
   reset = difference <= np.sort(difference.ravel())[2]
   assert reset.sum() == 3
   expected = np.where(reset, FRESH, W)
   np.testing.assert_array_equal(begun.params, expected)
   down = np.where(reset, 1, 0.1) * gradient(expected, *R)
+  down += 0.3 * expected  # not slowed
   np.testing.assert_allclose(after.params, expected - ETA * down, rtol=1e-6)  # top rate
 
 
-def test_msg_rate_rises_for_an_epoch_and_falls_to_zero():
+@pytest.mark.parametrize(
+  ("epochs", "expected"),
+  [(3, [0.25, 0.75, 0.875, 0.625, 0.375, 0.125]), (1, [0.5, 0.5]), (2, [0.25, 0.75, 0.75, 0.25])],
+)
+def test_msg_rate_rises_for_an_epoch_and_falls(epochs, expected):
   algorithm = unlearn.msg(bound(FRESH), 1.0, fraction=0.0, rest=1.0, momentum=0.0, weight_decay=0.0)
   with jax.enable_x64(True):
     rows = unlearn.Rows(jnp.asarray(R[0]), jnp.asarray(R[1]), jnp.arange(6), jnp.int32(6))
-    state = algorithm.init(bound(), unlearn.Session(rows, rows, 3, 6, jax.random.key(0)))
+    state = algorithm.init(bound(), unlearn.Session(rows, rows, epochs, 6, jax.random.key(0)))
     batch, rates = rows.batch(0, 6, 6), []
-    for epoch in range(3):
+    for epoch in range(epochs):
       for step in range(2):
         clock = unlearn.Clock(*map(jnp.int32, (epoch, step, 2)))
         now = algorithm.tick(state, clock)
         moved, _ = algorithm.update(batch, batch, now, bound(), jax.random.key(0))
         rates.append(float(-moved.params[0, 0] / gradient(W, *R)[0, 0]))
-  np.testing.assert_allclose(rates, [0.5, 1, 0.75, 0.5, 0.25, 0], atol=1e-6)
+  np.testing.assert_allclose(rates, expected, atol=1e-6)
 
 
 def test_localized_reset_resets_the_channels_that_matter_most():
@@ -257,7 +264,7 @@ def test_perturbation_touches_exactly_its_share_then_fine_tunes(make):
   ],
 )
 def test_with_nothing_damaged_it_is_fine_tune(algorithm):
-  _, after = first_step(algorithm, bound(), epochs=2)
+  _, after = first_step(algorithm, bound(), epochs=1)
   _, tuned = first_step(unlearn.fine_tune(ETA), bound())
   np.testing.assert_allclose(after.params, tuned.params, rtol=1e-12)
 
@@ -283,10 +290,18 @@ def _session(x):
 
 
 def test_sam_takes_the_gradient_at_the_worse_place():
-  _, after = first_step(unlearn.sam(unlearn.fine_tune(ETA, weight_decay=0.0), rho=0.3), bound())
+  _, after = first_step(unlearn.sam(unlearn.fine_tune(ETA, weight_decay=0.3), rho=0.3), bound())
   g = gradient(W, *R)
-  worse = W + 0.3 * g / np.linalg.norm(g)
-  np.testing.assert_allclose(after.params, W - ETA * gradient(worse, *R), rtol=1e-12)
+  down = gradient(W + 0.3 * g / np.linalg.norm(g), *R) + 0.3 * W  # decays from where it is
+  np.testing.assert_allclose(after.params, W - ETA * down, rtol=1e-12)
+
+
+def test_sam_refuses_an_algorithm_whose_gradient_it_cannot_take_elsewhere():
+  mine = dataclasses.replace(
+    unlearn.fine_tune(), update=lambda forget, retain, state, params, k: ()
+  )
+  with pytest.raises(ValueError, match="Make it with descend"):
+    unlearn.sam(mine)
 
 
 def test_layer_attack_moves_only_the_head_and_only_for_what_is_still_right():
@@ -322,6 +337,26 @@ def test_layer_attack_uses_the_teacher_at_the_adversarial_features():
   delta = np.where(right[:, None], 4 * (softmax(phi @ W / 4) - softmax(teacher / 4)), 0)
   np.testing.assert_allclose(soft.params["head"]["kernel"], W - ETA * phi.T @ delta / 5, rtol=1e-4)
   assert (hard.params["head"]["kernel"] != soft.params["head"]["kernel"]).any()
+
+
+@pytest.mark.parametrize(("step", "steps"), [(0.05, 100), (1e-3, 1)])
+def test_layer_attack_stops_one_step_past_the_boundary_and_never_names_the_true_class(step, steps):
+  params = deep()
+  algorithm = unlearn.layer_attack(hidden, "head", ETA, step=step, steps=steps)
+  with jax.enable_x64(True):
+    rows = unlearn.Rows(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+    session = unlearn.Session(rows, rows, 1, 5, jax.random.key(0))
+    attacked = algorithm.init(params, session).memory
+  phi = np.tanh(S[0] @ np.asarray(params.params["first"]["kernel"]))
+  length = step * np.linalg.norm(phi, axis=1).mean()
+  for _ in range(steps):
+    up = (softmax(phi @ W) - np.eye(3)[S[1]]) @ W.T
+    inside = (phi @ W).argmax(1) == S[1]
+    phi = phi + inside[:, None] * length * up / np.linalg.norm(up, axis=1, keepdims=True)
+  np.testing.assert_allclose(attacked.teacher, phi @ W, rtol=1e-6)
+  wrong = np.where(np.eye(3)[S[1]] == 1, -np.inf, phi @ W)
+  np.testing.assert_array_equal(attacked.labels, wrong.argmax(1))
+  assert ((phi @ W).argmax(1) == S[1]).any() == (steps == 1)
 
 
 def test_features_are_what_the_head_is_given():

@@ -165,7 +165,7 @@ def test_bad_teacher_imitates_the_random_network_on_forget_and_the_original_on_r
   np.testing.assert_allclose(new, moved - ETA * g / (np.abs(g) + 1e-8), rtol=1e-9)  # Adam, step 1
 
 
-def test_regun_pulls_forget_to_the_mean_heldout_outputs_of_its_class(parts):
+def test_regun_pulls_forget_to_the_mean_heldout_outputs_of_its_mix_of_classes(parts):
   w, moved, s, r = parts
   rng = np.random.default_rng(5)
   heldout = Dataset(rng.normal(size=(12, 4)).astype(np.float32), np.arange(12) % 3)
@@ -173,7 +173,7 @@ def test_regun_pulls_forget_to_the_mean_heldout_outputs_of_its_class(parts):
   new = one_update(algorithm, w, s, r, at=moved)
   outputs = softmax(heldout.images.astype(float) @ w)
   q = np.stack([outputs[heldout.labels == c].mean(0) for c in range(3)])
-  pull = s[0].T @ (softmax(s[0] @ moved) - q[s[1]]) / 5
+  pull = s[0].T @ (softmax(s[0] @ moved) - q[s[1]].mean(0)) / 5
   np.testing.assert_allclose(
     new, moved - ETA * (gradient(moved, *r) + 0.5 * pull + DECAY * moved), rtol=1e-6
   )
@@ -214,6 +214,8 @@ def test_dmm_names_the_id_whose_influence_is_missing(problem):
   assert "\n" not in str(caught.value)
   with pytest.raises(ValueError, match=r"must be \[3, 1, C\]"):
     unlearn.dmm(np.zeros((3, 2, 3)), np.arange(3), np.arange(1))
+  with pytest.raises(ValueError, match=r"influences on 1 logits for a network of 3 classes"):
+    run(problem, unlearn.dmm(np.zeros((40, 10, 1)), np.arange(40), np.arange(10)), 1)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +232,12 @@ def test_dmm_names_the_id_whose_influence_is_missing(problem):
     (lambda: unlearn.fisher(-1.0), "alpha=-1.0, must be at least 0"),
     (lambda: unlearn.ssd(0.0), "alpha=0.0"),
     (lambda: unlearn.layer_attack(models.features, "head", alpha=2), "alpha=2"),
+    (lambda: unlearn.layer_attack(models.features, "head", steps=0), "steps=0, must be"),
+    (lambda: unlearn.dmm(np.zeros((2, 1, 3)), [4, 4], [4]), "id 4 more than once in targets"),
+    (lambda: unlearn.dmm(np.zeros((1, 2, 3)), [4], [4, 4]), "id 4 more than once in sources"),
+    (lambda: unlearn.dmm(np.full((1, 1, 3), np.nan), [4], [4]), "3 influences that are not finite"),
+    (lambda: unlearn.regun(Dataset(np.ones((0, 2)), np.ones(0, int))), "no held-out examples"),
+    (lambda: unlearn.fine_tune(-0.1), "learning_rate=-0.1, must be at least 0"),
   ],
 )
 def test_hyperparameters_out_of_range_get_one_line(make, message):
