@@ -95,7 +95,7 @@ def meta_unlearn(
     >>> rum.meta_unlearn(plan, params, toy, groups, jax.random.key(1))(toy.images).shape
     (6, 2)
   """
-  for done in _steps(plan, params, dataset, groups, key, store):
+  for done in chained(plan, params, dataset, groups, key, store):
     params = done.params
   return params
 
@@ -139,7 +139,7 @@ def run(
     return {name: metrics.accuracy(params, dataset.take(ids)) for name, ids in parts.items()}
 
   effects, before = [], None
-  for done in _steps(plan, params, dataset, groups, key, store):
+  for done in chained(plan, params, dataset, groups, key, store):
     before = accuracies(params) if before is None else before
     after = before if done.params is params else accuracies(done.params)
     effects.append(Effect(done.number, _name(done.step), done.seconds, before, after))
@@ -147,25 +147,37 @@ def run(
   return Outcome(params, tuple(effects))
 
 
-class _Done(NamedTuple):
+class Done(NamedTuple):
+  """A finished step of `chained`; seconds are 0 where it was read back."""
+
   number: int
   step: Step
   params: Bound
   seconds: float
 
 
-def _steps(plan, params, dataset, groups, key, store) -> Iterator[_Done]:
+def chained(
+  plan: Plan,
+  params: Bound,
+  dataset: Dataset,
+  groups: Sequence[np.ndarray],
+  key: jax.Array,
+  store: str | os.PathLike[str] | None,
+  gone: Any = (),
+) -> Iterator[Done]:
+  """Yields each step of `meta_unlearn` when it is done; ids in `gone` are in no set at all."""
+  gone = np.asarray(gone, np.int64)
   if len(plan.steps) != len(groups):
     raise ValueError(
       f"the plan has {len(plan.steps)} steps but there are {len(groups)} groups; "
       "give one step for each group."
     )
   splits = [
-    Split(forget=group, retain=np.setdiff1d(dataset.ids, np.concatenate(groups[: i + 1])))
+    Split(forget=group, retain=np.setdiff1d(dataset.ids, np.concatenate([gone, *groups[: i + 1]])))
     for i, group in enumerate(groups)
   ]
   Split(forget=np.concatenate(groups), retain=splits[-1].retain).check(dataset)
-  digest = None if store is None else _start_digest(params, dataset, key)
+  digest = None if store is None else _start_digest(params, dataset, key, gone)
   for i, (step, split) in enumerate(zip(plan.steps, splits, strict=True)):
     folder = None
     if digest is not None and store is not None:
@@ -183,7 +195,7 @@ def _steps(plan, params, dataset, groups, key, store) -> Iterator[_Done]:
       seconds = time.perf_counter() - start
       if folder is not None:
         checkpoint.save(folder, params)
-    yield _Done(i, step, params, seconds)
+    yield Done(i, step, params, seconds)
 
 
 def _name(step: Step) -> str:
@@ -194,17 +206,33 @@ def _name(step: Step) -> str:
 
 
 def params_hash(params: Bound) -> str:
-  """SHA-256 of all params and statistics, with their names, dtypes and shapes."""
+  """SHA-256 of all params and statistics, with their names, dtypes and shapes.
+
+  Functions are not part of it: it tells weights apart, not architectures that share them.
+
+  Args:
+    params: a `Bound`, on any devices.
+
+  Returns:
+    64 hex digits, equal where every bit is.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxmul import bind
+    >>> zero, one = (bind(lambda w, x: x @ w, np.full((2, 3), value)) for value in (0.0, 1.0))
+    >>> len(params_hash(zero)), params_hash(zero) == params_hash(one)
+    (64, False)
+  """
   digest = hashlib.sha256()
   _include_arrays(digest, (params.params, params.state))
   return digest.hexdigest()
 
 
-def _start_digest(params: Bound, dataset: Dataset, key: jax.Array):
+def _start_digest(params: Bound, dataset: Dataset, key: jax.Array, gone: Any):
   digest = hashlib.sha256(params_hash(params).encode())
   order = np.argsort(dataset.ids)
   arrays = (dataset.images[order], dataset.labels[order], dataset.ids[order])
-  _include_arrays(digest, (*arrays, jax.random.key_data(key)))
+  _include_arrays(digest, (*arrays, jax.random.key_data(key), np.sort(gone) if len(gone) else ()))
   return digest
 
 

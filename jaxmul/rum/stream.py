@@ -1,7 +1,8 @@
 """Deletion requests in sequence: the papers' unlearn steps 1, 2, 3 …, with a ledger of what went.
 
 Before each request the scores of its examples are computed on the current network; afterwards its
-examples are no longer in the data that anything is given.
+examples are no longer in the data that anything is given: their rows are overwritten with zeros and
+belong to no set, so that the arrays keep their shapes and one compiled program serves all requests.
 """
 
 import json
@@ -19,7 +20,7 @@ from jaxmul.binding import Bound
 from jaxmul.data.dataset import Dataset
 from jaxmul.memorization.plan import describe
 from jaxmul.rum.groups import refine
-from jaxmul.rum.meta import meta_unlearn, params_hash
+from jaxmul.rum.meta import chained, params_hash
 from jaxmul.rum.plan import Plan
 
 Score = Callable[[Bound, Dataset], Any]
@@ -64,6 +65,9 @@ def stream(
 ) -> Iterator[Deletion]:
   """Serves requests for deletion one after another, each on the network that the last one left.
 
+  What was deleted stays in the data as zeros under its id, in no set, so that the shapes do not
+  change: requests of equal or similar size share one compiled program for each algorithm.
+
   Args:
     plan: refines and unlearns every request: one step for each group.
     params: the trained network.
@@ -73,14 +77,17 @@ def stream(
     key: request i uses `fold_in(key, i)`.
     score: `(params, data) -> [k]`, higher = more memorized; called with the current network and the
       examples of the request alone, in the order of their ids.
-    store: folder for the params after each step and for `ledger.jsonl`. The same call again, after
-      a kill, reads back what is finished. The ledger is written whole after each request.
+    store: folder for the params after each step and for `ledger.jsonl`, a line for each request.
+      The same call again, after a kill, reads back what is finished: its lines stay as they are,
+      with the time when it was done, and more are added. A line is never taken out, so that another
+      plan, network, data set or queue needs a folder of its own.
 
   Yields:
     A `Deletion` after each request.
 
   Raises:
-    ValueError: an id is not in the data, or was deleted before, or as `meta_unlearn`.
+    ValueError: an id is not in the data, or was deleted before; the store's ledger is damaged, or
+      holds another request in this one's place; or as `meta_unlearn`.
     unlearn.Diverged: a step diverged.
 
   Example:
@@ -96,47 +103,84 @@ def stream(
     >>> [sorted(sum(done.entry.groups, ())) for done in served]
     [[0, 1], [2, 4]]
   """
-  kept: list[Entry] = []
+  ledger = None if store is None else Path(store) / "ledger.jsonl"
+  old = [] if ledger is None else _read(ledger)
+  words, kept, gone = plan_words(plan), [], np.zeros(0, np.int64)
   for number, request in enumerate(requests):
     ids = np.sort(np.asarray(request, np.int64))
-    gone = np.intersect1d(ids, [i for entry in kept for group in entry.groups for i in group])
-    if len(gone):
+    again = np.intersect1d(ids, gone)
+    if len(again):
       raise ValueError(
-        f"request {number}: id {int(gone[0])} was deleted before. Ask for what is left."
+        f"request {number}: id {int(again[0])} was deleted before. Ask for what is left."
       )
-    scores = score(params, dataset.take(ids))
-    groups = refine(scores, ids, num_groups=len(plan.steps))
-    before = params_hash(params)
-    params = meta_unlearn(
-      plan,
-      params,
-      dataset,
-      groups,
-      jax.random.fold_in(key, number),
-      store=None if store is None else Path(store) / f"request{number}",
-    )
-    dataset = dataset.take(np.setdiff1d(dataset.ids, ids))
-    kept.append(
-      Entry(
-        number,
-        tuple(tuple(group.tolist()) for group in groups),
-        plan_words(plan),
-        before,
-        params_hash(params),
-        time.time(),
+    groups = refine(score(params, dataset.take(ids)), ids, num_groups=len(plan.steps))
+    listed = tuple(tuple(group.tolist()) for group in groups)
+    entry = Entry(number, listed, words, params_hash(params), "", 0.0)
+    if number < len(old):
+      _same(ledger, old[number], entry, ("request", "groups", "plan", "before"))
+    folder = None if store is None else Path(store) / f"request{number}"
+    for done in chained(
+      plan, params, dataset, groups, jax.random.fold_in(key, number), folder, gone
+    ):
+      params = done.params
+    dataset, gone = _blanked(dataset, ids), np.union1d(gone, ids)
+    entry = entry._replace(after=params_hash(params), finished=time.time())
+    if number < len(old):
+      _same(ledger, old[number], entry, ("after",))
+      entry = old[number]
+    kept.append(entry)
+    if ledger is not None and len(kept) > len(old):
+      write_atomic(ledger, "".join(json.dumps(e._asdict()) + "\n" for e in kept).encode())
+    yield Deletion(params, entry)
+
+
+def _blanked(dataset: Dataset, ids: np.ndarray) -> Dataset:
+  """The data in the same shapes, with the images and labels of these ids overwritten by zeros."""
+  images, labels = dataset.images.copy(), dataset.labels.copy()
+  rows = dataset.rows(ids)
+  images[rows], labels[rows] = 0, 0
+  return Dataset(images, labels, dataset.ids, dataset.num_classes)
+
+
+def _read(ledger: Path) -> list[Entry]:
+  if not ledger.exists():
+    return []
+  entries = []
+  for number, line in enumerate(ledger.read_bytes().splitlines()):
+    try:
+      entry = Entry(**json.loads(line))
+      entries.append(entry._replace(groups=tuple(tuple(group) for group in entry.groups)))
+    except (ValueError, TypeError):
+      raise ValueError(
+        f"stream: line {number + 1} of {ledger} is damaged. Bring the file back from a copy, or "
+        "move it away and call again: a new one is written, with new times."
+      ) from None
+  return entries
+
+
+def _same(ledger: Path | None, old: Entry, new: Entry, fields: tuple[str, ...]) -> None:
+  for field in fields:
+    was, now = getattr(old, field), getattr(new, field)
+    if was != now:
+      raise ValueError(
+        f"stream: {ledger} has request {old.request} with {field} {str(was)[:80]}, not "
+        f"{str(now)[:80]}. Its lines are kept: give the same plan, params, data, requests, score "
+        "and key again, or another store."
       )
-    )
-    if store is not None:
-      lines = [json.dumps(entry._asdict()) + "\n" for entry in kept]
-      write_atomic(Path(store) / "ledger.jsonl", "".join(lines).encode())
-    yield Deletion(params, kept[-1])
 
 
 def plan_words(plan: Plan) -> str:
-  """Returns a plan in words: each step's algorithm with its settings, epochs and batch size."""
+  """Returns a plan in words: each step's algorithm with all its settings.
+
+  Example:
+    >>> from jaxmul import rum, unlearn
+    >>> plan_words(rum.Plan([rum.Step(None), rum.Step(unlearn.neg_grad(0.1), 2, 8)]))
+    "none; ('neg_grad', 0.1, 0.9) × 2 of 8"
+  """
   return "; ".join(
     "none"
     if step.unlearner is None
     else f"{describe(step.unlearner.identity)} × {step.epochs} of {step.batch_size}"
+    + ", statistics frozen" * step.freeze_statistics
     for step in plan.steps
   )
