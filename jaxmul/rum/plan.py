@@ -6,6 +6,7 @@ References:
 """
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 
 import jax
@@ -22,15 +23,36 @@ class Step:
 
   Attributes:
     unlearner: the algorithm, or None to leave the group as it is.
-    epochs: passes.
-    batch_size: examples a step.
+    epochs: passes, at least 1; an algorithm of one shot makes none, whatever is given.
+    batch_size: examples a step, at least 1.
     freeze_statistics: see `unlearn.run`.
+
+  Raises:
+    ValueError: unlearner is something else, such as a factory that was not called; or epochs or
+      batch_size is not an integer, or below 1.
   """
 
   unlearner: unlearn.Unlearner | None
   epochs: int = 5
   batch_size: int = 256
   freeze_statistics: bool = False
+
+  def __post_init__(self):
+    given = self.unlearner
+    if given is not None and not isinstance(given, unlearn.Unlearner):
+      name = getattr(given, "__name__", None)
+      raise ValueError(
+        f"rum.Step got a {type(given).__name__}, must be an unlearn.Unlearner or None."
+        if name is None
+        else f"rum.Step got {name}, which makes an Unlearner and is none. Call it: {name}(...)."
+      )
+    for name in ("epochs", "batch_size"):
+      value = getattr(self, name)
+      if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(
+          f"rum.Step got {name}={value!r}, must be an integer of at least 1. "
+          "Step(None) leaves a group as it is."
+        )
 
   def run(self, params: Bound, dataset: Dataset, split: Split, key: jax.Array) -> Bound:
     """Returns the params after this step, `unlearn.run` with its settings; errors as there."""
@@ -61,7 +83,18 @@ class Plan:
 
 
 def neg_grad_plus_plan(batch_size: int = 256) -> Plan:
-  """RUM's published plan of NegGrad+ alone: α 0.99 / 0.97 / 0.97, epochs 5 / 5 / 10.
+  """RUM's published plan of NegGrad+ alone: from low to high more weight on S, or a smaller rate.
+
+  α 0.99 / 0.97 / 0.97, epochs 5 / 5 / 10, learning rate 0.01 / 0.01 / 0.001.
+
+  Args:
+    batch_size: examples a step, at least 1; the paper's is 256.
+
+  Returns:
+    A `Plan` of three steps, for the groups of low, medium and high memorization.
+
+  Raises:
+    ValueError: batch_size is not an integer, or below 1.
 
   References:
     Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
@@ -82,12 +115,23 @@ def neg_grad_plus_plan(batch_size: int = 256) -> Plan:
 def salun_plan(batch_size: int = 256) -> Plan:
   """RUM's published plan: leave low, fine-tune medium (10 epochs), SalUn on high (5 epochs).
 
+  Both learning rates are 0.1; SalUn alone is published for 10 epochs.
+
+  Args:
+    batch_size: examples a step, at least 1; the paper's is 256.
+
+  Returns:
+    A `Plan` of three steps, for the groups of low, medium and high memorization.
+
+  Raises:
+    ValueError: batch_size is not an integer, or below 1.
+
   References:
     Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
 
   Example:
-    >>> salun_plan().steps[0].unlearner is None
-    True
+    >>> [step.unlearner and step.unlearner.identity[0] for step in salun_plan().steps]
+    [None, 'fine_tune', 'salun']
   """
   return Plan(
     [
