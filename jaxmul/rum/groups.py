@@ -85,6 +85,20 @@ def refine(
 def shuffle(ids: Any, key: jax.Array, *, num_groups: int = 3) -> list[np.ndarray]:
   """Partitions a forget set at random: RUM's ablation. The order given does not matter.
 
+  Args:
+    ids: int [k], the forget set, unique.
+    key: decides who goes where.
+    num_groups: K groups whose sizes differ by at most one, in [1, k].
+
+  Returns:
+    K arrays of ids int64, sorted within, disjoint, the larger ones first.
+
+  Raises:
+    ValueError: no ids, ids repeat, or num_groups is outside [1, k].
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
   Example:
     >>> import jax
     >>> sorted(len(group) for group in shuffle([1, 2, 3, 4], jax.random.key(0)))
@@ -181,6 +195,9 @@ def entanglement_scores(forget: Any, retain: Any) -> np.ndarray:
   Args:
     forget: φ [|S|, F] of the original network.
     retain: φ [|R|, F].
+
+  Returns:
+    Scores [|S|], float64, at most 0, which is an example at the mean of the retain set.
 
   Raises:
     ValueError: as `entanglement`.
