@@ -126,15 +126,16 @@ def run(
     batch_size: examples a step.
     freeze_statistics: run the network in evaluation mode, so that BatchNorm statistics are used and
       not updated, and there is no dropout. The papers run it in training mode.
-    devices: split every batch over these, of which there must be a divisor of `batch_size`; one
-      device by default.
+    devices: split every batch over these, whose number must divide `batch_size`; `[device]` runs on
+      that one. JAX's default device by default.
 
   Returns:
     The unlearned network.
 
   Raises:
-    ValueError: an id is not in the data, a label is not a class, a number is below 1, the devices
-      do not divide the batch, or raw variables with batch statistics are given.
+    ValueError: an id is not in the data, a label is not a class, a number is below 1 or no integer,
+      there are no devices or they do not divide the batch, or raw variables with batch statistics
+      are given.
     Diverged: values became NaN or inf; the exception holds the last good params.
 
   Example:
@@ -152,8 +153,12 @@ def run(
   params = as_bound(params, None, "unlearn.run")
   refuse_batch_stats(params, "unlearn.run")
   for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+    if not isinstance(value, int | np.integer):
+      raise ValueError(f"unlearn.run got {name}={value}, must be an integer. Use {name}=1 or more.")
     if value < 1:
       raise ValueError(f"unlearn.run got {name}={value}, must be at least 1.")
+  if devices is not None and not len(devices):
+    raise ValueError("unlearn.run got devices=[], must be at least one. Use jax.devices() or None.")
   mesh = None if devices is None or len(devices) == 1 else _sharding.mesh("data", devices)
   multiple = 8 if mesh is None else 8 * mesh.size
   if mesh is not None and batch_size % mesh.size:
@@ -164,6 +169,8 @@ def run(
   classes = jax.eval_shape(params, dataset.take(dataset.ids[:1]).batch()[0]).shape[-1]
   _check.class_numbers(dataset.labels, classes, "unlearn.run")
   images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
+  if devices is not None and mesh is None:
+    images, labels, params = jax.device_put((images, labels, params), devices[0])
   forget, retain = (
     Rows(images, labels, *padded_rows(dataset.rows(sorted(ids)), len(dataset)))
     for ids in (split.forget, split.retain)
@@ -239,9 +246,32 @@ def _finite(params: Bound) -> jax.Array:
 
 
 def retrain(recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array):
-  """Retrains from scratch on R, the oracle: `train.fit(recipe, dataset, key, split.retain)`.
+  """Retrains from scratch on R, the oracle: `train.fit` on the retain set alone.
+
+  Args:
+    recipe: that of the original network.
+    dataset: holds the examples that `split` names.
+    split: only `retain` is used. The order of the ids does not matter.
+    key: for initial params, order and augmentation.
 
   Returns:
-    A `train.Fit`; its `params` are the oracle.
+    A `train.Fit`; its `params` are the oracle, its scores and ids those of R.
+
+  Raises:
+    ValueError: R is empty, an id is not in the data, or a label is not a class of the network.
+    train.Diverged: the loss became NaN or inf; the exception holds the last good epoch.
+
+  References:
+    Bourtoule et al., [Machine Unlearning](https://arxiv.org/abs/1912.03817), 2019.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, train, unlearn
+    >>> from jaxmul.data import Dataset, Split
+    >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
+    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=1)
+    >>> split = Split(forget=np.array([3]), retain=np.array([0, 1, 2]))
+    >>> unlearn.retrain(recipe, toy, split, jax.random.key(0)).ids.tolist()
+    [0, 1, 2]
   """
   return fit(recipe, dataset, key, split.retain)

@@ -29,11 +29,14 @@ def boundary_shrink(
 
   Args:
     learning_rate: η, constant.
-    radius: r, in units of the inputs.
+    radius: r, at least 0, in units of the inputs.
     momentum: μ.
 
   Returns:
     An `Unlearner`.
+
+  Raises:
+    ValueError: radius is negative.
 
   References:
     Chen et al., [Boundary Unlearning](https://arxiv.org/abs/2303.11570), 2023.
@@ -42,6 +45,9 @@ def boundary_shrink(
     >>> boundary_shrink().passes
     'forget'
   """
+
+  if not radius >= 0:
+    raise ValueError(f"boundary_shrink got radius={radius}, must be at least 0.")
 
   def remember(params: Bound, session: Session) -> jax.Array:
     arguments = (params, jnp.float32(radius))
@@ -161,14 +167,17 @@ def amun(
 
   Args:
     learning_rate: η, constant.
-    radius: r, first Euclidean radius, in units of the inputs.
-    doublings: how often it is doubled.
-    steps: of each attack; 50 in the paper.
+    radius: r, first Euclidean radius, above 0, in units of the inputs.
+    doublings: how often it is doubled, at least 0.
+    steps: of each attack, at least 1; 50 in the paper.
     momentum: μ.
     weight_decay: λ.
 
   Returns:
     An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
 
   References:
     Ebrahimpour-Boroojeny et al., [AMUN](https://arxiv.org/abs/2503.00917), 2025.
@@ -177,6 +186,12 @@ def amun(
     >>> amun().passes
     'union'
   """
+
+  if not radius > 0:
+    raise ValueError(f"amun got radius={radius}, must be above 0.")
+  for name, value, least in (("doublings", doublings, 0), ("steps", steps, 1)):
+    if not value >= least:
+      raise ValueError(f"amun got {name}={value}, must be at least {least}.")
 
   def remember(params: Bound, session: Session) -> _Adversarial:
     radii = radius * 2.0 ** jnp.arange(doublings + 1)

@@ -86,7 +86,8 @@ def eu_k(
     weight_decay: λ.
 
   Returns:
-    An `Unlearner`. Its `init` raises ValueError where the network has no layer of a name.
+    An `Unlearner`. Its `init` raises ValueError where the network has no layer of a name, or
+    `initial` is another network.
 
   Raises:
     ValueError: k is outside its range.
@@ -116,6 +117,7 @@ def eu_k(
   def remember(params, session):
     del session
     in_layers(params.params, names, "eu_k")
+    refuse_unlike("eu_k", initial, params)
     return initial
 
   return descend(
@@ -142,6 +144,35 @@ def in_layers(tree: Any, names: Sequence[str], caller: str) -> Any:
       f"{caller}: the network has no layer {missing[0]!r}. It has {', '.join(sorted(found))}."
     )
   return jax.tree_util.tree_map_with_path(lambda path, leaf: bool(_names(path) & set(names)), tree)
+
+
+def refuse_unlike(name: str, initial: Bound, params: Bound) -> None:
+  """Raises ValueError where `initial` is not the same network: other leaves, or other shapes.
+
+  Example:
+    >>> import jax.numpy as jnp, jaxmul
+    >>> small, wide = (jaxmul.bind(jnp.dot, {"w": jnp.ones(n)}) for n in (2, 3))
+    >>> refuse_unlike("eu_k", wide, small)
+    Traceback (most recent call last):
+    ValueError: eu_k needs initial to be the same network with fresh params, but its w is (3,), ...
+  """
+  for part in ("params", "state"):
+    got, wanted = (_shapes(getattr(each, part)) for each in (initial, params))
+    for at in sorted(got | wanted):
+      if got.get(at) != wanted.get(at):
+        raise ValueError(
+          f"{name} needs initial to be the same network with fresh params, but its {at or part} is "
+          f"{got.get(at, 'missing')}, not {wanted.get(at, 'missing')}. "
+          "Pass models.init(model, key, inputs) of the model that was trained."
+        )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  """The shape of each leaf by its path, such as "head/kernel"."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def _restricted(updates, names):

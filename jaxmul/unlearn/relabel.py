@@ -81,8 +81,7 @@ def salun(
     >>> salun(fraction=0.5) == salun(fraction=0.5)
     True
   """
-  if not 0 <= fraction <= 1:
-    raise ValueError(f"salun got fraction={fraction}, must be in [0, 1].")
+  _refuse_fraction("salun", fraction)
 
   def remember(params: Bound, session: Session) -> Any:
     return saliency_mask(full_gradient(params, session.forget, session.batch_size), fraction)
@@ -102,11 +101,22 @@ def saliency_mask(gradient: Any, fraction: float) -> Any:
 
   Equal values are told apart by position, so that the count is exact.
 
+  Args:
+    gradient: any pytree of arrays; all leaves are ranked together.
+    fraction: share that is True, in [0, 1].
+
+  Raises:
+    ValueError: fraction is outside [0, 1].
+
+  References:
+    Fan et al., [SalUn](https://arxiv.org/abs/2310.12508), 2023.
+
   Example:
     >>> import jax.numpy as jnp
     >>> saliency_mask(jnp.array([0.1, -3.0, 2.0, 0.0]), 0.5).tolist()
     [False, True, True, False]
   """
+  _refuse_fraction("saliency_mask", fraction)
   leaves, tree = jax.tree.flatten(gradient)
   flat = jnp.abs(jnp.concatenate([leaf.reshape(-1) for leaf in leaves]))
   keep = round(fraction * flat.size)
@@ -134,6 +144,11 @@ def random_labels(
     shift = jax.random.randint(key, labels.shape, 1, num_classes)
     return (labels + shift) % num_classes
   return jax.random.randint(key, labels.shape, 0, num_classes)
+
+
+def _refuse_fraction(caller: str, fraction: float) -> None:
+  if not 0 <= fraction <= 1:
+    raise ValueError(f"{caller} got fraction={fraction}, must be in [0, 1].")
 
 
 def _relabelled_risk(never_true: bool):
