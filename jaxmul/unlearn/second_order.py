@@ -64,11 +64,11 @@ def influence(
   def change(params: Bound, session: Session) -> Bound:
     size = session.batch_size
     gradient = full_gradient(params, session.forget, size, loss)
-    share = session.forget.count / session.retain.count
     step = damped_solve(
       params, session.retain, gradient, damping, tolerance, iterations, size, loss
     )
-    moved = jax.tree.map(lambda w, d: w + alpha * share * d, params.params, step)
+    s, r = session.forget.count, session.retain.count
+    moved = jax.tree.map(lambda w, d: w + alpha * d * s / r, params.params, step)
     return params.replace(params=moved)
 
   identity = ("influence", alpha, damping, iterations, tolerance, loss)
@@ -192,10 +192,10 @@ def ssd(alpha: float = 10.0, dampening: float = 1.0) -> Unlearner:
       fisher_diagonal(params, rows, min(session.batch_size, 32), False)
       for rows in (session.forget, session.retain)
     )
-    share = session.forget.count / (session.forget.count + session.retain.count)
+    s, r = session.forget.count, session.retain.count
 
     def dampened(weight, f_s, f_r):
-      f_d = share * f_s + (1 - share) * f_r
+      f_d = (s * f_s + r * f_r) / (s + r)
       factor = jnp.minimum(dampening * f_d / jnp.where(f_s > 0, f_s, 1), 1)
       return jnp.where(f_s > alpha * f_d, weight * factor, weight)
 

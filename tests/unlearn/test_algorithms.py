@@ -1,5 +1,7 @@
 """Each algorithm against one hand-worked step in float64, its limits, and errors of public code."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,13 +31,13 @@ def gradient(w, x, y):
 
 @pytest.fixture
 def step():
-  """One step of an algorithm on a linear classifier in float64: returns (new w, old w, S, R)."""
+  """Steps of an algorithm on a linear classifier in float64: returns (new w, old w, S, R)."""
   rng = np.random.default_rng(0)
   w = rng.normal(size=(4, 3))
   s = rng.normal(size=(5, 4)), rng.integers(0, 3, 5)
   r = rng.normal(size=(6, 4)), rng.integers(0, 3, 6)
 
-  def take(algorithm, key=0, *, meets=("forget", "retain"), epoch=0, epochs=1):
+  def take(algorithm, key=0, *, meets=("forget", "retain"), epoch=0, epochs=1, steps=1):
     with jax.enable_x64(True):
       params = bind(linear, jnp.asarray(w))
       images = jnp.concatenate([jnp.asarray(s[0]), jnp.asarray(r[0])])
@@ -55,8 +57,9 @@ def step():
       if algorithm.update is not None:
         zero = jnp.int32(0)
         state = algorithm.tick(state, unlearn.Clock(jnp.int32(epoch), zero, zero + 1))
-        updates, state = algorithm.update(*batches, state, params, jax.random.key(key))
-        params = optax.apply_updates(params, updates)
+        for _ in range(steps):
+          updates, state = algorithm.update(*batches, state, params, jax.random.key(key))
+          params = optax.apply_updates(params, updates)
       if algorithm.finish is not None:
         params = algorithm.finish(params, state)
       return np.asarray(params.params), w, s, r
@@ -67,6 +70,14 @@ def step():
 def test_fine_tune_is_a_step_down_on_retain(step):
   new, w, _, r = step(unlearn.fine_tune(ETA, weight_decay=DECAY))
   np.testing.assert_allclose(new, w - ETA * (gradient(w, *r) + DECAY * w), rtol=1e-12)
+
+
+def test_momentum_carries_the_decayed_gradient_into_the_second_step(step):
+  new, w, _, r = step(unlearn.fine_tune(ETA, momentum=0.9, weight_decay=DECAY), steps=2)
+  first = gradient(w, *r) + DECAY * w
+  w = w - ETA * first
+  second = 0.9 * first + gradient(w, *r) + DECAY * w
+  np.testing.assert_allclose(new, w - ETA * second, rtol=1e-12)
 
 
 def test_neg_grad_is_a_pure_step_up_on_forget_without_decay(step):
@@ -149,6 +160,28 @@ def test_relabelled_labels_really_change(num_classes):
   assert int(other.max()) < num_classes
 
 
+@pytest.mark.parametrize("never_true", [False, True])
+def test_labels_are_drawn_anew_in_each_epoch_of_a_run(never_true):
+  """Each image has weights of its own, so that a step raises the one of the label it was given."""
+  labels = np.arange(12) % 10
+  data = Dataset(np.eye(12, dtype=np.float32), labels)
+  split = Split(forget=np.arange(8), retain=np.arange(8, 12))
+  algorithm = unlearn.random_label(1.0, never_true=never_true, momentum=0.0, weight_decay=0.0)
+  params = bind(linear, jnp.zeros((12, 10)))
+  w = [np.zeros((12, 10))]
+  for epochs in (1, 2):
+    after = unlearn.run(
+      algorithm, params, data, split, jax.random.key(0), epochs=epochs, batch_size=4
+    )
+    w.append(np.asarray(after.params))
+  first, second = (w[1] - w[0]).argmax(1), (w[2] - w[1]).argmax(1)
+  assert (first[:8] != second[:8]).any()
+  for given in (first, second):
+    np.testing.assert_array_equal(given[8:], labels[8:])
+    changed = given[:8] != labels[:8]
+    assert changed.all() if never_true else changed.any()
+
+
 def test_saliency_mask_counts_exactly_under_ties():
   mask = unlearn.saliency_mask({"a": jnp.ones((3, 3)), "b": jnp.zeros(7)}, 0.5)
   assert int(sum(leaf.sum() for leaf in jax.tree.leaves(mask))) == 8
@@ -160,9 +193,42 @@ def test_saliency_mask_counts_exactly_under_ties():
   [
     (lambda: unlearn.neg_grad_plus(alpha=1.5), r"alpha=1.5, must be in \[0, 1\]"),
     (lambda: unlearn.salun(fraction=-1), r"fraction=-1, must be in \[0, 1\]"),
+    (lambda: unlearn.saliency_mask(jnp.ones(3), 2.0), r"fraction=2.0, must be in \[0, 1\]"),
+    (lambda: unlearn.boundary_shrink(radius=-1), "radius=-1, must be at least 0"),
+    (lambda: unlearn.amun(radius=-1), "radius=-1, must be above 0"),
+    (lambda: unlearn.amun(steps=0), "steps=0, must be at least 1"),
+    (lambda: unlearn.amun(doublings=-1), "doublings=-1, must be at least 0"),
   ],
 )
 def test_hyperparameters_out_of_range_get_one_line(make, message):
   with pytest.raises(ValueError, match=message) as caught:
     make()
   assert "\n" not in str(caught.value)
+
+
+# What the papers print; what they tune is our choice and may change.
+PUBLISHED = {
+  unlearn.fine_tune: {"learning_rate": 0.01},
+  unlearn.l1_sparse: {"learning_rate": 0.01},
+  unlearn.neg_grad: {"learning_rate": 1e-4},
+  unlearn.neg_grad_plus: {"learning_rate": 0.01, "alpha": 0.97},
+  unlearn.random_label: {"learning_rate": 0.1, "never_true": False},
+  unlearn.salun: {"learning_rate": 0.1, "fraction": 0.5, "never_true": False},
+  unlearn.scrub: {"learning_rate": 5e-3, "msteps": 4, "temperature": 4.0}
+  | {"gamma": 0.99, "beta": 0.001},  # those of its published code
+  unlearn.influence: {"alpha": 1.0},
+  unlearn.fisher: {"rum_compat": False},
+  unlearn.ssd: {"alpha": 10.0, "dampening": 1.0},
+  unlearn.bad_teacher: {"learning_rate": 1e-4},
+  unlearn.boundary_shrink: {"learning_rate": 1e-5},
+  unlearn.boundary_expand: {"learning_rate": 1e-5},
+  unlearn.amun: {"steps": 50},
+}
+
+
+@pytest.mark.parametrize("make", PUBLISHED, ids=lambda make: make.__name__)
+def test_defaults_are_those_that_are_published(make):
+  defaults = {name: each.default for name, each in inspect.signature(make).parameters.items()}
+  training = {"momentum": 0.9, "weight_decay": 5e-4}
+  published = PUBLISHED[make] | {name: training[name] for name in training if name in defaults}
+  assert {name: defaults[name] for name in published} == published

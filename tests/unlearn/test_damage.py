@@ -185,7 +185,37 @@ def test_eu_k_begins_the_last_layer_from_fresh_weights():
   np.testing.assert_array_equal(begun.params["head"]["kernel"], fresh.params["head"]["kernel"])
   np.testing.assert_array_equal(begun.params["first"]["kernel"], params.params["first"]["kernel"])
   np.testing.assert_array_equal(after.params["first"]["kernel"], params.params["first"]["kernel"])
-  assert (after.params["head"]["kernel"] != begun.params["head"]["kernel"]).any()
+  phi = np.tanh(R[0] @ np.asarray(params.params["first"]["kernel"]))
+  down = gradient(W + 1, phi, R[1]) + 5e-4 * (W + 1)  # equal biases do not matter
+  np.testing.assert_allclose(after.params["head"]["kernel"], W + 1 - ETA * down, rtol=1e-12)
+
+
+def test_eu_k_begins_the_statistics_of_its_layers_afresh():
+  def network(value):
+    names = ("norm_0", "norm_1", "head")
+    theta = {name: {"scale": jnp.full(3, value)} for name in names}
+    return bind(linear, theta, {"batch_stats": {n: {"mean": theta[n]["scale"]} for n in names[:2]}})
+
+  algorithm = unlearn.eu_k(("norm_0", "norm_1", "head"), network(7.0), 2)
+  assert algorithm.start is not None
+  begun = algorithm.start(network(1.0), algorithm.init(network(1.0), _session(R[0])))
+  found = {name: float(leaf["scale"][0]) for name, leaf in begun.params.items()}
+  assert found == {"norm_0": 1, "norm_1": 7, "head": 7}
+  found = {name: float(leaf["mean"][0]) for name, leaf in begun.state["batch_stats"].items()}
+  assert found == {"norm_0": 1, "norm_1": 7}
+
+
+def test_eu_k_refuses_fresh_params_of_another_network():
+  params = deep()
+  other = params.replace(params=params.params | {"first": {"kernel": jnp.zeros((4, 9))}})
+  more = params.replace(state={"batch_stats": {"mean": jnp.zeros(4)}})
+  for fresh, message in (
+    (other, r"its first/kernel is \(4, 9\), not \(4, 4\)\. Pass models"),
+    (more, r"its batch_stats/mean is \(4,\), not missing"),
+  ):
+    with pytest.raises(ValueError, match=message) as caught:
+      first_step(unlearn.eu_k(("first", "head"), fresh), params)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_layer_that_is_not_there_is_named():
@@ -239,6 +269,39 @@ def test_localized_reset_resets_the_channels_that_matter_most():
   np.testing.assert_allclose(after.params, expected - ETA * down, rtol=1e-12)
 
 
+def test_localized_reset_ranks_channels_of_all_kernels_by_their_mean():
+  """Kernels of 4 and 2 inputs: by their sums another channel would come first."""
+  with jax.enable_x64(True):
+    theta = {"all": jnp.asarray(W), "two": 1.5 * jnp.asarray(W[:2])}
+    params = bind(lambda theta, x: x @ theta["all"] + x[:, :2] @ theta["two"], theta)
+    fresh = params.replace(params=jax.tree.map(jnp.zeros_like, theta))
+  begun, _ = first_step(unlearn.localized_reset(fresh, ETA, fraction=1 / 6), params)
+  joined = W.copy()
+  joined[:2] += 1.5 * W[:2]
+  g = gradient(joined, *S)
+  products = {"all": np.abs(W * g), "two": np.abs(1.5 * W[:2] * g[:2])}
+  means = np.concatenate([products[name].mean(0) for name in ("all", "two")])
+  assert means.argmax() != np.concatenate([each.sum(0) for each in products.values()]).argmax()
+  reset = np.concatenate([(np.asarray(begun.params[name]) == 0).all(0) for name in ("all", "two")])
+  np.testing.assert_array_equal(reset, np.arange(6) == means.argmax())
+
+
+@pytest.mark.parametrize("make", [unlearn.top_k, unlearn.random_k])
+def test_perturbation_has_the_stated_deviation(make):
+  with jax.enable_x64(True):
+    far = 2 + jax.random.normal(jax.random.key(0), (5000,), float)
+    params = bind(lambda theta, x: x @ theta["w"], {"far": far, "w": jnp.asarray(W)})
+    images = jnp.asarray(S[0])
+    rows = unlearn.Rows(images, jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+    algorithm = make(fraction=1.0, noise=0.5)
+    assert algorithm.start is not None
+    state = algorithm.init(params, unlearn.Session(rows, rows, 1, 5, jax.random.key(1)))
+    noise = np.asarray(algorithm.start(params, state).params["far"] - far)
+  deviation = 0.5 * np.sqrt(np.mean(np.asarray(far) ** 2))
+  np.testing.assert_allclose(noise.std() / deviation, 1, atol=5 / np.sqrt(2 * 5000))
+  assert abs(noise.mean()) < 5 * deviation / np.sqrt(5000)
+
+
 @pytest.mark.parametrize("make", [unlearn.top_k, unlearn.random_k])
 def test_perturbation_touches_exactly_its_share_then_fine_tunes(make):
   begun, after = first_step(make(ETA, fraction=0.25), bound())
@@ -282,6 +345,16 @@ def test_ct_transposes_square_kernels_and_undoes_itself():
   for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(begun), strict=True):
     expected = np.swapaxes(old, 0, 1) if np.ndim(old) == 4 else old
     np.testing.assert_array_equal(new, expected)
+
+
+def test_ct_tunes_on_retain_from_the_transposed_kernels():
+  """Images of 2 x 2 and one kernel over all of them: a linear classifier of 4 inputs."""
+  with jax.enable_x64(True):
+    params = bind(lambda kernel, x: x @ kernel.reshape(4, 3), jnp.asarray(W).reshape(2, 2, 1, 3))
+  _, after = first_step(unlearn.ct(ETA, weight_decay=DECAY), params)
+  begun = W[[0, 2, 1, 3]]
+  expected = begun - ETA * (gradient(begun, *R) + DECAY * begun)
+  np.testing.assert_allclose(np.reshape(after.params, (4, 3)), expected, rtol=1e-12)
 
 
 def _session(x):
@@ -370,7 +443,7 @@ def test_features_are_what_the_head_is_given():
     models.features(model, "Dense_9")(params, x)
 
 
-def test_frozen_statistics_and_devices_through_run():
+def test_devices_that_do_not_divide_a_batch_are_refused():
   data = Dataset(np.concatenate([S[0], R[0]]).astype(np.float32), np.concatenate([S[1], R[1]]))
   split = Split(forget=np.arange(5), retain=np.arange(5, 11))
   params = bind(linear, jnp.asarray(W, jnp.float32))

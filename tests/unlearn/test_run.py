@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxmul import models, train, unlearn
+from jaxmul import bind, models, train, unlearn
 from jaxmul.data import Dataset, Split
 from jaxmul.unlearn._passes import Alternate, Rows, at_step, num_steps, padded_rows, sizes
 
@@ -32,6 +32,15 @@ def problem():
   data = Dataset(images, rng.integers(0, 3, 50), np.arange(100, 150))
   params = models.init(models.mlp((5,), 3), jax.random.key(0), images[:1])
   return data, params, Split(forget=np.arange(100, 111), retain=np.arange(111, 150))
+
+
+def test_shuffled_is_a_permutation_of_the_members_that_differs_by_key():
+  rows = rows_of(range(3, 12))
+  orders = [np.asarray(rows.shuffled(jax.random.key(i)).rows[:9]) for i in range(2)]
+  for order in orders:
+    np.testing.assert_array_equal(np.sort(order), np.arange(3, 12))
+    assert (order != np.arange(3, 12)).any()
+  assert (orders[0] != orders[1]).any()
 
 
 @pytest.mark.parametrize("forget", [1, 5, 8, 9])
@@ -88,7 +97,7 @@ def test_retrain_is_fit_on_retain_bit_for_bit(problem):
   data, _, split = problem
   recipe = train.Recipe(models.mlp((5,), 3), epochs=3, batch_size=8)
   a = unlearn.retrain(recipe, data, split, jax.random.key(3)).params
-  b = train.fit(recipe, data, jax.random.key(3), split.retain).params
+  b = train.fit(recipe, data.take(split.retain), jax.random.key(3)).params
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_array_equal(x, y)
 
@@ -207,9 +216,73 @@ def test_divergence_stops_and_keeps_the_last_good_params(problem):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(caught.value.params))
 
 
+def test_divergence_keeps_the_epoch_before_bit_for_bit(problem):
+  data, params, split = problem
+  good = unlearn.fine_tune(0.05)
+
+  def update(forget, retain, state, params, key):
+    assert good.update is not None
+    updates, state = good.update(forget, retain, state, params, key)
+    broken = jnp.where(state.clock.epoch == 2, jnp.nan, 1.0)
+    return jax.tree.map(lambda leaf: broken * leaf, updates), state
+
+  algorithm = dataclasses.replace(good, update=update, identity="breaks in epoch 3")
+  with pytest.raises(unlearn.Diverged, match="epoch 3 of 4") as caught:
+    unlearn.run(algorithm, params, data, split, jax.random.key(0), epochs=4, batch_size=8)
+  before = unlearn.run(algorithm, params, data, split, jax.random.key(0), epochs=2, batch_size=8)
+  kept = jax.tree.leaves(caught.value.params)
+  for x, y in zip(kept, jax.tree.leaves(before), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def centred(params, state, inputs, key, mask):
+  """BatchNorm without a variance: its statistics do not depend on the params."""
+  del key
+  mean = jnp.sum(jnp.where(mask[:, None], inputs, 0), 0) / mask.sum()
+  moved = 0.9 * state["batch_stats"] + 0.1 * mean
+  return (inputs - mean) @ params, {"batch_stats": moved}
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize(
+  "algorithm", [unlearn.fine_tune(), unlearn.neg_grad_plus(), unlearn.scrub(msteps=1)]
+)
+def test_statistics_follow_a_pass_over_retain_alone_or_stay_frozen(problem, algorithm, freeze):
+  data, _, split = problem
+  state = {"batch_stats": jnp.full(6, 0.5)}
+  params = bind(
+    lambda v, x: (x - v["batch_stats"]) @ v["params"], jnp.zeros((6, 3)), state, centred
+  )
+  after = unlearn.run(
+    *(algorithm, params, data, split, jax.random.key(0)),
+    epochs=1,
+    batch_size=40,
+    freeze_statistics=freeze,
+  )
+  mean = data.take(split.retain).images.mean(0)
+  expected = state["batch_stats"] if freeze else 0.9 * 0.5 + 0.1 * mean
+  np.testing.assert_allclose(after.state["batch_stats"], expected, rtol=0 if freeze else 1e-5)
+  assert after.train_fn is centred
+
+
+def test_one_device_that_is_given_is_the_one_used(problem):
+  data, params, split = problem
+  device = jax.devices()[3]
+  for algorithm in (unlearn.fine_tune(), unlearn.fisher()):
+    after = unlearn.run(
+      *(algorithm, params, data, split, jax.random.key(0)),
+      epochs=1,
+      batch_size=8,
+      devices=[device],
+    )
+    assert {leaf.device for leaf in jax.tree.leaves(after)} == {device}
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
+    ({"epochs": 1.5}, r"epochs=1.5, must be an integer. Use epochs=1 or more"),
+    ({"devices": []}, r"devices=\[\], must be at least one. Use jax.devices\(\)"),
     ({"epochs": 0}, "epochs=0, must be at least 1"),
     ({"batch_size": 0}, "batch_size=0, must be at least 1"),
     ({"split": Split(forget=np.array([7]), retain=np.array([100]))}, "id 7 is not in the data"),
@@ -226,8 +299,6 @@ def test_bad_input_gets_one_line(problem, change, message):
 def test_raw_variables_with_batch_stats_are_refused(problem):
   data, _, split = problem
   raw = {"params": {}, "batch_stats": {}}
-  from jaxmul import bind
-
   with pytest.raises(ValueError, match=r"state=\{'batch_stats'"):
     unlearn.run(
       unlearn.fine_tune(),
