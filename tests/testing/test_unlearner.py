@@ -2,15 +2,18 @@
 
 import dataclasses
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.core import Tracer
 
-from jaxmul import models, testing, unlearn
+from jaxmul import bind, models, testing, unlearn
 from jaxmul.data import Dataset, Split
+from jaxmul.testing import unlearner as contract
 
 
 class SmallBatchNorm(nn.Module):
@@ -154,3 +157,195 @@ def never_moves(updates, state, forget, retain):
 def test_a_broken_algorithm_is_named_by_its_clause(algorithm, clause):
   with pytest.raises(AssertionError, match=f"^{clause}: "):
     testing.check_unlearner(algorithm, *problem("mlp"))
+
+
+# The least that can be broken: a linear network with a statistic, and constant steps for both.
+
+
+def centred(variables, x):
+  return (x - variables["mean"]) @ variables["params"]
+
+
+def trained(w, state, x, key, mask):
+  del key, mask
+  return (x - state["mean"]) @ w, state
+
+
+def linear(n=24):
+  """Params, data and split; four examples are in neither set. Params are numpy: they can change."""
+  rng = np.random.default_rng(0)
+  data = Dataset(rng.normal(size=(n, 4)).astype(np.float32), np.arange(n) % 3)
+  w = rng.normal(size=(4, 3)).astype(np.float32)
+  params = bind(centred, w, {"mean": np.ones(4, np.float32)}, trained)
+  return params, data, Split(forget=np.arange(4, 10), retain=np.arange(10, n))
+
+
+def constant(
+  by=lambda params, state: 0.1, init=lambda params, session: (), *, thaws=False, **parts
+):
+  """Moves each param by `by`, and the statistic too in training mode, or always if it `thaws`."""
+
+  def update(forget, retain, state, params, key):
+    del forget, retain, key
+    step = by(params, state)
+    moves = thaws or params.train_fn is not None
+    rates = params.replace(params=1.0, state={"mean": 1.0 if moves else 0.0})
+    return jax.tree.map(lambda rate, leaf: jnp.full_like(leaf, rate * step), rates, params), state
+
+  return unlearn.Unlearner(init, update, identity=object(), **parts)
+
+
+def counted(value=lambda number: number):
+  """Returns a function that returns something else at each call, as no part of one may."""
+  numbers = itertools.count(1)
+  return lambda *given: value(next(numbers))
+
+
+def remembers(memory):
+  """Moves by a number that `init` makes of the session."""
+  return constant(lambda params, state: state, lambda params, session: memory(session))
+
+
+def finishes(change):
+  return constant(finish=lambda params, state: change(params))
+
+
+def gives_up(message, kept):
+  """Raises Diverged itself."""
+
+  def init(params, session):
+    if not np.isfinite(params.params).all():
+      raise unlearn.Diverged(message, kept(params))
+    return ()
+
+  return constant(init=init)
+
+
+def writes(params, session):
+  params.params[0, 0] += 1
+  return ()
+
+
+def called_back(value):
+  return lambda *given: jax.pure_callback(value, jax.ShapeDtypeStruct((), jnp.float32))
+
+
+VALUES, RUNS, ORDERS, STEP = contract._values, contract._runs, contract._orders, contract._step
+BROKEN = {
+  "state_holds_arrays_only": (VALUES, constant(init=lambda params, session: 1.0)),
+  "apply_fn_is_kept": (VALUES, finishes(lambda p: p.replace(apply_fn=lambda v, x: x))),
+  "shapes_are_kept": (VALUES, finishes(lambda p: p.replace(params=p.params[:, :1]))),
+  "dtypes_are_kept": (VALUES, finishes(lambda p: p.replace(params=p.params.astype("float16")))),
+  "params_are_finite": (VALUES, finishes(lambda p: p.replace(params=p.params * jnp.nan))),
+  "network_state_is_finite": (
+    VALUES,
+    finishes(lambda p: p.replace(state=jax.tree.map(lambda leaf: leaf * jnp.inf, p.state))),
+  ),
+  "params_given_are_not_changed": (VALUES, constant(init=writes)),
+  "outputs_are_finite": (VALUES, finishes(lambda p: p.replace(params=p.params * 1e38))),
+  "equal_keys_give_equal_bits": (RUNS, remembers(counted(jnp.float32))),
+  "one_trace": (RUNS, constant(init=counted(jnp.zeros))),
+  "frozen_statistics_stay": (RUNS, constant(thaws=True)),
+  "devices_do_not_matter": (RUNS, constant(counted())),
+  "divergence_stops": (
+    RUNS,
+    constant(start=lambda params, state: params.replace(params=jnp.ones_like(params.params))),
+  ),
+  "divergence_says_so_in_one_line": (RUNS, gives_up("two\nlines", lambda params: params)),
+  "divergence_keeps_the_last_good": (RUNS, gives_up("one line", lambda params: None)),
+  "order_of_the_data_does_not_matter": (
+    ORDERS,
+    remembers(lambda session: session.forget.rows[0].astype(float)),
+  ),
+  "what_is_outside_is_not_seen": (ORDERS, remembers(lambda session: session.forget.images.mean())),
+  "step_is_pure": (STEP, constant(called_back(counted(np.float32)))),
+  "padding_of_sets_is_not_seen": (
+    STEP,
+    remembers(lambda session: session.forget.images[session.forget.rows].mean()),
+  ),
+  "eager_equals_jit": (
+    STEP,
+    constant(lambda params, state: 0.1 if isinstance(params.params, Tracer) else 0.2),
+  ),
+  "it_lowers_for_accelerators": (STEP, constant(called_back(lambda: np.float32(0.1)))),
+}
+
+
+def first_broken(family, algorithm, n=24):
+  given = contract._Problem(algorithm, *linear(n), epochs=1, batch_size=8, eager=True)
+  return next((name for name, holds, _ in family(given) if not holds), None)
+
+
+@pytest.mark.parametrize("clause", BROKEN)
+def test_each_clause_names_what_breaks_it(clause):
+  assert first_broken(*BROKEN[clause]) == clause
+
+
+def test_data_that_an_algorithm_writes_to_are_named():
+  params, data, split = linear()
+
+  def init(params, session):
+    data.images[0] += 1
+    return ()
+
+  with pytest.raises(AssertionError, match=r"^data_given_is_not_changed: "):
+    testing.check_unlearner(constant(init=init), params, data, split, epochs=1)
+
+
+@pytest.mark.parametrize(
+  ("family", "clause", "spoil"),
+  [
+    (VALUES, "train_fn_is_kept", lambda after, given: after.replace(train_fn=None)),
+    (
+      RUNS,
+      "frozen_runs_keep_train_fn",
+      lambda after, given: (
+        after.replace(train_fn=None) if given.get("freeze_statistics") else after
+      ),
+    ),
+    (
+      ORDERS,
+      "order_of_forget_does_not_matter",
+      lambda after, given: after.replace(params=after.params + given["split"].forget[0]),
+    ),
+    (
+      ORDERS,
+      "order_of_retain_does_not_matter",
+      lambda after, given: after.replace(params=after.params + given["split"].retain[0]),
+    ),
+  ],
+)
+def test_what_the_loop_itself_keeps_to_is_checked_too(family, clause, spoil, monkeypatch):
+  good = unlearn.run
+  monkeypatch.setattr(
+    contract.unlearn, "run", lambda *args, **given: spoil(good(*args, **given), given)
+  )
+  assert first_broken(family, constant()) == clause
+
+
+def test_data_of_any_size_are_sharded_over_all_devices(monkeypatch):
+  """23 examples on 8 devices: left whole, they would say nothing about sharding."""
+  good, split = contract._sharding.shard_batch, []
+
+  def watched(batch):
+    split.extend(len(leaf.sharding.device_set) for leaf in jax.tree.leaves(good(batch)))
+    return good(batch)
+
+  monkeypatch.setattr(contract._sharding, "shard_batch", watched)
+  assert len(testing.check_unlearner(constant(), *linear(23), epochs=1)) >= 25
+  assert split == [8, 8]
+  sees = remembers(lambda session: session.forget.images[session.forget.rows[0]].mean())
+  monkeypatch.setattr(
+    contract._sharding, "shard_batch", lambda batch: good((batch[0] * 2, batch[1]))
+  )
+  assert first_broken(STEP, sees, 23) == "sharded_data_give_the_same_step"
+
+
+def test_one_device_checks_no_sharding_and_says_so(monkeypatch):
+  device = jax.devices()[:1]
+  monkeypatch.setattr(jax, "devices", lambda: device)
+  with pytest.warns(UserWarning, match="one device and left out devices_do_not_matter") as caught:
+    names = testing.check_unlearner(constant(), *linear(), epochs=1)
+  assert "\n" not in str(caught[0].message)
+  assert not {"devices_do_not_matter", "sharded_data_give_the_same_step"} & set(names)
+  assert len(names) >= 25
