@@ -113,12 +113,12 @@ def bad_teacher(
   one forward pass in all.
 
   Args:
-    initial: a network with fresh params, the incompetent teacher.
+    initial: a network with fresh params and as many classes, the incompetent teacher.
     learning_rate: of Adam.
     temperature: T, above 0.
 
   Returns:
-    An `Unlearner`.
+    An `Unlearner`. Its `init` raises ValueError where `initial` has another number of classes.
 
   Raises:
     ValueError: temperature is not above 0.
@@ -138,7 +138,13 @@ def bad_teacher(
 
   def remember(params: Bound, session: Session) -> jax.Array:
     good = all_logits(params, session.retain, session.batch_size)
-    return good + all_logits(initial, session.forget, session.batch_size)
+    bad = all_logits(initial, session.forget, session.batch_size)
+    if bad.shape != good.shape:
+      raise ValueError(
+        f"bad_teacher got an initial network of {bad.shape[-1]} classes, must have the "
+        f"{good.shape[-1]} of the original."
+      )
+    return good + bad
 
   def objective(params, turn, teacher):
     batch = merged(turn.forget, turn.retain)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxmul.binding import Bound
 from jaxmul.unlearn.base import Unlearner
-from jaxmul.unlearn.objective import descend, retain_risk, sgd
+from jaxmul.unlearn.objective import descend, only, retain_risk, sgd
 
 
 def cf_k(
@@ -60,7 +60,7 @@ def cf_k(
     sgd(learning_rate, momentum, weight_decay),
     identity=("cf_k", names, learning_rate, momentum, weight_decay),
     remember=remember,
-    reshape=lambda updates, memory, turn: _restricted(updates, names),
+    reshape=lambda updates, memory, turn: only(updates, in_layers(updates, names, "cf_k")),
   )
 
 
@@ -127,7 +127,7 @@ def eu_k(
     given=initial,
     remember=remember,
     start=start,
-    reshape=lambda updates, memory, turn: _restricted(updates, names),
+    reshape=lambda updates, memory, turn: only(updates, in_layers(updates, names, "eu_k")),
   )
 
 
@@ -173,12 +173,6 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
-
-
-def _restricted(updates, names):
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: leaf if _names(path) & set(names) else jnp.zeros_like(leaf), updates
-  )
 
 
 def _names(path) -> set[str]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul.binding import Bound
+from jaxmul.unlearn._chosen import refuse_fraction, smallest
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.base import Session, Unlearner
 from jaxmul.unlearn.objective import batch_risk, descend, merged, only, sgd
@@ -81,7 +82,7 @@ def salun(
     >>> salun(fraction=0.5) == salun(fraction=0.5)
     True
   """
-  _refuse_fraction("salun", fraction)
+  refuse_fraction("salun", fraction)
 
   def remember(params: Bound, session: Session) -> Any:
     return saliency_mask(full_gradient(params, session.forget, session.batch_size), fraction)
@@ -116,17 +117,8 @@ def saliency_mask(gradient: Any, fraction: float) -> Any:
     >>> saliency_mask(jnp.array([0.1, -3.0, 2.0, 0.0]), 0.5).tolist()
     [False, True, True, False]
   """
-  _refuse_fraction("saliency_mask", fraction)
-  leaves, tree = jax.tree.flatten(gradient)
-  flat = jnp.abs(jnp.concatenate([leaf.reshape(-1) for leaf in leaves]))
-  keep = round(fraction * flat.size)
-  order = jnp.argsort(-flat, stable=True)
-  chosen = jnp.zeros(flat.size, bool).at[order[:keep]].set(True)
-  parts, start = [], 0
-  for leaf in leaves:
-    parts.append(chosen[start : start + leaf.size].reshape(leaf.shape))
-    start += leaf.size
-  return jax.tree.unflatten(tree, parts)
+  refuse_fraction("saliency_mask", fraction)
+  return smallest(jax.tree.map(lambda leaf: -jnp.abs(leaf), gradient), fraction)
 
 
 def random_labels(
@@ -144,11 +136,6 @@ def random_labels(
     shift = jax.random.randint(key, labels.shape, 1, num_classes)
     return (labels + shift) % num_classes
   return jax.random.randint(key, labels.shape, 0, num_classes)
-
-
-def _refuse_fraction(caller: str, fraction: float) -> None:
-  if not 0 <= fraction <= 1:
-    raise ValueError(f"{caller} got fraction={fraction}, must be in [0, 1].")
 
 
 def _relabelled_risk(never_true: bool):

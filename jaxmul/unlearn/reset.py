@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul.binding import Bound
+from jaxmul.unlearn._chosen import refuse_fraction, smallest
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.base import Session, Unlearner
+from jaxmul.unlearn.layers import refuse_unlike
 from jaxmul.unlearn.objective import Turn, descend, retain_risk, sgd
 
 
@@ -48,7 +50,7 @@ def msg(
     weight_decay: λ.
 
   Returns:
-    An `Unlearner`.
+    An `Unlearner`. Its `init` raises ValueError where `initial` is another network.
 
   Raises:
     ValueError: fraction is outside [0, 1].
@@ -63,9 +65,10 @@ def msg(
     >>> msg(fresh).passes
     'retain'
   """
-  _refuse_fraction("msg", fraction)
+  refuse_fraction("msg", fraction)
 
   def remember(params: Bound, session: Session) -> Chosen:
+    refuse_unlike("msg", initial, params)
     size = session.batch_size
     difference = jax.tree.map(
       lambda r, s: jnp.abs(r - s),
@@ -176,7 +179,7 @@ def localized_reset(
     weight_decay: λ.
 
   Returns:
-    An `Unlearner`.
+    An `Unlearner`. Its `init` raises ValueError where `initial` is another network.
 
   Raises:
     ValueError: fraction is outside [0, 1].
@@ -192,22 +195,19 @@ def localized_reset(
     >>> localized_reset(fresh).passes
     'retain'
   """
-  _refuse_fraction("localized_reset", fraction)
+  refuse_fraction("localized_reset", fraction)
 
   def remember(params: Bound, session: Session) -> Chosen:
+    refuse_unlike("localized_reset", initial, params)
     gradient = full_gradient(params, session.forget, session.batch_size)
     is_kernel, tree = jax.tree.flatten(kernels(params.params))
     weights, gradients = jax.tree.leaves(params.params), jax.tree.leaves(gradient)
-    matters = [
-      jnp.abs(w * g).reshape(-1, w.shape[-1]).mean(0)
+    unimportance = [
+      -jnp.abs(w * g).reshape(-1, w.shape[-1]).mean(0)
       for kernel, w, g in zip(is_kernel, weights, gradients, strict=True)
       if kernel
     ]
-    reset = iter(
-      jnp.split(
-        smallest(-jnp.concatenate(matters), fraction), _cuts([len(each) for each in matters])
-      )
-    )
+    reset = iter(smallest(unimportance, fraction))
     masks = [
       jnp.broadcast_to(next(reset), w.shape) if kernel else jnp.zeros(w.shape, bool)
       for kernel, w in zip(is_kernel, weights, strict=True)
@@ -315,36 +315,20 @@ def kernels(params: Any) -> Any:
   return jax.tree.map(lambda leaf: jnp.ndim(leaf) == rank, params)
 
 
-def smallest(values: jax.Array, fraction: float) -> jax.Array:
-  """Returns bool like values: True for exactly `fraction` of them, the smallest; ties by position.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> smallest(jnp.array([3.0, 1.0, 2.0, 1.0]), 0.5).tolist()
-    [False, True, False, True]
-  """
-  order = jnp.argsort(values.reshape(-1), stable=True)
-  chosen = jnp.zeros(values.size, bool).at[order[: round(fraction * values.size)]].set(True)
-  return chosen.reshape(values.shape)
-
-
 def _perturbed(name, rank, learning_rate, fraction, noise, momentum, weight_decay) -> Unlearner:
-  _refuse_fraction(name, fraction)
+  refuse_fraction(name, fraction)
   if not noise >= 0:
     raise ValueError(f"{name} got noise={noise}, must be at least 0.")
 
   def remember(params: Bound, session: Session) -> Chosen:
-    ranks, _ = jax.tree.flatten(rank(params, session))
+    mask = smallest(rank(params, session), fraction)
     leaves, tree = jax.tree.flatten(params.params)
-    flat = smallest(jnp.concatenate([each.reshape(-1) for each in ranks]), fraction)
-    parts = jnp.split(flat, _cuts([leaf.size for leaf in leaves]))
-    masks = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
     keys = jax.random.split(session.key, len(leaves))
     values = [
       leaf + noise * jnp.sqrt(jnp.mean(leaf**2)) * jax.random.normal(key, leaf.shape, leaf.dtype)
       for key, leaf in zip(keys, leaves, strict=True)
     ]
-    return Chosen(jax.tree.unflatten(tree, masks), jax.tree.unflatten(tree, values))
+    return Chosen(mask, jax.tree.unflatten(tree, values))
 
   return descend(
     retain_risk,
@@ -357,13 +341,3 @@ def _perturbed(name, rank, learning_rate, fraction, noise, momentum, weight_deca
 
 def _replaced(params: Bound, chosen: Chosen) -> Bound:
   return params.replace(params=jax.tree.map(jnp.where, chosen.mask, chosen.values, params.params))
-
-
-def _cuts(sizes: list[int]) -> list[int]:
-  """Where parts of these sizes end, but for the last."""
-  return [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-
-
-def _refuse_fraction(caller: str, fraction: float) -> None:
-  if not 0 <= fraction <= 1:
-    raise ValueError(f"{caller} got fraction={fraction}, must be in [0, 1].")

@@ -57,7 +57,8 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     scale = rho / jnp.where(norm > 0, norm, 1)
     worse = jax.tree.map(lambda w, g: w + scale * g, params.params, gradient)
-    return inner(forget, retain, state, params, key, at=params.replace(params=worse))
+    at = params.replace(params=worse)
+    return inner(forget, retain, state, params, key, at=at)  # pyright: ignore[reportCallIssue]
 
   return Unlearner(
     unlearner.init,

@@ -205,7 +205,11 @@ def test_eu_k_begins_the_statistics_of_its_layers_afresh():
   assert found == {"norm_0": 1, "norm_1": 7}
 
 
-def test_eu_k_refuses_fresh_params_of_another_network():
+@pytest.mark.parametrize(
+  "make",
+  [lambda fresh: unlearn.eu_k(("first", "head"), fresh), unlearn.msg, unlearn.localized_reset],
+)
+def test_fresh_params_of_another_network_are_refused(make):
   params = deep()
   other = params.replace(params=params.params | {"first": {"kernel": jnp.zeros((4, 9))}})
   more = params.replace(state={"batch_stats": {"mean": jnp.zeros(4)}})
@@ -214,7 +218,7 @@ def test_eu_k_refuses_fresh_params_of_another_network():
     (more, r"its batch_stats/mean is \(4,\), not missing"),
   ):
     with pytest.raises(ValueError, match=message) as caught:
-      first_step(unlearn.eu_k(("first", "head"), fresh), params)
+      first_step(make(fresh), params)
     assert "\n" not in str(caught.value)
 
 

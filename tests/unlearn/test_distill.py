@@ -165,6 +165,13 @@ def test_bad_teacher_imitates_the_random_network_on_forget_and_the_original_on_r
   np.testing.assert_allclose(new, moved - ETA * g / (np.abs(g) + 1e-8), rtol=1e-9)  # Adam, step 1
 
 
+def test_bad_teacher_refuses_a_teacher_of_other_classes(problem):
+  other = bind(lambda w, x: x @ w, np.zeros((problem[0].images.shape[1], 2), np.float32))
+  with pytest.raises(ValueError, match=r"of 2 classes, must have the 3") as caught:
+    run(problem, unlearn.bad_teacher(other), 1)
+  assert "\n" not in str(caught.value)
+
+
 def test_regun_pulls_forget_to_the_mean_heldout_outputs_of_its_mix_of_classes(parts):
   w, moved, s, r = parts
   rng = np.random.default_rng(5)
