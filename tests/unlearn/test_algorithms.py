@@ -223,6 +223,8 @@ PUBLISHED = {
   unlearn.boundary_shrink: {"learning_rate": 1e-5},
   unlearn.boundary_expand: {"learning_rate": 1e-5},
   unlearn.amun: {"steps": 50},
+  unlearn.msg: {"learning_rate": 1e-3, "fraction": 0.3, "rest": 0.1},
+  unlearn.layer_attack: {"alpha": 0.5, "temperature": 4.0},
 }
 
 
