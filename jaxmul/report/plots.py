@@ -122,15 +122,43 @@ def gallery(
   order = known[np.lexsort((-soft[known], -memorization[known]))]
   count = min(2 * columns, len(order) // 2)
   halves = {"most memorized": order[:count], "least memorized": order[::-1][:count]}
-  figure = plt.figure(figsize=(columns * 0.85, 5.6), layout="constrained")
-  for part, (title, rows) in zip(figure.subfigures(2, 1).flat, halves.items(), strict=True):  # pyright: ignore[reportAttributeAccessIssue]
-    part.suptitle(title, fontsize=11)
-    for axes in part.subplots(2, columns).flat:
-      axes.axis("off")
-    for axes, row in zip(part.axes, rows, strict=False):
-      axes.imshow(images[row], cmap="gray_r", interpolation="nearest")
-      axes.set_title(f"{labels[row]}   {memorization[row]:.2f}", fontsize=8, pad=2)
+  figure, parts = plt.subplots(2, 1, figsize=(columns * 0.85, 4.8), layout="constrained")
+  for axes, (title, rows) in zip(parts, halves.items(), strict=True):
+    axes.axis("off")
+    axes.set_title(title, fontsize=11)
+    sheet, corners = _sheet(images[rows], 2, columns)
+    axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    for row, (top, left) in zip(rows, corners, strict=True):
+      said = f"{labels[row]}   {memorization[row]:.2f}"
+      middle = left + (images.shape[2] - 1) / 2
+      axes.text(middle, top - 0.06 * images.shape[1] - 0.5, said, fontsize=8, ha="center")
   _save(figure, path)
+
+
+def _sheet(images: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+  """Lays images on one white sheet, with room above each for a line: one drawing, not a hundred.
+
+  Args:
+    images: [k, H, W] or [k, H, W, 3], k up to rows × columns.
+    rows, columns: of the sheet.
+
+  Returns:
+    The sheet, float in [0, 1], for grey images in ink, from each image's lightest to its darkest;
+    and the (top, left) of each image [k, 2] in its pixels.
+  """
+  images = images / 255 if images.dtype == np.uint8 else images.astype(float)
+  if images.ndim == 3:
+    low, high = (f(images, (1, 2), keepdims=True) for f in (np.min, np.max))
+    images = (images - low) / np.where(high > low, high - low, 1)
+  height, width = images.shape[1:3]
+  above, beside = -(-height // 3), -(-width // 6)
+  paper = float(images.ndim == 4)
+  sheet = np.full((rows * (height + above), columns * (width + beside), *images.shape[3:]), paper)
+  places = np.divmod(np.arange(len(images)), columns)
+  corners = np.stack([places[0] * (height + above) + above, places[1] * (width + beside)], 1)
+  for (top, left), image in zip(corners, images, strict=True):
+    sheet[top : top + height, left : left + width] = image
+  return sheet, corners
 
 
 def _pyplot():
