@@ -24,6 +24,16 @@ if not hasattr(jax, "enable_x64"):  # before jax 0.8
   jax.enable_x64 = jax.experimental.enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled(tmp_path_factory):
+  """What processes that tests start compile, the next one reads; this one compiles for itself."""
+  if os.environ.get("JAXMUL_QUICK_TESTS"):
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(shared / "compiled")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
 @pytest.fixture(scope="session")
 def cifar10_small() -> Dataset:
   """4,000 CIFAR-10 training images, class-balanced; ids are CIFAR-10's own indices."""

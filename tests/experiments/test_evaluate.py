@@ -120,8 +120,10 @@ def test_outputs_of_elsewhere_are_judged_alike(saved, judged):
     (["--unlearned", "nothing", "--against", "/etc/hostname"], "no evaluation.json"),
   ],
 )
-def test_user_errors_name_the_cure_without_a_traceback(saved, arguments, said):
-  given = ["--forget", saved / "forget.txt", "--dataset", "digits", "--out", saved / "bad"]
+def test_user_errors_name_the_cure_without_a_traceback(tmp_path, arguments, said):
+  forget = cut(Config((), Path(), dataset="digits"))[1].train[:60]
+  (tmp_path / "forget.txt").write_text("\n".join(map(str, forget)))
+  given = ["--forget", tmp_path / "forget.txt", "--dataset", "digits", "--out", tmp_path / "bad"]
   done = evaluate(*given, *arguments)
   assert done.returncode != 0
   assert said in done.stdout + done.stderr

@@ -48,14 +48,14 @@ def test_round_trip(store, chunks):
 
 def test_each_of_200_flipped_bits_is_noticed(store):
   file = store.path / "chunk-000001.jaxmul"
-  whole, rng = file.read_bytes(), np.random.default_rng(0)
+  whole, rng, planned = file.read_bytes(), np.random.default_rng(0), plan()
   for at in rng.choice(8 * len(whole), 200, replace=False):
     damaged = bytearray(whole)
     damaged[at // 8] ^= 1 << (at % 8)
     file.write_bytes(damaged)
     with pytest.warns(UserWarning, match=r"1 damaged chunks .* chunk-000001"):
       assert set(store.load(range(3))) == {0, 2}
-    memorization.Store(store.path, plan())  # damage is not another plan
+    memorization.Store(store.path, planned)  # damage is not another plan
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 0.5, 0.99])
