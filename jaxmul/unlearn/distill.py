@@ -110,8 +110,8 @@ def bad_teacher(
   """Imitates a random network on S and the original one on R: KL(t‖s) on both, by Adam.
 
   Published for 1 epoch. Needs R and S; one epoch costs one training epoch on both, and the teachers
-  one forward pass in all. Adam's ε is 1e-6: the gradient on R begins at nothing but rounding errors,
-  which at the usual 1e-8 would become steps of full length, other ones on other devices.
+  one forward pass in all. Adam's ε is 1e-6: the gradient on R begins as nothing but rounding errors,
+  which at the usual 1e-8 become steps of full length, and others on other devices.
 
   Args:
     initial: a network with fresh params and as many classes, the incompetent teacher.
