@@ -110,7 +110,7 @@ def bad_teacher(
   """Imitates a random network on S and the original one on R: KL(t‖s) on both, by Adam.
 
   Published for 1 epoch. Needs R and S; one epoch costs one training epoch on both, and the teachers
-  one forward pass in all. Adam's ε is 1e-6: the gradient on R begins as nothing but rounding errors,
+  one forward pass in all. Adam's ε is 1e-6: the gradient on R begins as mere rounding errors,
   which at the usual 1e-8 become steps of full length, and others on other devices.
 
   Args:
