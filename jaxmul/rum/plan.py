@@ -118,13 +118,10 @@ def salun_plan(batch_size: int = 256) -> Plan:
   Both learning rates are 0.1; SalUn alone is published for 10 epochs.
 
   Args:
-    batch_size: examples a step, at least 1; the paper's is 256.
+    batch_size: as `neg_grad_plus_plan`, which raises the same errors.
 
   Returns:
-    A `Plan` of three steps, for the groups of low, medium and high memorization.
-
-  Raises:
-    ValueError: batch_size is not an integer, or below 1.
+    A `Plan` of three steps, as there.
 
   References:
     Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.

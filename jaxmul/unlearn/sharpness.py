@@ -13,9 +13,8 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
   """Takes each gradient of an algorithm at θ + ρ ∇risk_R / ‖∇risk_R‖, and applies it to θ.
 
   Flat minima of the risk on R are kept while S is forgotten. Weights decay from where they are, θ.
-  Needs R, and what the algorithm needs;
-  adds one gradient on R to each step. ρ is tuned in the paper; 0.05, that of sharpness-aware
-  training, is our choice.
+  Needs R, and what the algorithm needs; adds one gradient on R to each step. ρ is tuned in the
+  paper; 0.05, that of sharpness-aware training, is our choice.
 
   Args:
     unlearner: one that `descend` made, as all here that make steps; in a step without a batch of R
