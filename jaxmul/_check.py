@@ -92,6 +92,12 @@ def finite(value: Any, name: str) -> None:
       )
 
 
+def count(value: Any, name: str, caller: str) -> None:
+  """Raises ValueError where a number of epochs, examples, … is not an integer of at least 1."""
+  if not isinstance(value, int | np.integer) or value < 1:
+    raise ValueError(f"{caller} got {name}={value!r}, must be an integer of at least 1.")
+
+
 def is_concrete(value: Any) -> bool:
   """Whether the values of an array can be read now: it is not being traced."""
   return not isinstance(value, Tracer)

@@ -6,12 +6,11 @@ References:
 """
 
 import dataclasses
-import numbers
 from collections.abc import Sequence
 
 import jax
 
-from jaxmul import unlearn
+from jaxmul import _check, unlearn
 from jaxmul.binding import Bound
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -46,13 +45,8 @@ class Step:
         if name is None
         else f"rum.Step got {name}, which makes an Unlearner and is none. Call it: {name}(...)."
       )
-    for name in ("epochs", "batch_size"):
-      value = getattr(self, name)
-      if not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(
-          f"rum.Step got {name}={value!r}, must be an integer of at least 1. "
-          "Step(None) leaves a group as it is."
-        )
+    _check.count(self.epochs, "epochs", "rum.Step")
+    _check.count(self.batch_size, "batch_size", "rum.Step")
 
   def run(self, params: Bound, dataset: Dataset, split: Split, key: jax.Array) -> Bound:
     """Returns the params after this step, `unlearn.run` with its settings; errors as there."""

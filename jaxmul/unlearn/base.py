@@ -152,11 +152,8 @@ def run(
   """
   params = as_bound(params, None, "unlearn.run")
   refuse_batch_stats(params, "unlearn.run")
-  for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-    if not isinstance(value, int | np.integer):
-      raise ValueError(f"unlearn.run got {name}={value}, must be an integer. Use {name}=1 or more.")
-    if value < 1:
-      raise ValueError(f"unlearn.run got {name}={value}, must be at least 1.")
+  _check.count(epochs, "epochs", "unlearn.run")
+  _check.count(batch_size, "batch_size", "unlearn.run")
   if devices is not None and not len(devices):
     raise ValueError("unlearn.run got devices=[], must be at least one. Use jax.devices() or None.")
   mesh = None if devices is None or len(devices) == 1 else _sharding.mesh("data", devices)

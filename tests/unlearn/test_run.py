@@ -281,10 +281,10 @@ def test_one_device_that_is_given_is_the_one_used(problem):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"epochs": 1.5}, r"epochs=1.5, must be an integer. Use epochs=1 or more"),
+    ({"epochs": 1.5}, "epochs=1.5, must be an integer of at least 1"),
     ({"devices": []}, r"devices=\[\], must be at least one. Use jax.devices\(\)"),
-    ({"epochs": 0}, "epochs=0, must be at least 1"),
-    ({"batch_size": 0}, "batch_size=0, must be at least 1"),
+    ({"epochs": 0}, "epochs=0, must be an integer of at least 1"),
+    ({"batch_size": 0}, "batch_size=0, must be an integer of at least 1"),
     ({"split": Split(forget=np.array([7]), retain=np.array([100]))}, "id 7 is not in the data"),
   ],
 )
