@@ -98,6 +98,12 @@ def count(value: Any, name: str, caller: str) -> None:
     raise ValueError(f"{caller} got {name}={value!r}, must be an integer of at least 1.")
 
 
+def rate(value: float, name: str, below: float) -> None:
+  """Raises ValueError where a learning rate, momentum, … is outside [0, below)."""
+  if not 0 <= value < below:
+    raise ValueError(f"{name}={value}, must be in [0, {below}).")
+
+
 def is_concrete(value: Any) -> bool:
   """Whether the values of an array can be read now: it is not being traced."""
   return not isinstance(value, Tracer)

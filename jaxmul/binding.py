@@ -107,7 +107,8 @@ def as_bound(params: Any, apply_fn: ApplyFn | None, caller: str) -> Bound:
   """Returns params as a `Bound`, whichever of the three forms of the call was used.
 
   Raises:
-    ValueError: `params` cannot be called and no `apply_fn` is given, or both know a forward pass.
+    ValueError: `params` cannot be called and no `apply_fn` is given, both know a forward pass, or
+      it is a module, which has no params.
   """
   if isinstance(params, Bound):
     if apply_fn is not None:
@@ -115,6 +116,11 @@ def as_bound(params: Any, apply_fn: ApplyFn | None, caller: str) -> Bound:
     return params
   if apply_fn is not None:
     return Bound(params, None, apply_fn)
+  if hasattr(params, "apply") and hasattr(params, "init"):
+    raise ValueError(
+      f"{caller} got a {_describe(params)}, a module without params. "
+      "Make some: jaxmul.models.init(module, key, inputs)."
+    )
   if callable(params):
     return Bound(params, None, call_self)
   raise ValueError(

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxmul import _check
+from jaxmul.data.dataset import check_ids
 
 
 class Selection(NamedTuple):
@@ -46,8 +47,8 @@ def refine(
     K arrays of ids int64, sorted within; ties go by id, so the order given does not matter.
 
   Raises:
-    ValueError: lengths differ, ids repeat, scores are not finite, cuts are not increasing, or a
-      group would be empty.
+    ValueError: lengths differ, ids are no integers or repeat, scores are not finite, cuts are not
+      increasing, or a group would be empty.
 
   References:
     Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
@@ -69,8 +70,7 @@ def refine(
     _refuse_unordered("quantiles", quantiles, 0, 1)
     cuts = np.round(np.asarray(quantiles) * len(ids)).astype(int)
   else:
-    if not 1 <= num_groups <= len(ids):
-      raise ValueError(f"refine got num_groups={num_groups}, must be in [1, {len(ids)}].")
+    _refuse_groups(num_groups, len(ids), "refine")
     return [np.sort(group) for group in np.array_split(ids[order], num_groups)]
   groups = np.split(ids[order], cuts)
   for number, group in enumerate(groups):
@@ -94,7 +94,7 @@ def shuffle(ids: Any, key: jax.Array, *, num_groups: int = 3) -> list[np.ndarray
     K arrays of ids int64, sorted within, disjoint, the larger ones first.
 
   Raises:
-    ValueError: no ids, ids repeat, or num_groups is outside [1, k].
+    ValueError: no ids, ids are no integers or repeat, or num_groups is outside [1, k].
 
   References:
     Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
@@ -104,7 +104,7 @@ def shuffle(ids: Any, key: jax.Array, *, num_groups: int = 3) -> list[np.ndarray
     >>> sorted(len(group) for group in shuffle([1, 2, 3, 4], jax.random.key(0)))
     [1, 1, 2]
   """
-  ids = np.sort(np.asarray(ids, np.int64))
+  ids = np.sort(_checked_ids(ids, "shuffle"))
   scores = np.asarray(jax.random.permutation(key, len(ids)))
   return refine(scores, ids, num_groups=num_groups)
 
@@ -122,7 +122,8 @@ def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) ->
     K arrays of ids int64, the largest cluster first; equal sizes go by the smallest id.
 
   Raises:
-    ValueError: lengths differ, ids repeat, features are not finite, or there are too few.
+    ValueError: lengths differ, ids are no integers or repeat, features are not finite, or there are
+      too few.
 
   Example:
     >>> import jax, numpy as np
@@ -130,14 +131,13 @@ def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) ->
     >>> [g.tolist() for g in clusters(features, [1, 2, 3], jax.random.key(0), num_groups=2)]
     [[1, 3], [2]]
   """
-  features, ids = np.asarray(features, float), np.asarray(ids, np.int64)
+  features, ids = np.asarray(features, float), _checked_ids(ids, "clusters")
   if features.ndim != 2 or not features.shape[1]:
     raise ValueError(f"clusters needs features [k, F], got {list(features.shape)}.")
   _checked(features[:, 0], ids, "clusters")
   _check.finite(features, "clusters: features")
   different = len(np.unique(features, axis=0))
-  if not 1 <= num_groups <= different:
-    raise ValueError(f"clusters got num_groups={num_groups}, must be in [1, {different}].")
+  _refuse_groups(num_groups, different, "clusters")
   order = np.argsort(ids)
   features, ids = features[order], ids[order]
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
@@ -232,7 +232,8 @@ def select(
     A `Selection`.
 
   Raises:
-    ValueError: lengths differ, ids repeat, scores are not finite, or there are too few examples.
+    ValueError: lengths differ, ids are no integers or repeat, scores are not finite, or there are
+      too few examples.
 
   References:
     Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
@@ -251,7 +252,7 @@ def select(
     centre = float(np.median(scores))
   elif centre == "midrange":
     centre = float((scores.min() + scores.max()) / 2)
-  elif isinstance(centre, str):
+  elif isinstance(centre, str) or not np.isfinite(centre):
     raise ValueError(f"select got centre={centre!r}: use a number, 'median' or 'midrange'.")
   left = np.arange(len(ids))
   groups = {}
@@ -262,16 +263,24 @@ def select(
 
 
 def _checked(scores: Any, ids: Any, caller: str) -> tuple[np.ndarray, np.ndarray]:
-  scores, ids = np.asarray(scores, float), np.asarray(ids, np.int64)
-  if scores.shape != ids.shape or ids.ndim != 1:
+  scores, ids = np.asarray(scores, float), _checked_ids(ids, caller)
+  if scores.shape != ids.shape:
     raise ValueError(f"{caller} got scores {scores.shape} for ids {ids.shape}; join them by id.")
   if not len(ids):
     raise ValueError(f"{caller} got no ids: the forget set is empty.")
   _check.finite(scores, f"{caller}: scores")
-  values, counts = np.unique(ids, return_counts=True)
-  if len(values) != len(ids):
-    raise ValueError(f"{caller}: id {values[counts > 1][0]} is repeated.")
   return scores, ids
+
+
+def _checked_ids(ids: Any, caller: str) -> np.ndarray:
+  ids = np.asarray(ids)
+  check_ids(ids, ids.size, caller)
+  return ids.astype(np.int64)
+
+
+def _refuse_groups(num_groups: int, most: int, caller: str) -> None:
+  if not isinstance(num_groups, int | np.integer) or not 1 <= num_groups <= most:
+    raise ValueError(f"{caller} got num_groups={num_groups!r}, must be an integer in [1, {most}].")
 
 
 def _features(forget: Any, retain: Any, caller: str) -> tuple[np.ndarray, np.ndarray]:

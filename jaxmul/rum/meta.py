@@ -6,6 +6,7 @@ References:
   Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -18,11 +19,11 @@ import jax
 import numpy as np
 
 from jaxmul import checkpoint, metrics
-from jaxmul.binding import Bound
+from jaxmul.binding import Bound, as_bound
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.memorization.plan import describe
-from jaxmul.rum.plan import Plan, Step
+from jaxmul.rum.plan import Plan, Step, refuse_no_plan
 
 
 class Effect(NamedTuple):
@@ -71,14 +72,16 @@ def meta_unlearn(
       S₁ ∪ … ∪ Sᵢ is retained.
     key: step i uses `fold_in(key, i)`.
     store: folder that gets the params after each step. The same call again, after a kill, goes on
-      from the last finished step, with the same bits.
+      from the last finished step, with the same bits. Steps are found by a hash of all that decides
+      them, except lambdas that are bound as forward passes: two of these cannot be told apart.
 
   Returns:
     The unlearned network.
 
   Raises:
-    ValueError: the plan has another number of steps than there are groups, groups overlap or are
-      empty, an id is not in the data, nothing would be retained, or the store holds a damaged step.
+    ValueError: the plan is none or has another number of steps than there are groups, groups
+      overlap or are empty, an id is not in the data, nothing would be retained, the store holds a
+      damaged step, or a step could not be found again in a store, as its algorithm holds a lambda.
     unlearn.Diverged: a step diverged; the steps before it are in the store.
 
   References:
@@ -131,9 +134,9 @@ def run(
     >>> [effect.algorithm for effect in outcome.effects]
     ['none', 'neg_grad']
   """
-  parts = {f"group {i}": np.asarray(group) for i, group in enumerate(groups)}
-  forgotten = np.concatenate(list(parts.values()))
-  parts["retain"] = np.setdiff1d(dataset.ids, forgotten)
+  params = as_bound(params, None, "rum.run")
+  parts = {f"group {i}": split.forget for i, split in enumerate(shrinking(dataset, groups))}
+  parts["retain"] = np.setdiff1d(dataset.ids, np.concatenate(list(parts.values())))
 
   def accuracies(params: Bound) -> dict[str, float]:
     return {name: metrics.accuracy(params, dataset.take(ids)) for name, ids in parts.items()}
@@ -166,23 +169,19 @@ def chained(
   gone: Any = (),
 ) -> Iterator[Done]:
   """Yields each step of `meta_unlearn` when it is done; ids in `gone` are in no set at all."""
-  gone = np.asarray(gone, np.int64)
+  refuse_no_plan(plan, "rum")
+  params = as_bound(params, None, "rum")
   if len(plan.steps) != len(groups):
     raise ValueError(
       f"the plan has {len(plan.steps)} steps but there are {len(groups)} groups; "
       "give one step for each group."
     )
-  splits = [
-    Split(forget=group, retain=np.setdiff1d(dataset.ids, np.concatenate([gone, *groups[: i + 1]])))
-    for i, group in enumerate(groups)
-  ]
-  Split(forget=np.concatenate(groups), retain=splits[-1].retain).check(dataset)
-  digest = None if store is None else _start_digest(params, dataset, key, gone)
-  for i, (step, split) in enumerate(zip(plan.steps, splits, strict=True)):
-    folder = None
-    if digest is not None and store is not None:
-      _include(digest, step, split)
-      folder = Path(store) / f"step{i}-{digest.hexdigest()[:16]}"
+  splits = shrinking(dataset, groups, gone)
+  folders = [None] * len(splits)
+  if store is not None:
+    digest = _start_digest(params, dataset, key, np.asarray(gone, np.int64))
+    folders = [Path(store) / name for name in _step_names(digest, plan, splits)]
+  for i, (step, split, folder) in enumerate(zip(plan.steps, splits, folders, strict=True)):
     seconds = 0.0
     if step.unlearner is None:
       pass
@@ -196,6 +195,32 @@ def chained(
       if folder is not None:
         checkpoint.save(folder, params)
     yield Done(i, step, params, seconds)
+
+
+def shrinking(dataset: Dataset, groups: Sequence[Any], gone: Any = ()) -> list[Split]:
+  """Returns what each step forgets and retains: D without `gone` and the groups up to its own.
+
+  Raises:
+    ValueError: there are no groups, an id is in two of them or not in the data, ids are no
+      integers, or nothing would be retained.
+  """
+  groups = [np.asarray(group) for group in groups]
+  if not groups:
+    raise ValueError("there are no groups; give the ids of at least one.")
+  ids, counts = np.unique(np.concatenate(groups), return_counts=True)
+  if (counts > 1).any():
+    raise ValueError(
+      f"id {ids[counts > 1][0]} is in the groups more than once; they must be disjoint, as "
+      "rum.refine makes them. Take it out of all but one."
+    )
+  before = [np.asarray(gone, np.int64), *groups]
+  splits = [
+    Split(forget=group, retain=np.setdiff1d(dataset.ids, np.concatenate(before[: i + 2])))
+    for i, group in enumerate(groups)
+  ]
+  for split in splits:
+    dataset.rows(split.forget)
+  return splits
 
 
 def _name(step: Step) -> str:
@@ -228,8 +253,20 @@ def params_hash(params: Bound) -> str:
   return digest.hexdigest()
 
 
+def _step_names(digest, plan: Plan, splits: list[Split]) -> list[str]:
+  """A name for the result of each step, of a hash of everything that came before it."""
+  names = []
+  for number, (step, split) in enumerate(zip(plan.steps, splits, strict=True)):
+    _include(digest, step, split)
+    names.append(f"step{number}-{digest.hexdigest()[:16]}")
+  return names
+
+
 def _start_digest(params: Bound, dataset: Dataset, key: jax.Array, gone: Any):
   digest = hashlib.sha256(params_hash(params).encode())
+  for function in (params.apply_fn, params.train_fn):
+    with contextlib.suppress(ValueError):  # a lambda, which has no name to tell it by
+      digest.update(describe(function).encode())
   order = np.argsort(dataset.ids)
   arrays = (dataset.images[order], dataset.labels[order], dataset.ids[order])
   _include_arrays(digest, (*arrays, jax.random.key_data(key), np.sort(gone) if len(gone) else ()))

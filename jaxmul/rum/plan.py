@@ -7,6 +7,7 @@ References:
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -14,6 +15,7 @@ from jaxmul import _check, unlearn
 from jaxmul.binding import Bound
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
+from jaxmul.unlearn.base import refuse_uncalled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +39,8 @@ class Step:
   freeze_statistics: bool = False
 
   def __post_init__(self):
-    given = self.unlearner
-    if given is not None and not isinstance(given, unlearn.Unlearner):
-      name = getattr(given, "__name__", None)
-      raise ValueError(
-        f"rum.Step got a {type(given).__name__}, must be an unlearn.Unlearner or None."
-        if name is None
-        else f"rum.Step got {name}, which makes an Unlearner and is none. Call it: {name}(...)."
-      )
+    if self.unlearner is not None:
+      refuse_uncalled(self.unlearner, "rum.Step")
     _check.count(self.epochs, "epochs", "rum.Step")
     _check.count(self.batch_size, "batch_size", "rum.Step")
 
@@ -66,7 +62,11 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """One `Step` for each group, from low to high memorization."""
+  """One `Step` for each group, from low to high memorization.
+
+  Raises:
+    ValueError: there are no steps, or one is something else.
+  """
 
   steps: Sequence[Step]
 
@@ -74,6 +74,25 @@ class Plan:
     object.__setattr__(self, "steps", tuple(self.steps))
     if not self.steps:
       raise ValueError("a rum.Plan needs at least one step.")
+    for step in self.steps:
+      refuse_no_step(step, "rum.Plan")
+
+
+def refuse_no_step(given: Any, caller: str) -> None:
+  """Raises ValueError where something else stands in a Step's place, such as an algorithm."""
+  if not isinstance(given, Step):
+    raise ValueError(
+      f"{caller} got a {type(given).__name__}, must be a rum.Step. "
+      "Wrap an algorithm: rum.Step(algorithm, epochs)."
+    )
+
+
+def refuse_no_plan(given: Any, caller: str) -> None:
+  """Raises ValueError where something else stands in a Plan's place, such as its steps."""
+  if not isinstance(given, Plan):
+    raise ValueError(
+      f"{caller} got a {type(given).__name__}, must be a rum.Plan. Wrap the steps: rum.Plan(steps)."
+    )
 
 
 def neg_grad_plus_plan(batch_size: int = 256) -> Plan:

@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from jaxmul._files import write_atomic
-from jaxmul.binding import Bound
-from jaxmul.data.dataset import Dataset
+from jaxmul.binding import Bound, as_bound
+from jaxmul.data.dataset import Dataset, check_ids
 from jaxmul.memorization.plan import describe
 from jaxmul.rum.groups import refine
 from jaxmul.rum.meta import chained, params_hash
-from jaxmul.rum.plan import Plan
+from jaxmul.rum.plan import Plan, refuse_no_plan
 
 Score = Callable[[Bound, Dataset], Any]
 
@@ -86,8 +86,9 @@ def stream(
     A `Deletion` after each request.
 
   Raises:
-    ValueError: an id is not in the data, or was deleted before; the store's ledger is damaged, or
-      holds another request in this one's place; or as `meta_unlearn`.
+    ValueError: an id is no integer, not in the data, or was deleted before; a request has fewer ids
+      than the plan has steps; the store's ledger is damaged, or holds another request in this one's
+      place; or as `meta_unlearn`.
     unlearn.Diverged: a step diverged.
 
   Example:
@@ -105,9 +106,17 @@ def stream(
   """
   ledger = None if store is None else Path(store) / "ledger.jsonl"
   old = [] if ledger is None else _read(ledger)
-  words, kept, gone = plan_words(plan), [], np.zeros(0, np.int64)
+  refuse_no_plan(plan, "stream")
+  params = as_bound(params, None, "stream")
+  words, kept, gone = plan_words(plan, lasting=store is not None), [], np.zeros(0, np.int64)
   for number, request in enumerate(requests):
-    ids = np.sort(np.asarray(request, np.int64))
+    ids = np.sort(np.asarray(request))
+    check_ids(ids, ids.size, f"request {number}")
+    if len(ids) < len(plan.steps):
+      raise ValueError(
+        f"request {number} has {len(ids)} ids for {len(plan.steps)} steps of the plan, must have "
+        "one for each. Wait for more, or serve it with a shorter plan."
+      )
     again = np.intersect1d(ids, gone)
     if len(again):
       raise ValueError(
@@ -169,18 +178,27 @@ def _same(ledger: Path | None, old: Entry, new: Entry, fields: tuple[str, ...]) 
       )
 
 
-def plan_words(plan: Plan) -> str:
+def plan_words(plan: Plan, *, lasting: bool = True) -> str:
   """Returns a plan in words: each step's algorithm with all its settings.
+
+  Args:
+    plan: any.
+    lasting: whether equal plans must have equal words in every process; otherwise the address of a
+      lambda will do.
+
+  Raises:
+    ValueError: an algorithm holds a lambda, and `lasting`.
 
   Example:
     >>> from jaxmul import rum, unlearn
     >>> plan_words(rum.Plan([rum.Step(None), rum.Step(unlearn.neg_grad(0.1), 2, 8)]))
     "none; ('neg_grad', 0.1, 0.9) × 2 of 8"
   """
+  words = describe if lasting else str
   return "; ".join(
     "none"
     if step.unlearner is None
-    else f"{describe(step.unlearner.identity)} × {step.epochs} of {step.batch_size}"
+    else f"{words(step.unlearner.identity)} × {step.epochs} of {step.batch_size}"
     + ", statistics frozen" * step.freeze_statistics
     for step in plan.steps
   )

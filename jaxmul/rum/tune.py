@@ -21,11 +21,12 @@ import jax
 import numpy as np
 
 from jaxmul import metrics, unlearn
-from jaxmul.binding import Bound
+from jaxmul.binding import Bound, as_bound
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.memorization import Estimate
-from jaxmul.rum.plan import Plan, Step
+from jaxmul.rum.meta import shrinking
+from jaxmul.rum.plan import Plan, Step, refuse_no_step
 
 
 class Trial(NamedTuple):
@@ -78,8 +79,9 @@ def tune(
     A `Tuned`; `meta_unlearn(tuned.plan, params, dataset, groups, key)` gives `tuned.params` again.
 
   Raises:
-    ValueError: no candidates, a budget below one trial a group, held-out ids that are in D, an id
-      that is not in the data, or a group of which no example was ever left out.
+    ValueError: no candidates, or one that is no `Step`; a budget below one trial a group; held-out
+      ids that are in D; groups that overlap, or hold an id that is not in the data; or a group of
+      which no example was ever left out.
 
   Example:
     >>> import jax, numpy as np
@@ -94,28 +96,27 @@ def tune(
     >>> [trial.name for trial in tuned.trials]
     ['none', 'ascent']
   """
-  each = min(len(candidates), budget // max(len(groups), 1))
+  for step in candidates.values():
+    refuse_no_step(step, "tune")
+  tried = {name: step for name, step in candidates.items() if step.unlearner is not None}
+  each = min(len(tried), budget // max(len(groups), 1))
   if each < 1:
     raise ValueError(
-      f"tune got {len(candidates)} candidates and budget={budget} for {len(groups)} groups; "
+      f"tune got {len(tried)} candidates and budget={budget} for {len(groups)} groups; "
       f"give at least one candidate, and a budget of at least {len(groups)}."
     )
+  params, splits = as_bound(params, None, "tune"), shrinking(dataset, groups)
   shared = np.intersect1d(dataset.ids, heldout.ids)
   if len(shared):
     raise ValueError(
       f"tune: id {shared[0]} is held out and in the data; held-out examples are never trained on."
     )
   original, steps, trials = params, [], []
-  for number, group in enumerate(groups):
-    gone = np.concatenate([np.asarray(ids) for ids in groups[: number + 1]])
-    split = Split(forget=group, retain=np.setdiff1d(dataset.ids, gone))
-    split.check(dataset)
+  for number, split in enumerate(splits):
     value = surrogate(params, original, dataset, split, heldout, estimate)
     best = (value, Step(None), params)
     trials.append(Trial(number, "none", value))
-    for name, step in list(candidates.items())[:each]:
-      if step.unlearner is None:
-        continue
+    for name, step in list(tried.items())[:each]:
       try:
         after = step.run(params, dataset, split, jax.random.fold_in(key, number))
         value = surrogate(after, original, dataset, split, heldout, estimate)

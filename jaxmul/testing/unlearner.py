@@ -36,11 +36,12 @@ def check_unlearner(
 ) -> list[str]:
   """Holds an unlearning algorithm to its contract on a small problem.
 
-  Checks shapes, dtypes and finiteness; that nothing given is changed; that the order of ids and of
-  the data, what padding holds and what is outside of S ∪ R do not matter; that equal keys give
-  equal bits; that `jit`, eager and sharded runs agree within 1e-5 of the largest value; one trace;
-  frozen statistics; the stop on divergence; and lowering for CPU, GPU and TPU. With one device the
-  two clauses of sharded runs are left out, and a warning says how to have more.
+  Checks shapes, dtypes and finiteness; that nothing given is changed, and nothing remembered but in
+  the state; that the order of ids and of the data, how much padding there is and what it holds,
+  and what is outside of S ∪ R do not matter; that equal keys give equal bits; that `jit`, eager and
+  sharded runs agree within 1e-5 of the largest value; one trace; frozen statistics; the stop on
+  divergence; and lowering for CPU, GPU and TPU. With one device the two clauses of sharded runs are
+  left out, and a warning says how to have more.
 
   Args:
     unlearner: the algorithm.
@@ -93,24 +94,30 @@ class _Problem:
       self.traces += 1
       return unlearner.update(*arguments)
 
-    # An identity of its own: what was compiled before must not hide a trace.
     self.unlearner = dataclasses.replace(
-      unlearner,
-      update=None if unlearner.update is None else counted,
-      identity=("check_unlearner", unlearner.identity, id(self)),
+      unlearner, update=None if unlearner.update is None else counted
     )
+    self.unlearner = self.never_compiled()
     self.before = jax.tree.map(np.array, (params.params, params.state))
     self.images = dataset.images.copy()
 
+  def never_compiled(self) -> unlearn.Unlearner:
+    """The same with an identity of its own: what was compiled before must not hide a trace."""
+    return dataclasses.replace(
+      self.unlearner, identity=("check_unlearner", self.given.identity, object())
+    )
+
   @functools.cached_property
   def after(self) -> Bound:
-    return self.run()
+    try:
+      return self.run()
+    except unlearn.Diverged as error:
+      raise AssertionError(f"params_are_finite: a run stopped: {error}") from error
 
   def run(self, key: int = 0, **changes: Any) -> Bound:
-    given = {"params": self.params, "dataset": self.dataset, "split": self.split} | changes
-    options = {"epochs": self.epochs, "batch_size": self.batch_size}
-    options |= {name: given.pop(name) for name in list(given) if name not in _POSITIONAL}
-    return unlearn.run(self.unlearner, key=jax.random.key(key), **given, **options)
+    given = {"unlearner": self.unlearner, "params": self.params, "dataset": self.dataset}
+    given |= {"split": self.split, "epochs": self.epochs, "batch_size": self.batch_size}
+    return unlearn.run(**given | changes, key=jax.random.key(key))
 
   def session(self, images, labels, key, padding: Any = 0) -> unlearn.Session:
     def rows(ids):
@@ -121,8 +128,14 @@ class _Problem:
     sets = rows(self.split.forget), rows(self.split.retain)
     return unlearn.Session(*sets, self.epochs, self.batch_size, key, self.dataset.ids)
 
-  def step(self, params, images, labels, key, hole=None, padding: Any = 0) -> Bound:
-    """The network after the first step; `hole` is written into the padding rows of its batches."""
+  def step(self, params, images, labels, key, hole=None, padding: Any = 0, more: int = 0) -> Bound:
+    """The network after the first step.
+
+    Args:
+      hole: input, label and row of the data set that the padding rows of its batches hold.
+      padding: row of the data set that fills up S and R.
+      more: padding rows of its batches in addition.
+    """
     session = self.session(images, labels, key, padding)
     state = self.given.init(params, session)
     if self.given.start is not None:
@@ -133,7 +146,7 @@ class _Problem:
     if self.given.tick is not None:
       state = self.given.tick(state, unlearn.Clock(zero, zero, zero + 2))
     forget, retain = (
-      _holed(rows.batch(zero, jnp.int32(self.batch_size - 3), self.batch_size), hole)
+      _holed(rows.batch(zero, jnp.int32(self.batch_size - 3), self.batch_size + more), hole)
       for rows in (session.forget, session.retain)
     )
     updates, _ = self.given.update(forget, retain, state, params, key)
@@ -141,14 +154,15 @@ class _Problem:
     return params if self.given.finish is None else self.given.finish(params, state)
 
 
-_POSITIONAL = ("params", "dataset", "split")
-
-
 def _holed(batch: unlearn.Batch, hole) -> unlearn.Batch:
   if hole is None:
     return batch
   mask = batch.mask.reshape(-1, *(1,) * (batch.inputs.ndim - 1))
-  return batch._replace(inputs=jnp.where(mask, batch.inputs, hole))
+  return batch._replace(
+    inputs=jnp.where(mask, batch.inputs, hole[0]),
+    labels=jnp.where(batch.mask, batch.labels, hole[1]),
+    rows=jnp.where(batch.mask, batch.rows, hole[2]),
+  )
 
 
 def _values(at: _Problem) -> Clauses:
@@ -200,6 +214,11 @@ def _runs(at: _Problem) -> Clauses:
       "sharded_data_give_the_same_step. Set XLA_FLAGS=--xla_force_host_platform_device_count=8.",
       stacklevel=3,
     )
+  # Whatever a compiled program holds of the first params, such as a teacher, it holds still.
+  other = at.params.replace(params=jax.tree.map(lambda leaf: 0.9 * leaf, at.params.params))
+  gap = _gap(at.run(params=other), at.run(params=other, unlearner=at.never_compiled()))
+  says = f"compiled anew for other params it differs by {gap:.1e}"
+  yield "what_is_remembered_is_in_the_state", gap == 0, says
   broken = at.params.replace(params=jax.tree.map(lambda x: x * jnp.nan, at.params.params))
   try:
     at.run(params=broken)
@@ -235,26 +254,31 @@ def _step(at: _Problem) -> Clauses:
   """The first step, in ways that must not matter."""
   key = jax.random.key(0)
   inputs, labels = at.dataset.batch()
-  step: Callable[..., Any] = jax.jit(at.step)
-  first = step(at.params, inputs, labels, key, 0.0, 0)
-  gap = _relative(step(at.params, inputs, labels, key, 0.0, 0), first)
+  step: Callable[..., Any] = jax.jit(at.step, static_argnames="more")
+  empty = (0.0, int(at.dataset.labels[0]), 0)
+  first = step(at.params, inputs, labels, key, empty, 0)
+  gap = _relative(step(at.params, inputs, labels, key, empty, 0), first)
   yield "step_is_pure", gap == 0, f"the same step again differs by {gap:.1e}"
-  hole = step(at.params, inputs, labels, key, jnp.nan, 0)
-  gap = _relative(hole, first)
-  yield "padding_of_batches_is_not_seen", gap == 0, f"NaN in padding rows changes it by {gap:.1e}"
   last = len(at.dataset) - 1  # 0 elsewhere
-  gap = _relative(step(at.params, inputs, labels, key, 0.0, last), first)
+  differs = at.dataset.labels != at.dataset.labels[0]
+  hole = (jnp.nan, int(at.dataset.labels[differs.argmax()]), last)
+  gap = _relative(step(at.params, inputs, labels, key, hole, 0), first)
+  says = f"NaN, another label and row in padding rows change it by {gap:.1e}"
+  yield "padding_of_batches_is_not_seen", gap == 0, says
+  gap = _relative(step(at.params, inputs, labels, key, empty, 0, more=8), first)
+  yield "amount_of_padding_is_not_seen", gap <= TOLERANCE, f"8 rows more change it by {gap:.1e}"
+  gap = _relative(step(at.params, inputs, labels, key, empty, last), first)
   yield "padding_of_sets_is_not_seen", gap <= TOLERANCE, f"other padding differs by {gap:.1e}"
   if at.eager:
-    gap = _relative(at.step(at.params, inputs, labels, key, 0.0, 0), first)
+    gap = _relative(at.step(at.params, inputs, labels, key, empty, 0), first)
     yield "eager_equals_jit", gap <= TOLERANCE, f"eager and jit differ by {gap:.1e}"
   devices = len(jax.devices())
   if devices > 1:
     # Rows that belong to no set fill up what the devices do not divide.
     more = np.zeros(-len(labels) % devices, int)
     padded = tuple(jnp.concatenate([each, each[more]]) for each in (inputs, labels))
-    first = step(at.params, *padded, key, 0.0, 0)
-    gap = _relative(step(at.params, *_sharding.shard_batch(padded), key, 0.0, 0), first)
+    first = step(at.params, *padded, key, empty, 0)
+    gap = _relative(step(at.params, *_sharding.shard_batch(padded), key, empty, 0), first)
     yield "sharded_data_give_the_same_step", gap <= TOLERANCE, f"they differ by {gap:.1e}"
   lowers, why = _exported(at)
   yield "it_lowers_for_accelerators", lowers, why

@@ -21,7 +21,16 @@ from jaxmul.binding import Bound, as_bound, refuse_batch_stats
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.train import Recipe, fit
-from jaxmul.unlearn._passes import Batch, Passes, Rows, at_step, num_steps, padded_rows, sizes
+from jaxmul.unlearn._passes import (
+  Alternate,
+  Batch,
+  Passes,
+  Rows,
+  at_step,
+  num_steps,
+  padded_rows,
+  sizes,
+)
 
 
 class Session(NamedTuple):
@@ -70,12 +79,16 @@ class Unlearner:
       algorithm of one shot, whose result is what `start` returns.
     passes: how an epoch walks: "retain" (over R, S cycled beside it), "forget" (over S, R beside
       it), "union" (over both, in proportion) or `Alternate` (over S, then over R).
-    identity: equal for equal algorithms, so that they share a compiled program; name and
-      hyperparameters. By default the two functions themselves.
+    identity: equal for equal algorithms, which share a compiled program: name and all
+      hyperparameters. One that is left out would be that of the first such algorithm, silently. By
+      default the two functions themselves.
     start: `(params, state) -> params`, before the first step: weights are reset, a head is widened.
     tick: `(state, clock) -> state`, before each step, for what depends on time.
     finish: `(params, state) -> params`, after the last step: a head is narrowed.
     given: the arrays it was made with, such as fresh params: what a hash of it must include.
+
+  Raises:
+    ValueError: `passes` is none of these.
   """
 
   init: Callable[[Bound, Session], Any] = dataclasses.field(compare=False)
@@ -90,8 +103,23 @@ class Unlearner:
   given: Any = dataclasses.field(default=(), compare=False)
 
   def __post_init__(self):
+    if not isinstance(self.passes, Alternate) and self.passes not in ("retain", "forget", "union"):
+      raise ValueError(
+        f"Unlearner got passes={self.passes!r}, must be 'retain', 'forget', 'union' or Alternate."
+      )
     if self.identity is None:
       object.__setattr__(self, "identity", (self.init, self.update))
+
+
+def refuse_uncalled(given: Any, caller: str) -> None:
+  """Raises ValueError where something else stands in an Unlearner's place, such as its factory."""
+  if not isinstance(given, Unlearner):
+    name = getattr(given, "__name__", None)
+    raise ValueError(
+      f"{caller} got a {type(given).__name__}, must be an unlearn.Unlearner."
+      if name is None
+      else f"{caller} got {name}, which makes an Unlearner and is none. Call it: {name}(...)."
+    )
 
 
 class Diverged(FloatingPointError):
@@ -133,9 +161,9 @@ def run(
     The unlearned network.
 
   Raises:
-    ValueError: an id is not in the data, a label is not a class, a number is below 1 or no integer,
-      there are no devices or they do not divide the batch, or raw variables with batch statistics
-      are given.
+    ValueError: `unlearner` is none, such as a factory that was not called; an id is not in the
+      data, a label is not a class, a number is below 1 or no integer, there are no devices or they
+      do not divide the batch, or params have no forward pass, or hold batch statistics.
     Diverged: values became NaN or inf; the exception holds the last good params.
 
   Example:
@@ -150,6 +178,7 @@ def run(
     >>> bool(proxies.loss(forgot, toy.batch())[3] > proxies.loss(params, toy.batch())[3])
     True
   """
+  refuse_uncalled(unlearner, "unlearn.run")
   params = as_bound(params, None, "unlearn.run")
   refuse_batch_stats(params, "unlearn.run")
   _check.count(epochs, "epochs", "unlearn.run")
@@ -201,7 +230,7 @@ def run(
   if mesh is not None:
     forget, retain, params, state = _sharding.replicate((forget, retain, params, state), mesh)
   for epoch in range(epochs):
-    new, state, finite = _epoch(
+    new, new_state, finite = _epoch(
       unlearner, mesh, size, batch_size, forget, retain, state, params, run_key, epoch
     )
     if not finite:
@@ -210,7 +239,7 @@ def run(
         "learning rate; .params holds the epoch before.",
         finished(params),
       )
-    params = new
+    params, state = new, new_state
   return finished(params)
 
 

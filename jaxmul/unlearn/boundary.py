@@ -36,7 +36,7 @@ def boundary_shrink(
     An `Unlearner`.
 
   Raises:
-    ValueError: radius is negative.
+    ValueError: a number is outside its range.
 
   References:
     Chen et al., [Boundary Unlearning](https://arxiv.org/abs/2303.11570), 2023.
@@ -88,6 +88,9 @@ def boundary_expand(
 
   Returns:
     An `Unlearner`. Its `init` raises ValueError where `initial` is not one class wider.
+
+  Raises:
+    ValueError: a number is outside its range.
 
   References:
     Chen et al., [Boundary Unlearning](https://arxiv.org/abs/2303.11570), 2023.

@@ -76,6 +76,8 @@ def scrub(
   for name, value in (("gamma", gamma), ("beta", beta), ("msteps", msteps)):
     if not value >= 0:
       raise ValueError(f"scrub got {name}={value}, must be at least 0.")
+  if msteps != int(msteps):
+    raise ValueError(f"scrub got msteps={msteps}, must be whole epochs.")
   if not temperature > 0:
     raise ValueError(f"scrub got temperature={temperature}, must be above 0.")
 
@@ -122,7 +124,7 @@ def bad_teacher(
     An `Unlearner`. Its `init` raises ValueError where `initial` has another number of classes.
 
   Raises:
-    ValueError: temperature is not above 0.
+    ValueError: a number is outside its range.
 
   References:
     Chundawat et al., [Can Bad Teaching Induce Forgetting?](https://arxiv.org/abs/2205.08096), 2022.
@@ -134,6 +136,7 @@ def bad_teacher(
     >>> bad_teacher(fresh).passes
     'union'
   """
+  _check.rate(learning_rate, "learning_rate", np.inf)
   if not temperature > 0:
     raise ValueError(f"bad_teacher got temperature={temperature}, must be above 0.")
 
@@ -192,7 +195,7 @@ def regun(
     An `Unlearner`. Its `init` raises ValueError where a class of S has no held-out example.
 
   Raises:
-    ValueError: weight is negative.
+    ValueError: a number is outside its range.
 
   References:
     Mirlach et al., [Reference-Guided Machine Unlearning](https://arxiv.org/abs/2603.11210), 2026.
@@ -261,7 +264,8 @@ def dmm(
     another number of classes.
 
   Raises:
-    ValueError: the shapes do not fit, an id is there twice, or a number is not finite.
+    ValueError: the shapes do not fit, an id is there twice, β is not finite, or a number is outside
+      its range.
 
   References:
     Georgiev et al., [Attribute-to-Delete](https://arxiv.org/abs/2410.23232), 2024.

@@ -1,7 +1,7 @@
 """Fine-tuning and gradient ascent: what to descend is a sum of risks on R and S.
 
 risk_S and risk_R are mean losses on a forget and a retain batch. All use SGD at a constant rate
-with momentum; weight decay is coupled, as in training.
+η ≥ 0 with momentum μ in [0, 1); weight decay λ ≥ 0 is coupled, as in training.
 """
 
 import jax
@@ -18,8 +18,16 @@ def fine_tune(
 
   Published for 10 epochs. Needs R; one epoch costs one training epoch on R.
 
+  Args:
+    learning_rate: η, constant.
+    momentum: μ.
+    weight_decay: λ.
+
   Returns:
     An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
 
   References:
     Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
@@ -59,7 +67,7 @@ def l1_sparse(
     An `Unlearner`.
 
   Raises:
-    ValueError: alpha is negative.
+    ValueError: a number is outside its range.
 
   References:
     Jia et al., [Model Sparsity Can Simplify Unlearning](https://arxiv.org/abs/2304.04934), 2023.
@@ -89,8 +97,15 @@ def neg_grad(learning_rate: float = 1e-4, *, momentum: float = 0.9) -> Unlearner
 
   Published for 5 epochs. Needs S only; one epoch costs one training epoch on S.
 
+  Args:
+    learning_rate: η, constant.
+    momentum: μ.
+
   Returns:
     An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
 
   References:
     Golatkar et al., [Eternal Sunshine](https://arxiv.org/abs/1911.04933), 2020.
@@ -137,7 +152,7 @@ def neg_grad_plus(
     An `Unlearner`.
 
   Raises:
-    ValueError: alpha is outside [0, 1].
+    ValueError: a number is outside its range.
 
   References:
     Kurmanji et al., [Towards Unbounded Machine Unlearning](https://arxiv.org/abs/2302.09880), 2023.

@@ -39,7 +39,7 @@ def cf_k(
     An `Unlearner`. Its `init` raises ValueError where the network has no layer of a name.
 
   Raises:
-    ValueError: k is outside its range.
+    ValueError: k or another number is outside its range.
 
   References:
     Goel et al., [Evaluating Inexact Unlearning](https://arxiv.org/abs/2201.06640), 2022.
@@ -90,7 +90,7 @@ def eu_k(
     `initial` is another network.
 
   Raises:
-    ValueError: k is outside its range.
+    ValueError: k or another number is outside its range.
 
   References:
     Goel et al., [Evaluating Inexact Unlearning](https://arxiv.org/abs/2201.06640), 2022.

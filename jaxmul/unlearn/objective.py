@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxmul import losses
+from jaxmul import _check, losses
 from jaxmul.binding import Bound
 from jaxmul.unlearn._passes import Batch, Passes
 from jaxmul.unlearn.base import Clock, Session, Unlearner
@@ -129,10 +130,11 @@ def sgd(
   """Returns SGD with coupled weight decay, as PyTorch's.
 
   Raises:
-    ValueError: learning_rate is negative.
+    ValueError: a rate is outside its range.
   """
-  if not learning_rate >= 0:
-    raise ValueError(f"learning_rate={learning_rate}, must be at least 0.")
+  _check.rate(learning_rate, "learning_rate", np.inf)
+  _check.rate(momentum, "momentum", 1)
+  _check.rate(weight_decay, "weight_decay", np.inf)
   return optax.chain(
     optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum or None)
   )

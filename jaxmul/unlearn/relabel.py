@@ -33,6 +33,9 @@ def random_label(
   Returns:
     An `Unlearner`.
 
+  Raises:
+    ValueError: a number is outside its range.
+
   References:
     Golatkar et al., [Eternal Sunshine](https://arxiv.org/abs/1911.04933), 2020.
 
@@ -73,7 +76,7 @@ def salun(
     An `Unlearner`.
 
   Raises:
-    ValueError: fraction is outside [0, 1].
+    ValueError: a number is outside its range.
 
   References:
     Fan et al., [SalUn](https://arxiv.org/abs/2310.12508), 2023.

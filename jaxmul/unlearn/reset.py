@@ -36,7 +36,7 @@ def msg(
 ) -> Unlearner:
   """Masked small gradients: per kernel, resets the weights of smallest |g_R − g_S|; tunes on R.
 
-  The weights that were reset move by full updates, the others by `rest` of theirs. The rate rises
+  The gradients of the weights that were not reset are scaled by `rest`; all decay. The rate rises
   linearly to η over the first epoch and falls linearly to 0 by the end. Published for 5 epochs of
   batch 64. Needs R and S; one epoch costs one training epoch on R, and the mask a pass over both.
 
@@ -45,7 +45,7 @@ def msg(
     learning_rate: η, the highest.
     fraction: share of each kernel that is reset, in [0, 1]; with 0 and `rest` 1 this is
       fine-tuning.
-    rest: factor on the gradients of all other weights.
+    rest: factor on the gradients of all other weights, at least 0.
     momentum: μ.
     weight_decay: λ.
 
@@ -53,7 +53,7 @@ def msg(
     An `Unlearner`. Its `init` raises ValueError where `initial` is another network.
 
   Raises:
-    ValueError: fraction is outside [0, 1].
+    ValueError: a number is outside its range.
 
   References:
     Cadet et al., [Deep Unlearn](https://arxiv.org/abs/2410.01276), 2024.
@@ -66,6 +66,8 @@ def msg(
     'retain'
   """
   refuse_fraction("msg", fraction)
+  if not rest >= 0:
+    raise ValueError(f"msg got rest={rest}, must be at least 0.")
 
   def remember(params: Bound, session: Session) -> Chosen:
     refuse_unlike("msg", initial, params)
@@ -118,8 +120,16 @@ def ct(
   Needs R and a network with convolutions; one epoch costs one training epoch on R. The paper tunes
   rate and epochs; 0.01 and 10 epochs are our choice. Kernels that are not square stay as they are.
 
+  Args:
+    learning_rate: η, constant.
+    momentum: μ.
+    weight_decay: λ.
+
   Returns:
     An `Unlearner`. Its `init` raises ValueError where the network has no square kernels.
+
+  Raises:
+    ValueError: a number is outside its range.
 
   References:
     Cadet et al., [Deep Unlearn](https://arxiv.org/abs/2410.01276), 2024.
@@ -182,7 +192,7 @@ def localized_reset(
     An `Unlearner`. Its `init` raises ValueError where `initial` is another network.
 
   Raises:
-    ValueError: fraction is outside [0, 1].
+    ValueError: a number is outside its range.
 
   References:
     Torkzadehmahani et al., [Improved Localized Machine

@@ -128,8 +128,13 @@ NOTHING = bind(lambda w, x: x @ w, jnp.zeros((1, 6)))
     (lambda: rum.refine([0.1, np.nan], [1, 2]), "scores hold nan"),
     (lambda: rum.refine([0.1], [1, 2]), "join them by id"),
     (lambda: rum.refine([], []), "forget set is empty"),
-    (lambda: rum.refine([0.1, 0.2], [1, 1], num_groups=1), "id 1 is repeated"),
-    (lambda: rum.refine([0.1, 0.2], [1, 2], num_groups=3), r"num_groups=3, must be in \[1, 2\]"),
+    (lambda: rum.refine([0.1, 0.2], [1, 1], num_groups=1), "id 1 more than once"),
+    (lambda: rum.refine([0.1, 0.2], [1, 2], num_groups=3), r"num_groups=3, must be .* \[1, 2\]"),
+    (lambda: rum.refine([0.1, 0.2], [1, 2], num_groups=1.5), "num_groups=1.5, must be an integer"),
+    (lambda: rum.refine([0.1, 0.2], [1.5, 2.5]), "refine needs integer ids .*, got float64"),
+    (lambda: rum.shuffle([1.5, 2.5], jax.random.key(0)), "shuffle needs integer ids"),
+    (lambda: rum.clusters([[1.0]], [1.5], jax.random.key(0)), "clusters needs integer ids"),
+    (lambda: rum.select([0.1] * 3, [1, 2, 3], size=1, centre=np.nan), "centre=nan"),
     (lambda: rum.select([0.1, 0.2], [1, 2], size=1), "three groups need 3 of 2"),
     (lambda: rum.select([0.1] * 3, [1, 2, 3], size=1, centre="mean"), "'median' or 'midrange'"),
     (lambda: rum.Plan([]), "at least one step"),
@@ -143,13 +148,37 @@ NOTHING = bind(lambda w, x: x @ w, jnp.zeros((1, 6)))
       lambda: rum.meta_unlearn(
         rum.Plan([rum.Step(None)] * 2), NOTHING, DATA, [[0, 1], [1]], jax.random.key(0)
       ),
-      "id 1 is repeated",
+      "id 1 is in the groups more than once.*rum.refine",
     ),
     (
       lambda: rum.meta_unlearn(
         rum.Plan([rum.Step(None)]), NOTHING, DATA, [range(6)], jax.random.key(0)
       ),
       "is everything",
+    ),
+    (
+      lambda: rum.meta_unlearn([rum.Step(None)], NOTHING, DATA, [[1]], jax.random.key(0)),
+      r"got a list, must be a rum.Plan. Wrap the steps: rum.Plan\(steps\)",
+    ),
+    (
+      lambda: rum.run(rum.Plan([rum.Step(None)]), NOTHING, DATA, [], jax.random.key(0)),
+      "there are no groups",
+    ),
+    (
+      lambda: rum.run(
+        rum.Plan([rum.Step(None)]), {"w": jnp.zeros((1, 6))}, DATA, [[1]], jax.random.key(0)
+      ),
+      r"params is a dict with keys \['w'\], not callable",
+    ),
+    (
+      lambda: rum.tune(
+        {"a": rum.Step(unlearn.neg_grad())}, NOTHING, DATA, [[1, 2], [2]], DATA, jax.random.key(0)
+      ),
+      "id 2 is in the groups more than once",
+    ),
+    (
+      lambda: rum.tune({"a": unlearn.neg_grad()}, NOTHING, DATA, [[1]], DATA, jax.random.key(0)),
+      "tune got a Unlearner, must be a rum.Step",
     ),
     (
       lambda: rum.meta_unlearn(rum.Plan([rum.Step(None)]), NOTHING, DATA, [[9]], jax.random.key(0)),

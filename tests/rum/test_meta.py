@@ -1,9 +1,12 @@
 """RUM as an object: restarts with the same bits, effects, the autopilot."""
 
+import dataclasses
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +46,16 @@ groups = [np.arange(4), np.arange(4, 9), np.arange(9, 12)]
 after = rum.meta_unlearn(plan, params, data, groups, jax.random.key(2), store=store)
 print(len(saves), rum.params_hash(after))
 """
+
+
+class Activated(nn.Module):
+  """Two layers and what is between them."""
+
+  activation: Callable
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(3)(self.activation(nn.Dense(5)(x)))
 
 
 def restarted(store, at, when):
@@ -129,6 +142,33 @@ def test_a_store_does_not_serve_other_params_data_or_settings_of_a_step(tmp_path
     {"freeze_statistics": True},
   ):
     assert runs(**changed) == 1
+
+
+def test_a_store_does_not_serve_another_forward_pass_of_the_same_params(tmp_path):
+  images = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+  toy = Dataset(images, np.arange(12) % 3)
+  plan = rum.Plan([rum.Step(unlearn.neg_grad(0.1), 1, 8)])
+  found = []
+  for activation in (nn.relu, nn.tanh):
+    model = Activated(activation)
+    params = models.init(model, jax.random.key(0), toy.images[:1])
+    found += [
+      rum.run(plan, params, toy, [[0, 1]], jax.random.key(1), store=store).params(toy.images)
+      for store in (tmp_path, None)
+    ]
+  np.testing.assert_array_equal(found[0], found[1])
+  np.testing.assert_array_equal(found[2], found[3])
+  assert (found[0] != found[2]).any()
+
+
+def test_what_a_store_cannot_find_again_is_refused_before_the_first_step(problem, tmp_path):
+  params, toy = problem
+  lambdas = dataclasses.replace(unlearn.neg_grad(), identity=("mine", lambda x: x))
+  plan = rum.Plan([rum.Step(unlearn.neg_grad(), 1, 8), rum.Step(lambdas, 1, 8)])
+  with pytest.raises(ValueError, match=r"could not be resumed\. Use a module-level function"):
+    rum.meta_unlearn(plan, params, toy, [[0], [1]], jax.random.key(0), store=tmp_path)
+  assert not list(tmp_path.iterdir())
+  rum.meta_unlearn(plan, params, toy, [[0], [1]], jax.random.key(0))
 
 
 def test_a_damaged_step_is_an_error(problem, tmp_path):
@@ -275,7 +315,7 @@ def test_tune_keeps_to_its_budget(problem):
     (lambda: rum.refine([1, 2], [1, 2], thresholds=[2, 1]), "must increase"),
     (lambda: rum.refine([1, 2], [1, 2], quantiles=[1.5]), r"increase within \(0, 1\)"),
     (lambda: rum.refine([1, 2], [1, 2], quantiles=[0.5], thresholds=[1]), "give one of them"),
-    (lambda: rum.clusters([[1.0], [1.0]], [1, 2], jax.random.key(0)), r"must be in \[1, 1\]"),
+    (lambda: rum.clusters([[1.0], [1.0]], [1, 2], jax.random.key(0)), r"integer in \[1, 1\]"),
     (lambda: rum.entanglement([[1.0]], [[1.0, 2.0]]), "features"),
     (lambda: rum.tune({}, None, None, [[1]], None, None), "0 candidates"),
   ],

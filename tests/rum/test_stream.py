@@ -81,6 +81,36 @@ def test_a_stream_refuses_what_was_deleted_before():
     next(served)
 
 
+@pytest.mark.parametrize(
+  ("request_", "message"),
+  [
+    ([1.5, 2.5], "request 0 needs integer ids .*, got float64"),
+    ([1], "request 0 has 1 ids for 2 steps of the plan, must have one for each"),
+    ([1, 1], "request 0 got id 1 more than once"),
+  ],
+)
+def test_a_request_that_cannot_be_served_gets_one_line(request_, message):
+  witness, toy, params = tracer()
+  plan = rum.Plan([rum.Step(None), rum.Step(witness, 1, 8)])
+  served = rum.stream(
+    plan, params, toy, [request_], jax.random.key(0), score=lambda p, d: d.ids * 1.0
+  )
+  with pytest.raises(ValueError, match=message) as caught:
+    next(served)
+  assert "\n" not in str(caught.value)
+
+
+def test_a_stream_without_a_store_takes_algorithms_that_hold_a_lambda(tmp_path):
+  witness, toy, params = tracer()
+  mine = unlearn.Unlearner(witness.init, witness.update, "union", ("mine", lambda x: x))
+  plan = rum.Plan([rum.Step(mine, 1, 8)])
+  given = (plan, params, toy, [[1, 2]], jax.random.key(0))
+  (done,) = rum.stream(*given, score=lambda p, d: d.ids * 1.0)
+  assert "mine" in done.entry.plan
+  with pytest.raises(ValueError, match="could not be resumed"):
+    next(rum.stream(*given, score=lambda p, d: d.ids * 1.0, store=tmp_path))
+
+
 def test_scores_of_a_stream_can_be_any_proxy():
   rng = np.random.default_rng(0)
   toy = Dataset(rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 3, 40))

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.core import Tracer
 
@@ -145,6 +146,51 @@ def sees_padding(updates, state, forget, retain):
   return jax.tree.map(lambda leaf: leaf + leak, updates), state
 
 
+def reads_labels_of_padding(updates, state, forget, retain):
+  del forget
+  leak = retain.labels.mean()
+  return jax.tree.map(lambda leaf: leaf + leak, updates), state
+
+
+def looks_up_padding():
+  """Descends the risk on R times a mean of what was remembered of a batch, unmasked."""
+
+  def objective(params, turn, table):
+    risk, new = unlearn.batch_risk(params, turn.retain, turn.key)
+    return risk * table[turn.retain.rows].mean(), new
+
+  def remember(params, session):
+    del params
+    return session.retain.images.mean((1, 2))
+
+  return unlearn.descend(objective, optax.sgd(0.1), identity="looks up", remember=remember)
+
+
+def counts_padding(updates, state, forget, retain):
+  del forget
+  share = retain.mask.mean()
+  return jax.tree.map(lambda leaf: leaf * share, updates), state
+
+
+def closed_over():
+  """fine_tune towards params that `init` kept where no compiled program looks for them again."""
+  good, kept = unlearn.fine_tune(0.05), {}
+
+  def init(params, session):
+    kept["params"] = params.params
+    return good.init(params, session)
+
+  def update(forget, retain, state, params, key):
+    assert good.update is not None
+    updates, state = good.update(forget, retain, state, params, key)
+    back = jax.tree.map(
+      lambda u, w, old: u + 0.1 * (old - w), *(updates.params, params.params, kept["params"])
+    )
+    return updates.replace(params=back), state
+
+  return dataclasses.replace(good, init=init, update=update, identity="closed over")
+
+
 def never_moves(updates, state, forget, retain):
   del forget, retain
   return jax.tree.map(jnp.zeros_like, updates), state
@@ -155,6 +201,11 @@ def never_moves(updates, state, forget, retain):
   [
     (broken(sees_padding), "padding_of_batches_is_not_seen"),
     (broken(never_moves), "something_moves"),
+    (unlearn.neg_grad(1e30), "params_are_finite"),
+    (broken(reads_labels_of_padding), "padding_of_batches_is_not_seen"),
+    (looks_up_padding(), "padding_of_batches_is_not_seen"),
+    (broken(counts_padding), "amount_of_padding_is_not_seen"),
+    (closed_over(), "what_is_remembered_is_in_the_state"),
     (dataclasses.replace(unlearn.fine_tune(), identity=["list"]), "identity_is_hashable"),
     (
       dataclasses.replace(

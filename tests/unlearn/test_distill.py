@@ -244,7 +244,13 @@ def test_dmm_names_the_id_whose_influence_is_missing(problem):
     (lambda: unlearn.dmm(np.zeros((1, 2, 3)), [4], [4, 4]), "id 4 more than once in sources"),
     (lambda: unlearn.dmm(np.full((1, 1, 3), np.nan), [4], [4]), "3 influences that are not finite"),
     (lambda: unlearn.regun(Dataset(np.ones((0, 2)), np.ones(0, int))), "no held-out examples"),
-    (lambda: unlearn.fine_tune(-0.1), "learning_rate=-0.1, must be at least 0"),
+    (lambda: unlearn.fine_tune(-0.1), r"learning_rate=-0.1, must be in \[0, inf\)"),
+    (lambda: unlearn.fine_tune(np.inf), "learning_rate=inf, must be in"),
+    (lambda: unlearn.fine_tune(momentum=1), r"momentum=1, must be in \[0, 1\)"),
+    (lambda: unlearn.salun(weight_decay=-1), "weight_decay=-1, must be in"),
+    (lambda: unlearn.bad_teacher(None, -0.1), "learning_rate=-0.1, must be in"),
+    (lambda: unlearn.msg(None, rest=-1), "rest=-1, must be at least 0"),
+    (lambda: unlearn.scrub(msteps=2.5), "msteps=2.5, must be whole epochs"),
   ],
 )
 def test_hyperparameters_out_of_range_get_one_line(make, message):

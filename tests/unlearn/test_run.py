@@ -235,6 +235,30 @@ def test_divergence_keeps_the_epoch_before_bit_for_bit(problem):
     np.testing.assert_array_equal(x, y)
 
 
+def test_what_finish_makes_of_the_state_is_the_last_good_too(problem):
+  """A mean of the params so far, as some algorithms return, must not hold those that diverged."""
+  data, params, split = problem
+
+  def update(forget, retain, state, params, key):
+    broken = jnp.where(state[1] >= 2, jnp.nan, 0.1)
+    updates = jax.tree.map(lambda leaf: broken * jnp.ones_like(leaf), params)
+    mean = jax.tree.map(lambda mean, leaf: (mean + leaf + broken) / 2, state[0], params.params)
+    return updates, (mean, state[1])
+
+  algorithm = unlearn.Unlearner(
+    lambda params, session: (params.params, jnp.int32(0)),
+    update,
+    tick=lambda state, clock: (state[0], clock.epoch),
+    finish=lambda params, state: params.replace(params=state[0]),
+  )
+  with pytest.raises(unlearn.Diverged, match="epoch 3 of 4") as caught:
+    unlearn.run(algorithm, params, data, split, jax.random.key(0), epochs=4, batch_size=8)
+  before = unlearn.run(algorithm, params, data, split, jax.random.key(0), epochs=2, batch_size=8)
+  kept = jax.tree.leaves(caught.value.params)
+  for x, y in zip(kept, jax.tree.leaves(before), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
 def centred(params, state, inputs, key, mask):
   """BatchNorm without a variance: its statistics do not depend on the params."""
   del key
@@ -286,13 +310,23 @@ def test_one_device_that_is_given_is_the_one_used(problem):
     ({"epochs": 0}, "epochs=0, must be an integer of at least 1"),
     ({"batch_size": 0}, "batch_size=0, must be an integer of at least 1"),
     ({"split": Split(forget=np.array([7]), retain=np.array([100]))}, "id 7 is not in the data"),
+    ({"unlearner": unlearn.fine_tune}, r"Call it: fine_tune\(\.\.\.\)"),
+    ({"params": models.mlp((4,), 3)}, r"got a MLP, a module without params.*models\.init"),
+    ({"params": {"w": 1.0}}, r"dict with keys \['w'\], not callable.*jaxmul\.bind"),
   ],
 )
 def test_bad_input_gets_one_line(problem, change, message):
   data, params, split = problem
-  given = {"epochs": 1, "batch_size": 4, "split": split} | change
+  given = {"unlearner": unlearn.fine_tune(), "params": params, "dataset": data, "split": split}
+  given |= {"epochs": 1, "batch_size": 4, "key": jax.random.key(0)} | change
   with pytest.raises(ValueError, match=message) as caught:
-    unlearn.run(unlearn.fine_tune(), params, data, key=jax.random.key(0), **given)
+    unlearn.run(**given)
+  assert "\n" not in str(caught.value)
+
+
+def test_passes_that_do_not_exist_are_refused():
+  with pytest.raises(ValueError, match="passes='Retain', must be 'retain'") as caught:
+    unlearn.Unlearner(lambda params, session: (), None, "Retain")  # pyright: ignore
   assert "\n" not in str(caught.value)
 
 
