@@ -7,6 +7,7 @@ pytree, so it goes through `jit`, `vmap` and `grad` like plain params, and it ca
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -108,7 +109,7 @@ def as_bound(params: Any, apply_fn: ApplyFn | None, caller: str) -> Bound:
 
   Raises:
     ValueError: `params` cannot be called and no `apply_fn` is given, both know a forward pass, or
-      it is a module, which has no params.
+      it is a Linen module, which has no params.
   """
   if isinstance(params, Bound):
     if apply_fn is not None:
@@ -116,7 +117,8 @@ def as_bound(params: Any, apply_fn: ApplyFn | None, caller: str) -> Bound:
     return params
   if apply_fn is not None:
     return Bound(params, None, apply_fn)
-  if hasattr(params, "apply") and hasattr(params, "init"):
+  linen = sys.modules.get("flax.linen")
+  if linen is not None and isinstance(params, linen.Module):
     raise ValueError(
       f"{caller} got a {_describe(params)}, a module without params. "
       "Make some: jaxmul.models.init(module, key, inputs)."
