@@ -72,11 +72,13 @@ def algorithms(network):
   heldout = Dataset(data.images[-6:], np.arange(6) % 3, num_classes=3)
   rng = np.random.default_rng(1)
   beta = rng.normal(size=(27, 11, 3)).astype(np.float32)
-  rate = 0.005 if network == "resnet18" else 0.05  # at which it stands frozen statistics
+  # A ResNet stands frozen statistics only at lower rates. Ascent makes rounding grow: at 1e-3 its
+  # neg_grad differs by up to 2e-5 over 8 devices in float32, and by 9e-15 in float64.
+  rate, ascent = (0.005, 1e-4) if network == "resnet18" else (0.05, 0.01)
   return {
     "fine_tune": unlearn.fine_tune(rate),
     "l1_sparse": unlearn.l1_sparse(rate),
-    "neg_grad": unlearn.neg_grad(rate / 5),
+    "neg_grad": unlearn.neg_grad(ascent),
     "neg_grad_plus": unlearn.neg_grad_plus(rate),
     "random_label": unlearn.random_label(rate),
     "salun": unlearn.salun(rate),
