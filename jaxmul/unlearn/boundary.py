@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmul import losses
@@ -197,7 +198,8 @@ def amun(
       raise ValueError(f"amun got {name}={value}, must be at least {least}.")
 
   def remember(params: Bound, session: Session) -> _Adversarial:
-    radii = radius * 2.0 ** jnp.arange(doublings + 1)
+    dtype = session.forget.batch(0, 1, 1).inputs.dtype
+    radii = jnp.asarray(radius * 2.0 ** np.arange(doublings + 1), dtype)
     arguments = (params, radii, jnp.int32(steps))
     return map_members(_nearest_adversarial, arguments, session.forget, session.batch_size)
 

@@ -92,7 +92,7 @@ def algorithms(network):
     "eu_k": unlearn.eu_k(layers, fresh, 1),
     "msg": unlearn.msg(fresh, 0.01),
     "ct": unlearn.ct(),
-    "amun": unlearn.amun(doublings=1, steps=3),
+    "amun": unlearn.amun(rate / 5, doublings=1, steps=3),
     "dmm": unlearn.dmm(beta, split.train, split.forget, rate / 20),
     "localized_reset": unlearn.localized_reset(fresh),
     "regun": unlearn.regun(heldout, rate / 5),

@@ -122,6 +122,20 @@ def test_boundary_expand_refuses_a_network_that_is_not_one_class_wider():
   assert "\n" not in str(caught.value)
 
 
+def test_amun_attacks_float32_images_where_float64_is_enabled():
+  toy = Dataset(np.concatenate([S[0], R[0]]).astype(np.float32), np.concatenate([S[1], R[1]]))
+  with jax.enable_x64(True):
+    after = unlearn.run(
+      unlearn.amun(steps=2, doublings=1),
+      bind(linear, jnp.asarray(W, jnp.float32)),
+      toy,
+      Split(forget=np.arange(5), retain=np.arange(5, 11)),
+      jax.random.key(0),
+      epochs=1,
+    )
+  assert after.params.dtype == jnp.float32
+
+
 def test_amun_takes_adversarial_examples_with_their_own_labels():
   algorithm = unlearn.amun(ETA, radius=0.05, doublings=7, steps=20, weight_decay=0.0)
   with jax.enable_x64(True):
