@@ -13,6 +13,7 @@ from jax import lax
 
 from jaxmul import losses
 from jaxmul.binding import Bound
+from jaxmul.data.dataset import as_inputs
 from jaxmul.unlearn._passes import Batch
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.base import Session, Unlearner
@@ -198,7 +199,7 @@ def amun(
       raise ValueError(f"amun got {name}={value}, must be at least {least}.")
 
   def remember(params: Bound, session: Session) -> _Adversarial:
-    dtype = session.forget.batch(0, 1, 1).inputs.dtype
+    dtype = as_inputs(session.forget.images[:1]).dtype
     radii = jnp.asarray(radius * 2.0 ** np.arange(doublings + 1), dtype)
     arguments = (params, radii, jnp.int32(steps))
     return map_members(_nearest_adversarial, arguments, session.forget, session.batch_size)
