@@ -131,10 +131,10 @@ def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) ->
     >>> [g.tolist() for g in clusters(features, [1, 2, 3], jax.random.key(0), num_groups=2)]
     [[1, 3], [2]]
   """
-  features, ids = np.asarray(features, float), _checked_ids(ids, "clusters")
+  features = np.asarray(features, float)
   if features.ndim != 2 or not features.shape[1]:
     raise ValueError(f"clusters needs features [k, F], got {list(features.shape)}.")
-  _checked(features[:, 0], ids, "clusters")
+  _, ids = _checked(features[:, 0], ids, "clusters")
   _check.finite(features, "clusters: features")
   different = len(np.unique(features, axis=0))
   _refuse_groups(num_groups, different, "clusters")

@@ -8,6 +8,7 @@ References:
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import time
@@ -134,9 +135,8 @@ def run(
     >>> [effect.algorithm for effect in outcome.effects]
     ['none', 'neg_grad']
   """
-  params = as_bound(params, None, "rum.run")
-  parts = {f"group {i}": split.forget for i, split in enumerate(shrinking(dataset, groups))}
-  parts["retain"] = np.setdiff1d(dataset.ids, np.concatenate(list(parts.values())))
+  parts = {f"group {i}": np.asarray(group) for i, group in enumerate(groups)}
+  parts["retain"] = functools.reduce(np.setdiff1d, parts.values(), dataset.ids)
 
   def accuracies(params: Bound) -> dict[str, float]:
     return {name: metrics.accuracy(params, dataset.take(ids)) for name, ids in parts.items()}

@@ -40,7 +40,7 @@ class Step:
 
   def __post_init__(self):
     if self.unlearner is not None:
-      refuse_uncalled(self.unlearner, "rum.Step")
+      refuse_uncalled(self.unlearner, "rum.Step", "an unlearn.Unlearner or None")
     _check.count(self.epochs, "epochs", "rum.Step")
     _check.count(self.batch_size, "batch_size", "rum.Step")
 

@@ -111,12 +111,12 @@ class Unlearner:
       object.__setattr__(self, "identity", (self.init, self.update))
 
 
-def refuse_uncalled(given: Any, caller: str) -> None:
+def refuse_uncalled(given: Any, caller: str, wanted: str = "an unlearn.Unlearner") -> None:
   """Raises ValueError where something else stands in an Unlearner's place, such as its factory."""
   if not isinstance(given, Unlearner):
     name = getattr(given, "__name__", None)
     raise ValueError(
-      f"{caller} got a {type(given).__name__}, must be an unlearn.Unlearner."
+      f"{caller} got a {type(given).__name__}, must be {wanted}."
       if name is None
       else f"{caller} got {name}, which makes an Unlearner and is none. Call it: {name}(...)."
     )

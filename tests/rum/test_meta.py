@@ -315,7 +315,10 @@ def test_tune_keeps_to_its_budget(problem):
     (lambda: rum.refine([1, 2], [1, 2], thresholds=[2, 1]), "must increase"),
     (lambda: rum.refine([1, 2], [1, 2], quantiles=[1.5]), r"increase within \(0, 1\)"),
     (lambda: rum.refine([1, 2], [1, 2], quantiles=[0.5], thresholds=[1]), "give one of them"),
-    (lambda: rum.clusters([[1.0], [1.0]], [1, 2], jax.random.key(0)), r"integer in \[1, 1\]"),
+    (
+      lambda: rum.clusters([[1.0], [1.0]], [1, 2], jax.random.key(0)),
+      r"must be an integer in \[1, 1\]",
+    ),
     (lambda: rum.entanglement([[1.0]], [[1.0, 2.0]]), "features"),
     (lambda: rum.tune({}, None, None, [[1]], None, None), "0 candidates"),
   ],

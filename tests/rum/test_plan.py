@@ -55,7 +55,7 @@ def test_groups_of_one_size_are_traced_once():
     (lambda: rum.Step(unlearn.neg_grad(), 1, 0), "batch_size=0, must be an integer of at least 1"),
     (lambda: rum.Step(unlearn.neg_grad(), 1, 8.0), "batch_size=8.0, must be an integer"),
     (lambda: rum.Step(unlearn.fine_tune), r"Call it: fine_tune\(\.\.\.\)"),
-    (lambda: rum.Step("fine_tune"), "got a str, must be an unlearn.Unlearner"),
+    (lambda: rum.Step("fine_tune"), "got a str, must be an unlearn.Unlearner or None"),
     (lambda: rum.neg_grad_plus_plan(0), "batch_size=0"),
     (lambda: rum.Plan([unlearn.neg_grad()]), r"got a Unlearner.*Wrap an algorithm: rum.Step"),
   ],
