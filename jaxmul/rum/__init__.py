@@ -2,6 +2,7 @@
 
 from jaxmul.rum.groups import (
   Selection,
+  class_counts,
   clusters,
   entanglement,
   entanglement_scores,
@@ -25,6 +26,7 @@ __all__ = [
   "Trial",
   "Tuned",
   "candidates",
+  "class_counts",
   "clusters",
   "entanglement",
   "entanglement_scores",
