@@ -188,3 +188,50 @@ def test_notes_seconds_and_what_is_left_of_r():
   tiny = dataclasses.replace(SPLIT, retain=RETAIN[:4])
   with pytest.raises(ValueError, match="all 4 retain ids fit attacks"):
     metrics.beside_oracles(UNLEARNED, ENSEMBLE, tiny, ATTACK, KEY)
+
+
+def test_where_each_method_forgets():
+  """The same mean of p_y on S, from the wrong examples: by example and by group it is seen."""
+  groups = {"low": FORGET[:10], "high": FORGET[10:]}
+  phi = ENSEMBLE.oracles.logits.copy()
+  turned = phi.copy()
+  turned[:, :10, 0] -= 4
+  turned[:, 10:30, 0] += 2
+  wrong = dataclasses.replace(ENSEMBLE.oracles, logits=turned)
+  found = judged(wrong, groups=groups)
+  p = 1 / (1 + np.exp(-phi[:, :30, 0].astype(float)))
+  q = 1 / (1 + np.exp(-turned[:, :30, 0].astype(float)))
+  gaps = np.abs(q - p.mean(0))
+  np.testing.assert_allclose(found["example gap"]["forget"]["seeds"], gaps.mean(1))
+  np.testing.assert_allclose(found["example gap"]["low"]["seeds"], gaps[:, :10].mean(1))
+  np.testing.assert_allclose(found["example gap"]["high"]["seeds"], gaps[:, 10:].mean(1))
+  first = np.abs(p[0] - p[1:].mean(0)).mean()
+  assert found["oracle example gap"]["forget"]["seeds"][0] == pytest.approx(first)
+  assert len(found["original example gap"]["forget"]["seeds"]) == len(ENSEMBLE.originals)
+  low, high, forget = (
+    np.mean(turned[:, at, 0] > 0, 1) - np.mean(phi[:, at, 0] > 0, 1)
+    for at in (slice(10), slice(10, 30), slice(30))
+  )
+  np.testing.assert_allclose(
+    found["ToW by group"]["all"]["seeds"], (1 - np.abs(low)) * (1 - np.abs(high))
+  )
+  np.testing.assert_allclose(found["ToW"]["all"]["seeds"], 1 - np.abs(forget))
+  assert found["accuracy"]["low"]["seeds"] == pytest.approx(np.mean(turned[:, :10, 0] > 0, 1))
+  assert "KLoM low" not in found  # of 8 oracles it would say nothing
+  plain = judged(wrong)
+  assert not {"ToW by group"} & set(plain)
+  assert set(plain["example gap"]) == {"forget"}
+  assert not any(name.startswith("original ") for name in metrics.compare(found, found))
+  for ids in (FORGET[:0], RETAIN[:2]):
+    with pytest.raises(ValueError, match=r"group 'low' has \d ids, must be some of the forget set"):
+      judged(wrong, groups={"low": ids})
+
+
+def test_klom_of_groups_from_sixteen_oracles():
+  many = ENSEMBLE._replace(oracles=models(3, 16, lift=0))
+  found = metrics.beside_oracles(
+    models(4, 16, lift=3), many, SPLIT, ATTACK, KEY, groups={"low": FORGET[:10]}
+  )
+  own, others = (x.take(FORGET[:10]).log_odds for x in (models(4, 16, lift=3), many.oracles))
+  wanted = np.percentile(oracle.klom(own, others), 50)
+  assert found["KLoM low"]["p50"]["value"] == pytest.approx(wanted)
