@@ -37,6 +37,7 @@ class Plan:
     candidates: int64 [c], sorted ids that may be left out; all of them, or a chosen few.
     test: t examples whose outputs are kept for every model, or None.
     target: what is kept of them, "correct" or "logits".
+    folds: K where model i leaves out a fixed K-th of the data, and not a random subset; else 0.
   """
 
   recipe: Recipe | Learner
@@ -48,6 +49,7 @@ class Plan:
   candidates: np.ndarray
   test: Dataset | None = None
   target: Target = "correct"
+  folds: int = 0
 
   @property
   def num_chunks(self) -> int:
@@ -72,6 +74,7 @@ class Plan:
     """SHA-256 of everything that decides a chunk's numbers. `num_models` may grow later."""
     digest = hashlib.sha256()
     parts = [describe(self.recipe), f"{self.key.tolist()} {self.subset_size} {self.chunk_size}"]
+    parts += [f"{self.folds} folds"] if self.folds else []
     arrays = [self.candidates]
     for data in (self.dataset, self.test):
       if data is not None:
@@ -90,6 +93,8 @@ class Plan:
     if not some:
       return f"{self.num_models} models on all of {all_} examples"
     left = some - (self.subset_size - (all_ - some))
+    if self.folds:
+      return f"{self.num_models} models, each without one of {self.folds} folds of {all_} examples"
     who = "all" if some == all_ else f"{some} candidates"
     return f"{self.num_models} models, each without {left} of {who} of {all_} examples"
 
@@ -216,6 +221,44 @@ def repeat(
   dataset, data = _checked(recipe, dataset, key, "repeat")
   nobody = np.zeros(0, np.int64)
   return Plan(recipe, dataset, data, num_models, len(dataset), 1, nobody, test, "logits")
+
+
+def cross_fit_plan(
+  recipe: Recipe | Learner, dataset: Dataset, key: jax.Array, *, folds: int, repeats: int = 1
+) -> Plan:
+  """Plans K trainings, each without one of K folds, so that each example is left out once.
+
+  Args:
+    recipe, dataset: as `plan`.
+    key: of the folds and the training runs; each repeat has folds of its own.
+    folds: K, at least 2. Where it does not divide n, up to K − 1 examples are left out twice.
+    repeats: how often all of it is done.
+
+  Returns:
+    A `Plan` in chunks of one model.
+
+  Raises:
+    ValueError: a number is outside its range, the recipe holds a lambda or local function, or the
+      key is not threefry.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, train
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
+    >>> recipe = train.Recipe(models.mlp((4,), 2))
+    >>> cross_fit_plan(recipe, toy, jax.random.key(0), folds=5).design
+    '5 models, each without one of 5 folds of 10 examples'
+  """
+  if not 2 <= folds <= len(dataset) or folds != int(folds):
+    raise ValueError(
+      f"cross_fit got folds={folds}, must be an integer in [2, {len(dataset)}], the examples."
+    )
+  if repeats < 1 or repeats != int(repeats):
+    raise ValueError(f"cross_fit got repeats={repeats}, must be an integer of at least 1.")
+  dataset, data = _checked(recipe, dataset, key, "cross_fit")
+  kept = len(dataset) - -(-len(dataset) // folds)
+  return Plan(recipe, dataset, data, folds * repeats, kept, 1, dataset.ids, folds=folds)
 
 
 def train_key(plan: Plan, model: int) -> jax.Array:
