@@ -127,8 +127,8 @@ def tune(
     )
   if estimate is None:
     warnings.warn(
-      "rum.tune got no estimate: held-out examples stand in for networks without the groups, so "
-      "that memorized groups are left as they are. Pass estimate=memorization.cross_fit(recipe, …).",
+      "rum.tune got no estimate: held-out examples stand in for networks without the groups, and "
+      "memorized groups are left as they are. Pass estimate=memorization.cross_fit(recipe, …).",
       stacklevel=2,
     )
   original, steps, trials = params, [], []
