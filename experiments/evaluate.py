@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from experiments import cli, logs, tables
+from experiments.cache import ensemble_store
 from experiments.rum import cut, recipe_of
 from jaxmul import checkpoint, data, metrics, models, report, train
 from jaxmul.metrics.oracle import Ensemble, Outputs
@@ -158,8 +159,7 @@ def main(config: Config) -> None:
     batch_norm = batch_norm_changed(config.originals, recipe, dataset, ids)
   else:
     what = (recipe, dataset, split, models_key)
-    _, plan = metrics.oracle.plans(*what, config.num_models)
-    store = config.out / "cache" / f"ensemble-{plan.hash[:12]}"
+    store = ensemble_store(config.out, metrics.oracle.plans(*what, config.num_models))
     ensemble = metrics.oracle.ensemble(*what, num_models=config.num_models, store=store)
     batch_norm = metrics.batch_norm_control(*what, num_models=config.num_models // 2)
   # The cut of experiments.rum and unlearn: what tuned a method or a proxy there attacks nothing.

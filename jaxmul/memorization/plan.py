@@ -8,7 +8,6 @@ candidates may be left out, everything else is in every subset.
 import dataclasses
 import functools
 import hashlib
-import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmul._identity import describe
 from jaxmul.data.dataset import Dataset
 from jaxmul.train import Recipe, check_labels
 
@@ -283,36 +283,3 @@ def _checked(
       "Use jax.random.key(seed, impl='threefry2x32')."
     )
   return dataset, np.asarray(jax.random.key_data(key))
-
-
-def describe(value: Any) -> str:
-  """A text that is equal for equal configurations in any process, for hashes and records."""
-  if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    # Linen modules are dataclasses too; parent and name are how they are nested, not what they are.
-    fields = [f for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
-    inside = ", ".join(f"{f.name}={describe(getattr(value, f.name))}" for f in fields)
-    return f"{type(value).__module__}.{type(value).__qualname__}({inside})"
-  if isinstance(value, tuple | list):
-    return f"({', '.join(describe(each) for each in value)})"
-  if isinstance(value, functools.partial):
-    return f"partial{describe((value.func, *value.args, *sorted(value.keywords.items())))}"
-  if isinstance(value, np.ndarray | jax.Array):
-    array = np.ascontiguousarray(value)
-    return f"{array.dtype.str}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
-  if isinstance(value, dict):
-    return f"{{{', '.join(f'{k!r}: {describe(v)}' for k, v in value.items())}}}"
-  if inspect.ismethod(value) and not inspect.isclass(value.__self__):
-    return f"{describe(value.__self__)}.{value.__name__}"
-  if callable(value) and hasattr(value, "__qualname__"):
-    if "<" in value.__qualname__:
-      raise ValueError(
-        f"{value.__qualname__} cannot be told from another such function, so a run with it "
-        "could not be resumed. Use a module-level function or a frozen dataclass."
-      )
-    return f"{value.__module__}.{value.__qualname__}"
-  if type(value).__repr__ is object.__repr__:
-    raise ValueError(
-      f"a {type(value).__qualname__} has no text of its own: a run with it could not be "
-      "resumed. Use a frozen dataclass or give it a __repr__."
-    )
-  return repr(value)
