@@ -74,7 +74,7 @@ def beside_oracles(
     )
   parts = {"forget": split.forget, "retain": retain, "test": split.test}
   on = {name: (unlearned.take(ids), ensemble.oracles.take(ids)) for name, ids in parts.items()}
-  found = _of_seeds(on, (unlearned, ensemble.oracles), split, fit)
+  found = of_seeds(on, (unlearned, ensemble.oracles), split, fit)
   if len(seconds) and retrained_seconds:
     ratios = [run_time_efficiency(each, retrained_seconds) for each in seconds]
     found["run-time efficiency"] = {"all": _over_seeds(ratios)}
@@ -118,7 +118,7 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
   return pd.DataFrame(rows)
 
 
-def _of_seeds(
+def of_seeds(
   on: Mapping[str, tuple[Outputs, Outputs]],
   models: tuple[Outputs, Outputs],
   split: Split,
