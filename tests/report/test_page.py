@@ -95,7 +95,8 @@ def test_any_file_may_be_absent(toy, tmp_path, visit, absent):
 
 
 def test_what_the_audit_found_blind_is_in_no_table(toy, tmp_path):
-  shutil.copy(toy.parent / "metrics.json", tmp_path)
+  for name in ("metrics.json", "scores.npz"):
+    shutil.copy(toy.parent / name, tmp_path)
   assert '<th scope="col">ToW-MIA</th>' in report.html(tmp_path).read_text()
   control = {"name": "ToW-MIA", "passed": None, "said": "0.1", "blind": ["ToW-MIA"]}
   audit = {"line": "passed", "blind": ["ToW-MIA"], "audit": {"controls": [control]}}
