@@ -465,11 +465,13 @@ def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: trai
   log = logs.start(config.out, config.log, config)
   report.write_json(config.out / "config.json", record)
   problem = prepare(config, dataset, parts, recipe)
-  outcome.write(config.out, problem, resumed(config, problem, log), record)
+  seeds = resumed(config, problem, log)
+  found = audited(config, problem) if config.audit_models else metrics.Audit(())
+  outcome.write(config.out, problem, seeds, record, found.blind)
   if config.audit_models:
-    found = audited(config, problem)
     report.write_json(
-      config.out / "audit.json", {"passed": found.passed, "line": found.line, "audit": found}
+      config.out / "audit.json",
+      {"passed": found.passed, "line": found.line, "blind": found.blind, "audit": found},
     )
     print(found.line)
   page = report.html(config.out)

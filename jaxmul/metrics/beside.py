@@ -1,5 +1,6 @@
 """Everything about unlearned models beside an ensemble of oracles: one dict, and one tidy table."""
 
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ def beside_oracles(
     return unlearned.take(ids), ensemble.oracles.take(ids)
 
   on, grouped = ({name: sides(ids) for name, ids in of.items()} for of in (parts, groups))
-  found = _of_seeds(on, grouped, (unlearned, ensemble.oracles), split, fit)
+  found = of_seeds(on, (unlearned, ensemble.oracles), split, fit, grouped)
   if len(ensemble.oracles) > 1:
     found |= _gaps({"forget": split.forget} | groups, unlearned, ensemble)
   if len(seconds) and retrained_seconds:
@@ -163,12 +164,12 @@ def _gaps(parts: Mapping[str, np.ndarray], unlearned: Outputs, ensemble: Ensembl
   return found
 
 
-def _of_seeds(
+def of_seeds(
   on: Mapping[str, tuple[Outputs, Outputs]],
-  grouped: Mapping[str, tuple[Outputs, Outputs]],
   models: tuple[Outputs, Outputs],
   split: Split,
   fit: Known,
+  grouped: Mapping[str, tuple[Outputs, Outputs]] = types.MappingProxyType({}),
 ) -> Figures:
   """Accuracies, attack rates and what is made of both, each with one value a seed."""
   found: Figures = {}

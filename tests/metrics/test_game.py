@@ -10,6 +10,7 @@ import pytest
 from jaxmul import metrics
 from jaxmul.data import Split, cut_heldout
 from jaxmul.metrics import attacks, game, oracle
+from jaxmul.metrics._attackers import known_rows
 
 IDS = np.random.default_rng(1).permutation(5000)[:200]
 KEY = jax.random.key(0)
@@ -52,13 +53,41 @@ def test_lira_and_u_lira_have_other_insides():
   assert found["lira"].rates.notes.keys() == {"tpr_at_1", "tpr_at_01"}
 
 
-def test_the_svc_of_the_game_is_rums():
+def test_the_machine_of_the_game_is_rums_fitted_on_all_models():
   found = game.attack(UNLEARNED, ENSEMBLE.oracles, OTHERS, FORGET, FIT, names=["svc"])
   assert list(found) == ["svc"]
-  for scores, side in ((found["svc"].unlearned, UNLEARNED), (found["svc"].oracles, ENSEMBLE[1])):
-    np.testing.assert_array_equal(
-      (scores < 0).mean(1), game.nonmember_rate(side, FORGET, FIT)[: len(scores)]
-    )
+  sides = (UNLEARNED, ENSEMBLE.oracles)
+  known = (  # so few models that each gives all of the known examples
+    np.concatenate([probability(side, ids).ravel() for side in sides])[:, None]
+    for ids in (FIT.members, FIT.nonmembers)
+  )
+  machine = list(known)
+  for scores, side in zip((found["svc"].unlearned, found["svc"].oracles), sides, strict=True):
+    for own, p in zip(scores, probability(side, FORGET), strict=True):
+      np.testing.assert_allclose(own, attacks.svc_scores(*machine, p[:, None]), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["svc", "svc_entropy", "svc_probabilities"])
+def test_models_that_say_the_same_of_an_example_get_one_score(name):
+  # Models differ on known examples only: a machine for each of them has a scale of its own.
+  logits = UNLEARNED.logits.copy()
+  logits[:, : len(FORGET)] = logits[:1, : len(FORGET)]
+  alike = dataclasses.replace(UNLEARNED, logits=logits)
+  oracles = dataclasses.replace(models(3, 8, lift=0), logits=logits[::-1].copy())
+  scores = game.attack(alike, oracles, OTHERS, FORGET, FIT, names=[name])[name]
+  np.testing.assert_array_equal(scores.unlearned, np.tile(scores.unlearned[0], (8, 1)))
+  np.testing.assert_array_equal(scores.oracles, scores.unlearned)
+  assert np.ptp(scores.unlearned[0]) > 0
+  np.testing.assert_array_equal(scores.auc_of_pairs, np.full(8, 0.5))
+
+
+def test_every_model_and_every_known_example_counts_about_alike():
+  for count, size in ((8, 10), (24, 83), (100, 83), (1000, 7)):
+    rows = known_rows(count, size)
+    assert all(len(set(own)) == len(own) for own in rows.tolist())
+    times = np.bincount(rows.ravel(), minlength=size)
+    assert np.ptp(times) <= 1
+    assert rows.size <= max(250, count)
 
 
 def test_leave_subset_out_models_join_the_references():
