@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxmul._ids import scattered
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
 from jaxmul.metrics.beside import of_seeds
@@ -18,6 +19,8 @@ from jaxmul.metrics.intervals import Interval, paired, t_interval
 from jaxmul.metrics.oracle.agreement import churn, total_variation
 from jaxmul.metrics.oracle.epsilon import epsilon, forgetting_quality
 from jaxmul.metrics.oracle.kept import Outputs
+from jaxmul.metrics.outputs import label_probability
+from jaxmul.metrics.where import example_gap
 
 # Bonferroni: all attacks and KLoM together say of equal models that they differ in 5 % of audits.
 NULL_LEVEL = 1 - 0.05 / (len(ATTACKS) + 1)
@@ -35,7 +38,7 @@ _CALLED = {
 }
 # Where originals are higher (1) or lower (−1) than oracles on what was memorized most.
 _BESIDE_ORACLES = {"accuracy": 1, "attack rate": -1}
-_AS_UNLEARNED = {"ToW": -1, "ToW-MIA": -1, "average gap": 1}
+_AS_UNLEARNED = {"ToW": -1, "ToW-MIA": -1, "average gap": 1, "ToW by group": -1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,15 +153,17 @@ def of_figures(
   """
   first, second = oracles
   parts = {"forget": split.forget, "retain": retain, "test": split.test}
+  # Two groups of the one that is examined, in no order, so that a product over groups is taken.
+  places = np.argsort(scattered(split.forget))
+  groups = {f"group {at}": split.forget[places[at::2]] for at in (0, 1) if len(places) > at}
   controls = []
   if all(map(len, parts.values())):
+
+    def on(models: Outputs, some: Mapping[str, Any]) -> dict[str, tuple[Outputs, Outputs]]:
+      return {name: (models.take(ids), second.take(ids)) for name, ids in some.items()}
+
     ours, theirs = (
-      of_seeds(
-        {name: (models.take(ids), second.take(ids)) for name, ids in parts.items()},
-        (models, second),
-        split,
-        fit,
-      )
+      of_seeds(on(models, parts), (models, second), split, fit, on(models, groups))
       for models in (originals, first)
     )
     for name, sign in _BESIDE_ORACLES.items():
@@ -170,8 +175,11 @@ def of_figures(
   else:
     said = "there are no test ids, or no retain ids but those of attacks"
     controls += [Control(name, None, said) for name in (*_BESIDE_ORACLES, *_AS_UNLEARNED)]
-  given = (models.take(split.forget).logits for models in (originals, first, second))
-  ours, theirs, compared = given
+  given = [models.take(split.forget) for models in (originals, first, second)]
+  p = [label_probability(models.logits, models.labels) for models in given]
+  a, b = ([example_gap(each, p[2]) for each in models] for models in p[:2])
+  controls.append(_told("example gap", a, b, 1))
+  ours, theirs, compared = (models.logits for models in given)
   for name, figure in (("churn", churn), ("total variation", total_variation)):
     a, b = ([figure(one[None], compared).mean() for one in each] for each in (ours, theirs))
     controls.append(_told(name, a, b, 1))

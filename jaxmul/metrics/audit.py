@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmul._ids import scattered
 from jaxmul.data.split import Split
 from jaxmul.metrics._controls import (
   NULL_LEVEL,
@@ -164,7 +165,8 @@ def audit(
   some, others = originals.models(slice(half)), originals.models(slice(half, None))
   first, second = oracles.models(slice(half)), oracles.models(slice(half, 2 * half))
   if high is None or low is None:
-    order = split.forget[np.argsort(contrast(Ensemble(others, first), split.forget), kind="stable")]
+    apart = contrast(Ensemble(others, first), split.forget)
+    order = split.forget[np.lexsort((scattered(split.forget), apart))]
     third = max(1, len(order) // 3)
     high, low = order[-third:], order[:third]
   on_high, on_low = (_places(split.forget, ids) for ids in (high, low))

@@ -163,7 +163,7 @@ def test_without_test_ids_tow_is_not_examined(ensemble):
   untested = dataclasses.replace(SPLIT, test=np.zeros(0, int))
   found = metrics.audit(ensemble, untested, ATTACK, KEY, high=HIGH, low=LOW)
   not_run = [c.name for c in found.controls if c.passed is None and not c.blind]
-  figures = ["accuracy", "attack rate", "ToW", "ToW-MIA", "average gap"]
+  figures = ["accuracy", "attack rate", "ToW", "ToW-MIA", "average gap", "ToW by group"]
   assert not_run == [*figures, "BatchNorm statistics changed"]
 
 

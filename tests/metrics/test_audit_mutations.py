@@ -27,7 +27,7 @@ HIGH, LOW = PARTS[0][:12], PARTS[0][24:]
 ATTACK = cut_heldout(PARTS[2], KEY).attack
 FIGURES = (
   *("accuracy", "attack rate", "ToW", "ToW-MIA", "average gap"),
-  *("churn", "total variation", "epsilon", "KLoM"),
+  *("ToW by group", "example gap", "churn", "total variation", "epsilon", "KLoM"),
 )
 # `oracle.klom` and `metrics.audit` are functions that have the name of their module.
 AUDIT, CONTROLS, BESIDE, KLOM = (
@@ -95,7 +95,7 @@ MUTATIONS = (constant, negative, noise)
 
 
 def seeded(name, mutation):
-  return np.random.default_rng([1, zlib.crc32(f"{name} {mutation.__name__}".encode())])
+  return np.random.default_rng([3, zlib.crc32(f"{name} {mutation.__name__}".encode())])
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
@@ -130,6 +130,8 @@ def replaced(monkeypatch, name, change):
     "ToW": [(BESIDE, "tow")],
     "ToW-MIA": [(BESIDE, "tow_mia")],
     "average gap": [(BESIDE, "average_gap")],
+    "ToW by group": [(BESIDE, "tow_by_group")],
+    "example gap": [(CONTROLS, "example_gap")],
     "churn": [(CONTROLS, "churn")],
     "total variation": [(CONTROLS, "total_variation")],
     "epsilon": [(CONTROLS, "epsilon")],
