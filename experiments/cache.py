@@ -1,36 +1,47 @@
 """Results that a script keeps, and names by which they are read back only where nothing changed."""
 
-import hashlib
+import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-import jaxmul
-from jaxmul import checkpoint, report
+from jaxmul import _identity, _settings, checkpoint, memorization, report
 from jaxmul._progress import stages
 from jaxmul.binding import Bound
 
 Begin = Callable[[str], None]
 
 
-def stamp(*told: Any) -> str:
-  """Returns 12 hex digits that change with what is told, the versions and the source code.
+def told(config: Any, *others: str) -> dict[str, Any]:
+  """Returns the settings of a script by name, but for those that do not decide its result.
 
   Args:
-    told: arrays, and anything whose text is equal in every process for equal values.
+    config: a dataclass.
+    others: settings that change no number, such as where a result goes, and those of which the
+      content is told instead, such as a path to data. A new setting is told until it is one.
   """
-  digest = hashlib.sha256(str(report.versions()).encode())
-  for each in told:
-    digest.update(each.tobytes() if isinstance(each, np.ndarray) else str(each).encode())
-  for folder in (Path(jaxmul.__file__).parent, Path(__file__).parent):
-    for source in sorted(folder.rglob("*.py")):
-      digest.update(source.read_bytes())
-  return digest.hexdigest()[:12]
+  names = (field.name for field in dataclasses.fields(config))
+  return {name: getattr(config, name) for name in names if name not in others}
+
+
+def name_of(*deciding: Any) -> str:
+  """Returns 16 hex digits that change with what decides a result, versions and JAX's settings.
+
+  Args:
+    deciding: settings, and the contents of everything that was read; see `_identity.describe`.
+  """
+  around = (_identity.versions("scipy", "scikit-learn"), _settings.current())
+  return _identity.digest(deciding, around, report.versions()["device"])[:16]
+
+
+def ensemble_store(out: Path, plans: Iterable[memorization.Plan]) -> Path:
+  """Returns the folder, in a run directory, for the models that these plans train."""
+  return out / "cache" / f"ensemble-{_identity.digest(*(plan.hash for plan in plans))[:16]}"
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
@@ -67,7 +78,7 @@ class Kept:
   seconds.
 
   Args:
-    folder: of one run; a change of code or settings needs another.
+    folder: of one result, named by what decides it.
     like: a network of the same structure.
   """
 

@@ -5,7 +5,7 @@
 An unlearned model is a checkpoint folder of `checkpoint.save`, or an .npz with ids [n], labels [n]
 and logits [K, n, C] of K models on all examples of the data set. Originals and oracles are trained
 by the recipe of the flags, or read from such files. The evaluator is audited first, and refuses to
-report where its audit fails.
+report where its audit fails; figures that saw nothing there are left out of the tables.
 
 A second method is judged by the same command with its own --unlearned and --out; with --against the
 first one's evaluation.json, differences seed by seed are shown, model k beside model k.
@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from experiments import cli, logs, tables
+from experiments.cache import ensemble_store
 from experiments.rum import cut, recipe_of
 from jaxmul import checkpoint, data, metrics, models, report, train
 from jaxmul.metrics.oracle import Ensemble, Outputs
@@ -158,8 +159,7 @@ def main(config: Config) -> None:
     batch_norm = batch_norm_changed(config.originals, recipe, dataset, ids)
   else:
     what = (recipe, dataset, split, models_key)
-    _, plan = metrics.oracle.plans(*what, config.num_models)
-    store = config.out / "cache" / f"ensemble-{plan.hash[:12]}"
+    store = ensemble_store(config.out, metrics.oracle.plans(*what, config.num_models))
     ensemble = metrics.oracle.ensemble(*what, num_models=config.num_models, store=store)
     batch_norm = metrics.batch_norm_control(*what, num_models=config.num_models // 2)
   # The cut of experiments.rum and unlearn: what tuned a method or a proxy there attacks nothing.
@@ -179,10 +179,12 @@ def main(config: Config) -> None:
     log(0, {f"{figure}/{part}": each["value"] for part, each in parts_of.items()})
   unlearned.save(config.out / "outputs.npz")
   report.write_arrays(config.out / "examples.npz", metrics.by_example(*given))
-  show(found, len(unlearned), len(ensemble.oracles))
+  show(examined.without_blind(found), len(unlearned), len(ensemble.oracles))
+  if examined.blind:
+    print(f"Blind here, left out of the tables: {', '.join(examined.blind)}.")
   print(f"written: {config.out}/evaluation.json, and outputs, examples, originals and oracles .npz")
   if other is not None:
-    differences = metrics.compare(found, other)
+    differences = examined.without_blind(metrics.compare(found, other))
     rows = [
       (figure, part, *each) for figure, parts in differences.items() for part, each in parts.items()
     ]

@@ -12,7 +12,13 @@ from jaxmul import metrics, proxies, report
 METRICS = ("ToW", "ToW-MIA", "forget", "retain", "test", "attack", "seconds")
 
 
-def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict) -> None:
+def write(
+  out: Path,
+  problem: Any,
+  seeds: Sequence[dict[str, Any]],
+  record: dict,
+  blind: Sequence[str] = (),
+) -> None:
   """Writes metrics.json, the arrays and the plots, and prints the table.
 
   Args:
@@ -20,6 +26,7 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
     problem: `experiments.rum.Problem`.
     seeds: the result of each seed, see `experiments.rum.run_seed`.
     record: config and versions.
+    blind: figures that the audit found blind here: in metrics.json, but in no table or plot.
   """
   truth = problem.truth
   methods = {
@@ -117,9 +124,12 @@ def write(out: Path, problem: Any, seeds: Sequence[dict[str, Any]], record: dict
     {name: each[0] for name, each in agreements.items()},
     "The first training seed; 95 % bootstrap over examples",
   )
-  plots.method_intervals(out / "methods.png", methods, ["ToW", "ToW-MIA"])
+  shown = [name for name in ("ToW", "ToW-MIA") if name not in blind]
+  plots.method_intervals(out / "methods.png", methods, shown)
   plots.gallery(out / "gallery.png", data.images, data.labels, truth.memorization, truth.soft)
-  print_table(methods, scored, problem.truth_seconds, agreements)
+  print_table(methods, scored, problem.truth_seconds, agreements, shown)
+  if "ToW-MIA" in blind:
+    print("Blind here, left out of the table: ToW-MIA.")
   if len(seeds) > 1:
     show_differences(differences, len(seeds))
 
@@ -196,8 +206,9 @@ def print_table(
   scored: dict[str, dict[str, Any]],
   truth_seconds: float,
   agreements: dict[str, list[proxies.Agreement]],
+  shown: Sequence[str],
 ) -> None:
-  """Prints one row for each method: ToW, ToW-MIA, seconds, and what its scores cost."""
+  """Prints one row for each method: the shown of ToW and ToW-MIA, seconds, costs of its scores."""
   from rich.table import Table
 
   seeds = len(next(iter(agreements.values())))
@@ -206,7 +217,7 @@ def print_table(
     if seeds > 1
     else "Unlearning beside a model retrained from scratch; one seed gives no interval"
   )
-  for name in ("method", "ToW", "ToW-MIA", "forget", "test"):
+  for name in ("method", *shown, "forget", "test"):
     table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
   for name in ("seconds", "scoring", "ρ", "speed-up"):
     table.add_column(name, justify="right", no_wrap=True)
@@ -222,8 +233,7 @@ def print_table(
       rank = f"{np.mean([each.spearman for each in agreements[proxy]]):.2f}"
     table.add_row(
       name,
-      with_half_width(found["ToW"]),
-      with_half_width(found["ToW-MIA"]),
+      *(with_half_width(found[figure]) for figure in shown),
       f"{found['forget'].mean:.3f}",
       f"{found['test'].mean:.3f}",
       f"{found['seconds'].mean:.2f}",

@@ -24,10 +24,17 @@ import jax
 import numpy as np
 
 from experiments import cli, logs, outcome
-from experiments.cache import Begin, Kept, compute_missing, stamp, timed
+from experiments.cache import (
+  Begin,
+  Kept,
+  compute_missing,
+  ensemble_store,
+  name_of,
+  timed,
+  told,
+)
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul.binding import Bound
-from jaxmul.memorization.plan import describe
 
 Proxy = Literal[
   "confidence", "max_confidence", "correctness", "entropy", "curvature", "heldout_divergence"
@@ -35,6 +42,8 @@ Proxy = Literal[
 EVENTS = ("confidence", "max_confidence", "correctness", "entropy")
 Network = Literal["mlp", "cnn", "resnet18", "resnet50", "vgg16", "vit"]
 Keep = Callable[[str, Callable[[], Any]], tuple[Any, float]]
+# What changes no number of a seed, and what is told by its content: the data and the ground truth.
+OTHERS = ("seeds", "audit_models", "checkpoints", "log", "out", "dataset", "data_dir", "truth")
 PLANS = {"neg_grad_plus": rum.neg_grad_plus_plan, "salun": rum.salun_plan}
 
 
@@ -228,8 +237,7 @@ def audited(config: Config, problem: Problem) -> metrics.Audit:
   key = jax.random.fold_in(jax.random.key(config.key), 3)
   split, count = split_of(problem), config.audit_models
   what = (problem.recipe, problem.dataset, split, key)
-  _, plan = metrics.oracle.plans(*what, count)
-  store = config.out / "cache" / f"ensemble-{plan.hash[:12]}"
+  store = ensemble_store(config.out, metrics.oracle.plans(*what, count))
   start = time.perf_counter()
   ensemble = metrics.oracle.ensemble(*what, num_models=count, store=store)
   found = metrics.audit(
@@ -406,10 +414,16 @@ def keeper(config: Config, problem: Problem, folder: Path) -> Keep:
   return Kept(folder, models.shapes(problem.recipe.model, example))
 
 
+def name_of_seeds(config: Config, problem: Problem) -> str:
+  """Returns what the results of all seeds are named by: everything that decides them."""
+  ids = (problem.training.ids, problem.heldout, problem.test)
+  given = (problem.truth.digest, problem.groups)
+  return name_of(told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
+
+
 def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, Any]]:
   """Returns the result of each seed, read back if the same run has finished it before."""
-  same = dataclasses.replace(config, seeds=1, checkpoints=False, log=(), out=Path())
-  name = stamp(same, describe(problem.recipe), problem.plan_hash)
+  name = name_of_seeds(config, problem)
   paths = [config.out / "cache" / f"seed{seed}-{name}.json" for seed in range(config.seeds)]
 
   def compute(seed: int, path: Path, begin: Begin) -> None:
@@ -451,11 +465,13 @@ def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: trai
   log = logs.start(config.out, config.log, config)
   report.write_json(config.out / "config.json", record)
   problem = prepare(config, dataset, parts, recipe)
-  outcome.write(config.out, problem, resumed(config, problem, log), record)
+  seeds = resumed(config, problem, log)
+  found = audited(config, problem) if config.audit_models else metrics.Audit(())
+  outcome.write(config.out, problem, seeds, record, found.blind)
   if config.audit_models:
-    found = audited(config, problem)
     report.write_json(
-      config.out / "audit.json", {"passed": found.passed, "line": found.line, "audit": found}
+      config.out / "audit.json",
+      {"passed": found.passed, "line": found.line, "blind": found.blind, "audit": found},
     )
     print(found.line)
   page = report.html(config.out)

@@ -22,7 +22,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from experiments import cli, logs, rum
-from experiments.cache import Begin, compute_missing, stamp, timed
+from experiments.cache import Begin, compute_missing, name_of, timed, told
 from jaxmul import data, metrics, proxies, report, train
 from jaxmul.proxies import trackers
 
@@ -53,6 +53,11 @@ POINTS: dict[str, Callable[..., jax.Array]] = {
   "final_curvature_finite_difference": Partial(proxies.curvature, method="finite_difference"),
   "final_curvature_rum": Partial(proxies.curvature, method="rum_compat"),
 }
+# What changes no score, and what is told by its content: the data. The truth is only compared with.
+OTHERS = (
+  *("seeds", "log", "out", "dataset", "data_dir"),
+  *("truth", "num_models", "fraction", "sample"),
+)
 PROXIES = (*TRACKERS, *POINTS, "heldout_divergence")
 
 
@@ -204,13 +209,14 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
   return float((ranks[positive].mean() - (hits + 1) / 2) / (len(scores) - hits))
 
 
+def name_of_seeds(config: Config, problem: Problem) -> str:
+  """Returns what the results of all seeds are named by: everything that decides them."""
+  return name_of(told(config, *OTHERS), problem.training, problem.heldout, problem.recipe)
+
+
 def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, np.ndarray]]:
   """Returns what `run_seed` does with each seed, read back if the same run has finished it."""
-  same = dataclasses.replace(
-    config, seeds=1, truth=None, num_models=0, sample=0.5, log=(), out=Path()
-  )
-  training = problem.training
-  name = stamp(same, training.images, training.labels, training.ids)
+  name = name_of_seeds(config, problem)
   paths = [config.out / "cache" / f"seed{seed}-{name}.npz" for seed in range(config.seeds)]
 
   def compute(seed: int, path: Path, begin: Begin) -> None:

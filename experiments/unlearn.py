@@ -31,8 +31,9 @@ import numpy as np
 
 from experiments import cli, logs
 from experiments import rum as main_job
-from experiments.cache import stamp, timed
+from experiments.cache import name_of, timed, told
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
+from jaxmul._identity import digest
 from jaxmul._progress import stages
 from jaxmul.binding import Bound
 
@@ -40,6 +41,11 @@ SETS = ("mixed", "high", "medium", "low")
 METRICS = ("ToW", "ToW-MIA", "forget", "retain", "test", "seconds")
 SCALES = (1.0, 3.0, 10.0, 0.3, 30.0)
 REQUESTS = 5
+# What changes no row, and what is told by its content: the data and the ground truth.
+OTHERS = (
+  *("all", "algorithms", "sets", "seeds", "log", "out"),
+  *("dataset", "data_dir", "truth"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +213,7 @@ class Problem:
     options = {"num_models": config.influence_models, "fraction": config.fraction}
     what = (self.recipe, self.training, key)
     plan = memorization.plan(*what, **options, test=self.training, target="logits")
-    folder = config.out / "cache" / f"influence-{stamp(self.sets['mixed'])}-{plan.hash[:12]}"
+    folder = config.out / "cache" / f"influence-{digest(self.sets['mixed'])[:12]}-{plan.hash[:12]}"
     if folder.exists():
       return memorization.RowInfluence.load(folder)
     print(f"influences for dmm: {config.influence_models} models")
@@ -344,10 +350,7 @@ def main(config: Config) -> None:
   log = logs.start(config.out, config.log, config)
   report.write_json(config.out / "config.json", {"config": config, "versions": report.versions()})
   problem = Problem(config)
-  shared = dataclasses.replace(
-    config, all=True, algorithms=(), sets=SETS, seeds=1, log=(), out=Path()
-  )
-  version = stamp(shared)
+  version = name_of_rows(problem)
 
   def kept(name: str, seed: int, row: str) -> Path:
     label = row.replace(", ", "-").replace(" ", "-")
@@ -380,6 +383,13 @@ def main(config: Config) -> None:
         results[name].setdefault(row, []).append(json.loads(path.read_text()))
       write(config, results)
   print((config.out / "table.md").read_text())
+
+
+def name_of_rows(problem: Problem) -> str:
+  """Returns what the rows of all seeds are named by: everything that decides them."""
+  ids = (problem.training.ids, problem.heldout, problem.test, problem.sets)
+  truth = None if problem.truth is None else problem.truth.digest
+  return name_of(told(problem.config, *OTHERS), problem.dataset, ids, problem.recipe, truth)
 
 
 def work_on(

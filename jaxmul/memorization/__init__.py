@@ -7,7 +7,7 @@ from jaxmul.memorization.intervals import newcombe, wilson
 from jaxmul.memorization.matrix import Influence
 from jaxmul.memorization.plan import Learner, Plan, plan, train_key
 from jaxmul.memorization.rows import RowInfluence, influence
-from jaxmul.memorization.run import estimate, stream
+from jaxmul.memorization.run import cross_fit, estimate, stream
 from jaxmul.memorization.scores import Estimate, merge
 from jaxmul.memorization.store import Status, Store, status
 
@@ -22,6 +22,7 @@ __all__ = [
   "Status",
   "Store",
   "active",
+  "cross_fit",
   "default",
   "devices",
   "estimate",

@@ -97,19 +97,32 @@ def arrays_of(plan: Plan) -> Arrays:
 
 
 def outcome(
-  recipe: Recipe | Learner, subset_size: int, target: Target, arrays: Arrays, model: jax.Array
+  recipe: Recipe | Learner,
+  subset_size: int,
+  target: Target,
+  folds: int,
+  arrays: Arrays,
+  model: jax.Array,
 ) -> Outcome:
   """Trains one model on its subset: a pure function of the model's number.
 
   Args:
-    recipe, subset_size, target: of the plan; static.
+    recipe, subset_size, target, folds: of the plan; static.
     arrays: of the plan.
     model: int scalar.
   """
   images, labels, always, candidates, *test, key = arrays
-  own = jax.random.fold_in(jax.random.wrap_key_data(key), model)
-  subset_key, train_key = jax.random.split(own)
-  drawn = jax.random.permutation(subset_key, len(candidates))[: subset_size - len(always)]
+  base = jax.random.wrap_key_data(key)
+  subset_key, train_key = jax.random.split(jax.random.fold_in(base, model))
+  kept = subset_size - len(always)
+  if folds:
+    # All models of a repeat share one order: the fold of each is a run of it that is rolled away.
+    subset_key, _ = jax.random.split(jax.random.fold_in(base, model // folds * folds))
+    left_out = len(candidates) - kept
+    drawn = jax.random.permutation(subset_key, len(candidates))
+    drawn = jnp.roll(drawn, -left_out * (model % folds + 1))[:kept]
+  else:
+    drawn = jax.random.permutation(subset_key, len(candidates))[:kept]
   rows = jnp.sort(jnp.concatenate([always, candidates[drawn]]))
   member = jnp.zeros(len(labels), bool).at[rows].set(True)
   params, finite = _train(recipe, images, labels, rows, train_key)
@@ -129,7 +142,7 @@ def outcome(
   return Outcome(member, correct, p, odds, kept, finite & jnp.isfinite(p).all())
 
 
-_jitted_outcome = jax.jit(outcome, static_argnums=(0, 1, 2))
+_jitted_outcome = jax.jit(outcome, static_argnums=(0, 1, 2, 3))
 
 
 def _train(recipe, images, labels, rows, key):
@@ -158,7 +171,7 @@ def run_chunk(plan: Plan, chunk: int) -> Chunk:
   """
   arrays = arrays_of(plan)
   models = np.asarray(plan.models(chunk))
-  static = (plan.recipe, plan.subset_size, plan.target)
+  static = (plan.recipe, plan.subset_size, plan.target, plan.folds)
   outcomes = [jax.tree.map(np.asarray, _jitted_outcome(*static, arrays, each)) for each in models]
   return tally(plan, models, Outcome(*map(np.stack, zip(*outcomes, strict=True))))
 

@@ -106,7 +106,7 @@ def devices(width: int = 1) -> Executor:
   def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
     found = jax.local_devices()
     arrays = arrays_of(plan)
-    static = (plan.recipe, plan.subset_size, plan.target)
+    static = (plan.recipe, plan.subset_size, plan.target, plan.folds)
 
     def train(model, arrays):
       return outcome(*static, arrays, model)

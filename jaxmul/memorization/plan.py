@@ -8,7 +8,6 @@ candidates may be left out, everything else is in every subset.
 import dataclasses
 import functools
 import hashlib
-import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmul._identity import describe
 from jaxmul.data.dataset import Dataset
 from jaxmul.train import Recipe, check_labels
 
@@ -37,6 +37,7 @@ class Plan:
     candidates: int64 [c], sorted ids that may be left out; all of them, or a chosen few.
     test: t examples whose outputs are kept for every model, or None.
     target: what is kept of them, "correct" or "logits".
+    folds: K where model i leaves out a fixed K-th of the data, and not a random subset; else 0.
   """
 
   recipe: Recipe | Learner
@@ -48,6 +49,7 @@ class Plan:
   candidates: np.ndarray
   test: Dataset | None = None
   target: Target = "correct"
+  folds: int = 0
 
   @property
   def num_chunks(self) -> int:
@@ -72,6 +74,7 @@ class Plan:
     """SHA-256 of everything that decides a chunk's numbers. `num_models` may grow later."""
     digest = hashlib.sha256()
     parts = [describe(self.recipe), f"{self.key.tolist()} {self.subset_size} {self.chunk_size}"]
+    parts += [f"{self.folds} folds"] if self.folds else []
     arrays = [self.candidates]
     for data in (self.dataset, self.test):
       if data is not None:
@@ -90,6 +93,8 @@ class Plan:
     if not some:
       return f"{self.num_models} models on all of {all_} examples"
     left = some - (self.subset_size - (all_ - some))
+    if self.folds:
+      return f"{self.num_models} models, each without one of {self.folds} folds of {all_} examples"
     who = "all" if some == all_ else f"{some} candidates"
     return f"{self.num_models} models, each without {left} of {who} of {all_} examples"
 
@@ -218,6 +223,44 @@ def repeat(
   return Plan(recipe, dataset, data, num_models, len(dataset), 1, nobody, test, "logits")
 
 
+def cross_fit_plan(
+  recipe: Recipe | Learner, dataset: Dataset, key: jax.Array, *, folds: int, repeats: int = 1
+) -> Plan:
+  """Plans K trainings, each without one of K folds, so that each example is left out once.
+
+  Args:
+    recipe, dataset: as `plan`.
+    key: of the folds and the training runs; each repeat has folds of its own.
+    folds: K, at least 2. Where it does not divide n, up to K − 1 examples are left out twice.
+    repeats: how often all of it is done.
+
+  Returns:
+    A `Plan` in chunks of one model.
+
+  Raises:
+    ValueError: a number is outside its range, the recipe holds a lambda or local function, or the
+      key is not threefry.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, train
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
+    >>> recipe = train.Recipe(models.mlp((4,), 2))
+    >>> cross_fit_plan(recipe, toy, jax.random.key(0), folds=5).design
+    '5 models, each without one of 5 folds of 10 examples'
+  """
+  if not 2 <= folds <= len(dataset) or folds != int(folds):
+    raise ValueError(
+      f"cross_fit got folds={folds}, must be an integer in [2, {len(dataset)}], the examples."
+    )
+  if repeats < 1 or repeats != int(repeats):
+    raise ValueError(f"cross_fit got repeats={repeats}, must be an integer of at least 1.")
+  dataset, data = _checked(recipe, dataset, key, "cross_fit")
+  kept = len(dataset) - -(-len(dataset) // folds)
+  return Plan(recipe, dataset, data, folds * repeats, kept, 1, dataset.ids, folds=folds)
+
+
 def train_key(plan: Plan, model: int) -> jax.Array:
   """Returns the key with which a model of a plan is trained, for `train.fit` on its subset."""
   own = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(plan.key)), model)
@@ -240,36 +283,3 @@ def _checked(
       "Use jax.random.key(seed, impl='threefry2x32')."
     )
   return dataset, np.asarray(jax.random.key_data(key))
-
-
-def describe(value: Any) -> str:
-  """A text that is equal for equal configurations in any process, for hashes and records."""
-  if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    # Linen modules are dataclasses too; parent and name are how they are nested, not what they are.
-    fields = [f for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
-    inside = ", ".join(f"{f.name}={describe(getattr(value, f.name))}" for f in fields)
-    return f"{type(value).__module__}.{type(value).__qualname__}({inside})"
-  if isinstance(value, tuple | list):
-    return f"({', '.join(describe(each) for each in value)})"
-  if isinstance(value, functools.partial):
-    return f"partial{describe((value.func, *value.args, *sorted(value.keywords.items())))}"
-  if isinstance(value, np.ndarray | jax.Array):
-    array = np.ascontiguousarray(value)
-    return f"{array.dtype.str}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
-  if isinstance(value, dict):
-    return f"{{{', '.join(f'{k!r}: {describe(v)}' for k, v in value.items())}}}"
-  if inspect.ismethod(value) and not inspect.isclass(value.__self__):
-    return f"{describe(value.__self__)}.{value.__name__}"
-  if callable(value) and hasattr(value, "__qualname__"):
-    if "<" in value.__qualname__:
-      raise ValueError(
-        f"{value.__qualname__} cannot be told from another such function, so a run with it "
-        "could not be resumed. Use a module-level function or a frozen dataclass."
-      )
-    return f"{value.__module__}.{value.__qualname__}"
-  if type(value).__repr__ is object.__repr__:
-    raise ValueError(
-      f"a {type(value).__qualname__} has no text of its own: a run with it could not be "
-      "resumed. Use a frozen dataclass or give it a __repr__."
-    )
-  return repr(value)

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxmul._files import write_atomic
+from jaxmul._identity import describe
 from jaxmul.memorization.chunk import TALLIES, Chunk
-from jaxmul.memorization.plan import Plan, describe
+from jaxmul.memorization.plan import Plan
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Chunk))
 _PLAN = "plan.jaxmul"

@@ -48,6 +48,7 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
   memorization = run.truth.get("memorization", np.zeros(0))
   truth = _profile(memorization) | run.metrics.get("ground_truth", {})
   known = np.isfinite(memorization)
+  blind = run.audit.get("blind", [])
   context = {
     "config": run.config,
     "versions": run.versions,
@@ -55,6 +56,7 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
     "methods": methods,
     "proxies": proxies,
     "audit": run.audit,
+    "blind": blind,
     "plan": run.metrics.get("plan", {}),
     "record": run.metrics.get("record", {}),
     "forget": run.forget.tolist(),
@@ -71,6 +73,7 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
     "dots": {
       metric: figures.dots({name: found[metric] for name, found in methods.items()})
       for metric in ("ToW", "ToW-MIA")
+      if metric not in blind
     },
     "cost": figures.cost(methods, proxies, truth.get("seconds")),
     "after": _by_group(run),

@@ -1,7 +1,6 @@
 """What a run directory holds besides pictures: resolved config, versions, scores by id, metrics."""
 
 import dataclasses
-import importlib.metadata
 import io
 import json
 import platform
@@ -12,23 +11,20 @@ from typing import Any
 import jax
 import numpy as np
 
-import jaxmul
+from jaxmul import _identity
 from jaxmul._files import write_atomic
-from jaxmul.memorization.plan import describe
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
+_PACKAGES = ("orbax-checkpoint", "scipy", "scikit-learn")
 
 
 def versions() -> dict[str, str]:
   """Returns what the numbers of a run depend on: package versions, Python, device."""
-  found = {"jaxmul": jaxmul.__version__, "python": platform.python_version()}
-  for name in _PACKAGES:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      found[name] = "not installed"
   device = jax.devices()[0]
-  return found | {"device": f"{len(jax.devices())} × {device.device_kind} ({device.platform})"}
+  return {
+    **_identity.versions(*_PACKAGES),
+    "python": platform.python_version(),
+    "device": f"{len(jax.devices())} × {device.device_kind} ({device.platform})",
+  }
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -60,4 +56,4 @@ def _plain(value: Any) -> Any:
     return int(value)
   if value is None or isinstance(value, bool | int | str):
     return value
-  return str(value) if isinstance(value, Path) else describe(value)
+  return str(value) if isinstance(value, Path) else _identity.describe(value)

@@ -20,10 +20,10 @@ import jax
 import numpy as np
 
 from jaxmul import checkpoint, metrics
+from jaxmul._identity import describe
 from jaxmul.binding import Bound, as_bound
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
-from jaxmul.memorization.plan import describe
 from jaxmul.rum.plan import Plan, Step, refuse_no_plan
 
 

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 from jaxmul._files import write_atomic
+from jaxmul._identity import describe
 from jaxmul.binding import Bound, as_bound
 from jaxmul.data.dataset import Dataset, check_ids
-from jaxmul.memorization.plan import describe
 from jaxmul.rum.groups import refine
 from jaxmul.rum.meta import chained, params_hash
 from jaxmul.rum.plan import Plan, refuse_no_plan

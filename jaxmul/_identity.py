@@ -1,0 +1,176 @@
+"""What a value is, as one text and one digest: what every cache and every hash is named by.
+
+Configurations are told by their fields, functions by their names, arrays by their contents. Never
+by a path, which may hold something else tomorrow, and never by the text of the source, which a
+comment changes: where the code gives other results, a person raises `RESULTS`.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxmul
+from jaxmul.binding import Bound
+from jaxmul.data.dataset import Dataset
+from jaxmul.data.split import Split
+
+# Raise it by one in the commit after which equal inputs give other results, here or in a script: a
+# formula or a default is mended, random numbers are drawn in another order. Everything that was
+# kept is then computed again. Not for new options, names, docs, or rounding.
+RESULTS = 1
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def digest(*values: Any) -> str:
+  """Returns the SHA-256 of values, 64 hex digits: equal in every process for equal values.
+
+  Args:
+    values: whatever `describe` has a text for.
+
+  Raises:
+    ValueError: as `describe`.
+
+  Example:
+    >>> len(digest(np.zeros(3))), digest(np.zeros(3)) == digest(np.zeros(3, np.float32))
+    (64, False)
+  """
+  return hashlib.sha256(describe(values).encode()).hexdigest()
+
+
+def versions(*more: str) -> dict[str, str]:
+  """Returns what decides results besides their inputs: `RESULTS` and the versions of packages.
+
+  Args:
+    more: packages besides JAX, jaxlib, Flax, optax and NumPy.
+  """
+  found = {"jaxmul": jaxmul.__version__, "results": str(RESULTS)}
+  return found | {name: _installed(name) for name in (*_PACKAGES, *more)}
+
+
+@functools.cache
+def _installed(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return "not installed"
+
+
+def tree_digest(tree: Any) -> str:
+  """Returns the SHA-256 of the arrays of a pytree, with their names, dtypes and shapes."""
+  found = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    value = np.ascontiguousarray(leaf)
+    found.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
+    found.update(value.tobytes())
+  return found.hexdigest()
+
+
+def describe(value: Any) -> str:
+  """Returns a text that is equal for equal values in any process, for hashes and records.
+
+  Args:
+    value: numbers, strings, None, enums; tuples, lists, dicts and dataclasses of them, such as
+      recipes, Linen modules or plans; functions of a module, by their names; arrays and keys, by
+      their contents; a `Dataset` or `Split`, whatever the order of its ids; a `Bound`; an
+      `Estimate`, which has a digest of its own; objects with a `__repr__` of their own.
+
+  Raises:
+    ValueError: it holds a lambda or local function, a path, or an object without a text.
+
+  Example:
+    >>> describe({"rates": (0.1, 0.2), "norm": np.linalg.norm})
+    "{'norm': numpy.linalg.norm, 'rates': (0.1, 0.2)}"
+  """
+  if isinstance(value, Dataset):
+    order = np.argsort(value.ids)
+    arrays = (value.images[order], value.labels[order], value.ids[order])
+    return f"Dataset{describe((*arrays, value.num_classes))}"
+  if isinstance(value, Split):
+    parts = {f.name: np.sort(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return f"Split{describe(parts)}"
+  if isinstance(value, Bound):
+    functions = describe((value.apply_fn, value.train_fn))
+    return f"Bound({tree_digest((value.params, value.state))}, {functions})"
+  if isinstance(own := getattr(value, "digest", None), str):
+    return f"{_name(type(value))} {own}"
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    fields = ", ".join(f"{name}={describe(each)}" for name, each in _fields(value))
+    return f"{_name(type(value))}({fields})"
+  if isinstance(value, enum.Enum):
+    return f"{_name(type(value))}.{value.name}"
+  if isinstance(value, tuple | list):
+    return f"({', '.join(describe(each) for each in value)})"
+  if isinstance(value, set | frozenset):
+    return f"set{describe(sorted(map(describe, value)))}"
+  if isinstance(value, Mapping):
+    items = sorted((describe(name), describe(each)) for name, each in value.items())
+    return f"{{{', '.join(f'{name}: {each}' for name, each in items)}}}"
+  if isinstance(value, functools.partial):
+    return f"partial{describe((value.func, *value.args, *sorted(value.keywords.items())))}"
+  if isinstance(value, np.generic):
+    return f"{value.dtype}:{value.item()!r}"
+  if isinstance(value, np.ndarray | jax.Array):
+    return _array(value)
+  if isinstance(value, os.PathLike):
+    raise ValueError(
+      f"the path {os.fspath(value)!r} does not tell what is there. Give its content."
+    )
+  if inspect.ismethod(value) and not inspect.isclass(value.__self__):
+    return f"{describe(value.__self__)}.{value.__name__}"
+  if callable(value) and hasattr(value, "__qualname__"):
+    if "<" in value.__qualname__:
+      raise ValueError(
+        f"{value.__qualname__} cannot be told from another such function, so a run with it "
+        "could not be resumed. Use a module-level function or a frozen dataclass."
+      )
+    return _name(value)
+  if type(value).__repr__ is object.__repr__ or " at 0x" in repr(value):
+    raise ValueError(
+      f"a {type(value).__qualname__} has no text of its own: a run with it could not be "
+      "resumed. Use a frozen dataclass or give it a __repr__."
+    )
+  return repr(value)
+
+
+def describe_functions(bound: Bound) -> str:
+  """Returns the text of a network's forward passes; one that is a lambda has none."""
+  found = []
+  for function in (bound.apply_fn, bound.train_fn):
+    with contextlib.suppress(ValueError):
+      found.append(describe(function))
+  return describe(found)
+
+
+def _fields(value: Any) -> list[tuple[str, Any]]:
+  found = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+  linen = sys.modules.get("flax.linen")
+  if linen is None or not isinstance(value, linen.Module):
+    return found
+  # A Linen module is a dataclass with two fields more. Its parent is where it is nested; by its
+  # name, where it was given one, its initial params are drawn.
+  return [(k, v) for k, v in found if k != "parent" and (k != "name" or v is not None)]
+
+
+def _array(value: np.ndarray | jax.Array) -> str:
+  if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+    return f"key {jax.random.key_impl(value)} {_array(np.asarray(jax.random.key_data(value)))}"
+  array = np.asarray(value)
+  if array.dtype.hasobject:
+    raise ValueError("an array of objects has no text of its own. Give arrays of numbers or text.")
+  return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
+
+
+def _name(value: Any) -> str:
+  return f"{value.__module__}.{value.__qualname__}"
