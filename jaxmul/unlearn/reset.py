@@ -37,13 +37,13 @@ def msg(
 ) -> Unlearner:
   """Masked small gradients: per kernel, resets the weights of smallest |g_P − g_S|; tunes on R.
 
-  P is a random part of R as large as S, all of R where that is smaller, drawn once. Then the
-  gradients of a kernel's other weights are scaled by `rest`; biases, normalisations and, beside
-  convolutions, dense layers move in full. All decay. Of E epochs the rate rises over the first
-  A = ⌈E/2⌉, η·e/A in epoch e from 1, and falls over the others, η·(E + 1 − e)/(E + 1 − A): of 5
-  these are η/3, 2η/3, η, 2η/3, η/3. Published for 5 epochs of batch 64; schedule, part and scale are
-  those of the paper's code, whose new values are He-normal by fan-out, where ours are those of
-  `initial`. Needs R and S; one epoch costs one training epoch on R, and the mask two passes over S.
+  P is a random part of R as large as S, or all of R where R is smaller; it is drawn once. The
+  gradients of a kernel's other weights are scaled by `rest`. Biases, normalisations and, beside
+  convolutions, dense layers move in full. All weights decay. The rate rises over the first
+  A = ⌈E/2⌉ of E epochs, to η·e/A in epoch e from 1, and then falls, to η·(E + 1 − e)/(E + 1 − A).
+  Of 5 epochs these are η/3, 2η/3, η, 2η/3, η/3. Published for 5 epochs of batch 64. All this is as
+  in the paper's code, but for the new values, which it draws He-normal by fan-out. Needs R and S;
+  one epoch costs one training epoch on R, and the mask two passes over S.
 
   Args:
     initial: the same network with fresh params, for the new values.
