@@ -80,7 +80,7 @@ class Store:
       if found != plan.hash and _content(file, file.stat().st_size) is not None:
         raise ValueError(
           f"{self.path} was made by another plan ({found[:12]}, this one is {plan.hash[:12]}): "
-          "recipe, data or key differ. Use another folder."
+          f"recipe, data, key, settings or versions differ{self._changed()}. Use another folder."
         )
 
   def describe(self) -> None:
@@ -95,6 +95,7 @@ class Store:
         if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
           left.unlink()
     facts = {"design": plan.design, "num_models": plan.num_models, "recipe": describe(plan.recipe)}
+    facts |= {"settings": dict(plan.settings), "versions": plan.versions}
     content = json.dumps(facts, indent=2).encode()
     found = _content(file, _PLAN_LIMIT) if file.exists() else content
     if found is None:
@@ -138,6 +139,16 @@ class Store:
   def _write(self, file: Path, content: bytes) -> None:
     body = self.plan.hash.encode() + b"\n" + content
     write_atomic(file, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+  def _changed(self) -> str:
+    """Says which settings and versions are others than those that `plan.jaxmul` names."""
+    file = self.path / _PLAN
+    facts = json.loads((file.exists() and _content(file, _PLAN_LIMIT)) or "{}")
+    now = dict(self.plan.settings) | self.plan.versions
+    before = facts.get("settings", {}) | facts.get("versions", {})
+    names = [name for name in before if now.get(name) != before[name]]
+    said = (f"{name} was {before[name]} and is {now.get(name)}" for name in names)
+    return f" ({', '.join(said)})" if names else ""
 
   def _fits(self, chunk: Chunk) -> bool:
     size = (len(self.plan.dataset),)
