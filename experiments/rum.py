@@ -33,7 +33,18 @@ from experiments.cache import (
   timed,
   told,
 )
-from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
+from jaxmul import (
+  checkpoint,
+  data,
+  memorization,
+  metrics,
+  models,
+  proxies,
+  report,
+  rum,
+  train,
+  unlearn,
+)
 from jaxmul.binding import Bound
 
 Proxy = Literal[
@@ -99,6 +110,8 @@ class Config:
       raise ValueError(f"--audit-models {self.audit_models}: must be at least 8, or 0 for none.")
     if len(set(self.proxy)) != len(self.proxy) or not self.proxy:
       raise ValueError(f"--proxy {' '.join(self.proxy)}: name each proxy once, at least one.")
+    if self.checkpoints:
+      checkpoint.refuse_path(self.out)
 
   @property
   def stages(self) -> int:

@@ -123,7 +123,10 @@ def outcome(
 
   def keep(images, labels):
     logits = params(as_inputs(images))
-    return logits if target == "logits" else losses.is_correct(logits, labels)
+    if target == "correct":
+      return losses.is_correct(logits, labels)
+    # bfloat16 is no dtype of NumPy's own: the store would not give it back.
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
   correct, p, odds = map_blocks(predict, (images, labels), _BLOCK)
   nothing = jnp.zeros(1, bool)  # lax.map refuses arrays without elements

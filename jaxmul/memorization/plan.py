@@ -36,8 +36,8 @@ class Plan:
     candidates: int64 [c], sorted ids that may be left out; all of them, or a chosen few.
     test: t examples whose outputs are kept for every model, or None.
     target: what is kept of them, "correct" or "logits".
-    settings: JAX's own, such as `jax_enable_x64`, as they were when it was planned: whoever trains a
-      chunk, in whatever process, does so with these.
+    settings: JAX's own, such as `jax_enable_x64`, as they were when it was planned: whoever trains
+      a chunk, in whatever process, does so with these.
     versions: of the packages that decide numbers.
   """
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmul._files import write_atomic
+from jaxmul._files import npz, write_atomic
 from jaxmul._identity import describe
 from jaxmul.memorization.chunk import TALLIES, Chunk
 from jaxmul.memorization.plan import Plan
@@ -28,6 +28,7 @@ _NAMES = tuple(field.name for field in dataclasses.fields(Chunk))
 _PLAN = "plan.jaxmul"
 _PLAN_LIMIT = 2**20
 _MAX_CLASSES = 2**14
+_HEAD = 130  # bytes of the two lines before the content
 _ABANDONED_SECONDS = 24 * 3600
 
 
@@ -94,7 +95,11 @@ class Store:
       with contextlib.suppress(OSError):  # somebody else's, or gone already
         if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
           left.unlink()
-    facts = {"design": plan.design, "num_models": plan.num_models, "recipe": describe(plan.recipe)}
+    facts = {
+      "design": plan.design,
+      "num_models": plan.num_models,
+      "recipe": describe(plan.recipe)[:10_000],
+    }
     facts |= {"settings": dict(plan.settings), "versions": plan.versions}
     content = json.dumps(facts, indent=2).encode()
     found = _content(file, _PLAN_LIMIT) if file.exists() else content
@@ -108,10 +113,15 @@ class Store:
 
     Raises:
       OSError: the folder cannot be written or the disk is full; what was finished stays.
+      ValueError: it is larger than what is read, or an array would not come back as it is.
     """
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: getattr(chunk, name) for name in _NAMES})
-    self._write(self._file(number), buffer.getvalue())
+    content = npz({name: getattr(chunk, name) for name in _NAMES})
+    if len(content) > self._limit - _HEAD:
+      raise ValueError(
+        f"chunk {number} has {len(content)} bytes, and of this plan no more than "
+        f"{self._limit - _HEAD} are read. Keep the outputs on fewer test examples."
+      )
+    self._write(self._file(number), content)
 
   def load(self, numbers: Iterable[int]) -> dict[int, Chunk]:
     """Returns the whole chunks among the given numbers; damaged ones are named in a warning."""
@@ -161,7 +171,7 @@ class Store:
     if test:
       each += len(test) // 8 + 1
       if self.plan.target == "logits":
-        each += 4 * len(test) * _MAX_CLASSES
+        each += 8 * len(test) * max(_MAX_CLASSES, 2 * data.num_classes)
     return 2**16 + 100 * len(data) + (16 + each) * self.plan.chunk_size
 
   def _file(self, number: int) -> Path:
