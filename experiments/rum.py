@@ -36,7 +36,18 @@ from experiments.cache import (
 from experiments.judge import Judge
 from experiments.setting import cut, forget_groups, recipe_of, show_groups, split_of
 from experiments.truth import cross_fitted, ground_truth, read_truth
-from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
+from jaxmul import (
+  checkpoint,
+  data,
+  memorization,
+  metrics,
+  models,
+  proxies,
+  report,
+  rum,
+  train,
+  unlearn,
+)
 from jaxmul.binding import Bound
 
 Proxy = Literal[
@@ -117,6 +128,8 @@ class Config:
       )
     if self.folds < 2:
       raise ValueError(f"--folds {self.folds}: must be at least 2.")
+    if self.checkpoints:
+      checkpoint.refuse_path(self.out)
 
   @property
   def stages(self) -> int:
