@@ -155,7 +155,7 @@ ALGORITHMS: dict[str, tuple[Callable[[Given, float], unlearn.Unlearner], int]] =
   "cf_k": (lambda g, s: unlearn.cf_k(g.layers, 1, 0.01 * s), 10),
   "eu_k": (lambda g, s: unlearn.eu_k(g.layers, g.fresh, 1, 0.01 * s), 10),
   "msg": (lambda g, s: unlearn.msg(g.fresh, 1e-3 * s), 5),
-  "ct": (lambda g, s: unlearn.ct(0.01 * s), 10),
+  "ct": (lambda g, s: unlearn.ct(1e-3 * s), 3),
   "amun": (lambda g, s: unlearn.amun(0.01 * s), 10),
   "dmm": (lambda g, s: g.dmm(s), 5),
   "localized_reset": (lambda g, s: unlearn.localized_reset(g.fresh, 0.01 * s), 10),
@@ -233,7 +233,8 @@ class Problem:
   @functools.cached_property
   def influence(self) -> memorization.RowInfluence | None:
     """Of every forget example on the logits of every training example; read back if it is there."""
-    config, key = self.config, jax.random.fold_in(self.key, 1)
+    # Models of their own: those of the ground truth selected the forget sets.
+    config, key = self.config, jax.random.fold_in(self.key, 5)
     if "dmm" not in config.names or not config.influence_models:
       return None
     options = {"num_models": config.influence_models, "fraction": config.fraction}
