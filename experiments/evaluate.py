@@ -5,7 +5,7 @@
 An unlearned model is a checkpoint folder of `checkpoint.save`, or an .npz with ids [n], labels [n]
 and logits [K, n, C] of K models on all examples of the data set. Originals and oracles are trained
 by the recipe of the flags, or read from such files. The evaluator is audited first, and refuses to
-report where its audit fails.
+report where its audit fails; figures that saw nothing there are left out of the tables.
 
 A second method is judged by the same command with its own --unlearned and --out; with --against the
 first one's evaluation.json, differences seed by seed are shown, model k beside model k.
@@ -21,8 +21,8 @@ import numpy as np
 
 from experiments import cli, logs, tables
 from experiments.cache import ensemble_store
-from experiments.rum import cut, recipe_of
-from jaxmul import checkpoint, data, metrics, models, report, train
+from experiments.setting import cut, recipe_of
+from jaxmul import checkpoint, data, memorization, metrics, models, report, rum, train
 from jaxmul.metrics.oracle import Ensemble, Outputs
 
 
@@ -37,6 +37,8 @@ class Config:
     test: ids of the test set, likewise; all other ids were trained on.
     originals: the same kind of files, of models before unlearning; trained where none is given.
     oracles: of models retrained without the forget set; trained where none is given.
+    truth: .npz of an Estimate of the memorization of the forget set, whose low, medium and high
+      thirds are also judged apart, with ToW by group; without it only the example gap says where.
     seconds: that unlearning each model took, for the run-time efficiency.
     retrained_seconds: that retraining one took on the same machine.
     against: evaluation.json of another method beside the same oracles, to compare with.
@@ -58,6 +60,7 @@ class Config:
   test: Path | None = None
   originals: tuple[Path, ...] = ()
   oracles: tuple[Path, ...] = ()
+  truth: Path | None = None
   seconds: tuple[float, ...] = ()
   retrained_seconds: float | None = None
   against: Path | None = None
@@ -101,6 +104,15 @@ def split_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> data
   split = data.Split(forget, retain, heldout, test)
   split.check(dataset)
   return split
+
+
+def groups_of(config: Config, split: data.Split) -> dict[str, np.ndarray]:
+  """Returns the forget set in three groups by the ground truth, none where there is none."""
+  if config.truth is None:
+    return {}
+  truth = memorization.Estimate.load(config.truth).take(split.forget)
+  groups = rum.refine(truth.memorization, truth.ids, soft=truth.soft)
+  return dict(zip(rum.Selection._fields, groups, strict=True))
 
 
 def read_figures(path: Path) -> dict:
@@ -171,7 +183,10 @@ def main(config: Config) -> None:
   examined.certify()
   given = (unlearned, ensemble, split, attack_ids, audit_key)
   found = metrics.beside_oracles(
-    *given, seconds=config.seconds, retrained_seconds=config.retrained_seconds
+    *given,
+    groups=groups_of(config, split),
+    seconds=config.seconds,
+    retrained_seconds=config.retrained_seconds,
   )
   record = {"config": config, "versions": report.versions(), "audit": examined}
   report.write_json(config.out / "evaluation.json", {"figures": found, **record})
@@ -179,10 +194,12 @@ def main(config: Config) -> None:
     log(0, {f"{figure}/{part}": each["value"] for part, each in parts_of.items()})
   unlearned.save(config.out / "outputs.npz")
   report.write_arrays(config.out / "examples.npz", metrics.by_example(*given))
-  show(found, len(unlearned), len(ensemble.oracles))
+  show(examined.without_blind(found), len(unlearned), len(ensemble.oracles))
+  if examined.blind:
+    print(f"Blind here, left out of the tables: {', '.join(examined.blind)}.")
   print(f"written: {config.out}/evaluation.json, and outputs, examples, originals and oracles .npz")
   if other is not None:
-    differences = metrics.compare(found, other)
+    differences = examined.without_blind(metrics.compare(found, other))
     rows = [
       (figure, part, *each) for figure, parts in differences.items() for part, each in parts.items()
     ]

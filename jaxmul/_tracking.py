@@ -99,6 +99,8 @@ def update(
   trackers: tuple[Tracker, ...], states: tuple[Any, ...], seen: Step, params: Bound
 ) -> tuple[Any, ...]:
   """Returns the states after a step; what several trackers need is computed once."""
+  # Counters are int64 where float64 is enabled; a state of int32 would change its type.
+  seen = seen._replace(ids=seen.ids.astype(jnp.int32), epoch=jnp.int32(seen.epoch))
   users = [t for t in trackers if {"input_gradients", "parameter_norms"} & set(t.needs)]
   if users:
     compute = functools.partial(

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmul._ids import scattered
 from jaxmul.data.dataset import Dataset
 from jaxmul.memorization import executors
 from jaxmul.memorization.chunk import TALLIES, Chunk, add
@@ -85,7 +86,7 @@ def active(
       bar.next_round(first.num_models + (number - 1) * later)
       seen = from_tallies(first, total)
       width = np.where(np.isnan(seen.high), 2.0, seen.high - seen.low)
-      widest = seen.ids[np.argsort(-width, kind="stable")[:chosen]]
+      widest = seen.ids[np.lexsort((scattered(seen.ids), -width))[:chosen]]
       options = {"num_models": later, "fraction": _FRACTION, "candidates": widest}
       work = plan(recipe, dataset, jax.random.fold_in(key, 2**31 - number), **options)
       total = add(total, _only(_computed(work, store, number, execute), work))

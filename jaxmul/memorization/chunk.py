@@ -100,18 +100,31 @@ def arrays_of(plan: Plan) -> Arrays:
 
 
 def outcome(
-  recipe: Recipe | Learner, subset_size: int, target: Target, arrays: Arrays, model: jax.Array
+  recipe: Recipe | Learner,
+  subset_size: int,
+  target: Target,
+  folds: int,
+  arrays: Arrays,
+  model: jax.Array,
 ) -> Outcome:
   """Trains one model on its subset: a pure function of the model's number.
 
   Args:
-    recipe, subset_size, target: of the plan; static.
+    recipe, subset_size, target, folds: of the plan; static.
     arrays: of the plan.
     model: int scalar.
   """
   images, labels, always, candidates, *test, key = arrays
   subset_key, train_key = keys_of(key, model)
-  drawn = jax.random.permutation(subset_key, len(candidates))[: subset_size - len(always)]
+  kept = subset_size - len(always)
+  if folds:
+    # All models of a repeat share one order: the fold of each is a run of it that is rolled away.
+    subset_key, _ = keys_of(key, model // folds * folds)
+    left_out = len(candidates) - kept
+    drawn = jax.random.permutation(subset_key, len(candidates))
+    drawn = jnp.roll(drawn, -left_out * (model % folds + 1))[:kept]
+  else:
+    drawn = jax.random.permutation(subset_key, len(candidates))[:kept]
   rows = jnp.sort(jnp.concatenate([always, candidates[drawn]]))
   member = jnp.zeros(len(labels), bool).at[rows].set(True)
   params, finite = _train(recipe, images, labels, rows, train_key)
@@ -134,11 +147,11 @@ def outcome(
   return Outcome(member, correct, p, odds, kept, finite & jnp.isfinite(p).all())
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _jitted_outcome(settings, recipe, subset_size, target, arrays, model):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _jitted_outcome(settings, recipe, subset_size, target, folds, arrays, model):
   """One program for each of JAX's settings; JAX itself tells only some of them apart."""
   del settings
-  return outcome(recipe, subset_size, target, arrays, model)
+  return outcome(recipe, subset_size, target, folds, arrays, model)
 
 
 def _train(recipe, images, labels, rows, key):
@@ -169,7 +182,7 @@ def run_chunk(plan: Plan, chunk: int) -> Chunk:
     Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
   """
   models = np.asarray(plan.models(chunk))
-  static = (plan.settings, plan.recipe, plan.subset_size, plan.target)
+  static = (plan.settings, plan.recipe, plan.subset_size, plan.target, plan.folds)
   with as_planned(plan):
     arrays = arrays_of(plan)
     outcomes = [jax.tree.map(np.asarray, _jitted_outcome(*static, arrays, each)) for each in models]

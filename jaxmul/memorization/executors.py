@@ -115,7 +115,7 @@ def devices(width: int = 1) -> Executor:
     found = jax.local_devices()
     with as_planned(plan):
       arrays = arrays_of(plan)
-    static = (plan.recipe, plan.subset_size, plan.target)
+    static = (plan.recipe, plan.subset_size, plan.target, plan.folds)
 
     def train(model, arrays):
       return outcome(*static, arrays, model)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxmul._ids import scattered
 from jaxmul.data.dataset import check_ids
 from jaxmul.memorization.intervals import newcombe
 
@@ -82,7 +83,8 @@ class Influence:
     """Returns the pairs with the largest influence, from blocks: memory grows with n, not n × t.
 
     Args:
-      count: pairs to return; ties go by position in `test_ids`, then in `ids`.
+      count: pairs to return. Many values are equal: ties go by a random permutation of the pairs
+        under a fixed key, never by position.
     """
     best = Pairs(*(np.zeros(0, kind) for kind in (np.int64, np.int64, float, float, float)))
     member = np.unpackbits(self.member, axis=1, count=len(self.ids))
@@ -91,15 +93,16 @@ class Influence:
       correct = np.unpackbits(self.correct, axis=1, count=len(self.test_ids))[:, tests]
       found = _differences(correct, member)
       flat = np.where(np.isnan(found.value), -np.inf, found.value).ravel()
-      at = np.argsort(-flat, kind="stable")[:count]
-      at = at[np.isfinite(flat[at])]
+      least = np.partition(flat, -min(count, len(flat)))[-min(count, len(flat))]
+      at = np.flatnonzero((flat >= least) & np.isfinite(flat))  # with all that ties with the last
       row, column = np.divmod(at, len(self.ids))
       new = (
         *(self.ids[column], self.test_ids[tests[row]]),
         *(part.ravel()[at] for part in found),
       )
-      joined = [np.concatenate(pair) for pair in zip(best, new, strict=True)]
-      order = np.argsort(-joined[2], kind="stable")[:count]
+      joined = Pairs(*(np.concatenate(pair) for pair in zip(best, new, strict=True)))
+      place = scattered((scattered(joined.ids) + 2 * scattered(joined.test_ids)).view(np.int64))
+      order = np.lexsort((place, -joined.value))[:count]
       best = Pairs(*(part[order] for part in joined))
     return best
 

@@ -36,6 +36,7 @@ class Plan:
     candidates: int64 [c], sorted ids that may be left out; all of them, or a chosen few.
     test: t examples whose outputs are kept for every model, or None.
     target: what is kept of them, "correct" or "logits".
+    folds: K where model i leaves out a fixed K-th of the data, and not a random subset; else 0.
     settings: JAX's own, such as `jax_enable_x64`, as they were when it was planned: whoever trains
       a chunk, in whatever process, does so with these.
     versions: of the packages that decide numbers.
@@ -50,6 +51,7 @@ class Plan:
   candidates: np.ndarray
   test: Dataset | None = None
   target: Target = "correct"
+  folds: int = 0
   settings: _settings.Settings = dataclasses.field(default_factory=_settings.current)
   versions: dict[str, str] = dataclasses.field(default_factory=_identity.versions)
 
@@ -78,7 +80,7 @@ class Plan:
       *(self.recipe, self.dataset, self.key, self.subset_size, self.chunk_size, self.candidates),
       # Outputs are kept in the order of the test examples, which the digest of a data set forgets.
       *(self.test, None if self.test is None else self.test.ids, self.target),
-      *(self.settings, self.versions),
+      *(self.folds, self.settings, self.versions),
     )
 
   @property
@@ -88,6 +90,8 @@ class Plan:
     if not some:
       return f"{self.num_models} models on all of {all_} examples"
     left = some - (self.subset_size - (all_ - some))
+    if self.folds:
+      return f"{self.num_models} models, each without one of {self.folds} folds of {all_} examples"
     who = "all" if some == all_ else f"{some} candidates"
     return f"{self.num_models} models, each without {left} of {who} of {all_} examples"
 
@@ -214,6 +218,44 @@ def repeat(
   dataset, data = _checked(recipe, dataset, key, "repeat")
   nobody = np.zeros(0, np.int64)
   return Plan(recipe, dataset, data, num_models, len(dataset), 1, nobody, test, "logits")
+
+
+def cross_fit_plan(
+  recipe: Recipe | Learner, dataset: Dataset, key: jax.Array, *, folds: int, repeats: int = 1
+) -> Plan:
+  """Plans K trainings, each without one of K folds, so that each example is left out once.
+
+  Args:
+    recipe, dataset: as `plan`.
+    key: of the folds and the training runs; each repeat has folds of its own.
+    folds: K, at least 2. Where it does not divide n, up to K − 1 examples are left out twice.
+    repeats: how often all of it is done.
+
+  Returns:
+    A `Plan` in chunks of one model.
+
+  Raises:
+    ValueError: a number is outside its range, the recipe holds a lambda or local function, or the
+      key is not threefry.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import models, train
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
+    >>> recipe = train.Recipe(models.mlp((4,), 2))
+    >>> cross_fit_plan(recipe, toy, jax.random.key(0), folds=5).design
+    '5 models, each without one of 5 folds of 10 examples'
+  """
+  if not 2 <= folds <= len(dataset) or folds != int(folds):
+    raise ValueError(
+      f"cross_fit got folds={folds}, must be an integer in [2, {len(dataset)}], the examples."
+    )
+  if repeats < 1 or repeats != int(repeats):
+    raise ValueError(f"cross_fit got repeats={repeats}, must be an integer of at least 1.")
+  dataset, data = _checked(recipe, dataset, key, "cross_fit")
+  kept = len(dataset) - -(-len(dataset) // folds)
+  return Plan(recipe, dataset, data, folds * repeats, kept, 1, dataset.ids, folds=folds)
 
 
 def train_key(plan: Plan, model: int) -> jax.Array:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxmul.data.dataset import Dataset
 from jaxmul.memorization import executors
 from jaxmul.memorization.chunk import Chunk, add
-from jaxmul.memorization.plan import Learner, Plan, plan
+from jaxmul.memorization.plan import Learner, Plan, cross_fit_plan, plan
 from jaxmul.memorization.progress import Progress
 from jaxmul.memorization.scores import Estimate, from_tallies, merge
 from jaxmul.memorization.store import Store
@@ -101,6 +101,63 @@ def estimate(
           return
 
     return merge(work, chunks())
+
+
+def cross_fit(
+  recipe: Recipe | Learner,
+  dataset: Dataset,
+  key: jax.Array,
+  *,
+  folds: int = 5,
+  repeats: int = 1,
+  store: Path | str | None = None,
+  executor: Any = None,
+  progress: bool = True,
+) -> Estimate:
+  """Asks, for every example, one network that never saw it: K trainings in all, each on n − n/K.
+
+  Paid once for a trained network, it serves every later request for deletion: the mean over any
+  group of `confidence_out`, or of `correct_out`, is an unbiased estimate of what networks without
+  its examples say of them. `rum.tune` and `rum.surrogate` take it as `estimate=`. A single score is
+  coarse: of one model without the example, and K − 1 with it.
+
+  Networks without an example here saw a share 1 − 1/K of the rest: an oracle, which saw nearly all,
+  does slightly better. Use a key of its own: what selects a forget set must not also say how hard
+  it is, or the winners look harder than they are.
+
+  Args:
+    recipe: that of the network which will be unlearned, or a learner of your own; see `plan`.
+    dataset: n training examples.
+    key: of the folds and the training runs.
+    folds: K.
+    repeats: how often all of it is done, with folds of its own: `repeats` networks an example.
+    store, executor, progress: as `estimate`.
+
+  Returns:
+    An `Estimate`.
+
+  Raises:
+    ValueError: a number is outside its range, or the store was made by another plan.
+    OSError: the store cannot be written; what was finished stays.
+
+  References:
+    Cross-fitting: Chernozhukov et al., [Double Machine Learning](https://arxiv.org/abs/1608.00060).
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import memorization, models, train
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=10, batch_size=4)
+    >>> result = memorization.cross_fit(
+    ...   recipe, toy, jax.random.key(0), folds=3, executor=memorization.serial)
+    >>> result.count_out.tolist(), result.count_in.tolist()
+    ([1, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2])
+  """
+  work = cross_fit_plan(recipe, dataset, key, folds=folds, repeats=repeats)
+  with Progress(work.num_models, shown=progress, label="cross-fit") as bar:
+    execute = bar.counting(executors.of(executor))
+    return merge(work, stream(work, store=store, executor=execute))
 
 
 def stream(work: Plan, *, store: Path | str | None = None, executor: Any = None) -> Iterator[Chunk]:

@@ -27,7 +27,8 @@ from jaxmul.memorization.matrix import Influence
 from jaxmul.memorization.plan import Plan
 
 _COUNTS = ("correct_in", "count_in", "correct_out", "count_out")
-_SCORES = ("memorization", "low", "high", *_COUNTS, "soft", "log_odds")
+_SCORES = ("memorization", "low", "high", *_COUNTS, "soft", "log_odds", "confidence_out")
+_LATER = {"confidence_out"}  # which files of older versions lack
 _DIGEST_LENGTH = 64
 _UNREADABLE = (OSError, ValueError, AttributeError, TypeError, EOFError)
 _MIN_SCORE, _MIN_EXAMPLES = 0.1, 50
@@ -45,6 +46,8 @@ class Estimate:
     correct_out, count_out: int64 [n], the same for models without it.
     soft: float64 [n] in [−1, 1], the difference of mean p_y: less variance, the same meaning.
     log_odds: float64 [n], the difference of mean φ = log p_y − log Σ_{c≠y} p_c.
+    confidence_out: float64 [n] in [0, 1], the mean p_y under models without the example: what to
+      expect of a retrained one. NaN where it was never out, or the file is of an older version.
     influence: of every training example on every test example, or None without test examples.
     design: one line on how the scores were made.
   """
@@ -59,6 +62,7 @@ class Estimate:
   count_out: np.ndarray
   soft: np.ndarray
   log_odds: np.ndarray
+  confidence_out: np.ndarray
   influence: Influence | None = None
   design: str = ""
 
@@ -147,7 +151,7 @@ class Estimate:
     path = Path(path)
     arrays = _read(path, None if names is None else tuple(names.values()))
     if names is None:
-      missing = [name for name in ("ids", *_SCORES) if name not in arrays]
+      missing = [name for name in ("ids", *_SCORES) if name not in arrays and name not in _LATER]
       if missing:
         raise ValueError(
           f"{path} is not a saved Estimate: it has no {missing[0]}, but {', '.join(arrays)}. "
@@ -155,7 +159,8 @@ class Estimate:
         )
       kept = {k.removeprefix("influence_"): v for k, v in arrays.items() if k[:10] == "influence_"}
       influence = Influence(**kept) if kept else None
-      found = {name: arrays[name] for name in ("ids", *_SCORES)}
+      unknown = np.full(len(arrays["ids"]), np.nan)
+      found = {name: arrays.get(name, unknown) for name in ("ids", *_SCORES)}
       return cls(**found, influence=influence, design=str(arrays.get("design", "")))
     return cls(**_foreign(path, arrays, names, ids), design=f"read from {path.name}")
 
@@ -273,6 +278,8 @@ def from_tallies(plan: Plan, total: Chunk) -> Estimate:
       return inside - getattr(total, f"{name}_out") / total.count_out
 
   tallies = (total.correct_in, total.count_in, total.correct_out, total.count_out)
+  with np.errstate(invalid="ignore", divide="ignore"):
+    confidence_out = total.p_out / total.count_out
   return Estimate(
     plan.dataset.ids,
     difference("correct"),
@@ -280,4 +287,5 @@ def from_tallies(plan: Plan, total: Chunk) -> Estimate:
     *tallies,
     soft=difference("p"),
     log_odds=difference("odds"),
+    confidence_out=confidence_out,
   )

@@ -9,6 +9,7 @@ from jaxmul.metrics.compare import compare
 from jaxmul.metrics.examples import by_example
 from jaxmul.metrics.gaps import average_gap, run_time_efficiency
 from jaxmul.metrics.tow import tow, tow_mia
+from jaxmul.metrics.where import example_gap, tow_by_group
 
 __all__ = [
   "Audit",
@@ -23,6 +24,7 @@ __all__ = [
   "by_example",
   "compare",
   "evaluate",
+  "example_gap",
   "game",
   "intervals",
   "oracle",
@@ -30,5 +32,6 @@ __all__ = [
   "run_time_efficiency",
   "table",
   "tow",
+  "tow_by_group",
   "tow_mia",
 ]

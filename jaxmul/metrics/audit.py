@@ -1,41 +1,39 @@
 """The evaluator's own examination: it must pass equal models and catch what is known to differ.
 
-Controls: oracles beside other oracles, by attacks, KLoM and ToW; originals beside oracles on the
-examples memorized most; models with random outputs; models of which only BatchNorm statistics
-changed; and, as the negative control, the group memorized least, where there is less to see.
+Every attack and every figure that a table prints has two controls. Oracles beside other oracles are
+equal, and must look so. Originals beside oracles differ on the examples memorized most; what cannot
+tell them apart even there is blind here, and says nothing of unlearned models. Further controls:
+models with random outputs; models of which only BatchNorm statistics changed; and the group
+memorized least, where there is less to see.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxmul._ids import scattered
 from jaxmul.data.split import Split
-from jaxmul.metrics.game import ATTACKS, attack, known
-from jaxmul.metrics.intervals import paired, t_interval
+from jaxmul.metrics._controls import (
+  NULL_LEVEL,
+  Control,
+  noticed,
+  of_attacks,
+  of_epsilon,
+  of_figures,
+)
+from jaxmul.metrics.game import ATTACKS, Scores, attack, known
 from jaxmul.metrics.oracle.ensemble import Ensemble
 from jaxmul.metrics.oracle.kept import Outputs
 from jaxmul.metrics.oracle.klom import klom, klom_null
 from jaxmul.metrics.outputs import label_probability
-from jaxmul.metrics.tow import tow
 
-_QUANTILE = 0.975
+__all__ = ["Audit", "Control", "audit", "contrast"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Control:
-  """One control.
-
-  Attributes:
-    name: what was examined.
-    passed: whether the evaluator said what is known; None where it was not run.
-    said: the figures, one line.
-  """
-
-  name: str
-  passed: bool | None
-  said: str
+# Of "all" a quantile of 99.6 % is needed, of the groups one of 97.5 %.
+_PERMUTATIONS = {"all": 2000, "high": 500, "low": 500}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,20 +52,63 @@ class Audit:
     return all(control.passed is not False for control in self.controls)
 
   @property
+  def blind(self) -> tuple[str, ...]:
+    """What saw nothing here, and has no place in a table: keys of `beside_oracles`.
+
+    "ToW-MIA" or "attack svc" is the whole figure, "attack svc/tpr_at_1" one part of it.
+    """
+    return tuple(name for control in self.controls for name in control.blind)
+
+  @property
   def line(self) -> str:
     """One line: "audit passed: …", or "audit failed: …" with the first control that did."""
-    for control in self.controls:
-      if control.passed is False:
-        return f"audit failed: {control.name}: {control.said}"
-    ran = [control for control in self.controls if control.passed]
-    skipped = len(self.controls) - len(ran)
+    failed = [control for control in self.controls if control.passed is False]
+    if failed:
+      more = f" ({len(failed) - 1} more failed)" if len(failed) > 1 else ""
+      return f"audit failed: {failed[0].name}: {failed[0].said}{more}"
+    passed = sum(control.passed is True for control in self.controls)
+    skipped = sum(control.passed is None and not control.blind for control in self.controls)
     rest = f" ({skipped} not run)" if skipped else ""
-    return f"audit passed: {len(ran)} controls{rest}; {ran[0].said}"
+    nulls = [control for control in self.controls if control.equal is not None]
+    said = [f"audit passed: {passed} controls{rest}"]
+    if nulls:
+      worst = max(nulls, key=lambda control: abs(_mean(control) - 0.5))
+      said.append(
+        f"no attack tells oracles from other oracles: {_short(worst.name)} comes nearest, with an "
+        f"AUC of {_mean(worst):.3f} (0.5 is chance, {noticed(worst.detectable)})"
+      )
+    whole = [_short(name) for name in self.blind if "/" not in name]
+    parts = len(self.blind) - len(whole)
+    if parts:
+      whole.append(f"{parts} rate{'s' * (parts > 1)} of {'other ' if whole else ''}attacks")
+    if whole:
+      said.append(f"blind here: {', '.join(whole)}")
+    return "; ".join(said)
 
   def certify(self) -> None:
     """Raises ValueError where a control failed: figures of this evaluator prove nothing then."""
     if not self.passed:
       raise ValueError(f"{self.line}. Do not report figures; train more seeds and audit again.")
+
+  def without_blind(self, found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns figures of `beside_oracles` or `compare` without those that are blind here.
+
+    Args:
+      found: {figure: {part: anything}}; of a figure "oracle …" the name after it counts.
+
+    Example:
+      >>> control = Control("attack svc", None, "", blind=("attack svc", "attack loss/auc"))
+      >>> found = {"attack svc": {"auc": 0.5}, "attack loss": {"auc": 0.5, "tpr_at_1": 0.1}}
+      >>> Audit((control,)).without_blind(found)
+      {'attack loss': {'tpr_at_1': 0.1}}
+    """
+    blind, kept = set(self.blind), {}
+    for figure, parts in found.items():
+      name = figure.removeprefix("oracle ")
+      seen = {part: each for part, each in parts.items() if f"{name}/{part}" not in blind}
+      if seen and name not in blind:
+        kept[figure] = seen
+    return kept
 
 
 def audit(
@@ -84,26 +125,37 @@ def audit(
 
   Args:
     ensemble: originals and oracles, at least 8 of each; with fewer than 16, sound evaluators often
-      fail, for LiRA then has two pairs of models to go by and KLoM's null is wide.
+      fail or are blind, for LiRA then has two pairs of models to go by and KLoM's null is wide.
     split: whose forget set is scored.
     attack_ids: held-out ids for attacks, `data.cut_heldout(split.heldout, key).attack`.
     key: of draws.
     high, low: int [h] and [l], forgotten ids that were memorized most and least; by default the
       outer thirds of the forget set by `contrast`, from the second half of the originals and the
-      first of the oracles. KLoM and LiRA compare the other halves on them, KLoM's null is of all
+      first of the oracles. KLoM and attacks compare the other halves on them, nulls are of all
       oracles. ToW has only this first half to put in the place of unlearned models: they are worse
       on what they chose than other oracles, so that ToW comes out lower.
     batch_norm: originals of which only BatchNorm statistics changed (`batch_stats_changed`), as
       outputs on all ids of the split; None where the network has none.
 
   Returns:
-    An `Audit`. Attacks pass where the t-interval over pairs of models of their AUC holds 0.5, at
-    95 % for all attacks together (Bonferroni); KLoM where its mean is at most the 97.5 % quantile
-    of `klom_null`, of as many models; ToW on the high group, R and T where the paired t-interval
-    of oracles minus originals is above 0.
+    An `Audit`. It fails where
+
+    - an attack's AUC of oracles beside oracles, or their KLoM, is not that of equal models: the
+      t-interval over pairs of models must hold 0.5, and KLoM be within what random halves of the
+      oracles give. All of these together fail a sound evaluator in 5 % of audits (Bonferroni);
+    - ToW or KLoM does not tell originals from oracles on the high group, or no attack does;
+    - an attack whose score grows with the probability of the label points the wrong way there: its
+      interval, at the same level as of equal models, is wholly below 0.5;
+    - random outputs, or changed BatchNorm statistics, are not told from oracles by KLoM;
+    - there is as much to see in the low group as in the high one, by KLoM and, unless blind, LiRA.
+
+    Any other attack or figure is blind where the lower end of its 95 % interval is not in the right
+    direction; see `Audit.blind`. Chance makes one that sees nothing pass for one that sees in 2.5 %
+    of audits.
 
   Raises:
-    ValueError: too few models, or an id would fit an attack and be scored.
+    ValueError: too few models, an id would fit an attack and be scored, or an id of high or low is
+      not in the forget set.
   """
   originals, oracles = ensemble
   half = len(oracles) // 2
@@ -113,59 +165,49 @@ def audit(
       "Raise num_models."
     )
   fit = known(split, attack_ids, key)
+  some, others = originals.models(slice(half)), originals.models(slice(half, None))
   first, second = oracles.models(slice(half)), oracles.models(slice(half, 2 * half))
-  level = 1 - 0.05 / len(ATTACKS)
   if high is None or low is None:
-    rest = Ensemble(originals.models(slice(half, None)), first)
-    order = split.forget[np.argsort(contrast(rest, split.forget), kind="stable")]
+    apart = contrast(Ensemble(others, first), split.forget)
+    order = split.forget[np.lexsort((scattered(split.forget), apart))]
     third = max(1, len(order) // 3)
     high, low = order[-third:], order[:third]
+  on_high, on_low = (_places(split.forget, ids) for ids in (high, low))
+  equal = attack(first, second, others, split.forget, fit)
+  different = attack(some, second, others, split.forget, fit)
 
-  def distance(some: Outputs, ids: Any) -> float:
-    return float(klom(some.take(ids).log_odds, second.take(ids).log_odds).mean())
-
-  def null(ids: Any) -> float:
-    return float(np.quantile(klom_null(oracles.take(ids).log_odds), _QUANTILE))
-
-  some, others = originals.models(slice(half)), originals.models(slice(half, None))
-  controls = []
-  equal = {
-    name: t_interval(scores.auc_of_pairs, level=level)
-    for name, scores in attack(first, second, others, split.forget, fit).items()
-  }
-  off = [name for name, auc in equal.items() if not auc.low <= 0.5 <= auc.high]
-  worst = max(off or equal, key=lambda name: abs(equal[name].mean - 0.5))
-  told = "told from 0.5" if off else "farthest from 0.5"
-  said = f"oracle beside oracle: AUC {equal[worst].mean:.3f} {told} ({worst})"
-  controls.append(Control("oracle beside oracle, attacks", not off, said))
-  on_all, on_high, on_low = map(null, (split.forget, high, low))
-  controls.append(_below("oracle beside oracle, KLoM", distance(first, split.forget), on_all))
-
+  controls = of_attacks(equal, different, on_high)
+  group = dataclasses.replace(split, forget=split.forget[on_high])
   retain = np.setdiff1d(split.retain, fit.members)
-  controls.append(_tow_control(first, some, second, (high, retain, split.test)))
-  far, near = distance(some, high), distance(some, low)
-  controls.append(_above("original beside oracle, high group, KLoM", far, on_high))
-  auc_high, auc_low = (
-    t_interval(attack(some, second, others, ids, fit, names=["lira"])["lira"].auc_of_pairs)
-    for ids in (high, low)
-  )
-  said = f"LiRA AUC {auc_high.mean:.3f} [{auc_high.low:.3f}, {auc_high.high:.3f}]"
-  controls.append(Control("original beside oracle, high group, LiRA", auc_high.low > 0.5, said))
+  controls += of_figures(some, (first, second), group, retain, fit)
+  controls.append(of_epsilon(*(each.take(high) for each in (some, second, oracles))))
+  null = {
+    name: klom_null(oracles.take(ids).log_odds, permutations=_PERMUTATIONS[name])
+    for name, ids in (("all", split.forget), ("high", high), ("low", low))
+  }
+  limit = {name: float(np.quantile(each, 0.975)) for name, each in null.items()}
 
-  noise = jax.random.normal(key, second.logits.shape)
-  random = dataclasses.replace(second, logits=np.asarray(noise))
-  controls.append(_above("random outputs, KLoM", distance(random, split.forget), on_all))
+  def distance(models: Outputs, ids: Any) -> float:
+    return float(klom(models.take(ids).log_odds, second.take(ids).log_odds).mean())
+
+  value, most = distance(first, split.forget), float(np.quantile(null["all"], NULL_LEVEL))
+  controls.append(Control("oracle beside oracle, KLoM", value <= most, _said(value, most)))
+  far, near = distance(some, high), distance(some, low)
+  controls.append(_above("original beside oracle, high group, KLoM", far, limit["high"]))
+  shape = second.take(split.forget).logits.shape
+  noise = np.asarray(jax.random.normal(key, shape))
+  random = dataclasses.replace(second.take(split.forget), logits=noise)
+  value = distance(random, split.forget)
+  controls.append(_above("random outputs, KLoM", value, limit["all"]))
   if batch_norm is None:
     controls.append(Control("BatchNorm statistics changed", None, "no such models were given"))
   else:
     value = distance(batch_norm.models(slice(half)), split.forget)
-    controls.append(_above("BatchNorm statistics changed, KLoM", value, on_all))
-  said = (
-    f"LiRA AUC {auc_low.mean:.3f} and KLoM over its null {near / on_low:.2f}; "
-    f"high group {auc_high.mean:.3f} and {far / on_high:.2f}"
-  )
-  less = auc_low.mean < auc_high.mean and near / on_low < far / on_high
-  controls.append(Control("low group, less to see than in the high group", less, said))
+    controls.append(_above("BatchNorm statistics changed, KLoM", value, limit["all"]))
+  ratios = [value / max(limit[name], 1e-9) for name, value in (("low", near), ("high", far))]
+  blind = {name for control in controls for name in control.blind}
+  lira = None if "attack lira" in blind else different["lira"]
+  controls.append(_low_group(ratios, lira, on_low, on_high))
   return Audit(tuple(controls))
 
 
@@ -181,27 +223,49 @@ def contrast(ensemble: Ensemble, ids: Any) -> np.ndarray:
   return first - second
 
 
-def _tow_control(first: Outputs, some: Outputs, second: Outputs, parts: Any) -> Control:
-  """An oracle as if it were unlearned: its ToW is above that of an original."""
-  name = "oracle as if unlearned, high group, ToW"
-  if not all(map(len, parts)):
-    return Control(name, None, "there are no test ids, or no retain ids but those of attacks")
+def _places(forget: np.ndarray, ids: Any) -> np.ndarray:
+  """Returns where the forget set holds the ids."""
+  outside = np.setdiff1d(ids, forget)
+  if len(outside):
+    raise ValueError(f"audit: id {outside[0]} of high or low is not in the forget set.")
+  return np.flatnonzero(np.isin(forget, ids))
 
-  def tows(models: Outputs) -> list[float]:
-    ours, theirs = (
-      np.stack([each.take(ids).accuracy for ids in parts], 1) for each in (models, second)
+
+def _low_group(
+  ratios: list[float], lira: Scores | None, low: np.ndarray, high: np.ndarray
+) -> Control:
+  """There is less to see in the low group: by KLoM over its null, and by LiRA unless it is blind.
+
+  Args:
+    ratios: KLoM of originals over its null, in the low and in the high group.
+    lira: scores of originals beside oracles, or None.
+    low, high: positions of the groups.
+  """
+  less = ratios[0] < ratios[1]
+  said = f"KLoM over its null {ratios[0]:.2f}, high group {ratios[1]:.2f}"
+  if lira is not None:
+    a, b = (
+      float(np.mean(Scores(lira.unlearned[:, at], lira.oracles[:, at], None).auc_of_pairs))
+      for at in (low, high)
     )
-    return [tow(*each) for each in zip(ours, theirs, strict=True)]
-
-  same, other = tows(first), tows(some)
-  found = t_interval(same)
-  said = f"ToW {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}], originals {np.mean(other):.3f}"
-  return Control(name, paired(same, other).low > 0, said)
-
-
-def _below(name: str, value: float, limit: float) -> Control:
-  return Control(name, value <= limit, f"mean KLoM {value:.2f}, null reaches {limit:.2f}")
+    less = less and a < b
+    said += f"; LiRA AUC {a:.3f}, high group {b:.3f}"
+  return Control("low group, less to see than in the high group", less, said)
 
 
 def _above(name: str, value: float, limit: float) -> Control:
-  return Control(name, value > limit, f"mean KLoM {value:.2f}, null reaches {limit:.2f}")
+  return Control(name, value > limit, _said(value, limit))
+
+
+def _said(value: float, limit: float) -> str:
+  return f"mean KLoM {value:.2f}, that of equal oracles reaches {limit:.2f}"
+
+
+def _mean(control: Control) -> float:
+  return float("nan") if control.equal is None else control.equal.mean
+
+
+def _short(name: str) -> str:
+  """Returns the name of an attack without the word."""
+  short = name.removeprefix("attack ")
+  return short if short in ATTACKS else name

@@ -1,5 +1,6 @@
 """Everything about unlearned models beside an ensemble of oracles: one dict, and one tidy table."""
 
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,13 @@ from jaxmul.metrics.oracle.ensemble import Ensemble
 from jaxmul.metrics.oracle.epsilon import challenge_score, forgetting_quality
 from jaxmul.metrics.oracle.kept import Outputs
 from jaxmul.metrics.oracle.klom import klom, klom_null, percentiles
+from jaxmul.metrics.outputs import label_probability
 from jaxmul.metrics.tow import tow, tow_mia
+from jaxmul.metrics.where import example_gap, tow_by_group
 
 SEEDS = "95 % t over training seeds"
 EXAMPLES = "95 % bootstrap over examples"
+_KLOM_ORACLES = 16
 Figures = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -29,6 +33,7 @@ def beside_oracles(
   attack_ids: Any,
   key: jax.Array,
   *,
+  groups: Mapping[str, np.ndarray] | None = None,
   references: tuple[Outputs, np.ndarray] | None = None,
   seconds: Sequence[float] = (),
   retrained_seconds: float | None = None,
@@ -43,6 +48,8 @@ def beside_oracles(
     split: forget, retain and test ids.
     attack_ids: held-out ids for attacks, `data.cut_heldout(split.heldout, key).attack`.
     key: of draws.
+    groups: {name: ids} of S, disjoint, such as its low, medium and high memorization by the ground
+      truth: for ToW by group, and accuracy, example gap and KLoM of each. None leaves these out.
     references: leave-subset-out models for LiRA and RMIA, of `oracle.references`.
     seconds: that unlearning each model took, for the run-time efficiency, with
     retrained_seconds: those of retraining one on the same machine.
@@ -53,11 +60,14 @@ def beside_oracles(
     the values of each seed, where there are any (`compare` uses them). "retain" is R without the
     examples that fit attacks, as many as half of the attack ids. Attacks need 4 models of each kind
     and 2 other originals, and are left out below that; so is what KLoM's null is. The median of ε
-    is inf where most examples are told apart entirely.
+    is inf where most examples are told apart entirely. "example gap" needs 2 oracles; beside it
+    "oracle example gap" has each oracle beside the mean of the others, which no method can be
+    expected to beat, and "original example gap" what doing nothing leaves. KLoM of groups needs 16
+    oracles.
 
   Raises:
     ValueError: an id has no outputs, there is no test set, attacks leave nothing of R, attack ids
-      are of another part, or the seconds are not those of the models.
+      are of another part, a group is empty or not of S, or the seconds are not those of the models.
   """
   if not len(split.test):
     raise ValueError("beside_oracles needs test ids: ToW compares test accuracy. Set some apart.")
@@ -72,9 +82,22 @@ def beside_oracles(
     raise ValueError(
       f"beside_oracles: all {len(split.retain)} retain ids fit attacks. Give fewer attack ids."
     )
+  groups = dict(groups or {})
+  for name, ids in groups.items():
+    if not len(ids) or not np.isin(ids, split.forget).all():
+      raise ValueError(
+        f"beside_oracles: group {name!r} has {len(ids)} ids, must be some of the forget set. "
+        "Refine the forget set: rum.refine(scores, split.forget)."
+      )
   parts = {"forget": split.forget, "retain": retain, "test": split.test}
-  on = {name: (unlearned.take(ids), ensemble.oracles.take(ids)) for name, ids in parts.items()}
-  found = _of_seeds(on, (unlearned, ensemble.oracles), split, fit)
+
+  def sides(ids: np.ndarray) -> tuple[Outputs, Outputs]:
+    return unlearned.take(ids), ensemble.oracles.take(ids)
+
+  on, grouped = ({name: sides(ids) for name, ids in of.items()} for of in (parts, groups))
+  found = of_seeds(on, (unlearned, ensemble.oracles), split, fit, grouped)
+  if len(ensemble.oracles) > 1:
+    found |= _gaps({"forget": split.forget} | groups, unlearned, ensemble)
   if len(seconds) and retrained_seconds:
     ratios = [run_time_efficiency(each, retrained_seconds) for each in seconds]
     found["run-time efficiency"] = {"all": _over_seeds(ratios)}
@@ -91,6 +114,9 @@ def beside_oracles(
     found[f"KLoM {name}"] = _klom(each["klom"], *on[name])
     for figure in ("churn", "total variation"):
       found.setdefault(figure, {})[name] = _named(over_examples(each[figure]), EXAMPLES)
+  if len(ensemble.oracles) >= _KLOM_ORACLES:
+    for name, both in grouped.items():
+      found[f"KLoM {name}"] = _klom(klom(both[0].log_odds, both[1].log_odds), *both)
   found["epsilon"] = _challenge(agreement["forget"]["epsilon"], found)
   return found
 
@@ -118,17 +144,38 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
   return pd.DataFrame(rows)
 
 
-def _of_seeds(
+def _gaps(parts: Mapping[str, np.ndarray], unlearned: Outputs, ensemble: Ensemble) -> Figures:
+  """The example gap of S and its groups, and on S that of oracles and of originals."""
+  oracles = label_probability(ensemble.oracles.logits, ensemble.oracles.labels)
+  rows = {name: ensemble.oracles.rows(ids) for name, ids in parts.items()}
+
+  def gaps(models: Outputs, ids: np.ndarray, at: np.ndarray) -> dict[str, Any]:
+    taken = models.take(ids)
+    p = label_probability(taken.logits, taken.labels)
+    return _over_seeds([example_gap(each, oracles[:, at]) for each in p])
+
+  forget, at = parts["forget"], rows["forget"]
+  found = {"example gap": {name: gaps(unlearned, ids, rows[name]) for name, ids in parts.items()}}
+  if len(oracles) > 2:
+    others = [np.delete(oracles[:, at], k, 0) for k in range(len(oracles))]
+    values = [example_gap(oracles[k, at], rest) for k, rest in enumerate(others)]
+    found["oracle example gap"] = {"forget": _over_seeds(values)}
+  found["original example gap"] = {"forget": gaps(ensemble.originals, forget, at)}
+  return found
+
+
+def of_seeds(
   on: Mapping[str, tuple[Outputs, Outputs]],
   models: tuple[Outputs, Outputs],
   split: Split,
   fit: Known,
+  grouped: Mapping[str, tuple[Outputs, Outputs]] = types.MappingProxyType({}),
 ) -> Figures:
   """Accuracies, attack rates and what is made of both, each with one value a seed."""
   found: Figures = {}
   sides = []
   for at, prefix in enumerate(("", "oracle ")):
-    accuracy = {name: both[at].accuracy for name, both in on.items()}
+    accuracy = {name: both[at].accuracy for name, both in (*on.items(), *grouped.items())}
     rate = nonmember_rate(models[at], split.forget, fit)
     found[f"{prefix}accuracy"] = {name: _over_seeds(each) for name, each in accuracy.items()}
     found[f"{prefix}attack rate"] = {"forget": _over_seeds(rate)}
@@ -140,6 +187,10 @@ def _of_seeds(
     "ToW-MIA": lambda a, b: tow_mia(*(_triple(each, "attack") for each in (a, b))),
     "average gap": average_gap,
   }
+  if grouped:
+    figures["ToW by group"] = lambda a, b: tow_by_group(
+      *(([each[name] for name in grouped], each["retain"], each["test"]) for each in (a, b))
+    )
   for name, figure in figures.items():
     found[name] = {"all": _over_seeds([figure(*each) for each in pairs])}
   return found

@@ -46,7 +46,9 @@ def compare(first: Figures, second: Figures) -> dict[str, dict[str, Difference]]
     both = {
       part: paired(each["seeds"], second[figure][part]["seeds"])
       for part, each in parts.items()
-      if "seeds" in each and part in second.get(figure, {}) and not figure.startswith("oracle ")
+      if "seeds" in each
+      and part in second.get(figure, {})
+      and not figure.startswith(("oracle ", "original "))
     }
     if both:
       found[figure] = both

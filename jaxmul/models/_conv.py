@@ -39,7 +39,7 @@ class Conv(nn.Module):
     stride: H' = ⌈H / stride⌉ where k is odd.
     use_bias: whether to add a bias [O].
     kernel_init: initializer of the kernel [kh, kw, I, O].
-    dtype: type to compute in, or None for the type of the input.
+    dtype: type to compute in, or None for the type of the input; params are float32.
   """
 
   features: int
@@ -52,8 +52,10 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param("kernel", self.kernel_init, shape)
-    bias = self.param("bias", initializers.zeros, (self.features,)) if self.use_bias else None
+    # float32 by name: where float64 is enabled, initializers would make params of that.
+    kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+    zeros, wide = initializers.zeros, (self.features,)
+    bias = self.param("bias", zeros, wide, jnp.float32) if self.use_bias else None
     x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
     # In a caller's shard_map the rule below sees, and returns, arrays of one kind.
     x, kernel = _sharding.local(x, kernel), _sharding.local(kernel, x)

@@ -30,8 +30,8 @@ def agreement(
   Args:
     scores: [n], a proxy.
     truth: [n], such as memorization scores, of the same examples in the same order.
-    top_k: also report the share of the truth's k largest that are among the proxy's k largest; the
-      lower position wins a tie.
+    top_k: also report the share of the truth's k largest that are among the proxy's k largest. What
+      ties at the edge of the k counts in expectation, as if ties were broken at random in each.
     resamples: of the percentile bootstrap over examples.
     seed: of the resampling.
 
@@ -62,9 +62,15 @@ def agreement(
   low, high = np.nanpercentile(np.concatenate(resampled), [2.5, 97.5])
   precision = None
   if top_k is not None:
-    best = [set(np.argsort(-values, kind="stable")[:top_k].tolist()) for values in (scores, truth)]
-    precision = len(best[0] & best[1]) / top_k
+    precision = float(_share_of_top(scores, top_k) @ _share_of_top(truth, top_k)) / top_k
   return Agreement(float(_spearman(scores, truth)), float(low), float(high), precision)
+
+
+def _share_of_top(values: np.ndarray, k: int) -> np.ndarray:
+  """Returns the probability [n] of each to be among the k largest, ties broken at random."""
+  edge = np.sort(values)[-k]
+  above, level = values > edge, values == edge
+  return above + level * (k - above.sum()) / level.sum()
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxmul.report.figures import mean_rank
 from jaxmul.report.read import Run
 from jaxmul.report.sprites import sprites
 
@@ -76,10 +77,7 @@ def disagreement(proxies: Mapping[str, np.ndarray]) -> np.ndarray:
     >>> disagreement({"a": np.array([1.0, 2.0]), "b": np.array([2.0, 1.0])}).tolist()
     [0.5, 0.5]
   """
-  from scipy.stats import rankdata
-
-  ranks = [(rankdata(values) - 1) / max(1, len(values) - 1) for values in proxies.values()]
-  return np.std(ranks, axis=0)
+  return np.std([mean_rank(values) for values in proxies.values()], axis=0)
 
 
 def as_json(value: Any) -> Any:

@@ -63,7 +63,7 @@ def density(scores: np.ndarray, memorization: np.ndarray) -> dict[str, Any]:
     1
   """
   columns, rows = _DENSITY
-  rank = np.argsort(np.argsort(scores, kind="stable"), kind="stable") / max(1, len(scores) - 1)
+  rank = mean_rank(scores)
   low = float(min(0, memorization.min(initial=0)))
   height = (memorization - low) / (1 - low)
   counts, _, _ = np.histogram2d(rank, height, _DENSITY, ((0, 1), (0, 1)))
@@ -86,6 +86,18 @@ def density(scores: np.ndarray, memorization: np.ndarray) -> dict[str, Any]:
     if (bins == column).any()
   ]
   return {"cells": cells, "means": means, "low": low}
+
+
+def mean_rank(values: np.ndarray) -> np.ndarray:
+  """Returns the rank of each value, [n] in [0, 1]; equal values share the mean of their ranks.
+
+  Example:
+    >>> mean_rank(np.array([5.0, 1.0, 5.0])).tolist()
+    [0.75, 0.0, 0.75]
+  """
+  from scipy.stats import rankdata
+
+  return (rankdata(values) - 1) / max(1, len(values) - 1)
 
 
 def dots(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -134,7 +146,8 @@ def cost(
   """Adds the scoring that RUM needs to the seconds of unlearning.
 
   Args:
-    methods: {name: {"seconds": {"mean"}}}; "RUM x" is charged the scoring of the proxy x.
+    methods: {name: {"seconds": {"mean"}, "scoring": seconds}}; where there is no "scoring", "RUM x"
+      is charged that of the proxy x.
     proxies: {name: {"seconds": {"mean"}}}.
     truth_seconds: of the ground truth; None where they are not known.
 
@@ -155,6 +168,8 @@ def cost(
     if name == "original":
       continue
     seconds, extra = found["seconds"]["mean"], scoring.get(name, 0.0)
+    if "scoring" in found:
+      extra = found["scoring"] or 0.0
     together = None if seconds is None or extra is None else seconds + extra
     rows.append(
       {

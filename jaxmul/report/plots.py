@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxmul.metrics.intervals import Interval
 from jaxmul.proxies import Agreement
+from jaxmul.report.figures import mean_rank
 
 _INK, _ACCENT, _WARM = "#333333", "#2f6db3", "#c8553d"
 
@@ -59,7 +60,7 @@ def proxies_against_truth(
     axes.axis("off")
   for axes, (name, values) in zip(grid.flat, scores.items(), strict=False):
     found = agreements[name]
-    rank = np.argsort(np.argsort(values, kind="stable"), kind="stable") / (len(values) - 1)
+    rank = mean_rank(values)
     axes.scatter(rank, memorization, s=5, alpha=0.35, color=_ACCENT, linewidths=0)
     axes.set_title(
       f"{name}\nρ = {found.spearman:.2f}  [{found.low:.2f}, {found.high:.2f}]", fontsize=10
@@ -81,7 +82,7 @@ def method_intervals(
   """
   plt = _pyplot()
   names = list(results)
-  size = (4.2 * len(metrics) + 1.5, 0.38 * len(names) + 1.2)
+  size = (3.4 * len(metrics) + 1.8, 0.36 * len(names) + 1.2)
   figure, grid = plt.subplots(
     1, len(metrics), figsize=size, sharey=True, layout="constrained", squeeze=False
   )
@@ -92,7 +93,10 @@ def method_intervals(
       if np.isfinite(found.low):
         axes.plot([found.low, found.high], [row, row], color=colour, linewidth=1.6, alpha=0.6)
       axes.plot(found.mean, row, "o", color=colour, markersize=5)
-    axes.set(xlabel=f"{metric} (1 = as retrained)", yticks=range(len(names)), yticklabels=names)
+    best = 0 if metric == "example gap" else 1
+    axes.set(
+      xlabel=f"{metric} ({best} = as retrained)", yticks=range(len(names)), yticklabels=names
+    )
     axes.grid(axis="x", alpha=0.25)
   grid.flat[0].invert_yaxis()
   _save(figure, path)
@@ -119,7 +123,8 @@ def gallery(
   """
   plt = _pyplot()
   known = np.flatnonzero(np.isfinite(memorization))
-  order = known[np.lexsort((-soft[known], -memorization[known]))]
+  anyhow = np.random.default_rng(0).permutation(len(known))  # ties follow neither place nor class
+  order = known[np.lexsort((anyhow, -soft[known], -memorization[known]))]
   count = min(2 * columns, len(order) // 2)
   halves = {"most memorized": order[:count], "least memorized": order[::-1][:count]}
   figure, parts = plt.subplots(2, 1, figsize=(columns * 0.85, 4.8), layout="constrained")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxmul._files import sha256
+from jaxmul._ids import scattered
 
 _FILES = (
   "config.json",
@@ -86,7 +87,7 @@ def read(folder: Path) -> Run:
   metrics, config, audit = (
     _json(folder / name) for name in ("metrics.json", "config.json", "audit.json")
   )
-  scores = _arrays(folder / "scores.npz")
+  scores = _scattered(_arrays(folder / "scores.npz"))
   ids = scores.get("ids", np.zeros(0, np.int64))
   return Run(
     ids=ids,
@@ -101,6 +102,14 @@ def read(folder: Path) -> Run:
     audit=audit,
     digests={name: sha256(folder / name) for name in there},
   )
+
+
+def _scattered(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the arrays with their examples in no order: what the explorer finds equal stays so."""
+  if "ids" not in scores:
+    return scores
+  order = np.argsort(scattered(scores["ids"]))
+  return {k: each if k.startswith("group_") else each[..., order] for k, each in scores.items()}
 
 
 def _named(scores: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

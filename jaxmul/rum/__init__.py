@@ -2,6 +2,7 @@
 
 from jaxmul.rum.groups import (
   Selection,
+  class_counts,
   clusters,
   entanglement,
   entanglement_scores,
@@ -12,7 +13,7 @@ from jaxmul.rum.groups import (
 from jaxmul.rum.meta import Effect, Outcome, meta_unlearn, params_hash, run
 from jaxmul.rum.plan import Plan, Step, neg_grad_plus_plan, salun_plan
 from jaxmul.rum.stream import Deletion, Entry, stream
-from jaxmul.rum.tune import Trial, Tuned, candidates, left_out_accuracy, surrogate, tune
+from jaxmul.rum.tune import Trial, Tuned, candidates, surrogate, tune
 
 __all__ = [
   "Deletion",
@@ -25,10 +26,10 @@ __all__ = [
   "Trial",
   "Tuned",
   "candidates",
+  "class_counts",
   "clusters",
   "entanglement",
   "entanglement_scores",
-  "left_out_accuracy",
   "meta_unlearn",
   "neg_grad_plus_plan",
   "params_hash",

@@ -3,6 +3,10 @@
 Scores are the ground truth or any proxy, higher = more memorized; φ are penultimate features [n,
 F], such as `models.features` returns. Groups are arrays of ids, disjoint, each sorted.
 
+Many scores are equal: most of the ground truth is exactly 0, and a mean of ten zeros and ones has
+eleven values. Equal scores go by `soft`, where there is one, and then by a random permutation of
+all ids under a fixed key: never by the ids themselves, which often follow the classes.
+
 References:
   Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024;
   with proxies, [Scalability of memorization-based unlearning](https://arxiv.org/abs/2410.16516).
@@ -15,7 +19,10 @@ import jax
 import numpy as np
 
 from jaxmul import _check
-from jaxmul.data.dataset import check_ids
+from jaxmul._ids import TIES, scattered
+from jaxmul.data.dataset import Dataset, check_ids
+
+_SOFT_DECIMALS = 2
 
 
 class Selection(NamedTuple):
@@ -33,6 +40,8 @@ def refine(
   num_groups: int = 3,
   quantiles: Sequence[float] | None = None,
   thresholds: Sequence[float] | None = None,
+  soft: Any = None,
+  ties: int = TIES,
 ) -> list[np.ndarray]:
   """Partitions a given forget set by its scores, low to high.
 
@@ -42,9 +51,11 @@ def refine(
     num_groups: K groups whose sizes differ by at most one, unless one of the next two is given.
     quantiles: K − 1 increasing shares in (0, 1) at which to cut.
     thresholds: K − 1 increasing scores at which to cut; a score equal to one goes above it.
+    soft: [k], orders examples of equal scores, such as `Estimate.soft`; as `select`.
+    ties: key of the permutation of ids by which the rest of the ties are broken.
 
   Returns:
-    K arrays of ids int64, sorted within; ties go by id, so the order given does not matter.
+    K arrays of ids int64, sorted within. The order given does not matter, nor what ids stand for.
 
   Raises:
     ValueError: lengths differ, ids are no integers or repeat, scores are not finite, cuts are not
@@ -62,7 +73,7 @@ def refine(
   scores, ids = _checked(scores, ids, "refine")
   if quantiles is not None and thresholds is not None:
     raise ValueError("refine got quantiles and thresholds; give one of them.")
-  order = np.lexsort((ids, scores))
+  order = np.lexsort((*_tie_breakers(soft, ids, ties, "refine"), scores))
   if thresholds is not None:
     _refuse_unordered("thresholds", thresholds, -np.inf, np.inf)
     cuts = np.searchsorted(scores[order], thresholds, side="left")
@@ -214,12 +225,18 @@ def entanglement_scores(forget: Any, retain: Any) -> np.ndarray:
 
 
 def select(
-  scores: Any, ids: Any, *, size: int, centre: float | Literal["median", "midrange"] = 0.5
+  scores: Any,
+  ids: Any,
+  *,
+  size: int,
+  centre: float | Literal["median", "midrange"] = 0.5,
+  soft: Any = None,
+  ties: int = TIES,
 ) -> Selection:
   """Selects RUM's experimental forget sets from a whole training set.
 
   High is the `size` largest scores, low the `size` smallest of the rest, medium the `size` nearest
-  to `centre` among what is left: disjoint by construction. Ties go to the lower id.
+  to `centre` among what is left: disjoint by construction.
 
   Args:
     scores: [n], higher = more memorized; NaN refused.
@@ -227,9 +244,13 @@ def select(
     size: examples a group; 3 · size at most n.
     centre: a number (ground truth: 0.5), "median" or "midrange" of all scores (proxies, as RUM's
       two scripts do).
+    soft: [n], orders examples of equal scores, such as `Estimate.soft`. It counts in steps of 0.01,
+      about what hundreds of models can tell: what is below that is noise, and to rank by noise
+      would again choose a class.
+    ties: key of the permutation of ids by which the rest of the ties are broken; record it.
 
   Returns:
-    A `Selection`.
+    A `Selection`. `class_counts` says which classes are in it.
 
   Raises:
     ValueError: lengths differ, ids are no integers or repeat, scores are not finite, or there are
@@ -239,8 +260,8 @@ def select(
     Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
 
   Example:
-    >>> [group.tolist() for group in select([0.0, 0.0, 0.4, 1.0], [1, 2, 3, 4], size=1)]
-    [[1], [3], [4]]
+    >>> [group.tolist() for group in select([0.1, 0.0, 0.4, 1.0], [1, 2, 3, 4], size=1)]
+    [[2], [3], [4]]
   """
   scores, ids = _checked(scores, ids, "select")
   if size < 1 or 3 * size > len(ids):
@@ -254,12 +275,51 @@ def select(
     centre = float((scores.min() + scores.max()) / 2)
   elif isinstance(centre, str) or not np.isfinite(centre):
     raise ValueError(f"select got centre={centre!r}: use a number, 'median' or 'midrange'.")
+  place, *by_soft = _tie_breakers(soft, ids, ties, "select")
   left = np.arange(len(ids))
   groups = {}
-  for name, rank in (("high", -scores), ("low", scores), ("medium", np.abs(scores - centre))):
-    order = left[np.lexsort((ids[left], rank[left]))]
+  for name, sign, rank in (
+    ("high", -1, -scores),
+    ("low", 1, scores),
+    ("medium", 0, np.abs(scores - centre)),
+  ):
+    keys = (place, *(sign * each for each in by_soft), rank)
+    order = left[np.lexsort([each[left] for each in keys])]
     groups[name], left = np.sort(ids[order[:size]]), order[size:]
   return Selection(**groups)
+
+
+def class_counts(groups: Sequence[Any], dataset: Dataset) -> np.ndarray:
+  """Returns how many examples of each class are in each group, int64 [K, C].
+
+  A forget set of one class is another problem than one of many: look before you compare.
+
+  Args:
+    groups: K arrays of ids, such as a `Selection`.
+    dataset: where the ids are.
+
+  Raises:
+    ValueError: an id is not in the data, or is twice in a group.
+
+  Example:
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 1, 2]))
+    >>> class_counts([np.array([0, 2]), np.array([1])], toy).tolist()
+    [[1, 1, 0], [0, 1, 0]]
+  """
+  labels = [dataset.labels[dataset.rows(ids)] for ids in groups]
+  return np.stack([np.bincount(each, minlength=dataset.num_classes) for each in labels])
+
+
+def _tie_breakers(soft: Any, ids: np.ndarray, ties: int, caller: str) -> list[np.ndarray]:
+  """Returns what orders equal scores, for lexsort: the last array decides first."""
+  if soft is None:
+    return [scattered(ids, ties)]
+  values = np.asarray(soft, float)
+  if values.shape != ids.shape:
+    raise ValueError(f"{caller} got soft {values.shape} for ids {ids.shape}; join them by id.")
+  _check.finite(values, f"{caller}: soft scores")
+  return [scattered(ids, ties), np.round(values, _SOFT_DECIMALS)]
 
 
 def _checked(scores: Any, ids: Any, caller: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,19 +1,27 @@
 """Autopilot: each group's algorithm and settings, chosen without an oracle and without test data.
 
-A network that never saw S treats it like other unseen data. So the surrogate of ToW compares the
-probabilities p_y of S with those of held-out examples of the same classes, under the same network:
+A plan is good if the network then treats S as networks do that never saw S, and nothing else is
+lost. `memorization.cross_fit` asks such networks, once for all requests: t_i is the mean p_y of
+example i under those that left it out. The surrogate of ToW by group is
 
-  (1 − W₁(p_y on S, p_y on H)) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H)
+  (1 − mean_S (p_y − t)²) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H),
 
-W₁ is the distance between the two distributions, in [0, 1]; H is weighted to S's mix of classes.
+H held-out examples. The square is a proper score: noise of t adds the same to every candidate, so
+that one network an example is enough to tell them apart. S is all that was to be forgotten so far.
 
-Memorized examples are harder than held-out ones. Where ground truth is at hand, even of a dozen
-models, it says how often models without an example get it right, and that takes the place of H:
+Without an estimate the p_y of H under the same network take the place of t, class by class:
 
-  (1 − |accuracy on S − mean P[right | left out] over S|) · …
+  (1 − W₁(p_y on S, p_y on H)) · …
+
+W₁ is the distance between the two distributions, in [0, 1]. That serves random requests. What is
+memorized is harder than what is held out, and is then left as it is.
+
+A class of which R holds nothing, or hardly anything, is another matter: networks without S do not
+know it. There the target is 0, and its held-out examples say nothing.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,6 +35,9 @@ from jaxmul.data.split import Split
 from jaxmul.memorization import Estimate
 from jaxmul.rum.meta import shrinking
 from jaxmul.rum.plan import Plan, Step, refuse_no_step
+from jaxmul.train import Recipe
+
+_HARDLY = 0.05
 
 
 class Trial(NamedTuple):
@@ -71,9 +82,10 @@ def tune(
       `data.cut_heldout`. Never the test set.
     key: group i is unlearned with `fold_in(key, i)`, as `meta_unlearn` does.
     budget: at most so many trials in all.
-    estimate: ground truth that covers the groups. Give it for groups of high memorization, on which
-      held-out data mislead: without it the choice stops too early there, or leaves them be. Only
-      means over a group are used, so a dozen models do.
+    estimate: what networks without them say of the groups, from `memorization.cross_fit` (or a
+      ground truth), of models that chose neither the forget set nor the groups: what was chosen for
+      being hard looks harder than it is to those that chose it. Without it memorized groups are
+      left as they are, and a warning says so.
 
   Returns:
     A `Tuned`; `meta_unlearn(tuned.plan, params, dataset, groups, key)` gives `tuned.params` again.
@@ -85,14 +97,16 @@ def tune(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, rum, unlearn
+    >>> from jaxmul import memorization, models, rum, train, unlearn
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
-    >>> params = models.init(models.mlp((8,), 2), jax.random.key(0), toy.images)
+    >>> seen, heldout = toy.take(range(6)), toy.take([6, 7])
+    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2, batch_size=4)
+    >>> key = jax.random.key(0)
+    >>> said = memorization.cross_fit(recipe, seen, key, folds=3, executor=memorization.serial)
     >>> tried = {"ascent": rum.Step(unlearn.neg_grad(0.1), epochs=1)}
-    >>> tuned = rum.tune(
-    ...   tried, params, toy.take(range(6)), [np.array([0, 1])], toy.take([6, 7]), jax.random.key(0)
-    ... )
+    >>> original = train.fit(recipe, seen, key).params
+    >>> tuned = rum.tune(tried, original, seen, [np.array([0, 1])], heldout, key, estimate=said)
     >>> [trial.name for trial in tuned.trials]
     ['none', 'ascent']
   """
@@ -111,15 +125,26 @@ def tune(
     raise ValueError(
       f"tune: id {shared[0]} is held out and in the data; held-out examples are never trained on."
     )
+  if estimate is None:
+    warnings.warn(
+      "rum.tune got no estimate: held-out examples stand in for networks without the groups, and "
+      "memorized groups are left as they are. Pass estimate=memorization.cross_fit(recipe, …).",
+      stacklevel=2,
+    )
   original, steps, trials = params, [], []
   for number, split in enumerate(splits):
-    value = surrogate(params, original, dataset, split, heldout, estimate)
+    so_far = dataclasses.replace(split, forget=np.concatenate(groups[: number + 1]))
+
+    def value_of(params: Bound, so_far: Split = so_far) -> float:
+      return surrogate(params, original, dataset, so_far, heldout, estimate)
+
+    value = value_of(params)
     best = (value, Step(None), params)
     trials.append(Trial(number, "none", value))
     for name, step in list(tried.items())[:each]:
       try:
         after = step.run(params, dataset, split, jax.random.fold_in(key, number))
-        value = surrogate(after, original, dataset, split, heldout, estimate)
+        value = value_of(after)
       except FloatingPointError:
         after, value = params, 0.0
       trials.append(Trial(number, name, value))
@@ -140,19 +165,24 @@ def surrogate(
 ) -> float:
   """How much S looks never seen while R and H are kept: a stand-in for ToW without an oracle.
 
-  (1 − W₁(p_y on S, p_y on H)) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H), with H
-  weighted to the classes of S. A gain of accuracy counts as no loss.
+  (1 − mean_S (p_y − t)²) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H), t the mean
+  p_y under networks without the example; or, without an estimate, 1 − W₁(p_y on S, p_y on H) in the
+  first factor's place. A gain of accuracy counts as no loss. A class of which R holds less than a
+  twentieth of what S and R hold counts as unknown to such networks: t is 0, and H is without it.
 
   Args:
     params: the unlearned network.
     original: the network before.
     dataset: D, with S and R.
     split: only `forget` and `retain` are used.
-    heldout: H. A class of S without held-out examples is compared with all of H.
-    estimate: of S; with it the accuracy on S is compared with that of models that left it out.
+    heldout: H. Without an estimate it is weighted to the classes of S; a class of S without
+      held-out examples is compared with all of H.
+    estimate: of S, such as `memorization.cross_fit` gives. Where a file of an older version lacks
+      `confidence_out`, t is the share of such networks that are right.
 
   Returns:
-    A float in [0, 1]; 1 where S looks never seen and no accuracy was lost.
+    A float in [0, 1]. With an estimate of few networks even an oracle stays below 1, by the
+    variance of t: compare values of one estimate only.
 
   Raises:
     ValueError: an id is not in the data, H is empty, a logit is NaN, or no example of S was ever
@@ -174,75 +204,94 @@ def surrogate(
     >>> round(surrogate(params, params, data, split, heldout), 3)  # S at 0.9, H at 0.5
     0.6
   """
+  if not len(heldout):
+    raise ValueError("surrogate got no held-out examples. Hold some out: data.holdout.")
+  forget, retain = dataset.take(split.forget), dataset.take(split.retain)
+  unknown = _unknown_classes(forget, retain, max(dataset.num_classes, heldout.num_classes))
+  known = heldout.take(heldout.ids[~unknown[heldout.labels]])
 
-  def lost(data: Dataset) -> float:
-    return max(0.0, metrics.accuracy(original, data) - metrics.accuracy(params, data))
+  def kept(data: Dataset) -> float:
+    if not len(data):
+      return 1.0
+    return 1 - max(0.0, metrics.accuracy(original, data) - metrics.accuracy(params, data))
 
-  forget = dataset.take(split.forget)
+  confidence = metrics.attacks.label_confidence(params, forget)
+  gone = unknown[forget.labels]
   if estimate is None:
-    distance = _from_heldout(params, forget, heldout)
+    distance = _from_heldout(params, forget, confidence, gone, known)
   else:
-    distance = abs(metrics.accuracy(params, forget) - left_out_accuracy(estimate, split.forget))
-  return float((1 - distance) * (1 - lost(dataset.take(split.retain))) * (1 - lost(heldout)))
+    distance = _from_estimate(confidence, gone, split.forget, estimate)
+  return float((1 - distance) * kept(retain) * kept(known))
 
 
-def left_out_accuracy(estimate: Estimate, ids: np.ndarray) -> float:
-  """Returns the accuracy to expect on these ids of a model without them, in [0, 1].
+def _unknown_classes(forget: Dataset, retain: Dataset, num_classes: int) -> np.ndarray:
+  """Returns bool [C]: classes of S of which R holds hardly anything."""
+  gone, left = (np.bincount(each.labels, minlength=num_classes) for each in (forget, retain))
+  return (gone > 0) & (left < _HARDLY * (gone + left))
 
-  The mean of P[right | left out] over those that were ever left out. Such models saw a share
-  `fraction` of the data, an oracle nearly all of it: expect the oracle's to be slightly higher.
 
-  Raises:
-    ValueError: none of the ids was ever left out.
-
-  Example:
-    >>> import jax, numpy as np
-    >>> from jaxmul import memorization, models, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
-    >>> recipe = train.Recipe(models.mlp((4,)), epochs=2, batch_size=4)
-    >>> estimate = memorization.estimate(
-    ...   recipe, toy, jax.random.key(0), num_models=16, fraction=0.5, executor=memorization.serial)
-    >>> 0 <= left_out_accuracy(estimate, np.array([1, 2])) <= 1
-    True
-  """
-  rows = np.isin(estimate.ids, ids) & (estimate.count_out > 0)
-  if not rows.any():
+def _from_estimate(
+  confidence: np.ndarray, gone: np.ndarray, ids: np.ndarray, estimate: Estimate
+) -> float:
+  """The mean over S of (p_y − t)²; examples that were never left out do not count."""
+  rows = np.minimum(np.searchsorted(estimate.ids, ids), len(estimate.ids) - 1)
+  left_out = (estimate.ids[rows] == ids) & (estimate.count_out[rows] > 0)
+  if not (left_out | gone).any():
     raise ValueError(
       f"the estimate has no model that left out any of the {len(ids)} forget ids, such as "
-      f"{ids[0]}. Estimate more models of this data set, or leave estimate= away."
+      f"{ids[0]}. Estimate this data set: memorization.cross_fit(recipe, dataset, key)."
     )
-  return float(np.mean(estimate.correct_out[rows] / estimate.count_out[rows]))
+  with np.errstate(invalid="ignore", divide="ignore"):
+    right = estimate.correct_out[rows] / estimate.count_out[rows]
+  said = estimate.confidence_out[rows]
+  target = np.where(gone, 0.0, np.where(np.isnan(said), right, said))
+  return float(np.mean((confidence - target)[left_out | gone] ** 2))
 
 
-def _from_heldout(params: Bound, forget: Dataset, heldout: Dataset) -> float:
-  """W₁ between p_y on S and on H, H weighted to the classes of S."""
+def _from_heldout(
+  params: Bound, forget: Dataset, confidence: np.ndarray, gone: np.ndarray, heldout: Dataset
+) -> float:
+  """W₁ between p_y on S and on H, H weighted to the classes of S; 0 stands for unknown ones."""
   from scipy.stats import wasserstein_distance
 
-  share = np.bincount(forget.labels, minlength=int(heldout.labels.max(initial=0)) + 1)
+  share = np.bincount(forget.labels[~gone], minlength=int(heldout.labels.max(initial=0)) + 1)
   count = np.bincount(heldout.labels, minlength=len(share))
+  if not len(heldout) or not share.any():
+    return float(np.mean(confidence))
   weights = (share / np.maximum(count, 1))[heldout.labels]
   weights = weights + share[count == 0].sum() / len(heldout)
   return wasserstein_distance(
-    metrics.attacks.label_confidence(params, forget),
-    metrics.attacks.label_confidence(params, heldout),
-    v_weights=weights,
+    confidence,
+    np.append(metrics.attacks.label_confidence(params, heldout), 0.0),
+    v_weights=np.append(weights, gone.sum()),
   )
 
 
-def candidates(batch_size: int = 256) -> dict[str, Step]:
-  """Returns settings to start from, the likeliest first, around those of the papers.
+def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step]:
+  """Returns settings to start from, the likeliest first, in units of a recipe's own learning rate.
+
+  Rates are published for a ResNet-18 on CIFAR-10 that was trained at 0.1; on another network they
+  may wreck it, or do nothing. Relative to the rate of training, which suits the network, they carry
+  over. The list and its order were chosen on two training seeds of an MLP on `mnist5k`.
+
+  Args:
+    recipe: that of the network which is unlearned: its learning rate and batch size are used.
+    heldout: examples never trained on, such as the `proxy` part of `data.cut_heldout`, not those
+      that `tune` judges by; for `unlearn.regun`, which is left out without them.
 
   Example:
-    >>> list(candidates())[:2]
-    ['SalUn 0.1', 'NegGrad+ 0.97']
+    >>> from jaxmul import models, train
+    >>> list(candidates(train.Recipe(models.mlp())))[:2]
+    ['SalUn', 'SalUn × 0.3']
   """
+  rate, batch = recipe.learning_rate, recipe.batch_size
+  reference = {} if heldout is None else {"ReGUn": Step(unlearn.regun(heldout, rate), 5, batch)}
   return {
-    "SalUn 0.1": Step(unlearn.salun(0.1), 5, batch_size),
-    "NegGrad+ 0.97": Step(unlearn.neg_grad_plus(0.01, alpha=0.97), 5, batch_size),
-    "NegGrad+ 0.9": Step(unlearn.neg_grad_plus(0.01, alpha=0.9), 5, batch_size),
-    "SalUn 0.03": Step(unlearn.salun(0.03), 5, batch_size),
-    "fine-tune 0.1": Step(unlearn.fine_tune(0.1), 10, batch_size),
-    "SCRUB": Step(unlearn.scrub(), 5, batch_size),
-    "NegGrad+ 0.8": Step(unlearn.neg_grad_plus(0.01, alpha=0.8), 5, batch_size),
+    "SalUn": Step(unlearn.salun(rate), 5, batch),
+    "SalUn × 0.3": Step(unlearn.salun(0.3 * rate), 5, batch),
+    **reference,
+    "SCRUB": Step(unlearn.scrub(rate), 5, batch),
+    "fine-tune × 2": Step(unlearn.fine_tune(2 * rate), 20, batch),
+    "NegGrad+ × 0.3": Step(unlearn.neg_grad_plus(0.3 * rate, alpha=0.97), 5, batch),
+    "NegGrad+ 0.99": Step(unlearn.neg_grad_plus(rate, alpha=0.99), 5, batch),
   }

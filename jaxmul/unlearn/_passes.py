@@ -70,7 +70,8 @@ class Rows(NamedTuple):
   def shuffled(self, key: jax.Array) -> "Rows":
     """Returns the same members in random order."""
     member = jnp.arange(len(self.rows)) < self.count
-    order = jnp.argsort(jnp.where(member, jax.random.uniform(key, self.rows.shape), 2.0))
+    drawn = jax.random.uniform(key, self.rows.shape, jnp.float32)  # the same under float64
+    order = jnp.argsort(jnp.where(member, drawn, 2.0))
     return self._replace(rows=self.rows[order])
 
 

@@ -113,9 +113,9 @@ def boundary_expand(
 
   def start(params: Bound, heads: _Heads) -> Bound:
     def widened(old, new):
-      return (
-        jnp.concatenate([old, new[..., old.shape[-1] :]], -1) if old.shape != new.shape else old
-      )
+      if old.shape == new.shape:
+        return old
+      return jnp.concatenate([old, new[..., old.shape[-1] :].astype(old.dtype)], -1)
 
     wide = jax.tree.map(widened, params.params, heads.wide.params)
     return heads.wide.replace(params=wide, state=params.state)

@@ -183,6 +183,15 @@ def regun(
   paper tunes rate, epochs and weight; 0.01, 5 epochs and 1 are our choice. BatchNorm statistics
   follow R only.
 
+  Held-out examples of a class are no target where R holds nothing of it, as when a whole class is
+  forgotten: a network that never saw the class never predicts it. There (the paper has no such
+  case) the probability of every class without a retained example is taken out of each held-out
+  output, the rest is scaled to sum to 1, and q is the mean of that: 0 for these classes, and for
+  the others what the original says an example looks like otherwise. One retained example is enough
+  to keep a class: how much less a network learns from a few than the original did from all cannot
+  be read off the original, so that there the target is too sure of the class. With an oracle or an
+  estimate, compare.
+
   Args:
     heldout: examples never trained on, such as the `proxy` part of `data.cut_heldout`; at least one
       of each class in S.
@@ -213,11 +222,15 @@ def regun(
 
   def remember(params: Bound, session: Session) -> jax.Array:
     inputs, labels = heldout.batch()
-    outputs = jnp.exp(losses.log_probabilities(params(inputs)))
-    classes = jnp.arange(outputs.shape[-1])
+    logits = params(inputs)
+    classes = jnp.arange(logits.shape[-1])
+    forgotten, retained = (
+      jnp.zeros(len(classes), bool).at[rows.labels].max(is_member(rows))
+      for rows in (session.forget, session.retain)
+    )
     members = labels == classes[:, None]
-    present = jnp.zeros(len(classes), bool).at[session.forget.labels].max(is_member(session.forget))
-    _refuse_unknown_class(present & ~members.any(1))
+    _refuse_unknown_class(forgotten & ~members.any(1))
+    outputs = jnp.exp(losses.log_probabilities(jnp.where(retained, logits, -jnp.inf)))
     return members @ outputs / jnp.maximum(members.sum(1), 1)[:, None]
 
   def objective(params, turn, references):

@@ -106,7 +106,7 @@ def eu_k(
 
   def start(params: Bound, fresh: Bound) -> Bound:
     def chosen(path, old, new):
-      return new if _names(path) & set(names) else old
+      return new.astype(old.dtype) if _names(path) & set(names) else old
 
     weights, state = (
       jax.tree_util.tree_map_with_path(chosen, old, new)

@@ -136,9 +136,9 @@ def random_labels(
     True
   """
   if never_true:
-    shift = jax.random.randint(key, labels.shape, 1, num_classes)
+    shift = jax.random.randint(key, labels.shape, 1, num_classes, jnp.int32)
     return (labels + shift) % num_classes
-  return jax.random.randint(key, labels.shape, 0, num_classes)
+  return jax.random.randint(key, labels.shape, 0, num_classes, jnp.int32)
 
 
 def _relabelled_risk(never_true: bool):

@@ -68,7 +68,7 @@ def influence(
       params, session.retain, gradient, damping, tolerance, iterations, size, loss
     )
     s, r = session.forget.count, session.retain.count
-    moved = jax.tree.map(lambda w, d: w + alpha * d * s / r, params.params, step)
+    moved = jax.tree.map(lambda w, d: w + (alpha * d * s / r).astype(w.dtype), params.params, step)
     return params.replace(params=moved)
 
   identity = ("influence", alpha, damping, iterations, tolerance, loss)
@@ -86,9 +86,15 @@ def damped_solve(
   size: int,
   loss: Loss = losses.cross_entropy,
 ) -> Any:
-  """Returns (G + λI)⁻¹ v, like params, G the Gauss–Newton matrix of the mean loss over a set."""
+  """Returns (G + λI)⁻¹ v, like params, G the Gauss–Newton matrix of the mean loss over a set.
+
+  All leaves are of the widest type among the params, float32 or wider: one solve has one type.
+  """
+  wide = jnp.result_type(jnp.float32, *jax.tree.leaves(params.params))
 
   def product(direction):
+    narrow = jax.tree.map(lambda v, w: v.astype(w.dtype), direction, params.params)
+
     def block(batch):
       def logits(theta):
         return params.replace(params=theta)(batch.inputs)
@@ -96,7 +102,7 @@ def damped_solve(
       z, pull = jax.vjp(logits, params.params)
       # J v as the transpose of Jᵀ: convolutions with a rule of their own have no forward mode.
       push = jax.linear_transpose(lambda u: pull(u)[0], z)
-      (jv,) = push(direction)
+      (jv,) = push(narrow)
 
       def total(z):
         return jnp.sum(jnp.where(batch.mask, loss(z, batch.labels), 0))
@@ -104,8 +110,9 @@ def damped_solve(
       return pull(jax.jvp(jax.grad(total), (z,), (jv,))[1])[0]
 
     summed = sum_blocks(block, rows, size)
-    return jax.tree.map(lambda g, v: g / rows.count + damping * v, summed, direction)
+    return jax.tree.map(lambda g, v: (g / rows.count + damping * v).astype(wide), summed, direction)
 
+  vector = jax.tree.map(lambda v: v.astype(wide), vector)
   return cg(product, vector, tol=tolerance, maxiter=iterations)[0]
 
 
@@ -119,8 +126,12 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
 
   Args:
     alpha: α, at least 0; 0 changes nothing.
-    rum_compat: as public code does: variance α / F_R, its root at most 1e-3 as in RUM's. α 1e-6 is
-      usual there.
+    rum_compat: as `fisher` in the code of SalUn and of model sparsity, on which RUM's is built: F_R
+      of the data's labels, from one gradient an example, with 1e-16 added (there 1e-8 to each
+      gradient); variance α / F_R, its root at most 1e-3; then ten times the noise on every leaf
+      whose last axis has length 10 in PyTorch's order. In a network of ten classes that is the bias
+      of the last layer, not its kernel, which PyTorch keeps as [10, F]. RUM's paper does not use
+      it, and its own copy could not be read; `fisher_new`, beside it there, is another method.
 
   Returns:
     An `Unlearner` of one shot.
@@ -139,12 +150,14 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
     raise ValueError(f"fisher got alpha={alpha}, must be at least 0.")
 
   def deviation(information):
-    if rum_compat:
-      return jnp.minimum(jnp.sqrt(alpha / (information + 1e-8)), 1e-3)
-    return jnp.sqrt(alpha) * (information + 1e-8) ** -0.25
+    if not rum_compat:
+      return jnp.sqrt(alpha) * (information + 1e-8) ** -0.25
+    bounded = jnp.minimum(jnp.sqrt(alpha / (information + 1e-16)), 1e-3)
+    return 10 * bounded if _width_in_pytorch(information) == 10 else bounded
 
   def change(params: Bound, session: Session) -> Bound:
-    information = fisher_diagonal(params, session.retain, min(session.batch_size, 32), True)
+    size = min(session.batch_size, 32)
+    information = fisher_diagonal(params, session.retain, size, not rum_compat)
     leaves, tree = jax.tree.flatten(params.params)
     keys = jax.tree.unflatten(tree, list(jax.random.split(session.key, len(leaves))))
     noisy = jax.tree.map(
@@ -156,6 +169,11 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
     return params.replace(params=noisy)
 
   return one_shot(change, identity=("fisher", alpha, rum_compat))
+
+
+def _width_in_pytorch(leaf: jax.Array) -> int:
+  """The length of the last axis where kernels are [O, I] and [O, I, kh, kw]; 0 for a scalar."""
+  return (leaf.shape[1] if leaf.ndim == 4 else leaf.shape[0]) if leaf.ndim else 0
 
 
 def ssd(alpha: float = 10.0, dampening: float = 1.0) -> Unlearner:

@@ -155,7 +155,7 @@ def test_machines_share_the_ground_truth_and_a_stopped_run_goes_on(tmp_path, mon
   for module, name in ((train, "fit"), (unlearn, "run"), (proxies, "heldout_retrain")):
     monkeypatch.setattr(module, name, never)
   again = []
-  monkeypatch.setattr(outcome, "write", lambda out, problem, seeds, record: again.extend(seeds))
+  monkeypatch.setattr(outcome, "write", lambda out, problem, seeds, *record: again.extend(seeds))
   paper.main(given)
   for name, method in again[0]["methods"].items():
     assert {each: before["methods"][name][each]["mean"] for each in method} == method

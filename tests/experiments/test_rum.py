@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import outcome
+from jaxmul import metrics
 
 pytestmark = pytest.mark.xdist_group("rum")  # their runs are made once
 
@@ -90,7 +91,13 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
   assert beside["RUM shuffle"]["ToW"]["mean"] == pytest.approx(ours - theirs)
   audit = json.loads((out / "audit.json").read_text())
   assert f"audit {'passed' if audit['passed'] else 'failed'}: " in done.stdout
-  assert len(audit["audit"]["controls"]) == 8
+  controls = audit["audit"]["controls"]
+  assert {*(f"attack {name}" for name in metrics.game.ATTACKS), "ToW", "ToW-MIA"} < {
+    control["name"] for control in controls
+  }
+  assert audit["blind"] == [name for control in controls for name in control["blind"]]
+  shown = "Blind here, left out of the table: ToW-MIA." not in done.stdout
+  assert shown == ("ToW-MIA" not in audit["blind"])
   for method in found["methods"].values():
     for metric in ("ToW", "ToW-MIA", "forget", "retain", "test", "attack"):
       assert 0 <= method[metric]["mean"] <= 1

@@ -3,15 +3,17 @@
 import dataclasses
 import functools
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmul import Bound, memorization, models, train
+from jaxmul import Bound, memorization, metrics, models, train
 from jaxmul.data import Dataset, sources
 from jaxmul.memorization.chunk import arrays_of, outcome
+from jaxmul.memorization.plan import cross_fit_plan
 
 
 def nearest(weights, inputs):
@@ -38,9 +40,9 @@ def test_tallies_equal_the_models_one_at_a_time(toy):
     result = memorization.merge(plan, [memorization.run_chunk(plan, k) for k in range(3)])
   correct_in, count_in = np.zeros(24, int), np.zeros(24, int)
   correct_out, count_out = np.zeros(24, int), np.zeros(24, int)
-  one = jax.jit(outcome, static_argnums=(0, 1, 2))
+  one = jax.jit(outcome, static_argnums=(0, 1, 2, 3))
   for model in range(10):
-    member, correct, *_ = one(RECIPE, 17, "correct", arrays_of(plan), model)
+    member, correct, *_ = one(RECIPE, 17, "correct", 0, arrays_of(plan), model)
     assert int(member.sum()) == 17
     count_in += np.asarray(member)
     count_out += ~np.asarray(member)
@@ -60,6 +62,60 @@ def test_tallies_equal_the_models_one_at_a_time(toy):
   known = ~undefined
   assert (result.low[known] <= result.memorization[known]).all()
   assert (result.high[known] >= result.memorization[known]).all()
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])  # 24 examples: 5 does not divide them
+def test_cross_fitting_leaves_each_example_out_once(toy, folds):
+  key = jax.random.key(4)
+  plan = cross_fit_plan(RECIPE, toy, key, folds=folds, repeats=2)
+  chunks = [memorization.run_chunk(plan, k) for k in range(2 * folds)]
+  out = np.stack([chunk.count_out for chunk in chunks])
+  assert (out.sum(1) == -(-24 // folds)).all()
+  for each in (out[:folds].sum(0), out[folds:].sum(0)):
+    assert each.min() == 1
+    assert (each - 1).sum() == -(-24 // folds) * folds - 24
+  assert folds == 2 or not np.array_equal(out[:folds], out[folds:])  # other folds in a repeat
+  # What is said of an example is said by the model that is trained without it.
+  for number in (1, folds):
+    ids = toy.ids[out[number] == 0]
+    fit = train.fit(RECIPE, toy, memorization.train_key(plan, number), ids)
+    left = out[number] == 1
+    said = metrics.attacks.label_confidence(fit.params, toy)
+    np.testing.assert_allclose(chunks[number].p_out[left], said[left], atol=1e-5)
+  whole = memorization.cross_fit(
+    RECIPE, toy, key, folds=folds, repeats=2, executor=memorization.serial, progress=False
+  )
+  wanted = sum(chunk.p_out for chunk in chunks) / out.sum(0)
+  np.testing.assert_allclose(whole.confidence_out, wanted)
+  np.testing.assert_allclose(
+    whole.soft, sum(c.p_in for c in chunks) / (2 * folds - out.sum(0)) - wanted
+  )
+
+
+def test_cross_fits_are_the_same_on_any_executor_and_have_a_name_of_their_own(toy, tmp_path):
+  plan = cross_fit_plan(RECIPE, toy, jax.random.key(4), folds=3)
+  other = dataclasses.replace(plan, folds=0)
+  assert plan.hash != other.hash
+  here = dict(memorization.serial(plan, range(3)))
+  there = dict(memorization.devices()(plan, range(3)))
+  for k in range(3):
+    np.testing.assert_array_equal(here[k].count_out, there[k].count_out)
+    np.testing.assert_allclose(here[k].p_out, there[k].p_out, atol=1e-5)
+  options = {"folds": 3, "executor": memorization.serial, "progress": False}
+  found = memorization.cross_fit(RECIPE, toy, jax.random.key(4), store=tmp_path, **options)
+  found.save(tmp_path / "cross_fit.npz")
+  read = memorization.Estimate.load(tmp_path / "cross_fit.npz")
+  assert read.digest == found.digest
+  for options, message in (({"folds": 1}, r"folds=1.*\[2, 24\]"), ({"repeats": 0}, "repeats=0")):
+    with pytest.raises(ValueError, match=message):
+      memorization.cross_fit(RECIPE, toy, jax.random.key(4), **options)
+
+
+def test_a_file_of_an_older_version_lacks_what_came_later():
+  old = Path(__file__).parents[2] / "experiments" / "truths" / "cifar10_small_cnn.npz"
+  read = memorization.Estimate.load(old)
+  assert np.isnan(read.confidence_out).all()
+  assert np.isfinite(read.soft).all()
 
 
 def test_same_models_whatever_the_order_of_the_data_the_chunks_and_the_process(toy):

@@ -68,6 +68,21 @@ def test_blocks_equal_a_loop(truth):
     found.influence.block([999])
 
 
+def test_the_strongest_of_equal_pairs_follow_no_order():
+  """Forty examples in one model of two, and forty tests right under it: all pairs are equal."""
+  ids, tests = np.arange(40), np.arange(100, 700)  # more than one block of tests
+  member = np.packbits(np.ones((2, 40), int) * [[1], [0]], axis=1)
+  correct = np.packbits(np.ones((2, 600), int) * [[1], [0]], axis=1)
+  pairs = memorization.Influence(ids, tests, member, correct).strongest(300)
+  assert (pairs.value == 1).all()
+  assert len(set(zip(pairs.ids.tolist(), pairs.test_ids.tolist(), strict=True))) == 300
+  assert len(set(pairs.ids.tolist())) == 40
+  assert len(set(pairs.test_ids.tolist())) > 200
+  turned = memorization.Influence(ids[::-1], tests[::-1], member, correct).strongest(300)
+  np.testing.assert_array_equal(turned.ids, pairs.ids)
+  np.testing.assert_array_equal(turned.test_ids, pairs.test_ids)
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 @pytest.mark.parametrize("target", ["correct", "logits"])
 def test_chosen_rows_equal_a_loop(truth, tmp_path, target, on_disk, monkeypatch):

@@ -48,9 +48,73 @@ def audited(ensemble, **changed):
 def test_it_passes_where_the_answers_are_right(ensemble):
   found = audited(ensemble)
   assert found.passed, found.line
-  assert found.line.startswith("audit passed: 7 controls (1 not run)")
-  assert [control.passed for control in found.controls].count(None) == 1
+  assert found.line.startswith("audit passed: ")
+  assert " (1 not run); no attack tells oracles from other oracles: " in found.line
+  assert [c.name for c in found.controls if c.passed is None and not c.blind] == [
+    "BatchNorm statistics changed"
+  ]
   found.certify()
+
+
+def test_a_null_says_what_it_could_have_noticed(ensemble):
+  fit = game.known(SPLIT, ATTACK, KEY)
+  halves = [ensemble.oracles.models(at) for at in (slice(8), slice(8, None))]
+  others = ensemble.originals.models(slice(8, None))
+  pairs = game.attack(*halves, others, FORGET, fit, names=["loss"])["loss"].auc_of_pairs
+  wanted = intervals_of(pairs, level=1 - 0.05 / 14)  # 13 attacks and KLoM
+  control = next(each for each in audited(ensemble).controls if each.name == "attack loss")
+  assert control.equal == wanted
+  assert control.detectable == pytest.approx(0.5 + wanted.high - wanted.mean)
+  assert f"AUC {wanted.mean:.3f} [{wanted.low:.3f}, {wanted.high:.3f}]" in control.said
+  assert f"{control.detectable:.3f} would have been noticed" in control.said
+  few = oracle.Ensemble(*(each.models(slice(8)) for each in ensemble))
+  control = next(each for each in audited(few).controls if each.name == "attack lira")
+  assert control.detectable > 1  # two pairs of models
+  assert "none would have been noticed" in control.said
+
+
+def sure(seed, *, right):
+  """Models that are as sure of HIGH whether they are right or wrong, and equal elsewhere."""
+  found = simulated(seed, 16, lift=0)
+  logits = found.logits.copy()
+  logits[:, :20, 0] = (3 if right else -3) + np.random.default_rng(seed).normal(size=(16, 20))
+  return dataclasses.replace(found, logits=logits)
+
+
+def test_what_is_blind_is_named_and_leaves_the_tables():
+  ensemble = oracle.Ensemble(sure(1, right=True), sure(2, right=False))
+  found = audited(ensemble)
+  assert found.passed, found.line
+  whole = [name for name in found.blind if "/" not in name]
+  assert whole == ["attack svc_entropy", "attack entropy"]
+  assert "; blind here: svc_entropy, entropy" in found.line
+  for name in whole:
+    control = next(each for each in found.controls if each.name == name)
+    assert control.passed is None
+    assert control.said.endswith("blind here")
+  figures = metrics.beside_oracles(sure(3, right=False), ensemble, SPLIT, ATTACK, KEY)
+  shown = found.without_blind(figures)
+  assert set(figures) - set(shown) == set(whole)
+  parts = {f"{figure}/{part}" for figure, parts in figures.items() for part in parts}
+  kept = {f"{figure}/{part}" for figure, parts in shown.items() for part in parts}
+  gone = {name for name in parts - kept if name.split("/")[0] not in whole}
+  assert gone == set(found.blind) - set(whole)
+  # As a figure of unlearned models goes, so does that of the oracles.
+  rate = metrics.Control("attack rate", None, "", blind=("attack rate",))
+  assert set(figures) - set(metrics.Audit((rate,)).without_blind(figures)) == {
+    "attack rate",
+    "oracle attack rate",
+  }
+
+
+def test_a_direct_attack_that_points_the_wrong_way_fails_it(ensemble):
+  # On HIGH oracles are right and originals wrong: what needs no direction from elsewhere sees it.
+  found = audited(oracle.Ensemble(sure(1, right=False), sure(2, right=True)))
+  assert not found.passed
+  assert {"attack loss", "attack modified_entropy"} <= set(failed(found))
+  loss = next(each for each in found.controls if each.name == "attack loss")
+  assert "the wrong way round" in loss.said
+  assert "attack loss" in found.blind
 
 
 def failed(found):
@@ -62,8 +126,11 @@ def test_oracles_of_two_kinds_fail_it(ensemble):
   logits = np.concatenate([each.logits for each in halves])
   mixed = dataclasses.replace(ensemble.oracles, logits=logits)
   found = audited(ensemble._replace(oracles=mixed))
-  assert "oracle beside oracle, attacks" in failed(found)
-  assert found.line.startswith("audit failed: oracle beside oracle")
+  broken = [name for name in failed(found) if name.startswith("attack ")]
+  assert "attack loss" in broken
+  assert found.line.startswith(f"audit failed: {broken[0]}: oracles beside oracles: AUC ")
+  assert found.line.endswith(f"({len(failed(found)) - 1} more failed)")
+  assert "; it tells equal models apart" in found.line
   with pytest.raises(ValueError, match=r"audit failed.*Do not report figures") as caught:
     found.certify()
   assert "\n" not in str(caught.value)
@@ -72,7 +139,8 @@ def test_oracles_of_two_kinds_fail_it(ensemble):
 def test_originals_that_memorized_nothing_fail_it(ensemble):
   found = audited(ensemble._replace(originals=simulated(4, 16, lift=0)))
   for control in (
-    "oracle as if unlearned, high group, ToW",
+    "attacks, not all blind",
+    "ToW",
     "original beside oracle, high group, KLoM",
   ):
     assert control in failed(found)
@@ -94,20 +162,14 @@ def test_batch_norm_that_changes_nothing_fails_it(ensemble):
 def test_without_test_ids_tow_is_not_examined(ensemble):
   untested = dataclasses.replace(SPLIT, test=np.zeros(0, int))
   found = metrics.audit(ensemble, untested, ATTACK, KEY, high=HIGH, low=LOW)
-  assert [control.passed for control in found.controls].count(None) == 2
+  not_run = [c.name for c in found.controls if c.passed is None and not c.blind]
+  figures = ["accuracy", "attack rate", "ToW", "ToW-MIA", "average gap", "ToW by group"]
+  assert not_run == [*figures, "BatchNorm statistics changed"]
 
 
-def test_a_false_alarm_is_rare(ensemble):
-  # 20 audits of right answers at a family-wise level of 5 % for attacks.
-  level = 1 - 0.05 / len(game.ATTACKS)
-  alarms = 0
-  for seed in range(20):
-    first, second = simulated(100 + seed, 8, lift=0), simulated(200 + seed, 8, lift=0)
-    fit = game.known(SPLIT, ATTACK, jax.random.key(seed))
-    found = game.attack(first, second, ensemble.originals, FORGET, fit)
-    intervals = [intervals_of(each.auc_of_pairs, level=level) for each in found.values()]
-    alarms += any(not each.low <= 0.5 <= each.high for each in intervals)
-  assert alarms <= 4  # P[Binomial(20, 0.05) > 4] = 0.003
+def test_groups_must_be_of_the_forget_set(ensemble):
+  with pytest.raises(ValueError, match="id 1060 of high or low is not in the forget set"):
+    audited(ensemble, high=np.append(HIGH, RETAIN[0]))
 
 
 def test_only_the_variances_are_changed():

@@ -10,6 +10,7 @@ import pytest
 from jaxmul import metrics
 from jaxmul.data import Split, cut_heldout
 from jaxmul.metrics import attacks, game, oracle
+from jaxmul.metrics._attackers import known_rows
 
 IDS = np.random.default_rng(1).permutation(5000)[:200]
 KEY = jax.random.key(0)
@@ -52,13 +53,41 @@ def test_lira_and_u_lira_have_other_insides():
   assert found["lira"].rates.notes.keys() == {"tpr_at_1", "tpr_at_01"}
 
 
-def test_the_svc_of_the_game_is_rums():
+def test_the_machine_of_the_game_is_rums_fitted_on_all_models():
   found = game.attack(UNLEARNED, ENSEMBLE.oracles, OTHERS, FORGET, FIT, names=["svc"])
   assert list(found) == ["svc"]
-  for scores, side in ((found["svc"].unlearned, UNLEARNED), (found["svc"].oracles, ENSEMBLE[1])):
-    np.testing.assert_array_equal(
-      (scores < 0).mean(1), game.nonmember_rate(side, FORGET, FIT)[: len(scores)]
-    )
+  sides = (UNLEARNED, ENSEMBLE.oracles)
+  known = (  # so few models that each gives all of the known examples
+    np.concatenate([probability(side, ids).ravel() for side in sides])[:, None]
+    for ids in (FIT.members, FIT.nonmembers)
+  )
+  machine = list(known)
+  for scores, side in zip((found["svc"].unlearned, found["svc"].oracles), sides, strict=True):
+    for own, p in zip(scores, probability(side, FORGET), strict=True):
+      np.testing.assert_allclose(own, attacks.svc_scores(*machine, p[:, None]), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["svc", "svc_entropy", "svc_probabilities"])
+def test_models_that_say_the_same_of_an_example_get_one_score(name):
+  # Models differ on known examples only: a machine for each of them has a scale of its own.
+  logits = UNLEARNED.logits.copy()
+  logits[:, : len(FORGET)] = logits[:1, : len(FORGET)]
+  alike = dataclasses.replace(UNLEARNED, logits=logits)
+  oracles = dataclasses.replace(models(3, 8, lift=0), logits=logits[::-1].copy())
+  scores = game.attack(alike, oracles, OTHERS, FORGET, FIT, names=[name])[name]
+  np.testing.assert_array_equal(scores.unlearned, np.tile(scores.unlearned[0], (8, 1)))
+  np.testing.assert_array_equal(scores.oracles, scores.unlearned)
+  assert np.ptp(scores.unlearned[0]) > 0
+  np.testing.assert_array_equal(scores.auc_of_pairs, np.full(8, 0.5))
+
+
+def test_every_model_and_every_known_example_counts_about_alike():
+  for count, size in ((8, 10), (24, 83), (100, 83), (1000, 7)):
+    rows = known_rows(count, size)
+    assert all(len(set(own)) == len(own) for own in rows.tolist())
+    times = np.bincount(rows.ravel(), minlength=size)
+    assert np.ptp(times) <= 1
+    assert rows.size <= max(250, count)
 
 
 def test_leave_subset_out_models_join_the_references():
@@ -188,3 +217,50 @@ def test_notes_seconds_and_what_is_left_of_r():
   tiny = dataclasses.replace(SPLIT, retain=RETAIN[:4])
   with pytest.raises(ValueError, match="all 4 retain ids fit attacks"):
     metrics.beside_oracles(UNLEARNED, ENSEMBLE, tiny, ATTACK, KEY)
+
+
+def test_where_each_method_forgets():
+  """The same mean of p_y on S, from the wrong examples: by example and by group it is seen."""
+  groups = {"low": FORGET[:10], "high": FORGET[10:]}
+  phi = ENSEMBLE.oracles.logits.copy()
+  turned = phi.copy()
+  turned[:, :10, 0] -= 4
+  turned[:, 10:30, 0] += 2
+  wrong = dataclasses.replace(ENSEMBLE.oracles, logits=turned)
+  found = judged(wrong, groups=groups)
+  p = 1 / (1 + np.exp(-phi[:, :30, 0].astype(float)))
+  q = 1 / (1 + np.exp(-turned[:, :30, 0].astype(float)))
+  gaps = np.abs(q - p.mean(0))
+  np.testing.assert_allclose(found["example gap"]["forget"]["seeds"], gaps.mean(1))
+  np.testing.assert_allclose(found["example gap"]["low"]["seeds"], gaps[:, :10].mean(1))
+  np.testing.assert_allclose(found["example gap"]["high"]["seeds"], gaps[:, 10:].mean(1))
+  first = np.abs(p[0] - p[1:].mean(0)).mean()
+  assert found["oracle example gap"]["forget"]["seeds"][0] == pytest.approx(first)
+  assert len(found["original example gap"]["forget"]["seeds"]) == len(ENSEMBLE.originals)
+  low, high, forget = (
+    np.mean(turned[:, at, 0] > 0, 1) - np.mean(phi[:, at, 0] > 0, 1)
+    for at in (slice(10), slice(10, 30), slice(30))
+  )
+  np.testing.assert_allclose(
+    found["ToW by group"]["all"]["seeds"], (1 - np.abs(low)) * (1 - np.abs(high))
+  )
+  np.testing.assert_allclose(found["ToW"]["all"]["seeds"], 1 - np.abs(forget))
+  assert found["accuracy"]["low"]["seeds"] == pytest.approx(np.mean(turned[:, :10, 0] > 0, 1))
+  assert "KLoM low" not in found  # of 8 oracles it would say nothing
+  plain = judged(wrong)
+  assert not {"ToW by group"} & set(plain)
+  assert set(plain["example gap"]) == {"forget"}
+  assert not any(name.startswith("original ") for name in metrics.compare(found, found))
+  for ids in (FORGET[:0], RETAIN[:2]):
+    with pytest.raises(ValueError, match=r"group 'low' has \d ids, must be some of the forget set"):
+      judged(wrong, groups={"low": ids})
+
+
+def test_klom_of_groups_from_sixteen_oracles():
+  many = ENSEMBLE._replace(oracles=models(3, 16, lift=0))
+  found = metrics.beside_oracles(
+    models(4, 16, lift=3), many, SPLIT, ATTACK, KEY, groups={"low": FORGET[:10]}
+  )
+  own, others = (x.take(FORGET[:10]).log_odds for x in (models(4, 16, lift=3), many.oracles))
+  wanted = np.percentile(oracle.klom(own, others), 50)
+  assert found["KLoM low"]["p50"]["value"] == pytest.approx(wanted)

@@ -94,6 +94,21 @@ def test_any_file_may_be_absent(toy, tmp_path, visit, absent):
     visit(tmp_path / "report.html").locator("#list .item").first.click()
 
 
+def test_what_the_audit_found_blind_is_in_no_table(toy, tmp_path):
+  for name in ("metrics.json", "scores.npz"):
+    shutil.copy(toy.parent / name, tmp_path)
+  assert '<th scope="col">ToW-MIA</th>' in report.html(tmp_path).read_text()
+  control = {"name": "ToW-MIA", "passed": None, "said": "0.1", "blind": ["ToW-MIA"]}
+  audit = {"line": "passed", "blind": ["ToW-MIA"], "audit": {"controls": [control]}}
+  (tmp_path / "audit.json").write_text(json.dumps(audit))
+  text = report.html(tmp_path).read_text()
+  assert '<th scope="col">ToW</th>' in text
+  assert '<th scope="col">ToW-MIA</th>' not in text
+  assert "<figcaption><b>ToW-MIA</b>" not in text
+  assert "<td>blind here</td>" in text
+  assert "The audit found blind here, so not shown: ToW-MIA." in text
+
+
 def test_each_of_metrics_and_scores_makes_a_report_alone(toy, tmp_path):
   shutil.copy(toy.parent / "scores.npz", tmp_path)
   assert "Deletion record" in report.html(tmp_path).read_text()

@@ -1,6 +1,7 @@
 """RUM: who goes into which group, and what each step may keep."""
 
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxmul import bind, rum, unlearn
+from jaxmul import bind, data, memorization, rum, unlearn
 from jaxmul.data import Dataset
 
 SCORES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=6, max_size=40)
@@ -47,13 +48,103 @@ def test_select_is_disjoint_and_does_not_depend_on_order(scores, centre, random)
     np.testing.assert_array_equal(a, b)
 
 
-def test_select_by_hand_with_ties_going_to_the_lower_id():
+def test_select_by_hand():
   ids = np.array([50, 40, 30, 20, 10, 60, 70])
-  scores = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.45, 0.9])
+  scores = np.array([0.99, 1.0, 0.98, 0.01, 0.0, 0.45, 0.9])
   chosen = rum.select(scores, ids, size=2)
-  assert chosen.high.tolist() == [30, 40]
+  assert chosen.high.tolist() == [40, 50]
   assert chosen.low.tolist() == [10, 20]
-  assert chosen.medium.tolist() == [60, 70]  # |0.45 − ½| and |0.9 − ½| before |1 − ½|
+  assert chosen.medium.tolist() == [60, 70]  # |0.45 − ½| and |0.9 − ½| before |0.98 − ½|
+
+
+def test_equal_scores_go_by_soft_and_never_by_id():
+  ids = np.arange(1000, 1090)
+  labels = np.repeat(np.arange(9), 10)  # sorted by class, as image folders are
+  soft = np.where(labels == 4, -0.2, np.where(labels == 6, 0.7, 0.0))
+  chosen = rum.select(np.zeros(90), ids, size=10, soft=soft)
+  assert set(labels[chosen.low - 1000]) == {4}
+  assert set(labels[chosen.high - 1000]) == {6}
+  low, high = rum.refine(np.zeros(90), ids, num_groups=2, soft=-soft)
+  assert set(labels[low - 1000]) >= {6}
+  assert set(labels[high - 1000]) >= {4}
+  noise = 1e-4 * labels  # below what models can tell: no order at all
+  for groups in (rum.select(np.zeros(90), ids, size=10, soft=noise), rum.refine(np.zeros(90), ids)):
+    for group in groups:
+      assert len(set(labels[group - 1000])) >= 5
+  assert (
+    rum.select(np.zeros(90), ids, size=10).low.tolist()
+    != rum.select(np.zeros(90), ids, size=10, ties=1).low.tolist()
+  )
+
+
+TRUTH = Path(__file__).parents[2] / "experiments" / "truths" / "mnist5k_mlp.npz"
+
+
+@pytest.fixture(scope="module")
+def digits():
+  """Real digits, sorted by class, with their ground truth, of which most is exactly 0."""
+  estimate, dataset = memorization.Estimate.load(TRUTH), data.mnist5k()
+  assert np.mean(estimate.memorization == 0) > 0.8
+  assert (np.diff(dataset.labels) >= 0).all()
+  return estimate, dataset.labels[dataset.rows(estimate.ids)]
+
+
+def chosen_by(estimate, rows, ids):
+  """The groups of a selection and of a refinement, of examples that stand in these rows."""
+  scores, soft = estimate.memorization[rows], estimate.soft[rows]
+  events = np.round(scores * 9) / 9  # as coarse as the correctness of ten epochs
+  return [
+    *rum.select(scores, ids, size=80, soft=soft),
+    *rum.refine(scores, ids, soft=soft),
+    *rum.refine(events, ids),
+  ]
+
+
+def test_the_low_group_has_the_class_mix_of_its_score_level(digits):
+  from scipy.stats import chisquare
+
+  estimate, labels = digits
+  zero = np.bincount(labels[estimate.memorization == 0], minlength=10)
+  every = np.arange(len(labels))
+  rng = np.random.default_rng(0)
+  selected = rum.select(estimate.memorization, estimate.ids, size=80, soft=estimate.soft)
+  for name, groups in {
+    "select": selected,
+    "refine": rum.refine(estimate.memorization, estimate.ids, soft=estimate.soft, num_groups=9),
+    "a discrete proxy": rum.refine(np.ceil(estimate.memorization), estimate.ids, num_groups=9),
+    "the forget set": rum.refine(
+      np.zeros(240), np.sort(rng.choice(estimate.ids, 240, replace=False))
+    ),
+  }.items():
+    low = np.isin(estimate.ids, groups[0])
+    assert (estimate.memorization[low] == 0).all() or name == "the forget set"
+    counts = np.bincount(labels[low], minlength=10)
+    assert chisquare(counts, zero / zero.sum() * counts.sum()).pvalue > 0.05, (name, counts)
+  # What the ids would have chosen is one digit: the test sees it.
+  by_id = labels[every[estimate.memorization == 0][:80]]
+  assert chisquare(np.bincount(by_id, minlength=10), zero / zero.sum() * 80).pvalue < 1e-30
+
+
+def test_groups_are_the_same_however_the_data_are_sorted(digits):
+  estimate, labels = digits
+  plain = chosen_by(estimate, np.arange(len(labels)), estimate.ids)
+  rng = np.random.default_rng(0)
+  for rows in (
+    np.argsort(labels, kind="stable"),
+    np.argsort(-labels, kind="stable"),
+    rng.permutation(len(labels)),
+  ):
+    again = chosen_by(estimate, rows, estimate.ids[rows])
+    for a, b in zip(plain, again, strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_class_counts_say_who_is_in_a_group():
+  dataset = data.Dataset(np.zeros((4, 1)), np.array([2, 0, 2, 1]), np.array([9, 8, 7, 6]))
+  counts = rum.class_counts([np.array([9, 7]), np.array([6])], dataset)
+  np.testing.assert_array_equal(counts, [[0, 0, 2], [0, 1, 0]])
+  with pytest.raises(ValueError, match="id 5 is not in the data"):
+    rum.class_counts([np.array([5])], dataset)
 
 
 def test_shuffle_depends_on_the_key_only():

@@ -1,10 +1,12 @@
 """The surrogate, worked by hand: a network is a table of probabilities of the true label."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmul import bind, memorization, rum
+from jaxmul import bind, memorization, models, rum, train, unlearn
 from jaxmul.data import Dataset, Split
 
 # S is ids 0-3, three of class 0 and one of class 1; R is 4-7; H is 8-11, one of class 0.
@@ -61,26 +63,72 @@ def test_surrogate_compares_a_class_without_heldout_examples_with_all_of_them():
   assert found == pytest.approx(1 - (0.2 + 0 + 0.1) / 3, abs=1e-5)
 
 
-def test_surrogate_with_ground_truth_by_hand():
-  """Half of S right is what models without it do: 2 of 4, 1 of 1, 0 of 3; one was never out."""
+def estimate_of(**columns):
   none = np.zeros(4)
-  estimate = memorization.Estimate(
-    np.arange(4),
-    none,
-    none,
-    none,
-    none,
-    none,
-    correct_out=np.array([2, 1, 0, 0]),
-    count_out=np.array([4, 1, 3, 0]),
-    soft=none,
-    log_odds=none,
+  names = [field.name for field in dataclasses.fields(memorization.Estimate)][1:-2]
+  return memorization.Estimate(**({"ids": np.arange(4)} | dict.fromkeys(names, none) | columns))
+
+
+def test_surrogate_with_an_estimate_by_hand():
+  """Networks without them say 0.5, 0.9, 0.1 of the first three; the fourth was never left out."""
+  estimate = estimate_of(
+    confidence_out=np.array([0.5, 0.9, 0.1, np.nan]), count_out=np.array([4, 1, 3, 0])
   )
   for forget, distance in (
-    ([0.9, 0.9, 0.1, 0.1], 0),
-    ([0.9] * 4, 0.5),
-    ([0.9, 0.1, 0.1, 0.1], 0.25),
+    ([0.5, 0.9, 0.1, 0.3], 0),
+    ([0.9] * 4, (0.4**2 + 0.8**2) / 3),
+    # The same mean from the wrong examples is no longer as good.
+    ([0.5, 0.1, 0.9, 0.3], 2 * 0.8**2 / 3),
   ):
     after = network(forget, WRONG, [0.4, 0.9, 0.9, 0.9])
     found = rum.surrogate(after, ORIGINAL, TRAINING, SPLIT, HELDOUT, estimate)
-    assert found == pytest.approx((1 - distance) * 1 / 4 * 3 / 4)
+    assert found == pytest.approx((1 - distance) * 1 / 4 * 3 / 4, abs=1e-5)
+
+
+def test_an_estimate_of_an_older_file_gives_the_share_of_networks_that_are_right():
+  estimate = estimate_of(
+    confidence_out=np.full(4, np.nan),
+    correct_out=np.array([2, 1, 0, 0]),
+    count_out=np.array([4, 1, 4, 2]),
+  )
+  after = network([0.5, 0.9, 0.1, 0.2], RIGHT, [0.9] * 4)
+  found = rum.surrogate(after, ORIGINAL, TRAINING, SPLIT, HELDOUT, estimate)
+  assert found == pytest.approx(1 - (0 + 0.1**2 + 0.1**2 + 0.2**2) / 4, abs=1e-5)
+
+
+def test_noise_of_the_estimate_does_not_change_who_is_best():
+  """One network an example: the square of the distance is least at the mean, in expectation."""
+  rng = np.random.default_rng(0)
+  true, n = rng.random(4000), 4000
+  said = (rng.random(n) < true).astype(float)  # the noisiest there is
+  candidates = {shift: np.clip(true + shift, 0, 1) for shift in (-0.2, -0.1, 0.0, 0.1, 0.2)}
+  best = min(candidates, key=lambda shift: np.mean((candidates[shift] - said) ** 2))
+  assert best == 0
+
+
+def test_where_r_holds_nothing_of_a_class_heldout_examples_of_it_are_no_target():
+  """S is all of class 1 in D: target 0, and H counts without the class, in both factors."""
+  split = Split(forget=np.array([3, 5, 7]), retain=np.array([0, 1, 2, 4, 6]))
+  after = network([0.9, 0.9, 0.9, 0.2], [0.9, 0.1, 0.9, 0.3], [0.9, 0.1, 0.1, 0.1])
+  said = estimate_of(
+    ids=np.arange(8), confidence_out=np.full(8, 0.9), count_out=np.ones(8), correct_out=np.ones(8)
+  )
+  by_estimate = rum.surrogate(after, ORIGINAL, TRAINING, split, HELDOUT, said)
+  assert by_estimate == pytest.approx(1 - (0.2**2 + 0.1**2 + 0.3**2) / 3, abs=1e-5)
+  by_heldout = rum.surrogate(after, ORIGINAL, TRAINING, split, HELDOUT)
+  assert by_heldout == pytest.approx(1 - 0.2, abs=1e-5)
+  # Of a class that is still there held-out examples count, and 0 for the other.
+  both = Split(forget=np.array([0, 3, 5, 7]), retain=np.array([1, 2, 4, 6]))
+  mixed = rum.surrogate(after, ORIGINAL, TRAINING, both, HELDOUT)
+  assert mixed == pytest.approx(1 - (0.2 + 0.1 + 0.3 + 0) / 4, abs=1e-5)
+
+
+def test_candidates_are_in_units_of_the_recipes_own_rate():
+  recipe = train.Recipe(models.mlp(), batch_size=32, learning_rate=0.02)
+  found = rum.candidates(recipe)
+  assert found["SalUn"] == rum.Step(unlearn.salun(0.02), 5, 32)
+  assert found["SCRUB"].unlearner == unlearn.scrub(0.02)
+  assert "ReGUn" not in found
+  assert "ReGUn" in rum.candidates(recipe, HELDOUT)
+  with pytest.raises(ValueError, match="no held-out examples"):
+    rum.surrogate(ORIGINAL, ORIGINAL, TRAINING, SPLIT, HELDOUT.take([]))

@@ -14,12 +14,13 @@ def totals(
   """Returns a Tracker of Σ over epochs of each of the named values [B]."""
 
   def init(n):
-    return {name: jnp.zeros(n) for name in values}
+    return {name: jnp.zeros(n, jnp.float32) for name in values}
 
   def update(sums, step):
-    return {
-      name: sums[name].at[step.ids].add(value(step), mode="drop") for name, value in values.items()
-    }
+    def added(name, value):
+      return sums[name].at[step.ids].add(value(step).astype(sums[name].dtype), mode="drop")
+
+    return {name: added(name, value) for name, value in values.items()}
 
   return Tracker(init, update, lambda sums: sums, needs, every)
 

@@ -118,8 +118,8 @@ def vog(every: int = 1) -> Tracker:
   def init(n, input_shape):
     size = (n, *input_shape)
     return {
-      "mean": jnp.zeros(size),
-      "square": jnp.zeros(size),
+      "mean": jnp.zeros(size, jnp.float32),
+      "square": jnp.zeros(size, jnp.float32),
       "labels": jnp.zeros(n, jnp.int32),
       "count": jnp.zeros((), jnp.int32),
     }
@@ -128,14 +128,15 @@ def vog(every: int = 1) -> Tracker:
     def logit(x):
       return losses.at_label(step.params(x), step.labels).sum()
 
-    gradient = jax.grad(logit)(step.inputs)
+    gradient = jax.grad(logit)(step.inputs).astype(state["mean"].dtype)
     count = (step.epoch + 1) // every
+    passes = count.astype(gradient.dtype)
     # Welford's update: the two moments of a sum of squares would cancel.
     mean = state["mean"].at[step.ids]
     before = gradient - mean.get(mode="fill", fill_value=0)
-    after = before * (1 - 1 / count)
+    after = before * (1 - 1 / passes)
     return {
-      "mean": mean.add(before / count, mode="drop"),
+      "mean": mean.add(before / passes, mode="drop"),
       "square": state["square"].at[step.ids].add(before * after, mode="drop"),
       "labels": state["labels"].at[step.ids].set(step.labels, mode="drop"),
       "count": count,
@@ -156,7 +157,7 @@ def _within_class(values: jax.Array, labels: jax.Array) -> jax.Array:
 
   def mean(each):
     sums = jax.ops.segment_sum(each, groups, n)
-    return (sums / jnp.maximum(jax.ops.segment_sum(jnp.ones(n), groups, n), 1))[groups]
+    return (sums / jnp.maximum(jax.ops.segment_sum(jnp.ones_like(each), groups, n), 1))[groups]
 
   means = mean(values)
   deviation = jnp.sqrt(mean((values - means) ** 2))

@@ -101,7 +101,8 @@ def forgetting_events() -> Tracker:
   """
 
   def init(n):
-    return {"last": jnp.zeros(n, bool), "ever": jnp.zeros(n, bool), "count": jnp.zeros(n, int)}
+    never = jnp.zeros(n, bool)
+    return {"last": never, "ever": never, "count": jnp.zeros(n, jnp.int32)}
 
   def update(state, step):
     right = losses.is_correct(step.logits, step.labels)
@@ -137,7 +138,7 @@ def late_learning() -> Tracker:
   """
 
   def init(n):
-    return jnp.zeros(n)
+    return jnp.zeros(n, jnp.float32)
 
   def update(first, step):
     wrong = ~losses.is_correct(step.logits, step.labels)
@@ -174,13 +175,13 @@ def loss_iqr(q: float = 0.75) -> Tracker:
     raise ValueError(f"loss_iqr got q={q}, must be in (0.5, 1].")
 
   def init(n, epochs):
-    return jnp.zeros((n, epochs))
+    return jnp.zeros((n, epochs), jnp.float32)
 
   def update(trace, step):
-    return trace.at[step.ids, step.epoch].set(step.losses, mode="drop")
+    return trace.at[step.ids, step.epoch].set(step.losses.astype(trace.dtype), mode="drop")
 
   def score(trace):
-    high, low = jnp.quantile(trace, jnp.array([q, 1 - q]), axis=1)
+    high, low = jnp.quantile(trace, jnp.array([q, 1 - q], trace.dtype), axis=1)
     return {"loss_iqr": high - low}
 
   return Tracker(init, update, score, ("epochs",))

@@ -1,0 +1,241 @@
+"""The controls of an audit: what attacks and figures say of models whose answers are known.
+
+Oracles beside other oracles are equal: nothing may tell them apart. Originals beside oracles differ
+on the examples that were memorized most: what does not tell them apart there is blind here.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxmul._ids import scattered
+from jaxmul.data.split import Split
+from jaxmul.metrics import attacks
+from jaxmul.metrics.beside import of_seeds
+from jaxmul.metrics.game import ATTACKS, Known, Scores
+from jaxmul.metrics.intervals import Interval, paired, t_interval
+from jaxmul.metrics.oracle.agreement import churn, total_variation
+from jaxmul.metrics.oracle.epsilon import epsilon, forgetting_quality
+from jaxmul.metrics.oracle.kept import Outputs
+from jaxmul.metrics.outputs import label_probability
+from jaxmul.metrics.where import example_gap
+
+# Bonferroni: all attacks and KLoM together say of equal models that they differ in 5 % of audits.
+NULL_LEVEL = 1 - 0.05 / (len(ATTACKS) + 1)
+_PERMUTATIONS = 40
+# Their score grows with the probability of the label, so that it must be higher for originals. The
+# others learn a direction from other examples, or do not look at the label: on hard examples even
+# sound ones can point the other way.
+_DIRECTED = ("loss", "modified_entropy", "lira", "lira_offline", "u_lira", "rmia", "rmia_offline")
+_CHANCE = {"auc": 0.5, "balanced_accuracy": 0.5, "tpr_at_1": 0.01, "tpr_at_01": 0.001}
+_CALLED = {
+  "auc": "AUC of all pairs together",
+  "balanced_accuracy": "balanced accuracy",
+  "tpr_at_1": "TPR at 1 % FPR",
+  "tpr_at_01": "TPR at 0.1 % FPR",
+}
+# Where originals are higher (1) or lower (−1) than oracles on what was memorized most.
+_BESIDE_ORACLES = {"accuracy": 1, "attack rate": -1}
+_AS_UNLEARNED = {"ToW": -1, "ToW-MIA": -1, "average gap": 1, "ToW by group": -1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+  """One control.
+
+  Attributes:
+    name: what was examined; for an attack or a figure its key in `beside_oracles`.
+    passed: whether the evaluator said what is known; None where it was not run or is blind.
+    said: the figures, one line.
+    blind: what told nothing apart and does not belong into a table: keys of `beside_oracles`, such
+      as "attack svc", or "attack svc/tpr_at_1" where it is one part.
+    equal: of an attack, the mean AUC of oracles beside other oracles with its interval, which must
+      hold 0.5; at a level at which a sound evaluator fails in 5 % of audits, by all of them.
+    different: the same of originals beside oracles on the high group, 95 %; of a figure, how much
+      originals differ, above 0 in the right direction.
+    detectable: the smallest mean AUC above 0.5 that would have failed there: 0.5 plus half the
+      width of the interval. A true AUC of this size is noticed in about half of all audits.
+  """
+
+  name: str
+  passed: bool | None
+  said: str
+  _: dataclasses.KW_ONLY
+  blind: tuple[str, ...] = ()
+  equal: Interval | None = None
+  different: Interval | None = None
+  detectable: float | None = None
+
+
+def of_attacks(
+  equal: Mapping[str, Scores], different: Mapping[str, Scores], high: np.ndarray
+) -> list[Control]:
+  """Returns a control of each attack, and one that says whether any of them sees anything.
+
+  Args:
+    equal: {attack: scores} of oracles as unlearned models beside other oracles.
+    different: of originals beside the same oracles.
+    high: positions among the scored examples of those that were memorized most.
+  """
+  each = [_of_attack(name, equal[name], different[name], high) for name in equal]
+  best = max(each, key=lambda control: _low(control.different))
+  seeing = sum(_low(control.different) > 0.5 for control in each)
+  said = f"{seeing} of {len(each)} tell originals from oracles on the high group"
+  said += f"; the surest is {best.name.removeprefix('attack ')}: AUC {_range(best.different)}"
+  return [*each, Control("attacks, not all blind", seeing > 0, said)]
+
+
+def _of_attack(name: str, equal: Scores, different: Scores, high: np.ndarray) -> Control:
+  null = t_interval(equal.auc_of_pairs, level=NULL_LEVEL)
+  detectable = 0.5 + (null.high - null.low) / 2
+  on_high = Scores(different.unlearned[:, high], different.oracles[:, high], different.threshold)
+  told = t_interval(on_high.auc_of_pairs)
+  said = [
+    f"oracles beside oracles: AUC {_range(null)}, {noticed(detectable)}",
+    f"originals beside oracles, high group: {_range(told)}",
+  ]
+  key = f"attack {name}"
+  passed, blind = True, ()
+  if told.low > 0.5:
+    parts = _blind_rates(on_high, different)
+    blind = tuple(f"{key}/{part}" for part in parts)
+    if parts:
+      said.append(f"blind here: its {', '.join(_CALLED[part] for part in parts)}")
+  elif t_interval(on_high.auc_of_pairs, level=NULL_LEVEL).high < 0.5:
+    passed, blind = False if name in _DIRECTED else None, (key,)
+    said.append("the wrong way round, so blind here")
+  else:
+    passed, blind = None, (key,)
+    said.append("blind here")
+  if not null.low <= 0.5 <= null.high:
+    passed = False
+    said.append("it tells equal models apart")
+  return Control(
+    key,
+    passed,
+    "; ".join(said),
+    blind=blind,
+    equal=null,
+    different=told,
+    detectable=detectable,
+  )
+
+
+def _blind_rates(high: Scores, everything: Scores) -> list[str]:
+  """Returns the rates that are not above chance: of the high group, or of all where it is small."""
+  first, second = (
+    attacks.rates(
+      each.unlearned, each.oracles, threshold=each.threshold, paired=True, resamples=200
+    )
+    for each in (high, everything)
+  )
+  blind = []
+  for part, chance in _CHANCE.items():
+    low = getattr(first, part).low
+    low = low if np.isfinite(low) else getattr(second, part).low
+    if low <= chance:  # not where it is NaN in both: it was not examined
+      blind.append(part)
+  return blind
+
+
+def of_figures(
+  originals: Outputs, oracles: tuple[Outputs, Outputs], split: Split, retain: Any, fit: Known
+) -> list[Control]:
+  """Returns a control of each figure of `beside_oracles` that has a value for each model.
+
+  Args:
+    originals: K models.
+    oracles: K models that take the place of unlearned ones, and K that all are compared with.
+    split: whose forget set is the high group.
+    retain: ids of R that fit no attack.
+    fit: ids that do.
+  """
+  first, second = oracles
+  parts = {"forget": split.forget, "retain": retain, "test": split.test}
+  # Two groups of the one that is examined, in no order, so that a product over groups is taken.
+  places = np.argsort(scattered(split.forget))
+  groups = {f"group {at}": split.forget[places[at::2]] for at in (0, 1) if len(places) > at}
+  controls = []
+  if all(map(len, parts.values())):
+
+    def on(models: Outputs, some: Mapping[str, Any]) -> dict[str, tuple[Outputs, Outputs]]:
+      return {name: (models.take(ids), second.take(ids)) for name, ids in some.items()}
+
+    ours, theirs = (
+      of_seeds(on(models, parts), (models, second), split, fit, on(models, groups))
+      for models in (originals, first)
+    )
+    for name, sign in _BESIDE_ORACLES.items():
+      a, b = (ours[key]["forget"]["seeds"] for key in (name, f"oracle {name}"))
+      controls.append(_told(name, a, b, sign))
+    for name, sign in _AS_UNLEARNED.items():
+      a, b = (found[name]["all"]["seeds"] for found in (ours, theirs))
+      controls.append(_told(name, a, b, sign))
+  else:
+    said = "there are no test ids, or no retain ids but those of attacks"
+    controls += [Control(name, None, said) for name in (*_BESIDE_ORACLES, *_AS_UNLEARNED)]
+  given = [models.take(split.forget) for models in (originals, first, second)]
+  p = [label_probability(models.logits, models.labels) for models in given]
+  a, b = ([example_gap(each, p[2]) for each in models] for models in p[:2])
+  controls.append(_told("example gap", a, b, 1))
+  ours, theirs, compared = (models.logits for models in given)
+  for name, figure in (("churn", churn), ("total variation", total_variation)):
+    a, b = ([figure(one[None], compared).mean() for one in each] for each in (ours, theirs))
+    controls.append(_told(name, a, b, 1))
+  return controls
+
+
+def of_epsilon(originals: Outputs, oracles: Outputs, null: Outputs) -> Control:
+  """Returns the control of ε: originals' forgetting quality is below that of equal oracles.
+
+  Args:
+    originals, oracles: K models each, on the high group.
+    null: all oracles, on the same; random halves of them are equal.
+  """
+
+  def quality(a: np.ndarray, b: np.ndarray) -> float:
+    return forgetting_quality(epsilon(a, b))
+
+  phi, half, rng = null.log_odds, len(null) // 2, np.random.default_rng(0)
+  orders = (rng.permutation(len(phi)) for _ in range(_PERMUTATIONS))
+  equal = [quality(phi[order[:half]], phi[order[half : 2 * half]]) for order in orders]
+  limit = float(np.quantile(equal, 0.025))
+  found = quality(originals.log_odds, oracles.log_odds)
+  said = f"high group: forgetting quality of originals {found:.3f}, "
+  said += f"of equal oracles {np.mean(equal):.3f} and hardly below {limit:.3f}"
+  if found < limit:
+    return Control("epsilon", True, said)
+  return Control("epsilon", None, f"{said}; blind here", blind=("epsilon",))
+
+
+def _told(name: str, originals: Sequence[float], oracles: Sequence[float], sign: int) -> Control:
+  """Returns the control of a figure: originals must differ from oracles as the sign says."""
+  ours, theirs = np.asarray(originals), np.asarray(oracles)
+  apart = Interval(*paired(sign * ours, sign * theirs)[:3])
+  said = f"high group: originals {ours.mean():.3f}, oracles {theirs.mean():.3f}, apart by "
+  said += _range(apart)
+  if apart.low > 0:
+    return Control(name, True, said, different=apart)
+  said += "; the wrong way round, so blind here" if apart.high < 0 else "; blind here"
+  if name == "ToW":  # without it there is nothing to report
+    return Control(name, False, said, different=apart)
+  return Control(name, None, said, blind=(name,), different=apart)
+
+
+def noticed(detectable: float | None) -> str:
+  """Says in words which AUC a null would have noticed."""
+  if detectable is None or detectable >= 1:
+    return "with so few models none would have been noticed"
+  return f"{detectable:.3f} would have been noticed"
+
+
+def _low(interval: Interval | None) -> float:
+  return float("-inf") if interval is None else interval.low
+
+
+def _range(interval: Interval | None) -> str:
+  return (
+    "" if interval is None else f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+  )
