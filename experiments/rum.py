@@ -277,7 +277,7 @@ def run_seed(
       algorithm, original, problem.training, split, keys[4], epochs=epochs, batch_size=batch
     )
 
-  chosen: dict[str, list[str]] = {}
+  chosen: dict[str, np.ndarray] = {}
 
   def tuned(name: str, groups: list[np.ndarray]) -> Callable[[], Bound]:
     def run() -> Bound:
@@ -291,10 +291,11 @@ def run_seed(
         budget=TRIALS,
         estimate=problem.said,
       )
-      chosen[name] = [
-        max((t for t in found.trials if t.group == group), key=lambda t: t.surrogate).name
+      best = [
+        max((t for t in found.trials if t.group == group), key=lambda t: t.surrogate)
         for group in range(len(groups))
       ]
+      chosen[name] = np.array([trial.name for trial in best])
       return found.params
 
     return run
@@ -337,19 +338,22 @@ def run_seed(
     keys[6],
   )
   networks = {"original": (original, train_seconds), "retrain": (second, retrain_seconds)}
-  results, confidence = {}, {}
+  results, tunings, confidence = {}, {}, {}
   forgotten = problem.training.take(forget)
   for name in (*networks, *methods):
     if name in methods:
       begin(f"{label}: {name}")
     params, seconds = networks[name] if name in networks else keep(name, methods[name])
+    if name.endswith(", tuned") or (config.plan == "auto" and name.startswith("RUM ")):
+      said, _ = keep(f"{name} choice", lambda name=name: {"steps": chosen[name]})
+      tunings[name] = said["steps"].tolist()
     results[name] = judge(params, seconds)
     log(seed, {f"{name}/{figure}": value for figure, value in results[name].items()})
     confidence[name] = 1 - proxies.score(proxies.confidence, params, forgotten)
   return {
     "proxies": {name: {"seconds": s, "scores": scores} for name, (scores, s) in scored.items()},
     "methods": results,
-    "tuned": chosen,
+    "tuned": tunings,
     "confidence": confidence,
   }
 

@@ -42,7 +42,7 @@ __all__ = [
 Schedule = Callable[[jax.Array, int], jax.Array]
 
 
-def cosine(epoch: jax.Array, epochs: int) -> jax.Array:
+def cosine(epoch: jax.Array, epochs: int | jax.Array) -> jax.Array:
   """Learning-rate factor ½(1 + cos(π e/E)), stepped once an epoch."""
   return 0.5 * (1 + jnp.cos(jnp.pi * epoch / epochs))
 
