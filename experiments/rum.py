@@ -57,7 +57,10 @@ EVENTS = ("confidence", "max_confidence", "correctness", "entropy")
 Network = Literal["mlp", "cnn", "resnet18", "resnet50", "vgg16", "vit"]
 Keep = Callable[[str, Callable[[], Any]], tuple[Any, float]]
 # What changes no number of a seed, and what is told by its content: the data and the ground truth.
-OTHERS = ("seeds", "audit_models", "checkpoints", "log", "out", "dataset", "data_dir", "truth")
+OTHERS = (
+  *("seeds", "first_seed", "audit_models", "checkpoints", "log", "out"),
+  *("dataset", "data_dir", "truth"),
+)
 ORACLES = 8  # whose mean p_y the example gap is measured from, where no audit trains more
 TRIALS = 15
 PLANS = {"neg_grad_plus": rum.neg_grad_plus_plan, "salun": rum.salun_plan}
@@ -77,6 +80,7 @@ class Config:
       number, all of it; the latter two are cut into three groups by the ground truth.
     folds: networks that ask of every example what one says that never saw it, for the autopilot.
     seeds: training seeds; one gives no intervals.
+    first_seed: number of the first of them, to confirm a result on seeds that were never seen.
     num_models: models retrained without a random part of the data, for the ground truth.
     truth: .npz of an Estimate of this data and recipe, which takes their place; its seconds are not
       known.
@@ -101,6 +105,7 @@ class Config:
   forget: str = "memorization"
   folds: int = 5
   seeds: int = 3
+  first_seed: int = 0
   num_models: int = 200
   truth: Path | None = None
   fraction: float = 0.7
@@ -116,8 +121,10 @@ class Config:
   out: Path = Path("runs/rum")
 
   def __post_init__(self):
-    if self.seeds < 1:
-      raise ValueError(f"--seeds {self.seeds}: must be at least 1.")
+    if self.seeds < 1 or self.first_seed < 0:
+      raise ValueError(
+        f"--seeds {self.seeds}: must be at least 1; --first-seed {self.first_seed}: at least 0."
+      )
     if self.audit_models and self.audit_models < 8:
       raise ValueError(f"--audit-models {self.audit_models}: must be at least 8, or 0 for none.")
     if len(set(self.proxy)) != len(self.proxy) or not self.proxy:
@@ -397,11 +404,13 @@ def name_of_seeds(config: Config, problem: Problem) -> str:
 def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, Any]]:
   """Returns the result of each seed, read back if the same run has finished it before."""
   name = name_of_seeds(config, problem)
-  paths = [config.out / "cache" / f"seed{seed}-{name}.json" for seed in range(config.seeds)]
+  first = config.first_seed
+  numbers = range(first, first + config.seeds)
+  paths = [config.out / "cache" / f"seed{seed}-{name}.json" for seed in numbers]
 
-  def compute(seed: int, path: Path, begin: Begin) -> None:
+  def compute(at: int, path: Path, begin: Begin) -> None:
     keep = keeper(config, problem, path.with_suffix(""))
-    report.write_json(path, run_seed(config, problem, seed, log, begin, keep))
+    report.write_json(path, run_seed(config, problem, numbers[at], log, begin, keep))
 
   compute_missing(paths, config.stages, compute)
   results = [json.loads(path.read_text()) for path in paths]

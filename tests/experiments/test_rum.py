@@ -170,6 +170,7 @@ def test_the_same_command_again_reads_back_what_is_finished(first):
   [
     (["--seed", "3"], "--seeds"),
     (["--seeds", "0"], "--seeds 0: must be at least 1"),
+    (["--first-seed", "-1"], "--first-seed -1: at least 0"),
     (["--audit-models", "4"], "--audit-models 4: must be at least 8"),
     (["--dataset", "nothing.npz"], "nothing.npz"),
     (["--dataset", "mnist5k", "--fraction", "2"], "fraction=2"),
