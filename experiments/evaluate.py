@@ -21,8 +21,8 @@ import numpy as np
 
 from experiments import cli, logs, tables
 from experiments.cache import ensemble_store
-from experiments.rum import cut, recipe_of
-from jaxmul import checkpoint, data, metrics, models, report, train
+from experiments.setting import cut, recipe_of
+from jaxmul import checkpoint, data, memorization, metrics, models, report, rum, train
 from jaxmul.metrics.oracle import Ensemble, Outputs
 
 
@@ -37,6 +37,8 @@ class Config:
     test: ids of the test set, likewise; all other ids were trained on.
     originals: the same kind of files, of models before unlearning; trained where none is given.
     oracles: of models retrained without the forget set; trained where none is given.
+    truth: .npz of an Estimate of the memorization of the forget set, whose low, medium and high
+      thirds are also judged apart, with ToW by group; without it only the example gap says where.
     seconds: that unlearning each model took, for the run-time efficiency.
     retrained_seconds: that retraining one took on the same machine.
     against: evaluation.json of another method beside the same oracles, to compare with.
@@ -58,6 +60,7 @@ class Config:
   test: Path | None = None
   originals: tuple[Path, ...] = ()
   oracles: tuple[Path, ...] = ()
+  truth: Path | None = None
   seconds: tuple[float, ...] = ()
   retrained_seconds: float | None = None
   against: Path | None = None
@@ -101,6 +104,15 @@ def split_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> data
   split = data.Split(forget, retain, heldout, test)
   split.check(dataset)
   return split
+
+
+def groups_of(config: Config, split: data.Split) -> dict[str, np.ndarray]:
+  """Returns the forget set in three groups by the ground truth, none where there is none."""
+  if config.truth is None:
+    return {}
+  truth = memorization.Estimate.load(config.truth).take(split.forget)
+  groups = rum.refine(truth.memorization, truth.ids, soft=truth.soft)
+  return dict(zip(rum.Selection._fields, groups, strict=True))
 
 
 def read_figures(path: Path) -> dict:
@@ -171,7 +183,10 @@ def main(config: Config) -> None:
   examined.certify()
   given = (unlearned, ensemble, split, attack_ids, audit_key)
   found = metrics.beside_oracles(
-    *given, seconds=config.seconds, retrained_seconds=config.retrained_seconds
+    *given,
+    groups=groups_of(config, split),
+    seconds=config.seconds,
+    retrained_seconds=config.retrained_seconds,
   )
   record = {"config": config, "versions": report.versions(), "audit": examined}
   report.write_json(config.out / "evaluation.json", {"figures": found, **record})

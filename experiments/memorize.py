@@ -22,7 +22,8 @@ import numpy as np
 import tyro
 
 from experiments import cli, logs
-from experiments.rum import cut, recipe_of, truth_settings
+from experiments.setting import cut, recipe_of
+from experiments.truth import truth_settings
 from jaxmul import memorization, report
 
 

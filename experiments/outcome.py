@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from experiments import tables
-from jaxmul import metrics, proxies, report
+from experiments.judge import HEADLINE, METRICS
+from jaxmul import metrics, proxies, report, rum
+from jaxmul._ids import TIES
 
-METRICS = ("ToW", "ToW-MIA", "forget", "retain", "test", "attack", "seconds")
+Difference = metrics.intervals.Difference
 
 
 def write(
@@ -43,6 +45,7 @@ def write(
     }
     for name in seeds[0]["proxies"]
   }
+  scoring = scoring_of(methods, scored, problem.seconds, record["config"].plan == "auto")
   differences = differences_of(seeds)
   known = np.isfinite(truth.memorization)
   high = len(problem.groups.high)
@@ -54,7 +57,10 @@ def write(
   report.write_json(
     out / "metrics.json",
     {
-      "methods": {name: _named(intervals) for name, intervals in methods.items()},
+      "methods": {
+        name: _named(intervals) | {"scoring": scoring.get(name)}
+        for name, intervals in methods.items()
+      },
       "differences": {
         name: {other: _named(figures) for other, figures in others.items()}
         for name, others in differences.items()
@@ -67,12 +73,12 @@ def write(
           )._asdict(),
           "spearman_each_seed": agreements[name],
           "seconds": found["seconds"]._asdict(),
-          "speed_up": problem.truth_seconds / found["seconds"].mean,
+          "speed_up": problem.seconds["ground truth"] / found["seconds"].mean,
         }
         for name, found in scored.items()
       },
       "ground_truth": {
-        "seconds": problem.truth_seconds,
+        "seconds": problem.seconds["ground truth"],
         "models": int(truth.count_in[0] + truth.count_out[0]),
         "examples": len(truth.ids),
         "undefined": int(np.sum(~known)),
@@ -80,6 +86,14 @@ def write(
         "above_one_half": int(np.sum(truth.memorization > 0.5)),
         "median_interval_width": float(np.nanmedian(truth.high - truth.low)),
       },
+      "groups": groups_of(problem),
+      "ties": {"rule": "soft in steps of 0.01, then a permutation of the ids", "key": TIES},
+      "autopilot": {
+        "seconds": problem.seconds["cross-fit"],
+        "trainings": int((problem.said.count_in + problem.said.count_out)[0]),
+        "chosen": [seed["tuned"] for seed in seeds],
+      },
+      "oracles_of_the_gap": len(problem.oracles),
       "intervals": f"95 % Student t over {len(seeds)} training seeds; "
       "spearman_each_seed: 95 % bootstrap over examples",
       "record": {"ground_truth_plan": problem.plan_hash, "ground_truth_digest": truth.digest},
@@ -124,27 +138,67 @@ def write(
     {name: each[0] for name, each in agreements.items()},
     "The first training seed; 95 % bootstrap over examples",
   )
-  shown = [name for name in ("ToW", "ToW-MIA") if name not in blind]
+  shown = [name for name in HEADLINE if name not in blind]
   plots.method_intervals(out / "methods.png", methods, shown)
   plots.gallery(out / "gallery.png", data.images, data.labels, truth.memorization, truth.soft)
-  print_table(methods, scored, problem.truth_seconds, agreements, shown)
-  if "ToW-MIA" in blind:
-    print("Blind here, left out of the table: ToW-MIA.")
+  print_table(methods, scoring, problem.seconds["ground truth"], agreements, shown)
+  missing = [name for name in HEADLINE if name in blind]
+  if missing:
+    print(f"Blind here, left out of the table: {', '.join(missing)}.")
   if len(seeds) > 1:
-    show_differences(differences, len(seeds))
+    for figure in ("example gap", "ToW"):
+      if figure not in blind:
+        show_differences(differences, figure, len(seeds))
+
+
+def groups_of(problem: Any) -> dict[str, dict[str, Any]]:
+  """Returns of each forget group its size, its examples of each class, and their memorization."""
+  counts = rum.class_counts(problem.groups, problem.training)
+  found = {}
+  for name, ids, classes in zip(problem.groups._fields, problem.groups, counts, strict=True):
+    scores = problem.truth.take(ids).memorization
+    found[name] = {
+      "size": len(ids),
+      "classes": classes.tolist(),
+      "memorization": {"mean": scores.mean(), "least": scores.min(), "most": scores.max()},
+    }
+  return found
+
+
+def scoring_of(
+  methods: Mapping[str, Any],
+  scored: Mapping[str, Mapping[str, Any]],
+  seconds: Mapping[str, float],
+  auto: bool,
+) -> dict[str, float]:
+  """Returns the seconds of what a method is told of examples, of those that are told anything.
+
+  Learning events are charged the training run they ride in, the autopilot all of cross-fitting.
+  """
+  own = {f"RUM {name}": found["seconds"].mean for name, found in scored.items()}
+  own["RUM ground truth"] = seconds["ground truth"]
+  found = {}
+  for name in methods:
+    cost = own.get(name.removesuffix(", tuned"))
+    if name.endswith(", tuned") or (auto and name.startswith("RUM ")):
+      cost = (cost or 0.0) + seconds["cross-fit"]
+    if cost is not None:
+      found[name] = cost
+  return found
 
 
 def differences_of(
   seeds: Sequence[dict[str, Any]],
-) -> dict[str, dict[str, dict[str, metrics.intervals.Difference]]]:
-  """Returns {method: {other: {"ToW", "ToW-MIA"}}}: each RUM beside what it should not lose to.
+) -> dict[str, dict[str, dict[str, Difference]]]:
+  """Returns {method: {other: {figure: …}}}: each RUM beside what it should not lose to.
 
   The others are the same plan on groups drawn at random, the plan's own algorithm on the whole
-  forget set, and RUM with the ground truth. Methods of a seed share the original and the oracle.
+  forget set, the autopilot on it, and RUM with the ground truth. Methods of a seed share the
+  original and the oracle.
   """
   methods = list(seeds[0]["methods"])
   vanilla = [name for name in methods if name.endswith("vanilla")][-1:]
-  others = ["RUM shuffle", *vanilla, "RUM ground truth"]
+  others = ["RUM shuffle", *vanilla, "vanilla, tuned", "RUM ground truth"]
 
   def values(name: str, figure: str) -> list[float]:
     return [seed["methods"][name][figure] for seed in seeds]
@@ -153,7 +207,7 @@ def differences_of(
     name: {
       other: {
         figure: metrics.intervals.paired(values(name, figure), values(other, figure))
-        for figure in ("ToW", "ToW-MIA")
+        for figure in HEADLINE
       }
       for other in others
       if other != name
@@ -164,15 +218,15 @@ def differences_of(
 
 
 def show_differences(
-  found: dict[str, dict[str, dict[str, metrics.intervals.Difference]]], seeds: int
+  found: dict[str, dict[str, dict[str, Difference]]], figure: str, seeds: int
 ) -> None:
-  """Prints one row for each method: its ToW minus that of others, seed by seed."""
+  """Prints one row for each method: its figure minus that of others, seed by seed."""
   others = list(dict.fromkeys(other for each in found.values() for other in each))
   rows = [
     (
       name,
       *(
-        f"{with_half_width(each[other]['ToW'])} (p {each[other]['ToW'].p:.2f})"
+        f"{tables.with_half_width(each[other][figure])} (p {each[other][figure].p:.2f})"
         if other in each
         else ""
         for other in others
@@ -180,9 +234,10 @@ def show_differences(
     )
     for name, each in found.items()
   ]
+  better = "below 0 is better" if figure == "example gap" else "above 0 is better"
   title = (
-    f"ToW minus that of another method, mean ± 95 % t over {seeds} seeds; p: sign flips, "
-    f"at least {2 ** (1 - seeds):.2f}"
+    f"{figure} minus that of another method ({better}), mean ± 95 % t over {seeds} seeds; p: sign "
+    f"flips, at least {2 ** (1 - seeds):.2f}"
   )
   tables.show(title, ("method", *(f"− {other}" for other in others)), rows)
 
@@ -203,59 +258,46 @@ def over_seeds(values: Sequence[float]) -> metrics.intervals.Interval:
 
 def print_table(
   methods: dict[str, dict[str, metrics.intervals.Interval]],
-  scored: dict[str, dict[str, Any]],
+  scoring: Mapping[str, float],
   truth_seconds: float,
   agreements: dict[str, list[proxies.Agreement]],
   shown: Sequence[str],
 ) -> None:
-  """Prints one row for each method: the shown of ToW and ToW-MIA, seconds, costs of its scores."""
+  """Prints one row for each method: the shown figures, test accuracy, and what its scores cost."""
+  from rich import box
   from rich.table import Table
 
   seeds = len(next(iter(agreements.values())))
-  table = Table(
-    title=f"Unlearning beside a model retrained from scratch, mean ± 95 % t over {seeds} seeds"
-    if seeds > 1
-    else "Unlearning beside a model retrained from scratch; one seed gives no interval"
-  )
-  for name in ("method", *shown, "forget", "test"):
+  title = f"Unlearning beside models retrained from scratch, mean ± 95 % t over {seeds} seeds"
+  if seeds == 1:
+    title = "Unlearning beside models retrained from scratch; one seed gives no interval"
+  table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+  for name in ("method", *shown, "test", "seconds", "scoring", "ρ", "speed-up"):
     table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-  for name in ("seconds", "scoring", "ρ", "speed-up"):
-    table.add_column(name, justify="right", no_wrap=True)
   for name, found in methods.items():
-    score, rank, gain = "", "", ""
-    timed = np.isfinite(truth_seconds)  # not where the ground truth was read from a file
-    if name == "RUM ground truth" and timed:
-      score, gain = f"{truth_seconds:.1f}", "1×"
-    proxy = name.removeprefix("RUM ")
-    if proxy in scored:
-      cost = scored[proxy]["seconds"].mean
-      score, gain = f"{cost:.2f}", f"{truth_seconds / cost:.0f}×" if timed else ""
-      rank = f"{np.mean([each.spearman for each in agreements[proxy]]):.2f}"
+    cost, proxy = scoring.get(name), name.removeprefix("RUM ")
+    known = cost is not None and np.isfinite(cost)
+    compared = known and np.isfinite(truth_seconds)  # not where the truth was read from a file
+    rank = np.mean([each.spearman for each in agreements[proxy]]) if proxy in agreements else None
     table.add_row(
       name,
-      *(with_half_width(found[figure]) for figure in shown),
-      f"{found['forget'].mean:.3f}",
+      *(tables.with_half_width(found[figure]) for figure in shown),
       f"{found['test'].mean:.3f}",
       f"{found['seconds'].mean:.2f}",
-      score,
-      rank,
-      gain,
+      f"{cost:.1f}" if known else "",
+      "" if rank is None else f"{rank:.2f}",
+      f"{truth_seconds / cost:.0f}×" if compared and cost else "",
     )
   console = tables.console()
   console.print(table)
   console.print(
-    "ToW, ToW-MIA: 1 = as the model retrained without the forget set; “retrain” is another.\n"
-    "forget, test: accuracy. scoring: seconds to score memorization; learning events ride along\n"
-    "in training and are charged all of it. ρ: Spearman with the ground truth. speed-up: scoring\n"
-    "against the ground truth's seconds. The first call of each method includes its compilation."
+    "example gap: mean distance of p_y from the mean of oracles', on the forget set; 0 is best,\n"
+    "and “retrain”, an oracle that is not among them, is as near as can be expected. ToW, by\n"
+    "group: over low, medium and high memorization; ToW-MIA: by an attack; 1 = as a retrained\n"
+    "model. test: accuracy. scoring: seconds to score memorization; learning events are charged\n"
+    "the training that they ride in, “tuned” all of cross-fitting. ρ: Spearman with the ground\n"
+    "truth. speed-up: scoring against the ground truth's seconds. Seconds include compilation."
   )
-
-
-def with_half_width(interval: metrics.intervals.Interval | metrics.intervals.Difference) -> str:
-  """Returns "mean ± half width", or the mean alone where one seed gives no interval."""
-  if not np.isfinite(interval.low):
-    return f"{interval.mean:.3f}"
-  return f"{interval.mean:.3f} ± {interval.high - interval.mean:.3f}"
 
 
 def _named(intervals: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -35,6 +35,7 @@ import tyro
 
 from experiments import cli, logs, rum
 from experiments.memorize import compute_part, part_of
+from experiments.truth import planned_truth
 from jaxmul import data, memorization, models, train
 
 Name = Literal["cifar10", "cifar100", "tiny_imagenet", "tiny_imagenet_vit"]
@@ -251,7 +252,7 @@ def main(config: Config) -> None:
   if not (config.part or config.distributed):
     rum.run(job, dataset, parts, recipe)
     return
-  plan, chunks = rum.planned_truth(job, recipe, dataset.take(parts.train))
+  plan, chunks = planned_truth(job, recipe, dataset.take(parts.train))
   if config.part:
     compute_part(plan, chunks, memorization.default(), *part_of(config.part))
   else:

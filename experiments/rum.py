@@ -33,7 +33,21 @@ from experiments.cache import (
   timed,
   told,
 )
-from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
+from experiments.judge import Judge
+from experiments.setting import cut, forget_groups, recipe_of, show_groups, split_of
+from experiments.truth import cross_fitted, ground_truth, read_truth
+from jaxmul import (
+  checkpoint,
+  data,
+  memorization,
+  metrics,
+  models,
+  proxies,
+  report,
+  rum,
+  train,
+  unlearn,
+)
 from jaxmul.binding import Bound
 
 Proxy = Literal[
@@ -43,7 +57,12 @@ EVENTS = ("confidence", "max_confidence", "correctness", "entropy")
 Network = Literal["mlp", "cnn", "resnet18", "resnet50", "vgg16", "vit"]
 Keep = Callable[[str, Callable[[], Any]], tuple[Any, float]]
 # What changes no number of a seed, and what is told by its content: the data and the ground truth.
-OTHERS = ("seeds", "audit_models", "checkpoints", "log", "out", "dataset", "data_dir", "truth")
+OTHERS = (
+  *("seeds", "first_seed", "audit_models", "checkpoints", "log", "out"),
+  *("dataset", "data_dir", "truth"),
+)
+ORACLES = 8  # whose mean p_y the example gap is measured from, where no audit trains more
+TRIALS = 15
 PLANS = {"neg_grad_plus": rum.neg_grad_plus_plan, "salun": rum.salun_plan}
 
 
@@ -55,13 +74,19 @@ class Config:
     dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
     model: network to train; vgg16 needs images of 32 pixels a side, vit sides divisible by 8.
     proxy: memorization proxies to refine the forget set with.
-    plan: RUM's published plan: salun (none, fine-tune, SalUn) or neg_grad_plus (three times).
+    plan: what RUM does to the groups: a published plan, salun (none, fine-tune, SalUn) or
+      neg_grad_plus (three times); or auto, the autopilot, for each refinement anew.
+    forget: what is to be deleted: memorization (RUM's three groups), random, or a class by its
+      number, all of it; the latter two are cut into three groups by the ground truth.
+    folds: networks that ask of every example what one says that never saw it, for the autopilot.
     seeds: training seeds; one gives no intervals.
+    first_seed: number of the first of them, to confirm a result on seeds that were never seen.
     num_models: models retrained without a random part of the data, for the ground truth.
     truth: .npz of an Estimate of this data and recipe, which takes their place; its seconds are not
       known.
     fraction: share of the training set that each of them sees, in (0, 1).
-    group_size: examples in each of the three forget groups; 0 is n/45, at least 80.
+    group_size: examples in each of the three forget groups; 0 is n/45, at least 80. A class is
+      forgotten whole.
     epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
     learning_rate: step size of training in its first epoch; it falls along a cosine.
@@ -76,8 +101,11 @@ class Config:
   dataset: str = "mnist5k"
   model: Network = "mlp"
   proxy: tuple[Proxy, ...] = (*EVENTS, "curvature", "heldout_divergence")
-  plan: Literal["salun", "neg_grad_plus"] = "salun"
+  plan: Literal["salun", "neg_grad_plus", "auto"] = "salun"
+  forget: str = "memorization"
+  folds: int = 5
   seeds: int = 3
+  first_seed: int = 0
   num_models: int = 200
   truth: Path | None = None
   fraction: float = 0.7
@@ -93,23 +121,40 @@ class Config:
   out: Path = Path("runs/rum")
 
   def __post_init__(self):
-    if self.seeds < 1:
-      raise ValueError(f"--seeds {self.seeds}: must be at least 1.")
+    if self.seeds < 1 or self.first_seed < 0:
+      raise ValueError(
+        f"--seeds {self.seeds}: must be at least 1; --first-seed {self.first_seed}: at least 0."
+      )
     if self.audit_models and self.audit_models < 8:
       raise ValueError(f"--audit-models {self.audit_models}: must be at least 8, or 0 for none.")
     if len(set(self.proxy)) != len(self.proxy) or not self.proxy:
       raise ValueError(f"--proxy {' '.join(self.proxy)}: name each proxy once, at least one.")
+    if self.forget not in ("memorization", "random") and not self.forget.isdecimal():
+      raise ValueError(
+        f"--forget {self.forget}: must be memorization, random or the number of a class."
+      )
+    if self.folds < 2:
+      raise ValueError(f"--folds {self.folds}: must be at least 2.")
+    if self.checkpoints:
+      checkpoint.refuse_path(self.out)
 
   @property
   def stages(self) -> int:
     """What one seed takes: three trainings, the proxies that are no events, the methods."""
     points = len(set(self.proxy) - set(EVENTS))
-    return 3 + points + 4 + (self.plan == "salun") + len(self.proxy)
+    tuned = 1 + (self.plan != "auto")
+    return 3 + points + 4 + (self.plan == "salun") + len(self.proxy) + tuned
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-  """What all seeds share: the data, its parts, the recipe and the ground truth."""
+  """What all seeds share: the data, its parts, the recipe, the ground truth and the forget set.
+
+  Attributes:
+    seconds: of the ground truth and of cross-fitting; NaN where they are not known.
+    said: what networks without them say of all training examples, of other models than the truth.
+    oracles: of other seeds than those that are judged.
+  """
 
   dataset: data.Dataset
   training: data.Dataset
@@ -117,90 +162,11 @@ class Problem:
   test: np.ndarray
   recipe: train.Recipe
   truth: memorization.Estimate
-  truth_seconds: float
-  groups: rum.Selection
   plan_hash: str
-
-
-def load(config: Any) -> data.Dataset:
-  """Returns the data set that the config names."""
-  if config.dataset == "mnist5k":
-    return data.mnist5k()
-  if config.dataset == "digits":
-    return data.digits()
-  if config.dataset.endswith(".npz"):
-    return data.from_npz(config.dataset)
-  return data.from_tfds(config.dataset, "train", data_dir=config.data_dir)
-
-
-def cut(config: Any) -> tuple[data.Dataset, data.Holdout]:
-  """Returns the data set of a config and its training, held-out and test ids."""
-  dataset = load(config)
-  n = len(dataset)
-  key = jax.random.fold_in(jax.random.key(config.key), 0)
-  return dataset, data.holdout(dataset, key, heldout=n // 10, test=n // 5)
-
-
-def recipe_of(config: Any, num_classes: int) -> train.Recipe:
-  """Returns the training recipe of a config."""
-  model = getattr(models, config.model)(num_classes=num_classes)
-  return train.Recipe(model, config.epochs, config.batch_size, config.learning_rate)
-
-
-def truth_settings(config: Any) -> dict[str, Any]:
-  """Returns the key, the models and the share of the data of the ground truth of a config."""
-  key = jax.random.fold_in(jax.random.key(config.key), 1)
-  return {"key": key, "num_models": config.num_models, "fraction": config.fraction}
-
-
-def planned_truth(
-  config: Any, recipe: train.Recipe, training: data.Dataset
-) -> tuple[memorization.Plan, Path]:
-  """Returns what the ground truth of a config trains, and the folder for its chunks."""
-  plan = memorization.plan(recipe, training, **truth_settings(config))
-  return plan, config.out / "cache" / f"chunks-{plan.hash[:12]}"
-
-
-def ground_truth(
-  config: Any, recipe: train.Recipe, training: data.Dataset
-) -> tuple[memorization.Estimate, float, str]:
-  """Estimates the ground truth of a config, or reads it back.
-
-  Returns:
-    The estimate, the seconds that all of it took, and the hash of its plan.
-  """
-  plan, chunks = planned_truth(config, recipe, training)
-  path = config.out / "cache" / f"ground_truth-{plan.hash[:12]}-{config.num_models}.npz"
-  clock = path.with_suffix(".json")
-  if path.exists() and clock.exists():
-    print(f"ground truth: read back from {path}")
-    seconds = json.loads(clock.read_text())["seconds"] or float("nan")
-    return memorization.Estimate.load(path), seconds, plan.hash
-  print(f"ground truth: {config.num_models} models of {plan.subset_size} examples each")
-  missing = memorization.Store(chunks, plan).missing()
-  start = time.perf_counter()
-  truth = memorization.estimate(recipe, training, **truth_settings(config), store=chunks)
-  # After a kill only a part was computed now: the time of all is the time of that part, scaled.
-  new = sum(len(plan.models(number)) for number in missing)
-  seconds = (time.perf_counter() - start) * config.num_models / new if new else float("nan")
-  truth.save(path)
-  report.write_json(clock, {"seconds": seconds})
-  rate = f"{seconds:.0f} s, {config.num_models / seconds:.3g} models/s"
-  print(f"ground truth: {rate if new else f'all models were in {chunks}'}")
-  return truth, seconds, plan.hash
-
-
-def read_truth(path: Path, training: data.Dataset) -> memorization.Estimate:
-  """Reads a saved ground truth, which must cover the training set."""
-  estimate = memorization.Estimate.load(path)
-  missing = np.setdiff1d(training.ids, estimate.ids)
-  if len(missing):
-    raise ValueError(
-      f"the ground truth lacks {len(missing)} of {len(training)} training examples, such as id "
-      f"{missing[0]}. Pass the --truth of this --dataset and --key."
-    )
-  print(f"ground truth: read from {path}")
-  return estimate.take(training.ids)
+  groups: rum.Selection
+  said: memorization.Estimate
+  oracles: metrics.oracle.Outputs
+  seconds: dict[str, float]
 
 
 def prepare(
@@ -214,28 +180,34 @@ def prepare(
   else:
     truth = read_truth(config.truth, training)
     seconds, plan_hash = float("nan"), truth.digest
-  size = config.group_size or max(80, round(len(training) / 45))
-  known = np.isfinite(truth.memorization)
-  groups = rum.select(truth.memorization[known], truth.ids[known], size=size)
+  groups = forget_groups(config, training, truth)
+  show_groups(groups, training, truth)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
-  return Problem(dataset, training, heldout, parts.test, recipe, truth, seconds, groups, plan_hash)
-
-
-def split_of(problem: Problem) -> data.Split:
-  """Returns the split of a problem: all three groups are forgotten."""
-  forget = np.sort(np.concatenate(problem.groups))
-  return data.Split(
-    forget=forget,
-    retain=np.setdiff1d(problem.training.ids, forget),
-    heldout=np.concatenate(problem.heldout),
-    test=problem.test,
+  said, said_seconds = cross_fitted(config, recipe, training)
+  split = split_of(groups, training, heldout, parts.test)
+  count = config.audit_models or ORACLES
+  what = (recipe, dataset, split, jax.random.fold_in(key, 3))
+  store = ensemble_store(config.out, metrics.oracle.plans(*what, count))
+  return Problem(
+    dataset,
+    training,
+    heldout,
+    parts.test,
+    recipe,
+    truth,
+    plan_hash,
+    groups,
+    said,
+    metrics.oracle.oracles(*what, num_models=count, store=store),
+    {"ground truth": seconds, "cross-fit": said_seconds},
   )
 
 
 def audited(config: Config, problem: Problem) -> metrics.Audit:
   """Audits the evaluator with originals and oracles of the same recipe; resumable."""
   key = jax.random.fold_in(jax.random.key(config.key), 3)
-  split, count = split_of(problem), config.audit_models
+  split = split_of(problem.groups, problem.training, problem.heldout, problem.test)
+  count = config.audit_models
   what = (problem.recipe, problem.dataset, split, key)
   store = ensemble_store(config.out, metrics.oracle.plans(*what, count))
   start = time.perf_counter()
@@ -268,12 +240,12 @@ def run_seed(
     keep: `(name, make) -> (make(), seconds)`, which may read back what an earlier run made.
 
   Returns:
-    {"proxies": {name: {"seconds", "scores" [n]}}, "methods": {name: {"seconds", "forget", "retain",
-    "test", "attack", "ToW", "ToW-MIA"}}, "confidence": {name: p_y [k] of the forget set, by id}};
-    accuracies and rates in [0, 1].
+    {"proxies": {name: {"seconds", "scores" [n]}}, "methods": {name: {metric: value}} with all of
+    `judge.METRICS`, "tuned": {name: what was chosen for each group}, "confidence": {name: p_y [k]
+    of the forget set, by id}}; accuracies and rates in [0, 1].
   """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 7)
-  split = split_of(problem)
+  split = split_of(problem.groups, problem.training, problem.heldout, problem.test)
   forget = split.forget
 
   label = f"seed {seed + 1}"
@@ -312,12 +284,38 @@ def run_seed(
       algorithm, original, problem.training, split, keys[4], epochs=epochs, batch_size=batch
     )
 
-  def refined(groups: list[np.ndarray]) -> Callable[[], Bound]:
+  chosen: dict[str, np.ndarray] = {}
+
+  def tuned(name: str, groups: list[np.ndarray]) -> Callable[[], Bound]:
+    def run() -> Bound:
+      found = rum.tune(
+        rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy)),
+        original,
+        problem.training,
+        groups,
+        problem.dataset.take(problem.heldout.tune),
+        keys[4],
+        budget=TRIALS,
+        estimate=problem.said,
+      )
+      best = [
+        max((t for t in found.trials if t.group == group), key=lambda t: t.surrogate)
+        for group in range(len(groups))
+      ]
+      chosen[name] = np.array([trial.name for trial in best])
+      return found.params
+
+    return run
+
+  def refined(name: str, groups: list[np.ndarray]) -> Callable[[], Bound]:
+    if config.plan == "auto":
+      return tuned(name, groups)
     plan = PLANS[config.plan](batch)
     return lambda: rum.meta_unlearn(plan, original, problem.training, groups, keys[4])
 
-  def by(scores: np.ndarray) -> list[np.ndarray]:
-    return rum.refine(scores[problem.training.rows(forget)], forget)
+  def by(scores: np.ndarray, soft: np.ndarray | None = None) -> list[np.ndarray]:
+    rows = problem.training.rows(forget)
+    return rum.refine(scores[rows], forget, soft=None if soft is None else soft[rows])
 
   methods: dict[str, Callable[[], Bound]] = {
     "fine-tune": vanilla(unlearn.fine_tune(), 10),
@@ -325,25 +323,44 @@ def run_seed(
   }
   if config.plan == "salun":
     methods["SalUn vanilla"] = vanilla(unlearn.salun(), 10)
-  methods["RUM shuffle"] = refined(rum.shuffle(forget, keys[5]))
-  methods["RUM ground truth"] = refined(by(problem.truth.memorization))
-  for name, (scores, _) in scored.items():
-    methods[f"RUM {name}"] = refined(by(scores))
+  refinements = {
+    "shuffle": rum.shuffle(forget, keys[5]),
+    "ground truth": by(problem.truth.memorization, problem.truth.soft),
+    **{name: by(scores) for name, (scores, _) in scored.items()},
+  }
+  for name, groups in refinements.items():
+    methods[f"RUM {name}"] = refined(f"RUM {name}", groups)
+  methods["vanilla, tuned"] = tuned("vanilla, tuned", [forget])
+  if config.plan != "auto":
+    name = f"RUM {config.proxy[0]}, tuned"
+    methods[name] = tuned(name, refinements[config.proxy[0]])
 
-  judge = Judge(problem, split, keys[6], oracle)
+  judge = Judge(
+    problem.dataset,
+    split,
+    problem.heldout.attack,
+    problem.groups._asdict(),
+    problem.oracles,
+    oracle,
+    keys[6],
+  )
   networks = {"original": (original, train_seconds), "retrain": (second, retrain_seconds)}
-  results, confidence = {}, {}
+  results, tunings, confidence = {}, {}, {}
   forgotten = problem.training.take(forget)
   for name in (*networks, *methods):
     if name in methods:
       begin(f"{label}: {name}")
     params, seconds = networks[name] if name in networks else keep(name, methods[name])
+    if name.endswith(", tuned") or (config.plan == "auto" and name.startswith("RUM ")):
+      said, _ = keep(f"{name} choice", lambda name=name: {"steps": chosen[name]})
+      tunings[name] = said["steps"].tolist()
     results[name] = judge(params, seconds)
     log(seed, {f"{name}/{figure}": value for figure, value in results[name].items()})
     confidence[name] = 1 - proxies.score(proxies.confidence, params, forgotten)
   return {
     "proxies": {name: {"seconds": s, "scores": scores} for name, (scores, s) in scored.items()},
     "methods": results,
+    "tuned": tunings,
     "confidence": confidence,
   }
 
@@ -368,44 +385,6 @@ def point_proxy(
   return scores
 
 
-class Judge:
-  """Compares a network with the oracle: accuracies, attack rate, ToW and ToW-MIA.
-
-  The attack is fitted on as many retain examples as there are held-out ones set aside for it; ToW
-  uses the other retain examples.
-  """
-
-  def __init__(self, problem: Problem, split: data.Split, key: jax.Array, oracle: Bound):
-    nonmembers = problem.heldout.attack
-    order = np.asarray(jax.random.permutation(key, len(split.retain)))
-    cut = len(nonmembers)
-    self._dataset = problem.dataset
-    self._split = dataclasses.replace(split, retain=split.retain[order[cut:]])
-    self._attack: dict[str, Any] = {
-      "members": split.retain[order[:cut]],
-      "nonmembers": nonmembers,
-      "targets": split.forget,
-    }
-    self._oracle = self._rates(oracle)
-
-  def _rates(self, params: Bound) -> dict[str, float]:
-    found = metrics.evaluate(params, self._dataset, self._split)
-    attack = metrics.attacks.svc_on_split(params, self._dataset, **self._attack)
-    return {name: found[name] for name in ("forget", "retain", "test")} | {"attack": attack}
-
-  def __call__(self, params: Bound, seconds: float) -> dict[str, float]:
-    rates = self._rates(params)
-
-    def triples(entry: str) -> list[tuple[float, float, float]]:
-      return [(each[entry], each["retain"], each["test"]) for each in (rates, self._oracle)]
-
-    return rates | {
-      "ToW": metrics.tow(*triples("forget")),
-      "ToW-MIA": metrics.tow_mia(*triples("attack")),
-      "seconds": seconds,
-    }
-
-
 def keeper(config: Config, problem: Problem, folder: Path) -> Keep:
   """Returns `keep` of `run_seed`: with checkpoints in a folder, or a clock alone."""
   if not config.checkpoints:
@@ -417,18 +396,21 @@ def keeper(config: Config, problem: Problem, folder: Path) -> Keep:
 def name_of_seeds(config: Config, problem: Problem) -> str:
   """Returns what the results of all seeds are named by: everything that decides them."""
   ids = (problem.training.ids, problem.heldout, problem.test)
-  given = (problem.truth.digest, problem.groups)
+  estimates = (problem.truth.digest, problem.said.digest)
+  given = (*estimates, problem.groups, problem.oracles.logits)
   return name_of(told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
 
 def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, Any]]:
   """Returns the result of each seed, read back if the same run has finished it before."""
   name = name_of_seeds(config, problem)
-  paths = [config.out / "cache" / f"seed{seed}-{name}.json" for seed in range(config.seeds)]
+  first = config.first_seed
+  numbers = range(first, first + config.seeds)
+  paths = [config.out / "cache" / f"seed{seed}-{name}.json" for seed in numbers]
 
-  def compute(seed: int, path: Path, begin: Begin) -> None:
+  def compute(at: int, path: Path, begin: Begin) -> None:
     keep = keeper(config, problem, path.with_suffix(""))
-    report.write_json(path, run_seed(config, problem, seed, log, begin, keep))
+    report.write_json(path, run_seed(config, problem, numbers[at], log, begin, keep))
 
   compute_missing(paths, config.stages, compute)
   results = [json.loads(path.read_text()) for path in paths]
@@ -438,9 +420,11 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, A
   return results
 
 
-def steps_of(plan: rum.Plan) -> dict[str, str]:
-  """Returns what a plan does to each group, with every setting: {group: algorithm(…), …}."""
-  said = {}
+def steps_of(config: Config) -> dict[str, str]:
+  """Returns what the plan does to each group, with every setting: {group: algorithm(…), …}."""
+  if config.plan == "auto":
+    return dict.fromkeys(rum.Selection._fields, "what the autopilot chose, see metrics.json")
+  plan, said = PLANS[config.plan](config.batch_size), {}
   for group, step in zip(rum.Selection._fields, plan.steps, strict=True):
     if step.unlearner is None:
       said[group] = "left as it is"
@@ -460,8 +444,7 @@ def main(config: Config) -> None:
 
 def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe) -> None:
   """Runs everything on these parts, writes the run directory and prints the table."""
-  plan = steps_of(PLANS[config.plan](config.batch_size))
-  record = {"config": config, "plan": plan, "versions": report.versions()}
+  record = {"config": config, "plan": steps_of(config), "versions": report.versions()}
   log = logs.start(config.out, config.log, config)
   report.write_json(config.out / "config.json", record)
   problem = prepare(config, dataset, parts, recipe)

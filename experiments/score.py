@@ -21,8 +21,10 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
-from experiments import cli, logs, rum
+from experiments import cli, logs, tables
 from experiments.cache import Begin, compute_missing, name_of, timed, told
+from experiments.setting import cut, recipe_of
+from experiments.truth import ground_truth, read_truth
 from jaxmul import data, metrics, proxies, report, train
 from jaxmul.proxies import trackers
 
@@ -134,21 +136,21 @@ class Problem:
 
 def prepare(config: Config) -> Problem:
   """Loads and cuts the data exactly as `experiments.rum` does, so that truths can be shared."""
-  dataset, parts = rum.cut(config)
+  dataset, parts = cut(config)
   key = jax.random.fold_in(jax.random.key(config.key), 2)
   heldout = data.cut_heldout(parts.heldout, key).proxy
-  recipe = rum.recipe_of(config, dataset.num_classes)
+  recipe = recipe_of(config, dataset.num_classes)
   return Problem(dataset.take(parts.train), dataset.take(heldout), recipe)
 
 
-def ground_truth(config: Config, problem: Problem) -> np.ndarray | None:
+def truth_of(config: Config, problem: Problem) -> np.ndarray | None:
   """Returns memorization [n] in the order of the training ids, or None if it is to be skipped."""
   if config.truth is None and not config.num_models:
     return None
   if config.truth is not None:
-    estimate = rum.read_truth(config.truth, problem.training)
+    estimate = read_truth(config.truth, problem.training)
   else:
-    estimate, _, _ = rum.ground_truth(config, problem.recipe, problem.training)
+    estimate, _, _ = ground_truth(config, problem.recipe, problem.training)
     estimate.save(config.out / "ground_truth.npz")
   return estimate.take(problem.training.ids).memorization
 
@@ -355,9 +357,7 @@ def print_table(found: dict[str, Any]) -> None:
     table.add_column(name, justify="left" if name == "proxy" else "right", no_wrap=True)
   for name, each in found.items():
     cells = [
-      rum.outcome.with_half_width(metrics.intervals.Interval(**each[figure]))
-      if figure in each
-      else ""
+      tables.with_half_width(metrics.intervals.Interval(**each[figure])) if figure in each else ""
       for figure in ("spearman", "auroc")
     ]
     table.add_row(name, *cells)
@@ -371,7 +371,7 @@ def main(config: Config) -> None:
   report.write_json(config.out / "config.json", record)
   problem = prepare(config)
   seeds = resumed(config, problem, log)
-  record = write(config, problem, ground_truth(config, problem), seeds)
+  record = write(config, problem, truth_of(config, problem), seeds)
   print_table(record["proxies"])
   print(f"written: {config.out}/metrics.json, scores.npz")
 

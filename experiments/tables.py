@@ -4,6 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from jaxmul import metrics
+
 
 def show(title: str, names: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
   """Prints rows: text on the left, numbers on the right with three digits; NaN leaves a gap."""
@@ -22,10 +26,17 @@ def console() -> Any:
   from rich.console import Console
 
   found = Console()
-  return found if found.is_terminal else Console(width=120)
+  return found if found.is_terminal else Console(width=130)
 
 
 def _cell(value: str | float) -> str:
   if isinstance(value, str):
     return value
   return f"{value:.3f}" if not math.isnan(value) else ""
+
+
+def with_half_width(interval: metrics.intervals.Interval | metrics.intervals.Difference) -> str:
+  """Returns "mean ± half width", or the mean alone where one seed gives no interval."""
+  if not np.isfinite(interval.low):
+    return f"{interval.mean:.3f}"
+  return f"{interval.mean:.3f} ± {interval.high - interval.mean:.3f}"

@@ -3,10 +3,10 @@
 For each training seed and each forget set (of low, medium and high memorization, and all three
 together, "mixed") every algorithm runs with its published settings; those that a paper only gives
 ranges for are named in their docstrings. On the mixed set of the first seed `rum.tune` also chooses
-each algorithm's rate among a few, without the oracle and without test data, by what models of the
-ground truth that left the set out do on it. The mixed set is also given to RUM's published plan,
-at once and as five requests for deletion one after another. What ends worse than the untouched
-original is marked.
+each algorithm's rate among a few, without the oracle and without test data, by what networks that
+never saw an example say of it (`memorization.cross_fit`). The mixed set is also given to RUM's
+published plan, at once and as five requests for deletion one after another. What ends worse than
+the untouched original, by the example gap or by ToW by group, is marked.
 
     python -m experiments.unlearn --all --out runs/unlearn
 
@@ -30,17 +30,19 @@ import jax
 import numpy as np
 
 from experiments import cli, logs
-from experiments import rum as main_job
-from experiments.cache import name_of, timed, told
+from experiments.cache import ensemble_store, name_of, timed, told
+from experiments.judge import HEADLINE, METRICS, Judge
+from experiments.setting import cut, recipe_of
+from experiments.truth import cross_fitted, ground_truth, read_truth
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul._identity import digest
 from jaxmul._progress import stages
 from jaxmul.binding import Bound
 
 SETS = ("mixed", "high", "medium", "low")
-METRICS = ("ToW", "ToW-MIA", "forget", "retain", "test", "seconds")
 SCALES = (1.0, 3.0, 10.0, 0.3, 30.0)
 REQUESTS = 5
+ORACLES = 8  # whose mean p_y the example gap is measured from
 # What changes no row, and what is told by its content: the data and the ground truth.
 OTHERS = (
   *("all", "algorithms", "sets", "seeds", "log", "out"),
@@ -66,6 +68,7 @@ class Config:
     fraction: share of the training set that each of them sees, in (0, 1).
     group_size: examples in the low, medium and high set each; 0 is n/45, at least 80.
     trials: settings that rum.tune may try for each algorithm; 0 leaves tuning out.
+    folds: networks that are asked of what they never saw, for tuning.
     epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
     learning_rate: step size of training in its first epoch; it falls along a cosine.
@@ -87,6 +90,7 @@ class Config:
   fraction: float = 0.7
   group_size: int = 0
   trials: int = 5
+  folds: int = 5
   epochs: int = 10
   batch_size: int = 64
   learning_rate: float = 0.05
@@ -172,15 +176,16 @@ class Problem:
 
   def __init__(self, config: Config):
     self.config, self.key = config, jax.random.key(config.key)
-    self.dataset, parts = main_job.cut(config)
+    self.dataset, parts = cut(config)
     self.training, self.test = self.dataset.take(parts.train), parts.test
     self.heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(self.key, 2))
-    self.recipe = main_job.recipe_of(config, self.dataset.num_classes)
+    self.recipe = recipe_of(config, self.dataset.num_classes)
     size = config.group_size or max(80, round(len(self.training) / 45))
     self.truth = self._truth()
-    ids, scores = self._scores()
-    groups = rum.select(scores, ids, size=size, centre="median" if self.truth is None else 0.5)
-    self.sets = groups._asdict() | {"mixed": np.sort(np.concatenate(groups))}
+    ids, scores, soft = self._scores()
+    centre = "median" if self.truth is None else 0.5
+    self.groups = rum.select(scores, ids, size=size, centre=centre, soft=soft)
+    self.sets = self.groups._asdict() | {"mixed": np.sort(np.concatenate(self.groups))}
     self.compiled: set[tuple[str, int]] = set()
 
   def model(self, num_classes: int):
@@ -189,19 +194,41 @@ class Problem:
 
   def _truth(self) -> memorization.Estimate | None:
     if self.config.truth is not None:
-      return main_job.read_truth(self.config.truth, self.training)
+      return read_truth(self.config.truth, self.training)
     if not self.config.num_models:
       return None
-    return main_job.ground_truth(self.config, self.recipe, self.training)[0]
+    return ground_truth(self.config, self.recipe, self.training)[0]
 
-  def _scores(self) -> tuple[np.ndarray, np.ndarray]:
+  def _scores(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Returns ids, scores to select by, and what orders equal ones."""
     if self.truth is None:
       events = {"events": proxies.trackers.learning_events()}
       key = jax.random.fold_in(self.key, 1)
       fit = train.fit(self.recipe, self.training, key, trackers=events)
-      return fit.ids, fit.scores["confidence"]
+      return fit.ids, fit.scores["confidence"], None
     known = np.isfinite(self.truth.memorization)
-    return self.truth.ids[known], self.truth.memorization[known]
+    return self.truth.ids[known], self.truth.memorization[known], self.truth.soft[known]
+
+  @functools.cached_property
+  def said(self) -> memorization.Estimate:
+    """What networks that never saw an example say of it; of other models than the truth."""
+    return cross_fitted(self.config, self.recipe, self.training)[0]
+
+  def split(self, name: str) -> data.Split:
+    """The forget set of this name, and everything else."""
+    forget = self.sets[name]
+    return data.Split(
+      forget=forget,
+      retain=np.setdiff1d(self.training.ids, forget),
+      heldout=np.concatenate(self.heldout),
+      test=self.test,
+    )
+
+  def oracles(self, name: str) -> metrics.oracle.Outputs:
+    """Oracles of a forget set, of other seeds than those that are judged; kept in a store."""
+    what = (self.recipe, self.dataset, self.split(name), jax.random.fold_in(self.key, 3))
+    store = ensemble_store(self.config.out, metrics.oracle.plans(*what, ORACLES))
+    return metrics.oracle.oracles(*what, num_models=ORACLES, store=store)
 
   @functools.cached_property
   def influence(self) -> memorization.RowInfluence | None:
@@ -243,24 +270,23 @@ class Seed:
       layers,
       problem.influence,
     )
-    self._judges: dict[str, Any] = {}
+    self._judges: dict[str, Judge] = {}
 
-  def split(self, name: str) -> data.Split:
-    """The forget set of this name, and everything else."""
-    forget = self.problem.sets[name]
-    return data.Split(
-      forget=forget,
-      retain=np.setdiff1d(self.problem.training.ids, forget),
-      heldout=np.concatenate(self.problem.heldout),
-      test=self.problem.test,
-    )
-
-  def judge(self, name: str) -> Any:
-    """Compares with the oracle of a forget set, which is retrained when first asked for."""
+  def judge(self, name: str) -> Judge:
+    """Compares with the oracles of a forget set, which are retrained when first asked for."""
     if name not in self._judges:
-      split, recipe = self.split(name), self.problem.recipe
-      oracle = unlearn.retrain(recipe, self.problem.training, split, self.oracle_keys[0]).params
-      self._judges[name] = main_job.Judge(self.problem, split, self.key, oracle)  # pyright: ignore
+      problem, split = self.problem, self.problem.split(name)
+      oracle = unlearn.retrain(problem.recipe, problem.training, split, self.oracle_keys[0]).params
+      groups = problem.groups._asdict()
+      self._judges[name] = Judge(
+        problem.dataset,
+        split,
+        problem.heldout.attack,
+        groups if name == "mixed" else {name: groups[name]},
+        problem.oracles(name),
+        oracle,
+        self.key,
+      )
     return self._judges[name]
 
   def original_row(self, name: str) -> dict[str, float]:
@@ -269,7 +295,7 @@ class Seed:
 
   def retrain_row(self, name: str) -> dict[str, float]:
     """What a second oracle scores."""
-    split, recipe = self.split(name), self.problem.recipe
+    split, recipe = self.problem.split(name), self.problem.recipe
     second, seconds = timed(
       lambda: unlearn.retrain(recipe, self.problem.training, split, self.oracle_keys[1]).params
     )
@@ -278,7 +304,7 @@ class Seed:
   def row(self, name: str, algorithm: str) -> dict[str, Any]:
     """What an algorithm scores with its published settings; compilation is not timed."""
     make, epochs = ALGORITHMS[algorithm]
-    problem, split = self.problem, self.split(name)
+    problem, split = self.problem, self.problem.split(name)
     shape = (algorithm, len(split.forget))
 
     def run() -> Bound:
@@ -338,7 +364,7 @@ class Seed:
         self.problem.dataset.take(self.problem.heldout.tune),
         self.key,
         budget=len(tried),
-        estimate=self.problem.truth,
+        estimate=self.problem.said,
       )
     )
     best = max(tuned.trials, key=lambda trial: trial.surrogate)
@@ -423,21 +449,27 @@ def write(config: Config, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> N
       f"### {config.dataset.rsplit('/', 1)[-1]}, `{config.model}`, {name} ({seeds} "
       f"seed{'s' if seeds > 1 else ''})",
       "",
-      "| algorithm | ToW | ToW-MIA | forget | retain | test | seconds | speed-up | |",
-      "|---|---|---|---|---|---|---|---|---|",
+      f"| algorithm | {' | '.join(HEADLINE)} | forget | retain | test | seconds | speed-up | |",
+      "|---" * (len(HEADLINE) + 6) + "|",
     ]
     retrain = mean(methods["retrain"])
     for method, found in methods.items():
       if any(each["ToW"] is None for each in found):
-        lines.append(f"| {method} | diverged |" + " |" * 7)
+        lines.append(f"| {method} | diverged |" + " |" * (len(HEADLINE) + 4))
         continue
       at = mean(found)
       untouched = mean(methods["original"][: len(found)])  # of the same seeds
-      worse = "worse than the original" if at["ToW"] < untouched["ToW"] else ""
+      worse = [
+        figure
+        for figure, sign in (("example gap", 1), ("ToW by group", -1))
+        if sign * at[figure] > sign * untouched[figure]
+      ]
+      worse = f"worse than the original by {' and '.join(worse)}" if worse else ""
       chosen = found[0].get("chosen", "")
       chosen = "no candidate chosen" if chosen == "none" else chosen and f"rate × {chosen}"
       lines.append(
-        f"| {method} | {spread(found, 'ToW')} | {spread(found, 'ToW-MIA')} | {at['forget']:.3f} | "
+        f"| {method} | {' | '.join(spread(found, figure) for figure in HEADLINE)} | "
+        f"{at['forget']:.3f} | "
         f"{at['retain']:.3f} | {at['test']:.3f} | {at['seconds']:.2f} | "
         f"{retrain['seconds'] / at['seconds']:.1f}× | "
         f"{', '.join(filter(None, (worse, chosen)))} |"

@@ -2,6 +2,9 @@
 
 The last block is padded with its first row, never with zeros or NaN, and the padded results are
 dropped: what padding holds cannot be seen.
+
+In a training batch of n examples a number from n on is padding: n + i is example i, which stands
+there at weight 0.
 """
 
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 _IMAGES = 16
@@ -52,3 +56,32 @@ def shuffled_rows(key: jax.Array, count: int, size: int) -> jax.Array:
   steps = -(-count // size)
   order = jax.random.permutation(key, count)
   return jnp.pad(order, (0, steps * size - count), constant_values=count).reshape(steps, size)
+
+
+def even_rows(key: jax.Array, count: int, size: int) -> jax.Array:
+  """Returns 0 … count − 1 in random order, dealt evenly over the ⌈count / size⌉ steps.
+
+  [steps, ⌈count / steps⌉]: a step has that many examples, or one less and then one row of padding,
+  `count` plus the next example in the order.
+
+  Example:
+    >>> import jax
+    >>> even_rows(jax.random.key(0), 5, 4).shape
+    (2, 3)
+  """
+  steps = -(-count // size)
+  each, more = divmod(count, steps)
+  step, at = np.arange(steps)[:, None], np.arange(each + (more > 0))
+  order = jax.random.permutation(key, count)
+  rows = order[(step * each + np.minimum(step, more) + at) % count]
+  return jnp.where(at < each + (step < more), rows, count + rows)
+
+
+def least_rows(count: int, size: int) -> int:
+  """Returns the fewest examples of a step of `even_rows`: from count = size on, half of size.
+
+  Example:
+    >>> least_rows(65, 64), least_rows(9, 64)
+    (32, 9)
+  """
+  return count // -(-count // size)

@@ -28,13 +28,15 @@ _NAMES = (
   *("jax_disable_most_optimizations", "jax_compiler_enable_remat_pass"),
   *("jax_optimization_level", "jax_exec_time_optimization_effort"),
   *("jax_memory_fitting_level", "jax_memory_fitting_effort"),
+  *("jax_use_shardy_partitioner", "jax_pallas_use_mosaic_gpu"),
+  *("jax_ragged_dot_use_gpu_pallas_triton_lowering", "jax_ragged_dot_use_ragged_dot_instruction"),
 )
 # Those that can be set for one thread alone; the others are set for the whole process.
-_LOCAL = (
-  *("enable_x64", "numpy_dtype_promotion", "default_matmul_precision", "disable_jit"),
-  *("default_prng_impl", "threefry_partitionable", "softmax_custom_jvp"),
-)
-_whole_process = threading.RLock()
+_LOCAL = {
+  *("jax_enable_x64", "jax_numpy_dtype_promotion", "jax_default_matmul_precision"),
+  *("jax_default_prng_impl", "jax_threefry_partitionable", "jax_softmax_custom_jvp"),
+  "jax_disable_jit",
+}
 
 
 def current() -> Settings:
@@ -46,6 +48,8 @@ def current() -> Settings:
 @contextlib.contextmanager
 def applied(settings: Settings) -> Iterator[None]:
   """Inside, the settings are these; afterwards they are as before. What is equal is not touched.
+
+  Threads that want different values of what the whole process shares wait for each other.
 
   Args:
     settings: of `current`, in this process or another one.
@@ -62,28 +66,62 @@ def applied(settings: Settings) -> Iterator[None]:
     'float32'
   """
   before = dict(current())
-  changed = {name: value for name, value in settings if before.get(name, ...) != value}
+  if unknown := sorted(before.keys() ^ dict(settings).keys()):
+    raise RuntimeError(
+      f"JAX's setting {unknown[0]} is not known both here and where the work was planned. "
+      "Use one version of JAX."
+    )
+  shared = tuple((name, value) for name, value in settings if name not in _LOCAL)
   with contextlib.ExitStack() as stack:
-    if any(name.removeprefix("jax_") not in _LOCAL for name in changed):
-      stack.enter_context(_whole_process)
-    for name, value in changed.items():
-      if name not in before:
-        raise RuntimeError(
-          f"this JAX has no setting {name}. Use the version that planned the work."
-        )
-      local = name.removeprefix("jax_")
-      if local in _LOCAL:
-        stack.enter_context(_manager(local)(value))
-      else:
-        stack.callback(jax.config.update, name, before[name])
-        jax.config.update(name, value)
-    wrong = sorted(name for name, value in set(current()) ^ set(settings))
-    if wrong:
+    stack.enter_context(_whole_process.applied(shared))
+    for name, value in settings:
+      if name in _LOCAL and before[name] != value:
+        stack.enter_context(_manager(name)(value))
+    if wrong := sorted(name for name, _ in set(current()) ^ set(settings)):
       raise RuntimeError(f"JAX's setting {wrong[0]} cannot be made that of the plan.")
     yield
 
 
+class _WholeProcess:
+  """What all threads share: set by the first that enters, given back by the last that leaves."""
+
+  def __init__(self):
+    self._turn, self._inside = threading.Condition(), []
+    self._now: Settings = ()
+    self._before: dict[str, Any] = {}
+
+  @contextlib.contextmanager
+  def applied(self, wanted: Settings) -> Iterator[None]:
+    """Inside, the settings are these, for all threads; who wants others waits."""
+    me = threading.get_ident()
+    with self._turn:
+      if me in self._inside and wanted != self._now:
+        raise RuntimeError("a chunk was run inside another one that has other settings of JAX.")
+      self._turn.wait_for(lambda: not self._inside or wanted == self._now)
+      if not self._inside:
+        self._now, self._before = wanted, {}
+        for name, value in wanted:
+          if (old := dict(current())[name]) != value:
+            self._before[name] = old
+            jax.config.update(name, value)
+      self._inside.append(me)
+    try:
+      yield
+    finally:
+      with self._turn:
+        self._inside.remove(me)
+        if not self._inside:
+          for name, value in self._before.items():
+            jax.config.update(name, value)
+          self._turn.notify_all()
+
+
+_whole_process = _WholeProcess()
+
+
 def _manager(name: str) -> Any:
+  """Returns JAX's context manager for a setting of a thread."""
+  name = name.removeprefix("jax_")
   if name == "enable_x64" and not hasattr(jax, name):  # before JAX 0.8
     from jax import experimental
 

@@ -8,10 +8,12 @@ pytree, so it goes through `jit`, `vmap` and `grad` like plain params, and it ca
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 ApplyFn = Callable[[Any, jax.Array], jax.Array]
 TrainFn = Callable[..., tuple[jax.Array, Any]]
@@ -45,14 +47,26 @@ class Bound:
   def train(self, inputs: jax.Array, key: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any]:
     """Returns training-mode logits [B, C] and the new state.
 
+    Without a single real row the state stays as it is, and the logits are those of a full batch:
+    statistics of no rows would be NaN, and so would every gradient through them.
+
     Args:
       inputs: [B, ...].
       key: for dropout and the like.
-      mask: bool [B]; rows that are False are padding and never enter the state.
+      mask: bool [B]; rows that are False are padding. A `train_fn` that takes no account of it sees
+        what they hold: in training other examples of the same set.
+
+    Raises:
+      ValueError: the state that `train_fn` returns has another structure, shape or dtype.
     """
     if self.train_fn is None:
       return self(inputs), self.state
-    return self.train_fn(self.params, self.state, inputs, key, mask)
+    some = mask.any()
+    # A copy of the tree: Equinox makes a state that was set useless to whoever holds it.
+    given = jax.tree.map(lambda leaf: leaf, self.state)
+    logits, state = self.train_fn(self.params, given, inputs, key, mask | ~some)
+    _refuse_other_state(state, self.state)
+    return logits, jax.tree.map(lambda new, old: jnp.where(some, new, old), state, self.state)
 
   def replace(self, **changes: Any) -> "Bound":
     """Returns a copy with the named fields changed."""
@@ -67,18 +81,23 @@ def bind(
   Args:
     apply_fn: `apply_fn(params, inputs [B, ...]) -> logits [B, C]`, evaluation mode. With `state`
       it gets `{"params": params, **state}` instead of `params`.
-    params: any pytree.
+    params: any pytree; or an `nnx.Module`, whose `nnx.Param` become the params, everything else it
+      carries the state, and its `train()` and `eval()` the two modes.
     state: mapping of what the network carries but does not train, such as
       `{"batch_stats": variables["batch_stats"]}`; None if there is nothing.
-    train_fn: `train_fn(params, state, inputs, key, mask) -> (logits, state)`; needed only where
-      training mode differs (BatchNorm, dropout).
+    train_fn: `train_fn(params, state, inputs, key, mask) -> (logits, state)`; needed wherever
+      training mode differs (BatchNorm, dropout). Without it the network trains in evaluation mode:
+      statistics are used and never updated, nothing is dropped, and whoever trains a network with
+      state warns. Rows where `mask` is False must not count in statistics if that can be done; they
+      hold other examples of the same set, so that they do little harm where it cannot.
 
   Returns:
     A `Bound`, callable and usable wherever params are. Bind once per module: two different function
     objects are two traces.
 
   Raises:
-    ValueError: `state` is not a mapping, or holds a "params" entry.
+    ValueError: `state` is not a mapping, or holds a "params" entry; or an `nnx.Module` cannot be
+      split, or is given with a state or `train_fn`.
 
   Example:
     >>> import jax.numpy as jnp, jaxmul
@@ -96,7 +115,20 @@ def bind(
       f"bind needs state to be a mapping without 'params', got {_describe(state)}. "
       "Pass state={'batch_stats': variables['batch_stats']}."
     )
+  if is_a(params, "flax.nnx"):
+    if state is not None or train_fn is not None:
+      raise ValueError(
+        f"bind got a {_describe(params)}, an nnx.Module, with state or train_fn: it has its own. "
+        "Drop them."
+      )
+    return _of_nnx(params, apply_fn, "bind")
   return Bound(params, state, apply_fn, train_fn)
+
+
+def is_a(value: Any, package: str) -> bool:
+  """Whether a value is a module of flax.linen, flax.nnx or equinox, without importing any."""
+  module = getattr(sys.modules.get(package), "Module", None)
+  return module is not None and isinstance(value, module)
 
 
 def call_self(params: Callable[[jax.Array], jax.Array], inputs: jax.Array) -> jax.Array:
@@ -109,20 +141,22 @@ def as_bound(params: Any, apply_fn: ApplyFn | None, caller: str) -> Bound:
 
   Raises:
     ValueError: `params` cannot be called and no `apply_fn` is given, both know a forward pass, or
-      it is a Linen module, which has no params.
+      it is a Linen module, which has no params, or an Equinox module that needs more than inputs.
   """
   if isinstance(params, Bound):
     if apply_fn is not None:
       raise ValueError(f"{caller} got a Bound and an apply_fn: params are bound, drop apply_fn.")
     return params
+  if is_a(params, "flax.nnx"):
+    return _of_nnx(params, apply_fn, caller)
   if apply_fn is not None:
     return Bound(params, None, apply_fn)
-  linen = sys.modules.get("flax.linen")
-  if linen is not None and isinstance(params, linen.Module):
+  if is_a(params, "flax.linen"):
     raise ValueError(
       f"{caller} got a {_describe(params)}, a module without params. "
       "Make some: jaxmul.models.init(module, key, inputs)."
     )
+  _refuse_equinox(params, caller)
   if callable(params):
     return Bound(params, None, call_self)
   raise ValueError(
@@ -139,6 +173,87 @@ def refuse_batch_stats(bound: Bound, caller: str) -> None:
       "Bind them apart: jaxmul.bind(model.apply, variables['params'], "
       "state={'batch_stats': variables['batch_stats']})."
     )
+
+
+def refuse_untrainable(bound: Bound, caller: str) -> None:
+  """Raises ValueError where params cannot be trained: batch statistics, or what is no float."""
+  refuse_batch_stats(bound, caller)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(bound.params):
+    kind = getattr(leaf, "dtype", None)
+    if not isinstance(leaf, float) and (kind is None or not jnp.issubdtype(kind, jnp.inexact)):
+      raise ValueError(
+        f"{caller} trains all params, but {jax.tree_util.keystr(path) or 'params'} is "
+        f"{type(leaf).__name__ if kind is None else kind}. Bind the float arrays alone and close "
+        "over the rest; for Equinox see eqx.partition(model, eqx.is_inexact_array)."
+      )
+
+
+def warn_without_train_fn(bound: Bound, caller: str, cure: str = "") -> None:
+  """Warns where a network with state is about to be trained in evaluation mode."""
+  if bound.train_fn is None and jax.tree.leaves(bound.state):
+    warnings.warn(
+      f"{caller}: the network has {sorted(bound.state)} and no train_fn. It trains in evaluation "
+      f"mode: statistics stay as they are, nothing is dropped. Bind it with train_fn={cure}.",
+      stacklevel=3,
+    )
+
+
+def refuse_lone_rows(bound: Bound, least: int, caller: str, cure: str) -> None:
+  """Raises ValueError where a step would take batch statistics of a single example."""
+  if least < 2 and bound.train_fn is not None and jax.tree.leaves(bound.state):
+    raise ValueError(
+      f"{caller} would train on a batch of {least} example, must be at least 2 for a network with "
+      f"{sorted(bound.state)}: one row has no statistics. {cure}."
+    )
+
+
+def _refuse_other_state(new: Any, old: Any) -> None:
+  """Raises ValueError where a training pass returns another kind of state than it was given."""
+
+  def kinds(state):
+    parts = state if isinstance(state, Mapping) else {} if state is None else {"state": state}
+    return {str(name): (jax.tree.structure(part), _kinds_of(part)) for name, part in parts.items()}
+
+  if jax.tree.structure(new) == jax.tree.structure(old) and _kinds_of(new) == _kinds_of(old):
+    return
+  got, wanted = kinds(new), kinds(old)
+  name = min((at for at in got | wanted if got.get(at) != wanted.get(at)), default="state")
+  raise ValueError(
+    f"the training pass changes the structure, shapes or dtypes of {name!r}, which must stay as it "
+    "was given. Make all of it when the network is made, and leave out what is not carried on."
+  )
+
+
+def _kinds_of(tree: Any) -> list:
+  return [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
+
+
+def _of_nnx(module: Any, apply_fn: ApplyFn | None, caller: str) -> Bound:
+  from jaxmul.models._nnx import bound_of  # which needs flax.nnx: it is imported if there is one
+
+  return bound_of(module, apply_fn, caller)
+
+
+def _refuse_equinox(params: Any, caller: str) -> None:
+  """Raises ValueError where an Equinox module cannot be called with inputs alone."""
+  if not is_a(params, "equinox"):
+    return
+  layers = sys.modules["equinox"].nn
+
+  def is_special(node):
+    return isinstance(node, layers.StateIndex | layers.Dropout)
+
+  for node in jax.tree.leaves(params, is_leaf=is_special):
+    if isinstance(node, layers.StateIndex):
+      raise ValueError(
+        f"{caller} got a {_describe(params)} of Equinox that carries state, such as BatchNorm's. "
+        "Bind it: jaxmul.bind(apply_fn, params, {'name': state}, train_fn)."
+      )
+    if isinstance(node, layers.Dropout) and node.inference is False and node.p:
+      raise ValueError(
+        f"{caller} got a {_describe(params)} of Equinox whose dropout is on. Pass "
+        "eqx.nn.inference_mode(model); to train, jaxmul.bind(apply_fn, params, None, train_fn)."
+      )
 
 
 def _describe(value: Any) -> str:

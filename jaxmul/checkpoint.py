@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _check
-from jaxmul._files import sha256, sync
+from jaxmul._files import equal, sha256, short, sync
 from jaxmul.binding import Bound
 
 MANIFEST = "manifest.json"
@@ -39,9 +39,10 @@ PathLike = str | os.PathLike[str]
 def save(path: PathLike, bound: Bound) -> None:
   """Writes params and state to a folder; what is under `path` is whole at all times.
 
-  The new checkpoint is written and fsynced beside `path` and then renamed. One that is there stays
-  until then; if a kill comes between the two renames, `load` reads it from where it was put aside.
-  A killed save can leave a folder `.NAME.*.tmp` beside it, which may be deleted.
+  The new checkpoint is written beside `path`, read back, compared bit by bit, fsynced, and then
+  renamed. One that is there stays until then; if a kill comes between the two renames, `load` reads
+  it from where it was put aside. A killed save can leave a folder `.NAME.*.tmp` beside it, which
+  may be deleted.
 
   Args:
     path: folder on a local or mounted file system, made with its parents.
@@ -49,8 +50,9 @@ def save(path: PathLike, bound: Bound) -> None:
       are stored as dicts: `load` needs `like` to make them again.
 
   Raises:
-    ValueError: `bound` is not a `Bound` or holds a leaf that is no array, `path` is a URL or holds
-      other files, or this is not process 0 of a `jax.distributed` job.
+    ValueError: `bound` is not a `Bound` or holds a leaf that is no array, `path` is refused by
+      `refuse_path` or holds other files, Orbax does not read back what it wrote, or this is not
+      process 0 of a `jax.distributed` job.
 
   Example:
     >>> import jax, tempfile
@@ -61,6 +63,7 @@ def save(path: PathLike, bound: Bound) -> None:
     >>> checkpoint.load(path, params)(jax.numpy.ones((3, 2, 2))).shape
     (3, 10)
   """
+  refuse_path(path)
   path = _absolute(path)
   arrays = _arrays(bound)
   _refuse_foreign(path)
@@ -70,12 +73,13 @@ def save(path: PathLike, bound: Bound) -> None:
       "Call it where jax.process_index() == 0."
     )
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+  temporary = path.with_name(f".{short(path.name)}.{uuid.uuid4().hex}.tmp")
   try:
     temporary.mkdir()
     version = _write(temporary / ARRAYS, _nested(arrays))
     leaves = {_name(names): _spec(value) for names, value in arrays.items()}
     (temporary / MANIFEST).write_bytes(_manifest(temporary, leaves, version))
+    _compare(temporary, arrays, path)
     for written in (*temporary.rglob("*"), temporary):
       sync(written)
     _install(temporary, path)
@@ -103,8 +107,8 @@ def load(path: PathLike, like: Bound | None = None) -> Bound | dict[str, Any]:
 
   Raises:
     FileNotFoundError: nothing is there.
-    ValueError: a file is damaged, missing or foreign, or a leaf differs from `like` in name, dtype
-      or shape. Nothing is read by Orbax then.
+    ValueError: a file is damaged, missing or foreign, a leaf differs from `like` in name, dtype or
+      shape, or `path` is refused by `refuse_path`. Nothing is read by Orbax then.
 
   Example:
     >>> import jax, jaxmul, tempfile
@@ -121,6 +125,7 @@ def load(path: PathLike, like: Bound | None = None) -> Bound | dict[str, Any]:
       "Pass models.init(model, key, inputs), or jaxmul.bind(apply_fn, params)."
     )
   stored = verify(path)
+  refuse_path(path)
   if like is not None:
     _refuse_unlike(path, stored, like)
   tree = _read(path / ARRAYS)
@@ -174,6 +179,54 @@ def verify(path: PathLike) -> dict[str, Spec]:
         f"checkpoint {path}: file {name!r} is damaged: its SHA-256 is another. {AGAIN}"
       )
   return leaves
+
+
+def refuse_path(path: PathLike) -> None:
+  """Raises ValueError where a checkpoint under a path could be written and not be read again.
+
+  For what saves only after long work: `save` and `load` look by themselves.
+
+  Args:
+    path: of a checkpoint, or of a folder for some.
+
+  Raises:
+    ValueError: it is a URL, or it holds [, ] or a backslash, which Orbax takes for a pattern, a
+      folder whose name ends with a colon, which it takes for a URL, or what is no UTF-8.
+
+  Example:
+    >>> from jaxmul import checkpoint
+    >>> checkpoint.refuse_path("runs/rate=[0.1]/original")
+    Traceback (most recent call last):
+    ValueError: Orbax cannot read a path with '[', such as 'rate=[0.1]'. Name another folder.
+  """
+  for part in _absolute(path).parts[1:]:
+    odd = next((letter for letter in "[]\\" if letter in part), ":" if part[-1] == ":" else None)
+    if odd is None:
+      try:
+        part.encode()
+      except UnicodeEncodeError:
+        odd = "a letter that is no UTF-8"
+    if odd is not None:
+      raise ValueError(
+        f"Orbax cannot read a path with {odd!r}, such as {part!r}. Name another folder."
+      )
+
+
+def _compare(temporary: Path, arrays: dict[tuple[str, ...], np.ndarray], path: Path) -> None:
+  """Raises ValueError where what was written, and is to be renamed to `path`, is not `arrays`."""
+  verify(temporary)
+  try:
+    found = _flat(_read(temporary / ARRAYS))
+  except ValueError as error:
+    raise ValueError(
+      f"checkpoint.save: Orbax cannot read what it wrote for {path}. Name another folder."
+    ) from error
+  for names, value in arrays.items():
+    if names not in found or not equal(np.asarray(found[names]), value):
+      raise ValueError(
+        f"checkpoint.save: Orbax wrote leaf {_name(names)!r} for {path} and reads something else. "
+        "Name another folder, or check the disk."
+      )
 
 
 def _tree(bound: Bound) -> dict[str, Any]:
@@ -381,7 +434,7 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-  return path.with_name(f".{path.name}.aside")
+  return path.with_name(f".{short(path.name)}.aside")
 
 
 def _install(temporary: Path, path: Path) -> None:

@@ -1,8 +1,10 @@
 """One training run as one pure function: a `Recipe`, data, a key, and trackers riding along.
 
 A step is SGD with momentum as PyTorch does it: the L2 penalty is coupled into the gradient of all
-params, g = ∇ℓ + λθ, b = μb + g, θ = θ − ηb. The last partial batch of an epoch is kept. The same
-Recipe trains the original, the retrained oracle and every leave-subset-out model.
+params, g = ∇ℓ + λθ, b = μb + g, θ = θ − ηb. The last partial batch of an epoch is kept. Where a
+network has a training mode of its own, an epoch of as many steps deals its examples evenly, so that
+no step takes BatchNorm's statistics of a few: from n = B examples on, each has at least B / 2. The
+same Recipe trains the original, the retrained oracle and every leave-subset-out model.
 """
 
 import dataclasses
@@ -16,9 +18,9 @@ import optax
 from jax import lax
 
 from jaxmul import _check, _tracking, losses, models
-from jaxmul._blocks import shuffled_rows
+from jaxmul._blocks import even_rows, least_rows, shuffled_rows
 from jaxmul._tracking import Need, Step, Tracker
-from jaxmul.binding import Bound
+from jaxmul.binding import Bound, refuse_lone_rows, warn_without_train_fn
 from jaxmul.data.dataset import Dataset, as_inputs
 
 __all__ = [
@@ -42,7 +44,7 @@ __all__ = [
 Schedule = Callable[[jax.Array, int], jax.Array]
 
 
-def cosine(epoch: jax.Array, epochs: int) -> jax.Array:
+def cosine(epoch: jax.Array, epochs: int | jax.Array) -> jax.Array:
   """Learning-rate factor ½(1 + cos(π e/E)), stepped once an epoch."""
   return 0.5 * (1 + jnp.cos(jnp.pi * epoch / epochs))
 
@@ -73,9 +75,9 @@ class Recipe:
   """Everything that decides a training run but the data and the key; the defaults are the papers'.
 
   Attributes:
-    model: a Linen module, or a function `(key, inputs) -> Bound`.
+    model: a Linen module, or a function `(key, inputs) -> Bound`; see `models.init`.
     epochs: passes over the data, at least 1.
-    batch_size: examples a step.
+    batch_size: B, examples a step, at most; one of n examples makes ⌈n / B⌉ steps an epoch.
     learning_rate: η of the first epoch.
     schedule: `(epoch, epochs) -> factor` of the learning rate, such as `cosine`.
     momentum: μ.
@@ -175,7 +177,8 @@ def fit(
 
   Raises:
     ValueError: an id is not in the data, a label is not a class of the network, two trackers
-      return a score of the same name, or one's `every` is more than the epochs.
+      return a score of the same name, one's `every` is more than the epochs, a step would take
+      batch statistics of one example, or the model is none that `models.init` takes.
     Diverged: the loss became NaN or inf; the exception holds the last good epoch.
 
   Example:
@@ -194,7 +197,9 @@ def fit(
   if not np.array_equal(ids, dataset.ids):
     dataset = dataset.take(ids)
   _tracking.check(tuple(trackers.values()), dataset.images.shape, recipe.epochs)
-  check_labels(recipe.model, dataset, "fit")
+  like = check_labels(recipe.model, dataset, "fit")
+  warn_without_train_fn(like, "train.fit")
+  _refuse_lone_rows(like, len(dataset), recipe, "fit")
   result = _jitted_run(
     recipe,
     tuple(trackers.values()),
@@ -240,6 +245,7 @@ def run(
   shape = (len(rows), *images.shape[1:])
   _tracking.check(trackers, shape, recipe.epochs)
   params = models.init(recipe.model, init_key, as_inputs(images[:1]))
+  _refuse_lone_rows(params, len(rows), recipe, "run")
   steps = -(-len(rows) // recipe.batch_size)
   transform = optimizer(recipe, steps)
   carry = (
@@ -269,11 +275,18 @@ def run(
   return Run(params, scores, history)
 
 
-def check_labels(model: models.Model, dataset: Dataset, caller: str) -> None:
-  """Raises ValueError where a label is not one of the classes of a model; nothing is computed."""
+def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Bound:
+  """Returns a model's shapes; raises ValueError where a label is not one of its classes."""
   example = dataset.take(dataset.ids[:1]).batch()[0]
-  shape = jax.eval_shape(lambda key: models.init(model, key, example)(example), jax.random.key(0))
-  _check.class_numbers(dataset.labels, shape.shape[-1], caller)
+  like = models.shapes(model, example)
+  classes = jax.eval_shape(lambda bound: bound(example), like)
+  _check.class_numbers(dataset.labels, classes.shape[-1], caller)
+  return like
+
+
+def _refuse_lone_rows(params: Bound, count: int, recipe: Recipe, caller: str) -> None:
+  least = least_rows(count, recipe.batch_size)
+  refuse_lone_rows(params, least, caller, "Take another batch_size, or more examples")
 
 
 _jitted_run = jax.jit(run, static_argnums=(0, 1))
@@ -292,10 +305,14 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
 
 
 def step_of(recipe, transform, trackers, images, labels, rows, key, carry, number, ids):
-  """One training step on rows `ids` [B]; returns (carry, (summed loss, number right))."""
+  """One training step on rows `ids` [B]; returns (carry, (summed loss, number right)).
+
+  An id from n = len(rows) on is padding: n + i is example i, at weight 0.
+  """
   params, opt_state, tracked = carry
   mask = ids < len(rows)
-  source = rows[jnp.where(mask, ids, 0)]
+  source = rows[ids % len(rows)]
+  ids = jnp.minimum(ids, len(rows))
   inputs, targets = as_inputs(images[source]), labels[source]
   augment_key, train_key = jax.random.split(key)
   if recipe.augment is not None:
@@ -326,7 +343,8 @@ def epoch_of(recipe, transform, trackers, images, labels, rows, key, carry, numb
     own = jax.random.fold_in(step_key, index)
     return step_of(recipe, transform, trackers, images, labels, rows, own, carry, number, ids)
 
-  batches = shuffled_rows(order_key, count, recipe.batch_size)
+  deal = shuffled_rows if carry[0].train_fn is None else even_rows
+  batches = deal(order_key, count, recipe.batch_size)
   carry, (loss, hits) = lax.scan(step, tuple(carry), (batches, jnp.arange(len(batches))))
   means = History(jnp.sum(loss) / count, jnp.sum(hits) / count)
   return carry, History(*(each.astype(jnp.float32) for each in means))

@@ -1,5 +1,6 @@
 """Params that know their forward pass: what `bind` accepts, and the three forms of every call."""
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -157,3 +158,107 @@ def test_input_gradients_take_raw_batch_statistics():
   want = proxies.curvature(jaxmul.bind(apply, variables["params"], state=state), batch)
   np.testing.assert_allclose(proxies.curvature(variables, batch, apply), want, rtol=1e-5)
   assert (want > 0).all()
+
+
+def test_an_empty_batch_leaves_the_state_and_no_nan():
+  """Statistics of the rows that count: of none, 0 / 0."""
+
+  def train_fn(params, state, inputs, key, mask):
+    mean = jnp.sum(jnp.where(mask[:, None], inputs, 0), 0) / mask.sum()
+    return (inputs - mean) @ params, {"mean": mean, "steps": state["steps"] + 1}
+
+  state = {"mean": jnp.zeros(2), "steps": jnp.array(3)}
+  bound = jaxmul.bind(lambda v, x: x @ v["params"], jnp.eye(2), state, train_fn)
+  x, mask = jnp.arange(6.0).reshape(3, 2), jnp.array([True, True, False])
+
+  def risk(params, mask):
+    logits, state = bound.replace(params=params).train(x, jax.random.key(0), mask)
+    return jnp.sum(logits**2), state
+
+  for rows, want in ((mask, ([1.0, 2.0], 4)), (mask & False, ([0.0, 0.0], 3))):
+    gradient, new = jax.jit(jax.grad(risk, has_aux=True))(bound.params, rows)
+    assert jnp.isfinite(gradient).all()
+    assert (new["mean"].tolist(), int(new["steps"])) == want
+
+
+class EquinoxNet(eqx.Module):
+  layer: eqx.Module
+  head: eqx.nn.Linear
+
+  def __call__(self, x):
+    return jax.vmap(lambda one: self.head(self.layer(one)))(x)
+
+
+def equinox_net(layer):
+  return EquinoxNet(layer, eqx.nn.Linear(2, 3, key=jax.random.key(0)))
+
+
+def test_an_equinox_module_is_its_own_forward_pass():
+  batch = jnp.array([[0.5, 2.0], [-1.0, 3.0]]), jnp.array([0, 2])
+  scores = proxies.confidence(equinox_net(eqx.nn.Lambda(jnp.tanh)), batch)
+  assert scores.shape == (2,)
+  quiet = eqx.nn.inference_mode(equinox_net(eqx.nn.Dropout(0.5)))
+  head = quiet.head
+  np.testing.assert_allclose(
+    proxies.loss(quiet, batch),
+    proxies.loss(head.weight, batch, lambda w, x: x @ w.T + head.bias),
+    rtol=1e-5,
+  )
+
+
+@pytest.mark.parametrize(
+  ("layer", "message"),
+  [
+    (
+      lambda: eqx.nn.BatchNorm(2, "batch", mode="ema"),
+      r"got a EquinoxNet of Equinox that carries state.*jaxmul\.bind\(apply_fn, params, {",
+    ),
+    (
+      lambda: eqx.nn.Dropout(0.5),
+      r"got a EquinoxNet of Equinox whose dropout is on.*eqx\.nn\.inference_mode.*jaxmul\.bind\(",
+    ),
+  ],
+)
+def test_an_equinox_module_that_needs_more_than_inputs_is_refused(layer, message):
+  net = equinox_net(layer())
+  with one_line("curvature " + message):
+    proxies.curvature(net, (jnp.ones((1, 2)), jnp.array([0])))
+  with one_line(r"models\.init\(<lambda>\) " + message):
+    models.init(lambda key, inputs: net, jax.random.key(0), jnp.ones((1, 2)))
+
+
+class Counting(eqx.Module):
+  index: eqx.nn.StateIndex
+
+  def __init__(self):
+    self.index = eqx.nn.StateIndex(jnp.array(0))
+
+  def __call__(self, x, state):
+    return x, state.set(self.index, state.get(self.index) + 1)
+
+
+def test_a_state_that_equinox_has_set_is_still_there():
+  """Setting makes the old state unusable; a step may yet be undone or compared with it."""
+  model, state = eqx.nn.make_with_state(Counting)()
+
+  def train_fn(params, state, inputs, key, mask):
+    logits, new = model(inputs @ params, state["count"])
+    return logits, {"count": new}
+
+  bound = jaxmul.bind(lambda v, x: x @ v["params"], jnp.eye(2), {"count": state}, train_fn)
+  for mask, want in ((jnp.array([True]), 1), (jnp.array([False]), 0), (jnp.array([True]), 1)):
+    _, new = bound.train(jnp.ones((1, 2)), jax.random.key(0), mask)
+    assert int(new["count"].get(model.index)) == want
+
+
+def test_only_float_arrays_are_trained():
+  data = Dataset(np.ones((2, 2), np.float32), np.array([0, 2]))
+  recipe = train.Recipe(models.mlp(), epochs=1)
+  quiet = eqx.nn.inference_mode(equinox_net(eqx.nn.Dropout(0.5)))
+  with one_line(r"trains all params, but \.layer\.inference is bool.*eqx\.partition"):
+    proxies.heldout_retrain(quiet, data, recipe, jax.random.key(0))
+  whole = {"w": jnp.eye(3), "rows": jnp.arange(3)}
+  with one_line(r"trains all params, but \['rows'\] is int32"):
+    proxies.heldout_retrain(
+      jaxmul.bind(lambda p, x: x @ p["w"], whole), data, recipe, jax.random.key(0)
+    )

@@ -183,6 +183,8 @@ COMMANDS: dict[str, Check] = {
   "pip install -e '.[ray]'": install,
   "pip install -e '.[bench]'": install,
   "python -m experiments.rum --out runs/mine": small(RUM),
+  "python -m experiments.rum --forget random --out runs/random": small(RUM),
+  "python -m experiments.rum --forget 3 --out runs/class": small(RUM),
   MEMORIZE: small(TRUTH),
   "python -m experiments.memorize status runs/truth": on_truth,
   "python -m experiments.memorize verify runs/truth": on_truth,

@@ -51,7 +51,7 @@ def training(name):
     # Those that take gradients once, with the network that compiles fastest.
     some = trackers.__all__ if name == "mlp" else ("learning_events",)
     every = tuple(getattr(trackers, each)() for each in some)
-    result = train.run(recipe, every, images, labels, jnp.arange(3), key)
+    result = train.run(recipe, every, images, labels, jnp.arange(4), key)
     return jax.tree.leaves((result.params, result.scores, result.history))
 
   return run
@@ -60,7 +60,7 @@ def training(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_exports_for_every_platform(name):
   _, shape = NETWORKS[name]
-  images, labels = spec(3, *shape, dtype=jnp.uint8), spec(3, dtype=jnp.int32)
+  images, labels = spec(4, *shape, dtype=jnp.uint8), spec(4, dtype=jnp.int32)
   exported = export(training(name), images, labels, spec(2, dtype=jnp.uint32))
   text = exported.mlir_module()
   # Convolutions of accelerators, products of the CPU: both are in the one program.
@@ -69,7 +69,7 @@ def test_training_exports_for_every_platform(name):
 
 def test_an_exported_run_gives_the_same_numbers():
   rng = np.random.default_rng(0)
-  images, labels = rng.integers(0, 256, (3, 6), dtype=np.uint8), np.arange(3, dtype=np.int32)
+  images, labels = rng.integers(0, 256, (4, 6), dtype=np.uint8), np.arange(4, dtype=np.int32)
   key = np.array([0, 1], np.uint32)
   run = training("mlp")
   got = export(run, images, labels, key).call(images, labels, key)

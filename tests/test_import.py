@@ -13,7 +13,10 @@ import jaxmul
 
 ROOT = Path(jaxmul.__file__).parent
 
-HEAVY = ("tensorflow", "tensorflow_datasets", "orbax", "scipy", "sklearn", "matplotlib", "torch")
+HEAVY = (
+  *("equinox", "matplotlib", "orbax", "scipy", "sklearn", "tensorflow", "tensorflow_datasets"),
+  "torch",
+)
 
 PROBE = """
 import json, sys
@@ -23,6 +26,7 @@ before = dict(jax.config.values)
 import {modules}
 print(json.dumps({{
   "loaded": sorted({{name.split(".")[0] for name in sys.modules}}),
+  "modules": [name for name in sys.modules if name.count(".") == 1],
   "devices": xla_bridge.backends_are_initialized(),
   "changed": [k for k, v in jax.config.values.items() if k in before and before[k] != v],
 }}))
@@ -43,6 +47,7 @@ def test_importing_loads_nothing_heavy_touches_no_device_and_no_setting():
   )
   assert "flax" in found["loaded"]
   assert not set(HEAVY) & set(found["loaded"])
+  assert "flax.nnx" not in found["modules"]
   assert found["devices"] is False
   assert found["changed"] == []
 
@@ -75,6 +80,7 @@ ALLOWED = {
   "flax": {"models"},
   "orbax": {"checkpoint.py"},
   "tensorflow_datasets": {"data"},
+  "equinox": set(),
   "experiments": set(),
 }
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxmul import _sharding, models, train
-from jaxmul._blocks import shuffled_rows
-from jaxmul.binding import Bound
+from jaxmul._blocks import even_rows, least_rows, shuffled_rows
+from jaxmul.binding import Bound, bind
 from jaxmul.data import Dataset
 from jaxmul.proxies import trackers
 
@@ -174,6 +174,24 @@ def test_shuffled_rows_are_a_padded_permutation(count, size):
   assert rows.shape == (-(-count // size), size)
   assert sorted(rows.ravel()[:count]) == list(range(count))
   assert (rows.ravel()[count:] == count).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_even_rows_deal_every_example_once_and_pad_with_the_next(size):
+  for count in (1, 2, 7, 8, 9, 17, 23):
+    steps = -(-count // size)
+    rows = np.asarray(even_rows(KEY, count, size))
+    assert rows.shape == (steps, -(-count // steps))
+    real = rows < count
+    assert sorted(rows[real]) == list(range(count))
+    dealt = real.sum(1)
+    assert (dealt.min(), dealt.max() - dealt.min() <= 1) == (least_rows(count, size), True)
+    assert count < size or dealt.min() >= size / 2
+    order = rows[real]
+    for step in np.flatnonzero(~real.all(1)):
+      assert real[step, :-1].all()
+      assert rows[step, -1] - count == order[dealt[: step + 1].sum() % count]
+      assert rows[step, -1] - count not in rows[step]
 
 
 @pytest.mark.rounding
@@ -404,6 +422,54 @@ def test_fit_with_batch_norm_equals_a_loop_without_padding():
     params, buffers = step(params, buffers, data.images[rows], data.labels[rows], rate)
   close(fit.params.params, params.params, 1e-5)
   close(fit.params.state, params.state, 1e-5)
+
+
+def seen_rows(params, state, inputs, key, mask):
+  """A training pass that mixes its examples, and keeps what it saw of the last batch."""
+  del key
+  seen = {"inputs": inputs, "mask": mask}
+  return (inputs - inputs.mean(0)) @ params, {"seen": seen}
+
+
+def mixing(key, inputs):
+  del key, inputs
+  seen = {"inputs": jnp.zeros((3, 6)), "mask": jnp.zeros(3, bool)}
+  return bind(lambda v, x: x @ v["params"], jnp.ones((6, 3)), {"seen": seen}, seen_rows)
+
+
+def test_what_mixes_examples_is_padded_with_other_real_ones():
+  data = toy(5)
+  fit = train.fit(
+    recipe(mixing, epochs=1, batch_size=3), data, KEY, trackers={"seen": recorder(2, 3)}
+  )
+  seen = fit.params.state["seen"]
+  assert seen["mask"].tolist() == [True, True, False]
+  rows = [int(np.flatnonzero((data.images == x).all(1))[0]) for x in seen["inputs"]]
+  assert len(set(rows)) == 3
+  ids = fit.scores["rows"]
+  assert ids[1].tolist() == [*rows[:2], 5]  # trackers are told n, whatever stands there
+  assert rows[2] == ids[0][0]
+
+
+def test_one_row_is_no_statistic():
+  for count, size in ((1, 4), (5, 1), (3, 2)):
+    with one_line(r"fit would train on a batch of 1 example.*\['batch_stats'\].*batch_size"):
+      train.fit(recipe(normed_start, epochs=1, batch_size=size), toy(count), KEY)
+  assert train.fit(recipe(start, epochs=1, batch_size=2), toy(3), KEY)
+
+
+def still(key, inputs):
+  del key, inputs
+  return bind(lambda v, x: (x - v["mean"]) @ v["params"], jnp.ones((6, 3)), {"mean": jnp.zeros(6)})
+
+
+def test_training_in_evaluation_mode_is_said_once():
+  says = r"train\.fit: the network has \['mean'\] and no train_fn.*Bind it with train_fn=\."
+  with pytest.warns(UserWarning, match=says) as caught:
+    fit = train.fit(recipe(still, epochs=1), toy(), KEY)
+  assert len(caught) == 1
+  assert "\n" not in str(caught[0].message)
+  assert fit.params.state["mean"].tolist() == [0] * 6
 
 
 def test_dropout_follows_the_key():

@@ -5,7 +5,7 @@ from jaxmul.memorization.chunk import Chunk, run_chunk
 from jaxmul.memorization.executors import Executor, default, devices, pool, processes, ray, serial
 from jaxmul.memorization.intervals import newcombe, wilson
 from jaxmul.memorization.matrix import Influence
-from jaxmul.memorization.plan import Learner, Plan, plan, train_key
+from jaxmul.memorization.plan import Learner, Plan, cross_fit_plan, plan, train_key
 from jaxmul.memorization.rows import RowInfluence, influence
 from jaxmul.memorization.run import cross_fit, estimate, stream
 from jaxmul.memorization.scores import Estimate, merge
@@ -23,6 +23,7 @@ __all__ = [
   "Store",
   "active",
   "cross_fit",
+  "cross_fit_plan",
   "default",
   "devices",
   "estimate",

@@ -4,17 +4,20 @@ For each training example a chunk keeps sums over its models, split by whether t
 the model's subset. Sums add across chunks and machines; means do not.
 """
 
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import losses
+from jaxmul import _identity, _settings, losses
 from jaxmul._blocks import map_blocks
 from jaxmul.data.dataset import as_inputs
-from jaxmul.memorization.plan import Learner, Plan, Target
+from jaxmul.memorization.plan import Learner, Plan, Target, keys_of
 from jaxmul.train import Recipe, run
 
 _BLOCK = 512
@@ -112,12 +115,11 @@ def outcome(
     model: int scalar.
   """
   images, labels, always, candidates, *test, key = arrays
-  base = jax.random.wrap_key_data(key)
-  subset_key, train_key = jax.random.split(jax.random.fold_in(base, model))
+  subset_key, train_key = keys_of(key, model)
   kept = subset_size - len(always)
   if folds:
     # All models of a repeat share one order: the fold of each is a run of it that is rolled away.
-    subset_key, _ = jax.random.split(jax.random.fold_in(base, model // folds * folds))
+    subset_key, _ = keys_of(key, model // folds * folds)
     left_out = len(candidates) - kept
     drawn = jax.random.permutation(subset_key, len(candidates))
     drawn = jnp.roll(drawn, -left_out * (model % folds + 1))[:kept]
@@ -134,7 +136,10 @@ def outcome(
 
   def keep(images, labels):
     logits = params(as_inputs(images))
-    return logits if target == "logits" else losses.is_correct(logits, labels)
+    if target == "correct":
+      return losses.is_correct(logits, labels)
+    # bfloat16 is no dtype of NumPy's own: the store would not give it back.
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
   correct, p, odds = map_blocks(predict, (images, labels), _BLOCK)
   nothing = jnp.zeros(1, bool)  # lax.map refuses arrays without elements
@@ -142,7 +147,11 @@ def outcome(
   return Outcome(member, correct, p, odds, kept, finite & jnp.isfinite(p).all())
 
 
-_jitted_outcome = jax.jit(outcome, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _jitted_outcome(settings, recipe, subset_size, target, folds, arrays, model):
+  """One program for each of JAX's settings; JAX itself tells only some of them apart."""
+  del settings
+  return outcome(recipe, subset_size, target, folds, arrays, model)
 
 
 def _train(recipe, images, labels, rows, key):
@@ -156,6 +165,8 @@ def _train(recipe, images, labels, rows, key):
 def run_chunk(plan: Plan, chunk: int) -> Chunk:
   """Trains the models of a chunk and tallies them; deterministic, no side effects.
 
+  JAX's settings are those of the plan while it runs, in whatever process that is.
+
   Args:
     plan: what to train.
     chunk: which part of it.
@@ -165,15 +176,31 @@ def run_chunk(plan: Plan, chunk: int) -> Chunk:
 
   Raises:
     ValueError: there is no such chunk.
+    RuntimeError: this process has other versions than the one that planned.
 
   References:
     Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
   """
-  arrays = arrays_of(plan)
   models = np.asarray(plan.models(chunk))
-  static = (plan.recipe, plan.subset_size, plan.target, plan.folds)
-  outcomes = [jax.tree.map(np.asarray, _jitted_outcome(*static, arrays, each)) for each in models]
+  static = (plan.settings, plan.recipe, plan.subset_size, plan.target, plan.folds)
+  with as_planned(plan):
+    arrays = arrays_of(plan)
+    outcomes = [jax.tree.map(np.asarray, _jitted_outcome(*static, arrays, each)) for each in models]
   return tally(plan, models, Outcome(*map(np.stack, zip(*outcomes, strict=True))))
+
+
+@contextlib.contextmanager
+def as_planned(plan: Plan) -> Iterator[None]:
+  """Inside, JAX has the settings of a plan; raises RuntimeError where versions are others."""
+  here = _identity.versions()
+  for name, version in plan.versions.items():
+    if here.get(name) != version:
+      raise RuntimeError(
+        f"this process has {name} {here.get(name)}, the plan was made with {version}, and would "
+        "train other models. Install the same versions, or plan it here."
+      )
+  with _settings.applied(plan.settings):
+    yield
 
 
 def tally(plan: Plan, models: np.ndarray, outcome: Outcome) -> Chunk:

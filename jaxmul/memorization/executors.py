@@ -1,8 +1,8 @@
 """Who computes the chunks of a plan: this process, its devices, one process per core, a cluster.
 
 An executor is a function `(plan, chunks) -> iterator of (number, Chunk)`, in any order. Each model
-is the same whoever trains it; its last bits depend on how many threads XLA has, so the workers of
-`processes` and `ray` have one each.
+is the same whoever trains it, with the settings of JAX that the plan has; its last bits depend on
+how many threads XLA has, so the workers of `processes` and `ray` have one each.
 """
 
 import concurrent.futures
@@ -20,7 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _sharding
-from jaxmul.memorization.chunk import Chunk, Outcome, arrays_of, outcome, run_chunk, tally
+from jaxmul.memorization.chunk import (
+  Chunk,
+  Outcome,
+  arrays_of,
+  as_planned,
+  outcome,
+  run_chunk,
+  tally,
+)
 from jaxmul.memorization.plan import Plan
 
 Executor = Callable[[Plan, Sequence[int]], Iterator[tuple[int, Chunk]]]
@@ -105,7 +113,8 @@ def devices(width: int = 1) -> Executor:
 
   def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
     found = jax.local_devices()
-    arrays = arrays_of(plan)
+    with as_planned(plan):
+      arrays = arrays_of(plan)
     static = (plan.recipe, plan.subset_size, plan.target, plan.folds)
 
     def train(model, arrays):
@@ -117,7 +126,8 @@ def devices(width: int = 1) -> Executor:
         continue
       models = np.asarray(plan.models(chunk))
       padded = np.resize(models, -(-len(models) // (width * len(found))) * width * len(found))
-      outcomes = mapped(jnp.asarray(padded), arrays)
+      with as_planned(plan):  # not around the yield: the settings of who reads are theirs
+        outcomes = mapped(jnp.asarray(padded), arrays)
       kept = Outcome(*(np.asarray(each)[: len(models)] for each in outcomes))
       yield chunk, tally(plan, models, kept)
 

@@ -7,7 +7,6 @@ candidates may be left out, everything else is in every subset.
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul._identity import describe
+from jaxmul import _identity, _settings
 from jaxmul.data.dataset import Dataset
 from jaxmul.train import Recipe, check_labels
 
@@ -38,6 +37,9 @@ class Plan:
     test: t examples whose outputs are kept for every model, or None.
     target: what is kept of them, "correct" or "logits".
     folds: K where model i leaves out a fixed K-th of the data, and not a random subset; else 0.
+    settings: JAX's own, such as `jax_enable_x64`, as they were when it was planned: whoever trains
+      a chunk, in whatever process, does so with these.
+    versions: of the packages that decide numbers.
   """
 
   recipe: Recipe | Learner
@@ -50,6 +52,8 @@ class Plan:
   test: Dataset | None = None
   target: Target = "correct"
   folds: int = 0
+  settings: _settings.Settings = dataclasses.field(default_factory=_settings.current)
+  versions: dict[str, str] = dataclasses.field(default_factory=_identity.versions)
 
   @property
   def num_chunks(self) -> int:
@@ -72,19 +76,12 @@ class Plan:
   @functools.cached_property
   def hash(self) -> str:
     """SHA-256 of everything that decides a chunk's numbers. `num_models` may grow later."""
-    digest = hashlib.sha256()
-    parts = [describe(self.recipe), f"{self.key.tolist()} {self.subset_size} {self.chunk_size}"]
-    parts += [f"{self.folds} folds"] if self.folds else []
-    arrays = [self.candidates]
-    for data in (self.dataset, self.test):
-      if data is not None:
-        parts.append(f"{data.images.dtype}{data.images.shape}{data.num_classes}")
-        arrays += [data.images, data.labels, data.ids]
-    for part in (*parts, self.target):
-      digest.update(part.encode() + b"\0")
-    for array in arrays:
-      digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    return _identity.digest(
+      *(self.recipe, self.dataset, self.key, self.subset_size, self.chunk_size, self.candidates),
+      # Outputs are kept in the order of the test examples, which the digest of a data set forgets.
+      *(self.test, None if self.test is None else self.test.ids, self.target),
+      *(self.folds, self.settings, self.versions),
+    )
 
   @property
   def design(self) -> str:
@@ -263,8 +260,14 @@ def cross_fit_plan(
 
 def train_key(plan: Plan, model: int) -> jax.Array:
   """Returns the key with which a model of a plan is trained, for `train.fit` on its subset."""
-  own = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(plan.key)), model)
-  return jax.random.split(own)[1]
+  with _settings.applied(plan.settings):
+    return keys_of(plan.key, model)[1]
+
+
+def keys_of(key: Any, model: Any) -> jax.Array:
+  """Returns the keys of a model's subset and of its training, from the key data of a plan."""
+  own = jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
+  return jax.random.split(jax.random.fold_in(own, model))
 
 
 def _checked(
@@ -274,7 +277,7 @@ def _checked(
   order = np.sort(dataset.ids)
   if not np.array_equal(order, dataset.ids):
     dataset = dataset.take(order)
-  describe(recipe)
+  _identity.describe(recipe)
   if isinstance(recipe, Recipe):
     check_labels(recipe.model, dataset, caller)
   if str(jax.random.key_impl(key)) != "threefry2x32":

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmul._files import write_atomic
+from jaxmul._files import npz, write_atomic
 from jaxmul.data.dataset import check_ids
 from jaxmul.memorization.chunk import Chunk, add
 from jaxmul.memorization.intervals import newcombe
@@ -116,9 +116,7 @@ class Estimate:
 
     Its zip comment is a SHA-256 of all that is before it; `numpy.load` reads it as any other.
     """
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = self._arrays() | {"design": np.array(self.design)}
-    np.savez_compressed(buffer, **arrays)
+    buffer = io.BytesIO(npz(self._arrays() | {"design": np.array(self.design)}))
     with zipfile.ZipFile(buffer, "a") as archive:
       archive.comment = b"0" * _DIGEST_LENGTH
     body = buffer.getvalue()[:-_DIGEST_LENGTH]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmul._files import write_atomic
+from jaxmul._files import npz, write_atomic
 from jaxmul._identity import describe
 from jaxmul.memorization.chunk import TALLIES, Chunk
 from jaxmul.memorization.plan import Plan
@@ -28,6 +28,7 @@ _NAMES = tuple(field.name for field in dataclasses.fields(Chunk))
 _PLAN = "plan.jaxmul"
 _PLAN_LIMIT = 2**20
 _MAX_CLASSES = 2**14
+_HEAD = 130  # bytes of the two lines before the content
 _ABANDONED_SECONDS = 24 * 3600
 
 
@@ -80,7 +81,7 @@ class Store:
       if found != plan.hash and _content(file, file.stat().st_size) is not None:
         raise ValueError(
           f"{self.path} was made by another plan ({found[:12]}, this one is {plan.hash[:12]}): "
-          "recipe, data or key differ. Use another folder."
+          f"recipe, data, key, settings or versions differ{self._changed()}. Use another folder."
         )
 
   def describe(self) -> None:
@@ -94,7 +95,12 @@ class Store:
       with contextlib.suppress(OSError):  # somebody else's, or gone already
         if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
           left.unlink()
-    facts = {"design": plan.design, "num_models": plan.num_models, "recipe": describe(plan.recipe)}
+    facts = {
+      "design": plan.design,
+      "num_models": plan.num_models,
+      "recipe": describe(plan.recipe)[:10_000],
+    }
+    facts |= {"settings": dict(plan.settings), "versions": plan.versions}
     content = json.dumps(facts, indent=2).encode()
     found = _content(file, _PLAN_LIMIT) if file.exists() else content
     if found is None:
@@ -107,10 +113,15 @@ class Store:
 
     Raises:
       OSError: the folder cannot be written or the disk is full; what was finished stays.
+      ValueError: it is larger than what is read, or an array would not come back as it is.
     """
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: getattr(chunk, name) for name in _NAMES})
-    self._write(self._file(number), buffer.getvalue())
+    content = npz({name: getattr(chunk, name) for name in _NAMES})
+    if len(content) > self._limit - _HEAD:
+      raise ValueError(
+        f"chunk {number} has {len(content)} bytes, and of this plan no more than "
+        f"{self._limit - _HEAD} are read. Keep the outputs on fewer test examples."
+      )
+    self._write(self._file(number), content)
 
   def load(self, numbers: Iterable[int]) -> dict[int, Chunk]:
     """Returns the whole chunks among the given numbers; damaged ones are named in a warning."""
@@ -139,6 +150,16 @@ class Store:
     body = self.plan.hash.encode() + b"\n" + content
     write_atomic(file, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
+  def _changed(self) -> str:
+    """Says which settings and versions are others than those that `plan.jaxmul` names."""
+    file = self.path / _PLAN
+    facts = json.loads((file.exists() and _content(file, _PLAN_LIMIT)) or "{}")
+    now = dict(self.plan.settings) | self.plan.versions
+    before = facts.get("settings", {}) | facts.get("versions", {})
+    names = [name for name in before if now.get(name) != before[name]]
+    said = (f"{name} was {before[name]} and is {now.get(name)}" for name in names)
+    return f" ({', '.join(said)})" if names else ""
+
   def _fits(self, chunk: Chunk) -> bool:
     size = (len(self.plan.dataset),)
     return all(getattr(chunk, name).shape == size for name in TALLIES)
@@ -150,7 +171,7 @@ class Store:
     if test:
       each += len(test) // 8 + 1
       if self.plan.target == "logits":
-        each += 4 * len(test) * _MAX_CLASSES
+        each += 8 * len(test) * max(_MAX_CLASSES, 2 * data.num_classes)
     return 2**16 + 100 * len(data) + (16 + each) * self.plan.chunk_size
 
   def _file(self, number: int) -> Path:

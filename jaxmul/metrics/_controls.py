@@ -24,7 +24,7 @@ from jaxmul.metrics.where import example_gap
 
 # Bonferroni: all attacks and KLoM together say of equal models that they differ in 5 % of audits.
 NULL_LEVEL = 1 - 0.05 / (len(ATTACKS) + 1)
-_PERMUTATIONS = 100
+_PERMUTATIONS = 40
 # Their score grows with the probability of the label, so that it must be higher for originals. The
 # others learn a direction from other examples, or do not look at the label: on hard examples even
 # sound ones can point the other way.
@@ -51,12 +51,12 @@ class Control:
     said: the figures, one line.
     blind: what told nothing apart and does not belong into a table: keys of `beside_oracles`, such
       as "attack svc", or "attack svc/tpr_at_1" where it is one part.
-    equal: of an attack, mean AUC of oracles beside other oracles, 0.5 where all is well, and its
-      interval; all attacks and KLoM together miss 0.5 in 5 % of audits.
+    equal: of an attack, the mean AUC of oracles beside other oracles with its interval, which must
+      hold 0.5; at a level at which a sound evaluator fails in 5 % of audits, by all of them.
     different: the same of originals beside oracles on the high group, 95 %; of a figure, how much
       originals differ, above 0 in the right direction.
-    detectable: the smallest mean AUC above 0.5 that would have failed `equal`, which is 0.5 plus
-      half the width of its interval.
+    detectable: the smallest mean AUC above 0.5 that would have failed there: 0.5 plus half the
+      width of the interval. A true AUC of this size is noticed in about half of all audits.
   """
 
   name: str
@@ -101,10 +101,11 @@ def _of_attack(name: str, equal: Scores, different: Scores, high: np.ndarray) ->
   if told.low > 0.5:
     parts = _blind_rates(on_high, different)
     blind = tuple(f"{key}/{part}" for part in parts)
-    said += [f"blind here: its {_CALLED[part]}" for part in parts]
+    if parts:
+      said.append(f"blind here: its {', '.join(_CALLED[part] for part in parts)}")
   elif t_interval(on_high.auc_of_pairs, level=NULL_LEVEL).high < 0.5:
     passed, blind = False if name in _DIRECTED else None, (key,)
-    said.append("the wrong way round")
+    said.append("the wrong way round, so blind here")
   else:
     passed, blind = None, (key,)
     said.append("blind here")
@@ -142,7 +143,7 @@ def _blind_rates(high: Scores, everything: Scores) -> list[str]:
 def of_figures(
   originals: Outputs, oracles: tuple[Outputs, Outputs], split: Split, retain: Any, fit: Known
 ) -> list[Control]:
-  """Returns a control of each figure of `beside_oracles` with a value a model, and of ε.
+  """Returns a control of each figure of `beside_oracles` that has a value for each model.
 
   Args:
     originals: K models.
@@ -217,7 +218,7 @@ def _told(name: str, originals: Sequence[float], oracles: Sequence[float], sign:
   said += _range(apart)
   if apart.low > 0:
     return Control(name, True, said, different=apart)
-  said += "; the wrong way round" if apart.high < 0 else "; blind here"
+  said += "; the wrong way round, so blind here" if apart.high < 0 else "; blind here"
   if name == "ToW":  # without it there is nothing to report
     return Control(name, False, said, different=apart)
   return Control(name, None, said, blind=(name,), different=apart)

@@ -6,6 +6,7 @@ Logits have shape [..., n, C]: any leading axes (models, seeds), n examples, C c
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmul.binding import ApplyFn, as_bound
@@ -97,7 +98,9 @@ def at_label(values: np.ndarray, labels: Any) -> np.ndarray:
 
 def _logits(bound, batch, apply_fn=None) -> jax.Array:
   del apply_fn
-  return bound(batch[0])
+  logits = bound(batch[0])
+  # bfloat16 is no dtype of NumPy's own: a file would not give it back.
+  return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def _is_label(values: np.ndarray, labels: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from jaxmul.binding import Bound
+from jaxmul.models._init import in_mode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +43,9 @@ class features:
       return call(*args, **kwargs)
 
     variables = params.params if params.state is None else {"params": params.params, **params.state}
+    module, flags = in_mode(self.module, False)
     with nn.intercept_methods(look):
-      self.module.apply(variables, inputs)
+      module.apply(variables, inputs, **flags)
     if self.head not in seen:
       names = ", ".join(sorted(str(name) for name in seen if name))
       raise ValueError(f"features: the network has no layer {self.head!r}. It has {names}.")

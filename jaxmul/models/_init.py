@@ -1,17 +1,26 @@
 """From a Linen module to a `Bound`: the one place that knows what Linen's variables look like."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmul.binding import Bound
+from jaxmul.binding import Bound, as_bound, is_a, refuse_untrainable
+from jaxmul.models import _modes
 
-Model = nn.Module | Callable[[jax.Array, jax.Array], Bound]
+Model = nn.Module | Callable[[jax.Array, jax.Array], Any]
+
+# What Linen raises where a pass does with variables or keys what was not provided for.
+_SURPRISES = (
+  flax.errors.ModifyScopeVariableError,
+  flax.errors.ScopeCollectionNotFound,
+  flax.errors.ScopeVariableNotFoundError,
+  flax.errors.InvalidRngError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,42 +28,79 @@ class _Apply:
   """Evaluation pass of a module; equal for equal modules, so that a fresh one does not retrace."""
 
   module: nn.Module
+  flags: tuple[tuple[str, Any], ...] = ()
 
   def __call__(self, variables: Any, inputs: jax.Array) -> jax.Array:
-    return self.module.apply(variables, inputs)  # pyright: ignore[reportReturnType]
+    try:
+      return self.module.apply(variables, inputs, **dict(self.flags))  # pyright: ignore[reportReturnType]
+    except _SURPRISES as error:
+      raise _in_one_line(self.module, "evaluation", error) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class _Train:
-  """Training pass of a module whose `__call__` takes `train`, and `mask` if it wants one."""
+  """Training pass of a module, which gets `mask` if its `__call__` wants one."""
 
   module: nn.Module
+  flags: tuple[tuple[str, Any], ...] = ()
 
   def __call__(self, params, state, inputs, key, mask):
-    options = {"mask": mask} if _takes(self.module, "mask") else {}
+    options: dict[str, Any] = dict(self.flags)
+    if "mask" in _modes.parameters(type(self.module).__call__):
+      options["mask"] = mask
+      # What takes the mask never sees what padding holds, not even NaN.
+      inputs = jnp.where(mask.reshape(-1, *(1,) * (inputs.ndim - 1)), inputs, 0)
     variables = params if state is None else {"params": params, **state}
-    logits, changed = self.module.apply(
-      variables, inputs, train=True, rngs={"dropout": key}, mutable=list(state or {}), **options
-    )
+    # Linen draws from "params" what has a stream of another name than "dropout".
+    rngs = {"dropout": key, "params": jax.random.fold_in(key, 1)}
+    try:
+      logits, changed = self.module.apply(
+        variables, inputs, rngs=rngs, mutable=list(state or {}), **options
+      )
+    except _SURPRISES as error:
+      raise _in_one_line(self.module, "training", error) from error
     return logits, changed if state else state
 
 
-def _takes(module: nn.Module, name: str) -> bool:
-  return name in inspect.signature(type(module).__call__).parameters
+def _in_one_line(module: nn.Module, mode: str, error: Exception) -> ValueError:
+  says = str(error).splitlines()[0].split(" (http")[0].rstrip(".")
+  return ValueError(
+    f"{type(module).__name__} in {mode}: {says}. Collections are carried on as init makes them, "
+    "and change in training alone. Anything else needs functions of your own: "
+    "jaxmul.bind(apply_fn, params, state, train_fn)."
+  )
 
 
-def init(model: Model, key: jax.Array, inputs: jax.Array) -> Bound:
+def init(
+  model: Model,
+  key: jax.Array,
+  inputs: jax.Array,
+  *,
+  train_flag: Mapping[str, bool] | None = None,
+) -> Bound:
   """Returns fresh params of a model, bound to its forward pass.
 
+  A Linen module is told whether it trains by an argument of `__call__` or a field of its own:
+  `train`, `training`, `is_training` or `is_train`; or, False in training, `deterministic`,
+  `use_running_average`, `inference`, `eval_mode` or `is_eval`. Each one that it has is set in both
+  modes, whatever its default. All its collections but the params are the state; its streams of
+  random numbers follow the key of the step.
+
   Args:
-    model: a Linen module called as `module(inputs)`, in training with `train=True` and `mask=mask`
-      where its `__call__` takes these; or a function `(key, inputs) -> Bound` for
-      anything else.
+    model: a Linen module called as `module(inputs)`, in training also with `mask=mask` where its
+      `__call__` takes one (bool [B], False where a row is padding); or, for anything else, a
+      function `(key, inputs)` that returns a `Bound`, an `nnx.Module` or another callable pytree.
     key: for the initial values.
     inputs: [B, ...] float; only the shape and dtype matter.
+    train_flag: {name: its value in training} of a flag with a name of your own, such as
+      `{"frozen": False}`. In a `Recipe`: `functools.partial(models.init, module, train_flag=...)`.
 
   Returns:
     A `Bound`. Equal modules give equal static parts, so nothing is traced twice.
+
+  Raises:
+    ValueError: a module has BatchNorm or dropout and no flag, has no params, or no argument or
+      field of the name that `train_flag` gives; or a function returns nothing that can be trained.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -64,13 +110,76 @@ def init(model: Model, key: jax.Array, inputs: jax.Array) -> Bound:
     (2, 10)
   """
   if not isinstance(model, nn.Module):
-    return model(key, inputs)
-  variables = dict(model.init(key, jnp.zeros(inputs.shape, inputs.dtype)))
-  params = variables.pop("params")
-  train_fn = _Train(model) if _takes(model, "train") else None
+    return _made_by(model, key, inputs, train_flag)
+  _modes.refuse_unknown(model, train_flag)
+  evaluation, options = in_mode(model, False, train_flag)
+  two_modes: list[str] = []
+
+  def note(call, args, kwargs, context):
+    if context.method_name == "__call__" and _has_two_modes(context.module):
+      two_modes.append(type(context.module).__name__)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    variables = dict(evaluation.init(key, jnp.zeros(inputs.shape, inputs.dtype), **options))
+  params = variables.pop("params", None)
+  if not jax.tree.leaves(params):
+    raise ValueError(
+      f"models.init got a {type(model).__name__} without a single param: there is nothing to train."
+    )
+  has_flag = any(_modes.flags(model, True, train_flag))
+  if not has_flag and (two_modes or "batch_stats" in variables):
+    raise ValueError(
+      f"models.init got a {type(model).__name__} with {min(two_modes, default='batch_stats')}, and "
+      "no argument or field that says whether it trains. Name it, train_flag={'name': its value "
+      "in training}, or give (key, inputs) -> jaxmul.bind(apply_fn, params, state, train_fn)."
+    )
+  apply_fn = _Apply(evaluation, tuple(options.items()))
+  train_fn = None
+  if has_flag or variables:
+    module, options = in_mode(model, True, train_flag)
+    train_fn = _Train(module, tuple(options.items()))
   if not variables:
-    return Bound({"params": params}, None, _Apply(model), train_fn)
-  return Bound(params, variables, _Apply(model), train_fn)
+    return Bound({"params": params}, None, apply_fn, train_fn)
+  return Bound(params, variables, apply_fn, train_fn)
+
+
+def in_mode(
+  module: nn.Module, training: bool, train_flag: Mapping[str, bool] | None = None
+) -> tuple[nn.Module, _modes.Flags]:
+  """Returns a Linen module and keywords of its call, both told whether it trains."""
+  by_field, by_call = _modes.flags(module, training, train_flag)
+  return (module.clone(**by_field) if by_field else module), by_call
+
+
+def _made_by(model: Any, key: jax.Array, inputs: jax.Array, train_flag: Any) -> Bound:
+  """What a function of a user's own makes, as a `Bound`."""
+  name = getattr(model, "__name__", type(model).__name__)
+  if train_flag is not None:
+    raise ValueError(f"models.init got train_flag for {name}, which is no Linen module. Drop it.")
+  if isinstance(model, Bound) or is_a(model, "flax.nnx") or is_a(model, "equinox"):
+    raise ValueError(
+      f"models.init got a {name}, which has weights already. Give a function (key, inputs) that "
+      "makes fresh ones."
+    )
+  made = model(key, inputs)
+  if not callable(made):
+    raise ValueError(
+      f"models.init: {name} returned a {type(made).__name__}, must be a Bound or another callable "
+      "pytree. Return jaxmul.bind(apply_fn, params, state, train_fn)."
+    )
+  bound = as_bound(made, None, f"models.init({name})")
+  refuse_untrainable(bound, f"models.init({name})")
+  return bound
+
+
+def _has_two_modes(module: nn.Module) -> bool:
+  """Whether a layer of Linen's does something else in training than in evaluation."""
+  if isinstance(module, nn.Dropout):
+    return bool(module.rate)
+  if isinstance(module, nn.MultiHeadDotProductAttention):
+    return bool(module.dropout_rate)
+  return isinstance(module, nn.BatchNorm)
 
 
 def shapes(model: Model, inputs: jax.Array) -> Bound:

@@ -15,7 +15,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, losses, train
-from jaxmul.binding import ApplyFn, Bound, as_bound, refuse_batch_stats
+from jaxmul._blocks import least_rows
+from jaxmul.binding import (
+  ApplyFn,
+  Bound,
+  as_bound,
+  refuse_lone_rows,
+  refuse_untrainable,
+  warn_without_train_fn,
+)
 from jaxmul.data.dataset import Dataset
 
 
@@ -47,8 +55,8 @@ def heldout_retrain(
     The fine-tuned network, for `heldout_divergence`.
 
   Raises:
-    ValueError: `heldout` is empty, a label is not a class of the network, or raw variables with
-      batch statistics are given.
+    ValueError: `heldout` is empty, a label is not a class of the network, raw variables with
+      batch statistics are given, or a step would take statistics of a single example.
     FloatingPointError: params became NaN or inf.
 
   References:
@@ -66,7 +74,7 @@ def heldout_retrain(
     True
   """
   bound = as_bound(params, None, "heldout_retrain")
-  refuse_batch_stats(bound, "heldout_retrain")
+  refuse_untrainable(bound, "heldout_retrain")
   if not len(heldout):
     raise ValueError("heldout_retrain got no held-out examples. Pass at least one.")
   if patience < 1:
@@ -74,6 +82,9 @@ def heldout_retrain(
   example = heldout.take(heldout.ids[:1]).batch()[0]
   classes = jax.eval_shape(bound, example).shape[-1]
   _check.class_numbers(heldout.labels, classes, "heldout_retrain")
+  warn_without_train_fn(bound, "heldout_retrain")
+  least = least_rows(len(heldout), recipe.batch_size)
+  refuse_lone_rows(bound, least, "heldout_retrain", "Take another batch_size, or more examples")
   after = _retrain(recipe, patience, bound, heldout.images, heldout.labels, key)
   if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)):
     raise FloatingPointError(

@@ -146,7 +146,8 @@ def cost(
   """Adds the scoring that RUM needs to the seconds of unlearning.
 
   Args:
-    methods: {name: {"seconds": {"mean"}}}; "RUM x" is charged the scoring of the proxy x.
+    methods: {name: {"seconds": {"mean"}, "scoring": seconds}}; where there is no "scoring", "RUM x"
+      is charged that of the proxy x.
     proxies: {name: {"seconds": {"mean"}}}.
     truth_seconds: of the ground truth; None where they are not known.
 
@@ -167,6 +168,8 @@ def cost(
     if name == "original":
       continue
     seconds, extra = found["seconds"]["mean"], scoring.get(name, 0.0)
+    if "scoring" in found:
+      extra = found["scoring"] or 0.0
     together = None if seconds is None or extra is None else seconds + extra
     rows.append(
       {

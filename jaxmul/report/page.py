@@ -72,8 +72,13 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
     },
     "dots": {
       metric: figures.dots({name: found[metric] for name, found in methods.items()})
-      for metric in ("ToW", "ToW-MIA")
-      if metric not in blind
+      for metric in ("example gap", "ToW by group", "ToW", "ToW-MIA")
+      if metric not in blind and all(metric in found for found in methods.values())
+    },
+    "cards": _cards(methods),
+    "groups_said": {
+      name: " ".join(map(str, found["classes"]))
+      for name, found in run.metrics.get("groups", {}).items()
     },
     "cost": figures.cost(methods, proxies, truth.get("seconds")),
     "after": _by_group(run),
@@ -84,6 +89,14 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
   if run.images is not None:
     context["data"], context["image_note"] = explorer.pack(run, max_bytes)
   return context
+
+
+def _cards(methods: Mapping[str, Any]) -> list[str]:
+  """Returns the methods that the summary shows: doing nothing, the best to expect, RUM's ways."""
+  names = ["original", "retrain"]
+  names += [name for name in methods if name.endswith("vanilla")][-1:]
+  names += ["RUM ground truth", *[name for name in methods if name.endswith(", tuned")][-1:]]
+  return [name for name in names if name in methods]
 
 
 def _profile(memorization: np.ndarray) -> dict[str, Any]:

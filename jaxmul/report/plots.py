@@ -82,7 +82,7 @@ def method_intervals(
   """
   plt = _pyplot()
   names = list(results)
-  size = (4.2 * len(metrics) + 1.5, 0.38 * len(names) + 1.2)
+  size = (3.4 * len(metrics) + 1.8, 0.36 * len(names) + 1.2)
   figure, grid = plt.subplots(
     1, len(metrics), figsize=size, sharey=True, layout="constrained", squeeze=False
   )
@@ -93,7 +93,10 @@ def method_intervals(
       if np.isfinite(found.low):
         axes.plot([found.low, found.high], [row, row], color=colour, linewidth=1.6, alpha=0.6)
       axes.plot(found.mean, row, "o", color=colour, markersize=5)
-    axes.set(xlabel=f"{metric} (1 = as retrained)", yticks=range(len(names)), yticklabels=names)
+    best = 0 if metric == "example gap" else 1
+    axes.set(
+      xlabel=f"{metric} ({best} = as retrained)", yticks=range(len(names)), yticklabels=names
+    )
     axes.grid(axis="x", alpha=0.25)
   grid.flat[0].invert_yaxis()
   _save(figure, path)

@@ -1,7 +1,6 @@
 """What a run directory holds besides pictures: resolved config, versions, scores by id, metrics."""
 
 import dataclasses
-import io
 import json
 import platform
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxmul import _identity
-from jaxmul._files import write_atomic
+from jaxmul._files import npz, write_atomic
 
 _PACKAGES = ("orbax-checkpoint", "scipy", "scikit-learn")
 
@@ -34,10 +33,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes named arrays as a compressed `.npz`, whole or not at all."""
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-  write_atomic(path, buffer.getvalue())
+  """Writes named arrays as a compressed `.npz`, whole or not at all.
+
+  Raises:
+    ValueError: an array would not come back as it is, such as one of objects or of bfloat16.
+  """
+  write_atomic(path, npz(arrays))
 
 
 def _plain(value: Any) -> Any:

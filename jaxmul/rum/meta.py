@@ -6,10 +6,8 @@ References:
   Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
 """
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -19,8 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxmul import checkpoint, metrics
-from jaxmul._identity import describe
+from jaxmul import _settings, checkpoint, metrics
+from jaxmul._identity import describe_functions, digest, tree_digest, versions
 from jaxmul.binding import Bound, as_bound
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -74,7 +72,8 @@ def meta_unlearn(
     key: step i uses `fold_in(key, i)`.
     store: folder that gets the params after each step. The same call again, after a kill, goes on
       from the last finished step, with the same bits. Steps are found by a hash of all that decides
-      them, except lambdas that are bound as forward passes: two of these cannot be told apart.
+      them, JAX's settings and the versions of packages too, except lambdas that are bound as
+      forward passes: two of these cannot be told apart.
 
   Returns:
     The unlearned network.
@@ -82,7 +81,8 @@ def meta_unlearn(
   Raises:
     ValueError: the plan is none or has another number of steps than there are groups, groups
       overlap or are empty, an id is not in the data, nothing would be retained, the store holds a
-      damaged step, or a step could not be found again in a store, as its algorithm holds a lambda.
+      damaged step or is refused by `checkpoint.refuse_path`, or a step could not be found again in
+      a store, as its algorithm holds a lambda.
     unlearn.Diverged: a step diverged; the steps before it are in the store.
 
   References:
@@ -99,7 +99,7 @@ def meta_unlearn(
     >>> rum.meta_unlearn(plan, params, toy, groups, jax.random.key(1))(toy.images).shape
     (6, 2)
   """
-  for done in chained(plan, params, dataset, groups, key, store):
+  for done in chained(plan, params, dataset, groups, key, store, around=_around()):
     params = done.params
   return params
 
@@ -142,7 +142,7 @@ def run(
     return {name: metrics.accuracy(params, dataset.take(ids)) for name, ids in parts.items()}
 
   effects, before = [], None
-  for done in chained(plan, params, dataset, groups, key, store):
+  for done in chained(plan, params, dataset, groups, key, store, around=_around()):
     before = accuracies(params) if before is None else before
     after = before if done.params is params else accuracies(done.params)
     effects.append(Effect(done.number, _name(done.step), done.seconds, before, after))
@@ -167,9 +167,15 @@ def chained(
   key: jax.Array,
   store: str | os.PathLike[str] | None,
   gone: Any = (),
+  around: Any = (),
 ) -> Iterator[Done]:
-  """Yields each step of `meta_unlearn` when it is done; ids in `gone` are in no set at all."""
+  """Yields each step of `meta_unlearn` when it is done; ids in `gone` are in no set at all.
+
+  Steps in the store are found by `around` too, besides all that is given.
+  """
   refuse_no_plan(plan, "rum")
+  if store is not None:
+    checkpoint.refuse_path(store)
   params = as_bound(params, None, "rum")
   if len(plan.steps) != len(groups):
     raise ValueError(
@@ -179,8 +185,9 @@ def chained(
   splits = shrinking(dataset, groups, gone)
   folders = [None] * len(splits)
   if store is not None:
-    digest = _start_digest(params, dataset, key, np.asarray(gone, np.int64))
-    folders = [Path(store) / name for name in _step_names(digest, plan, splits)]
+    gone = np.sort(np.asarray(gone, np.int64))
+    start = (params_hash(params), describe_functions(params), dataset, key, gone, around)
+    folders = [Path(store) / name for name in _step_names(digest(*start), plan, splits)]
   for i, (step, split, folder) in enumerate(zip(plan.steps, splits, folders, strict=True)):
     seconds = 0.0
     if step.unlearner is None:
@@ -248,41 +255,24 @@ def params_hash(params: Bound) -> str:
     >>> len(params_hash(zero)), params_hash(zero) == params_hash(one)
     (64, False)
   """
-  digest = hashlib.sha256()
-  _include_arrays(digest, (params.params, params.state))
-  return digest.hexdigest()
+  return tree_digest((params.params, params.state))
 
 
-def _step_names(digest, plan: Plan, splits: list[Split]) -> list[str]:
-  """A name for the result of each step, of a hash of everything that came before it."""
-  names = []
+def _around() -> tuple[Any, ...]:
+  return versions(), _settings.current()
+
+
+def _step_names(start: str, plan: Plan, splits: list[Split]) -> list[str]:
+  """A name for the result of each step, of a digest of everything that came before it."""
+  names, before = [], start
   for number, (step, split) in enumerate(zip(plan.steps, splits, strict=True)):
-    _include(digest, step, split)
-    names.append(f"step{number}-{digest.hexdigest()[:16]}")
+    algorithm = step.unlearner
+    settings = (step.epochs, step.batch_size, step.freeze_statistics)
+    what = (
+      None
+      if algorithm is None
+      else (algorithm.identity, algorithm.passes, tree_digest(algorithm.given))
+    )
+    before = digest(before, what, settings, np.sort(split.forget))
+    names.append(f"step{number}-{before[:16]}")
   return names
-
-
-def _start_digest(params: Bound, dataset: Dataset, key: jax.Array, gone: Any):
-  digest = hashlib.sha256(params_hash(params).encode())
-  for function in (params.apply_fn, params.train_fn):
-    with contextlib.suppress(ValueError):  # a lambda, which has no name to tell it by
-      digest.update(describe(function).encode())
-  order = np.argsort(dataset.ids)
-  arrays = (dataset.images[order], dataset.labels[order], dataset.ids[order])
-  _include_arrays(digest, (*arrays, jax.random.key_data(key), np.sort(gone) if len(gone) else ()))
-  return digest
-
-
-def _include(digest, step: Step, split: Split) -> None:
-  algorithm = step.unlearner
-  described = None if algorithm is None else (algorithm.identity, algorithm.passes)
-  settings = (step.epochs, step.batch_size, step.freeze_statistics)
-  digest.update(describe((described, *settings)).encode())
-  _include_arrays(digest, (np.sort(split.forget), () if algorithm is None else algorithm.given))
-
-
-def _include_arrays(digest, tree: Any) -> None:
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    value = np.ascontiguousarray(leaf)
-    digest.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
-    digest.update(value.tobytes())

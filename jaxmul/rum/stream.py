@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxmul import checkpoint
 from jaxmul._files import write_atomic
 from jaxmul._identity import describe
 from jaxmul.binding import Bound, as_bound
@@ -80,7 +81,8 @@ def stream(
     store: folder for the params after each step and for `ledger.jsonl`, a line for each request.
       The same call again, after a kill, reads back what is finished: its lines stay as they are,
       with the time when it was done, and more are added. A line is never taken out, so that another
-      plan, network, data set or queue needs a folder of its own.
+      plan, network, data set or queue needs a folder of its own. Another version of a package does
+      not: a finished request is what was served, and is not computed again.
 
   Yields:
     A `Deletion` after each request.
@@ -104,6 +106,8 @@ def stream(
     >>> [sorted(sum(done.entry.groups, ())) for done in served]
     [[0, 1], [2, 4]]
   """
+  if store is not None:
+    checkpoint.refuse_path(store)
   ledger = None if store is None else Path(store) / "ledger.jsonl"
   old = [] if ledger is None else _read(ledger)
   refuse_no_plan(plan, "stream")

@@ -277,7 +277,7 @@ def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step
   Args:
     recipe: that of the network which is unlearned: its learning rate and batch size are used.
     heldout: examples never trained on, such as the `proxy` part of `data.cut_heldout`, not those
-      that `tune` judges by; for `unlearn.regun`, which is left out without them.
+      that `tune` judges by; for `unlearn.regun`, which is left out where they lack a class.
 
   Example:
     >>> from jaxmul import models, train
@@ -285,7 +285,9 @@ def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step
     ['SalUn', 'SalUn × 0.3']
   """
   rate, batch = recipe.learning_rate, recipe.batch_size
-  reference = {} if heldout is None else {"ReGUn": Step(unlearn.regun(heldout, rate), 5, batch)}
+  reference = {}
+  if heldout is not None and len(np.unique(heldout.labels)) == heldout.num_classes:
+    reference["ReGUn"] = Step(unlearn.regun(heldout, rate), 5, batch)
   return {
     "SalUn": Step(unlearn.salun(rate), 5, batch),
     "SalUn × 0.3": Step(unlearn.salun(0.3 * rate), 5, batch),

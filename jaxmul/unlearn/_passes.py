@@ -2,7 +2,12 @@
 
 Sets are row numbers padded to a common capacity with a count, so that sets of different size share
 one compiled program; the number of steps is a run-time value. Batches are padded with a mask, never
-ragged.
+ragged; what stands there are the next members of the set in turn, at weight 0.
+
+An epoch over n examples in batches of B makes ⌈n / B⌉ steps. They are full but for the last, or,
+for a network whose training mode may mix examples (BatchNorm), even: each has n over their number,
+rounded down or up, and so at least B / 2 from n = B on. Those of a union are even in S, in R and in
+their sum.
 """
 
 import dataclasses
@@ -35,7 +40,7 @@ class Batch(NamedTuple):
   Attributes:
     inputs: float [B, ...].
     labels: int32 [B].
-    mask: bool [B]; rows that are False are padding and must not matter.
+    mask: bool [B]; rows that are False are padding, other examples of the set, and must not matter.
     rows: int32 [B], their positions in the data set, to look up what was computed of them before.
   """
 
@@ -61,10 +66,10 @@ class Rows(NamedTuple):
   count: jax.Array
 
   def batch(self, start: jax.Array, stop: jax.Array, size: int) -> Batch:
-    """Returns members start … stop − 1 as a batch of `size` rows; the others are padding."""
+    """Returns members start … stop − 1 as a batch of `size` rows; the next ones are padding."""
     at = start + jnp.arange(size)
     mask = at < jnp.minimum(stop, self.count)
-    rows = self.rows[jnp.where(mask, at, 0)]
+    rows = self.rows[at % jnp.maximum(self.count, 1)]
     return Batch(as_inputs(self.images[rows]), self.labels[rows], mask, rows)
 
   def shuffled(self, key: jax.Array) -> "Rows":
@@ -82,11 +87,29 @@ class Sizes(NamedTuple):
   retain: int
 
 
-def sizes(passes: Passes, batch_size: int, forget: int, retain: int, *, multiple: int = 8) -> Sizes:
-  """Returns the room in each batch, rounded up so that sets of similar size share programs."""
+def sizes(
+  passes: Passes,
+  batch_size: int,
+  forget: int,
+  retain: int,
+  *,
+  multiple: int = 8,
+  even: bool = False,
+) -> Sizes:
+  """Returns the room in each batch, rounded up so that sets of similar size share programs.
+
+  Args:
+    passes: how an epoch walks.
+    batch_size: B.
+    forget, retain: examples of S and of R.
+    multiple: what the room is rounded up to, where B is not less.
+    even: whether batches are even.
+  """
   if passes == "union":
     steps = _ceil(forget + retain, batch_size)
     forget, retain = _ceil(forget, steps), _ceil(retain, steps)
+  elif even:
+    forget, retain = (_ceil(count, _ceil(count, batch_size)) for count in (forget, retain))
   return Sizes(*(min(batch_size, _ceil(count, multiple) * multiple) for count in (forget, retain)))
 
 
@@ -115,30 +138,43 @@ def at_step(
   retain: Rows,
   epoch: jax.Array,
   step: jax.Array,
+  *,
+  even: bool = False,
 ) -> tuple[Batch, Batch]:
   """Returns the forget and the retain batch of a step of shuffled sets."""
 
-  def cycled(rows: Rows, size: int, step: jax.Array) -> Batch:
-    start = step % _ceil(rows.count, size) * size
-    return rows.batch(start, start + size, size)
-
-  if passes in ("retain", "forget"):
-    return cycled(forget, size.forget, step), cycled(retain, size.retain, step)
-  if isinstance(passes, Alternate):
-    first = _forget_steps(passes, batch_size, forget.count, epoch)
-    at = jnp.where(step < first, 0, step - first) * size.retain
-    return (
-      forget.batch(step * size.forget, jnp.where(step < first, forget.count, 0), size.forget),
-      retain.batch(at, jnp.where(step < first, 0, retain.count), size.retain),
-    )
-  steps = num_steps(passes, batch_size, forget.count, retain.count, epoch)
-
-  def share(rows: Rows, size: int) -> Batch:
+  def share(rows: Rows, size: int, steps: jax.Array, step: jax.Array, late: bool = False) -> Batch:
+    """Part `step` of `steps`; the first, or the last, hold one member more."""
     each, more = rows.count // steps, rows.count % steps  # no product that could overflow int32
-    start, stop = (at * each + jnp.minimum(at, more) for at in (step, step + 1))
+    start, stop = (
+      at * each + (jnp.maximum(at - (steps - more), 0) if late else jnp.minimum(at, more))
+      for at in (step, step + 1)
+    )
     return rows.batch(start, stop, size)
 
-  return share(forget, size.forget), share(retain, size.retain)
+  def part(rows: Rows, size: int, step: jax.Array) -> Batch:
+    """Batch `step` of a pass over one set."""
+    if even:
+      return share(rows, size, _ceil(rows.count, batch_size), step)
+    return rows.batch(step * size, (step + 1) * size, size)
+
+  def cycled(rows: Rows, size: int) -> Batch:
+    return part(rows, size, step % _ceil(rows.count, batch_size if even else size))
+
+  if passes in ("retain", "forget"):
+    return cycled(forget, size.forget), cycled(retain, size.retain)
+  if isinstance(passes, Alternate):
+    first = _forget_steps(passes, batch_size, forget.count, epoch)
+    of_forget = part(forget, size.forget, step)
+    of_retain = part(retain, size.retain, jnp.where(step < first, 0, step - first))
+    return (
+      of_forget._replace(mask=of_forget.mask & (step < first)),
+      of_retain._replace(mask=of_retain.mask & (step >= first)),
+    )
+  steps = num_steps(passes, batch_size, forget.count, retain.count, epoch)
+  # The sum of both is even if one set has its larger parts first and the other last.
+  of_retain = share(retain, size.retain, steps, step, late=even)
+  return share(forget, size.forget, steps, step), of_retain
 
 
 def _forget_steps(passes: Alternate, batch_size, forget, epoch):

@@ -7,6 +7,7 @@ pure functions, as in optax. Hyperparameters are closed over; arrays (a teacher,
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,14 @@ import optax
 from jax import lax
 
 from jaxmul import _check, _sharding
-from jaxmul.binding import Bound, as_bound, refuse_batch_stats
+from jaxmul._blocks import least_rows
+from jaxmul.binding import (
+  Bound,
+  as_bound,
+  refuse_lone_rows,
+  refuse_untrainable,
+  warn_without_train_fn,
+)
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.train import Recipe, fit
@@ -75,8 +83,9 @@ class Unlearner:
   Attributes:
     init: `(params, session) -> state`, any pytree of arrays.
     update: `(forget, retain, state, params, key) -> (updates, state)`, batches and a `Bound` in,
-      and out a `Bound` of increments for `optax.apply_updates(params, updates)`. None for an
-      algorithm of one shot, whose result is what `start` returns.
+      and out a `Bound` of increments for `optax.apply_updates(params, updates)`; that of a bool in
+      the network's state says whether it changes. None for an algorithm of one shot, whose result
+      is what `start` returns.
     passes: how an epoch walks: "retain" (over R, S cycled beside it), "forget" (over S, R beside
       it), "union" (over both, in proportion) or `Alternate` (over S, then over R).
     identity: equal for equal algorithms, which share a compiled program: name and all
@@ -146,12 +155,13 @@ def run(
 
   Args:
     unlearner: the algorithm, such as `fine_tune()`.
-    params: the trained network.
+    params: the trained network; also an `nnx.Module`, or another callable pytree of float arrays.
     dataset: holds the examples that `split` names.
     split: only `forget` and `retain` are used. The order of the ids does not matter.
     key: for orders and random choices.
     epochs: passes, at least 1; an algorithm of one shot makes none.
-    batch_size: examples a step.
+    batch_size: B, examples a step, at most. A pass over a set makes ⌈n / B⌉ steps; where the
+      network has a training mode of its own they are even, of at least B / 2 examples if n ≥ B.
     freeze_statistics: run the network in evaluation mode, so that BatchNorm statistics are used and
       not updated, and there is no dropout. The papers run it in training mode.
     devices: split every batch over these, whose number must divide `batch_size`; `[device]` runs on
@@ -163,7 +173,8 @@ def run(
   Raises:
     ValueError: `unlearner` is none, such as a factory that was not called; an id is not in the
       data, a label is not a class, a number is below 1 or no integer, there are no devices or they
-      do not divide the batch, or params have no forward pass, or hold batch statistics.
+      do not divide the batch, params have no forward pass, or hold batch statistics, or a pass over
+      a set would take statistics of a single example.
     Diverged: values became NaN or inf; the exception holds the last good params.
 
   Example:
@@ -180,13 +191,13 @@ def run(
   """
   refuse_uncalled(unlearner, "unlearn.run")
   params = as_bound(params, None, "unlearn.run")
-  refuse_batch_stats(params, "unlearn.run")
+  refuse_untrainable(params, "unlearn.run")
   _check.count(epochs, "epochs", "unlearn.run")
   _check.count(batch_size, "batch_size", "unlearn.run")
   if devices is not None and not len(devices):
     raise ValueError("unlearn.run got devices=[], must be at least one. Use jax.devices() or None.")
   mesh = None if devices is None or len(devices) == 1 else _sharding.mesh("data", devices)
-  multiple = 8 if mesh is None else 8 * mesh.size
+  multiple = 8 if mesh is None else math.lcm(8, mesh.size)
   if mesh is not None and batch_size % mesh.size:
     raise ValueError(
       f"unlearn.run got batch_size={batch_size} for {mesh.size} devices, which must divide it. "
@@ -204,6 +215,11 @@ def run(
   train_fn = params.train_fn
   if freeze_statistics:
     params = params.replace(train_fn=None)
+  elif unlearner.update is not None:
+    warn_without_train_fn(params, "unlearn.run", ", or say freeze_statistics=True")
+    for count in _counts(unlearner.passes, split):
+      least = least_rows(count, batch_size)
+      refuse_lone_rows(params, least, "unlearn.run", "Say freeze_statistics=True")
   init_key, run_key = jax.random.split(key)
   session = Session(forget, retain, epochs, batch_size, init_key, dataset.ids)
   state = unlearner.init(params, session)
@@ -225,7 +241,9 @@ def run(
       )
     return finished(params)
   size = sizes(
-    unlearner.passes, batch_size, len(split.forget), len(split.retain), multiple=multiple
+    *(unlearner.passes, batch_size, len(split.forget), len(split.retain)),
+    multiple=multiple,
+    even=params.train_fn is not None,
   )
   if mesh is not None:
     forget, retain, params, state = _sharding.replicate((forget, retain, params, state), mesh)
@@ -250,20 +268,52 @@ def _epoch(unlearner, mesh, size, batch_size, forget, retain, state, params, key
   forget_key, retain_key, step_key = jax.random.split(jax.random.fold_in(key, epoch), 3)
   forget, retain = forget.shuffled(forget_key), retain.shuffled(retain_key)
   steps = num_steps(passes, batch_size, forget.count, retain.count, epoch)
+  even = params.train_fn is not None
 
   def step(index, carry):
     params, state = carry
-    batches = at_step(passes, size, batch_size, forget, retain, epoch, index)
+    batches = at_step(passes, size, batch_size, forget, retain, epoch, index, even=even)
     if mesh is not None:
       batches = _sharding.constrain(batches, mesh)
     if unlearner.tick is not None:
       state = unlearner.tick(state, Clock(*map(jnp.int32, (epoch, index, steps))))
     key = jax.random.fold_in(step_key, index)
     updates, state = unlearner.update(*batches, state, params, key)
-    return optax.apply_updates(params, updates), state
+    return apply_increments(params, updates), state
 
   params, state = lax.fori_loop(0, steps, step, (params, state))
   return params, state, _finite(params)
+
+
+def _counts(passes: Passes, split: Split) -> tuple[int, ...]:
+  """Returns how many examples each pass of an epoch goes over."""
+  forget, retain = len(split.forget), len(split.retain)
+  if isinstance(passes, Alternate):
+    return forget, retain
+  return ({"forget": forget, "retain": retain, "union": forget + retain}[passes],)
+
+
+def increment(new: jax.Array, old: jax.Array) -> jax.Array:
+  """Returns what makes a leaf of the network's state new: new − old, for bools whether it changes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> increment(jnp.array([True, False]), jnp.array([True, True])).tolist()
+    [False, True]
+  """
+  return new ^ old if _is_bool(new) else new - old
+
+
+def apply_increments(params: Any, updates: Any) -> Any:
+  """Returns `optax.apply_updates(params, updates)`, where a bool changes if its update says so."""
+  changed = optax.apply_updates(params, updates)
+  return jax.tree.map(
+    lambda old, update, new: old ^ update if _is_bool(old) else new, params, updates, changed
+  )
+
+
+def _is_bool(leaf: Any) -> bool:
+  return jnp.issubdtype(jnp.result_type(leaf), jnp.bool_)
 
 
 def _finite(params: Bound) -> jax.Array:

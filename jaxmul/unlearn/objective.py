@@ -15,7 +15,7 @@ import optax
 from jaxmul import _check, losses
 from jaxmul.binding import Bound
 from jaxmul.unlearn._passes import Batch, Passes
-from jaxmul.unlearn.base import Clock, Session, Unlearner
+from jaxmul.unlearn.base import Clock, Session, Unlearner, increment
 
 
 class Turn(NamedTuple):
@@ -99,7 +99,7 @@ def descend(
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, params.params)
     if reshape is not None:
       updates = reshape(updates, state.memory, turn)
-    moved = jax.tree.map(lambda new, old: new - old, network_state, params.state)
+    moved = jax.tree.map(increment, network_state, params.state)
     return params.replace(params=updates, state=moved), state._replace(optimizer=optimizer_state)
 
   return Unlearner(
@@ -141,8 +141,15 @@ def sgd(
 
 
 def train_logits(params: Bound, batch: Batch, key: jax.Array) -> tuple[jax.Array, Bound]:
-  """Returns training-mode logits [B, C] of a batch, and params with the new network state."""
-  inputs = jnp.where(batch.mask.reshape(-1, *(1,) * (batch.inputs.ndim - 1)), batch.inputs, 0)
+  """Returns training-mode logits [B, C] of a batch, and params with the new network state.
+
+  A network that may mix examples sees what stands in padding rows, which are other examples of the
+  set, unless it takes the mask. For any other they are zeros. A batch of padding alone leaves the
+  state as it is.
+  """
+  inputs = batch.inputs
+  if params.train_fn is None:
+    inputs = jnp.where(batch.mask.reshape(-1, *(1,) * (inputs.ndim - 1)), inputs, 0)
   logits, state = params.train(inputs, key, batch.mask)
   return logits, params.replace(state=state)
 

@@ -1,10 +1,12 @@
 """Sharpness-aware unlearning: any algorithm, with its gradients taken at a worse place for R."""
 
+import functools
 import inspect
 
 import jax
 import jax.numpy as jnp
 
+from jaxmul.unlearn._passes import Alternate
 from jaxmul.unlearn.base import Unlearner
 from jaxmul.unlearn.objective import batch_risk
 
@@ -17,8 +19,8 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
   paper; 0.05, that of sharpness-aware training, is our choice.
 
   Args:
-    unlearner: one that `descend` made, as all here that make steps; in a step without a batch of R
-      nothing is added.
+    unlearner: one that `descend` made, as all here that make steps; a step without a batch of R, as
+      those of `scrub` over S, is the algorithm's own.
     rho: ρ, at least 0; 0 is the algorithm itself.
 
   Returns:
@@ -52,7 +54,12 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
     def risk(theta):
       return batch_risk(params.replace(params=theta), retain, key)[0]
 
-    gradient = jax.grad(risk)(params.params)
+    gradient_of = jax.grad(risk)
+    if isinstance(unlearner.passes, Alternate):
+      zero = functools.partial(jax.tree.map, jnp.zeros_like)
+      gradient = jax.lax.cond(retain.mask.any(), gradient_of, zero, params.params)
+    else:
+      gradient = gradient_of(params.params)
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     scale = rho / jnp.where(norm > 0, norm, 1)
     worse = jax.tree.map(lambda w, g: w + scale * g, params.params, gradient)

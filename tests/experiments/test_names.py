@@ -15,9 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cache, evaluate, memorize, paper, rum, score, unlearn
+from experiments import cache, evaluate, memorize, paper, rum, score, setting, truth, unlearn
 from jaxmul import _identity, data, memorization, metrics
 from jaxmul.memorization import Estimate
+from jaxmul.metrics.oracle import Outputs
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {"rum": rum, "score": score, "unlearn": unlearn}
@@ -25,9 +26,24 @@ SCRIPTS = {"rum": rum, "score": score, "unlearn": unlearn}
 
 def estimate(ids, seed=0):
   n, rng = len(ids), np.random.default_rng(seed)
-  counts = {name: np.full(n, 5) for name in ("correct_in", "count_in", "correct_out", "count_out")}
-  scores = {name: rng.random(n) for name in ("memorization", "low", "high", "soft", "log_odds")}
-  return Estimate(np.sort(ids), **scores, **counts)
+  names = [f.name for f in dataclasses.fields(Estimate) if f.default is dataclasses.MISSING]
+  arrays = {name: rng.random(n) for name in names}
+  counts = {name: np.full(n, 5) for name in names if "count" in name or "correct" in name}
+  return Estimate(**arrays | counts | {"ids": np.sort(ids)})
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_trained(monkeypatch):
+  """What the main job trains before its first seed is made up: it is told by its content."""
+
+  def oracles(recipe, dataset, split, key, *, num_models, store):
+    del recipe, key, num_models, store
+    kept = dataset.take(split.train)
+    logits = np.zeros((2, len(kept), dataset.num_classes), np.float32)
+    return Outputs(kept.ids, kept.labels, logits)
+
+  monkeypatch.setattr(rum, "cross_fitted", lambda *given: (estimate(given[2].ids, seed=2), 1.0))
+  monkeypatch.setattr(metrics.oracle, "oracles", oracles)
 
 
 @pytest.fixture
@@ -57,8 +73,8 @@ def config_of(script, folder, **flags):
 def problem_of(script, config):
   """What the script itself reads and cuts."""
   if script == "rum":
-    dataset, parts = rum.cut(config)
-    return rum.prepare(config, dataset, parts, rum.recipe_of(config, dataset.num_classes))
+    dataset, parts = setting.cut(config)
+    return rum.prepare(config, dataset, parts, setting.recipe_of(config, dataset.num_classes))
   return score.prepare(config) if script == "score" else unlearn.Problem(config)
 
 
@@ -76,7 +92,7 @@ def replace(folder, part):
   path = folder / "digits.npz"
   with np.load(path) as file:
     arrays = dict(file)
-  dataset, parts = rum.cut(config_of("rum", folder))
+  dataset, parts = setting.cut(config_of("rum", folder))
   cut = data.cut_heldout(parts.heldout, jax.random.fold_in(jax.random.key(0), 2))._asdict()
   ids = (parts._asdict() | {f"heldout for {use}": found for use, found in cut.items()}).get(part)
   if ids is not None:
@@ -113,12 +129,22 @@ def test_data_that_were_changed_in_place_are_other_data(files, script, part):
 def test_a_truth_that_was_overwritten_is_another_truth(files, script):
   config = config_of(script, files)
   before = name_of(script, config)
-  truth = Estimate.load(files / "truth.npz")
+  kept = Estimate.load(files / "truth.npz")
   # The last bit of one number, by which no set is selected differently.
-  soft = truth.soft.copy()
+  soft = kept.soft.copy()
   soft[0] = np.nextafter(soft[0], 2)
-  dataclasses.replace(truth, soft=soft).save(files / "truth.npz")
+  dataclasses.replace(kept, soft=soft).save(files / "truth.npz")
   assert name_of(script, config) != before
+
+
+def test_what_was_trained_for_all_seeds_is_told_by_its_content(files):
+  config = config_of("rum", files)
+  problem = problem_of("rum", config)
+  said = dataclasses.replace(problem, said=estimate(problem.training.ids, seed=3))
+  logits = problem.oracles.logits + np.float32(1e-7)
+  oracles = dataclasses.replace(problem.oracles, logits=logits)
+  others = (problem, said, dataclasses.replace(problem, oracles=oracles))
+  assert len({name_of("rum", config, each) for each in others}) == 3
 
 
 def test_scores_do_not_depend_on_a_truth_that_they_are_compared_with(files):
@@ -167,7 +193,7 @@ def test_every_flag_is_told_but_those_that_are_named_as_others(files, script):
 @pytest.mark.parametrize(
   ("script", "idle"),
   [
-    ("rum", {"seeds", "audit_models", "checkpoints", "log", "out"}),
+    ("rum", {"seeds", "first_seed", "audit_models", "checkpoints", "log", "out"}),
     ("score", {"seeds", "log", "out", "truth", "num_models", "fraction", "sample"}),
     ("unlearn", {"all", "algorithms", "sets", "seeds", "log", "out"}),
   ],
@@ -242,25 +268,25 @@ def test_the_preset_of_a_paper_is_told_by_its_recipe_and_its_images(files):
 def folder_of_ensemble(folder, forget):
   config = evaluate.Config((), folder / "forget.npy", dataset=str(folder / "digits.npz"))
   np.save(config.forget, forget)
-  dataset, parts = rum.cut(config)
+  dataset, parts = setting.cut(config)
   split = evaluate.split_of(config, dataset, parts)
-  recipe = rum.recipe_of(config, dataset.num_classes)
+  recipe = setting.recipe_of(config, dataset.num_classes)
   plans = metrics.oracle.plans(recipe, dataset, split, jax.random.key(0), config.num_models)
   return cache.ensemble_store(folder, plans)
 
 
 @pytest.mark.parametrize("part", [*PARTS, *MORE])
 def test_an_ensemble_is_kept_by_its_data(files, part):
-  forget = rum.cut(config_of("rum", files))[1].train[:5]
+  forget = setting.cut(config_of("rum", files))[1].train[:5]
   before = folder_of_ensemble(files, forget)
   replace(files, part)
   # Other labels or ids are cut otherwise: the forget set must be in the training part.
-  forget = np.intersect1d(forget, rum.cut(config_of("rum", files))[1].train)
+  forget = np.intersect1d(forget, setting.cut(config_of("rum", files))[1].train)
   assert folder_of_ensemble(files, forget) != before
 
 
 def test_an_ensemble_is_kept_by_its_forget_set(files):
-  training = rum.cut(config_of("rum", files))[1].train
+  training = setting.cut(config_of("rum", files))[1].train
   assert folder_of_ensemble(files, training[:5]) != folder_of_ensemble(files, training[1:6])
 
 
@@ -351,12 +377,12 @@ def test_a_ground_truth_is_refused_where_its_data_changed(files):
 
 def test_a_planned_truth_is_kept_by_its_plan(files):
   config = config_of("rum", files)
-  dataset, parts = rum.cut(config)
-  recipe = rum.recipe_of(config, dataset.num_classes)
+  dataset, parts = setting.cut(config)
+  recipe = setting.recipe_of(config, dataset.num_classes)
   training = dataset.take(parts.train)
 
   def chunks(config):
-    plan, folder = rum.planned_truth(config, recipe, training)
+    plan, folder = truth.planned_truth(config, recipe, training)
     assert isinstance(plan, memorization.Plan)
     return folder
 

@@ -77,6 +77,8 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
     "NegGrad+ vanilla",
     "RUM shuffle",
     "RUM curvature",
+    "vanilla, tuned",
+    "RUM confidence, tuned",
   ):
     assert row in done.stdout
   found = json.loads((out / "metrics.json").read_text())
@@ -84,11 +86,21 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
   assert "ToW minus that of another method" in done.stdout
   assert "RUM shuffle" not in found["differences"]
   beside = found["differences"]["RUM curvature"]
-  assert list(beside) == ["RUM shuffle", "SalUn vanilla", "RUM ground truth"]
-  ours, theirs = (
-    found["methods"][name]["ToW"]["mean"] for name in ("RUM curvature", "RUM shuffle")
-  )
-  assert beside["RUM shuffle"]["ToW"]["mean"] == pytest.approx(ours - theirs)
+  assert list(beside) == ["RUM shuffle", "SalUn vanilla", "vanilla, tuned", "RUM ground truth"]
+  for figure in ("example gap", "ToW by group", "ToW", "ToW-MIA"):
+    ours, theirs = (
+      found["methods"][name][figure]["mean"] for name in ("RUM curvature", "RUM shuffle")
+    )
+    assert beside["RUM shuffle"][figure]["mean"] == pytest.approx(ours - theirs)
+  for name, group in found["groups"].items():
+    assert sum(group["classes"]) == group["size"] == 30
+    assert f"forget group {name}: 30 examples" in done.stdout
+  assert found["ties"]["key"] == 0
+  assert len(found["autopilot"]["chosen"]) == 2
+  assert [len(each) for each in found["autopilot"]["chosen"][0].values()] == [1, 3]
+  charged = found["methods"]["RUM confidence, tuned"]["scoring"]
+  wanted = found["autopilot"]["seconds"] + found["proxies"]["confidence"]["seconds"]["mean"]
+  assert charged == pytest.approx(wanted)
   audit = json.loads((out / "audit.json").read_text())
   assert f"audit {'passed' if audit['passed'] else 'failed'}: " in done.stdout
   controls = audit["audit"]["controls"]
@@ -96,10 +108,11 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
     control["name"] for control in controls
   }
   assert audit["blind"] == [name for control in controls for name in control["blind"]]
-  shown = "Blind here, left out of the table: ToW-MIA." not in done.stdout
-  assert shown == ("ToW-MIA" not in audit["blind"])
+  figures = ("example gap", "ToW by group", "ToW", "ToW-MIA")
+  blind = [name for name in figures if name in audit["blind"]]
+  assert (f"Blind here, left out of the table: {', '.join(blind)}." in done.stdout) == bool(blind)
   for method in found["methods"].values():
-    for metric in ("ToW", "ToW-MIA", "forget", "retain", "test", "attack"):
+    for metric in (*figures, "forget", "retain", "test", "attack"):
       assert 0 <= method[metric]["mean"] <= 1
       assert method[metric]["low"] <= method[metric]["mean"] <= method[metric]["high"]
   config = json.loads((out / "config.json").read_text())
@@ -124,9 +137,9 @@ def test_a_terminal_sees_each_stage_and_the_time_left(first):
   shown = done.stderr
   for stage in ("seed 1: training original", "seed 2: scoring curvature", "seed 2: RUM shuffle"):
     assert stage in shown
-  # Of each seed three trainings, two proxies of the trained network, eight methods.
-  assert "26/26" in shown
-  assert re.search(r"1?\d/26\S* \S*\d:\d\d:\d\d", shown)
+  # Of each seed three trainings, two proxies of the trained network, ten methods.
+  assert "30/30" in shown
+  assert re.search(r"1?\d/30\S* \S*\d:\d\d:\d\d", shown)
   assert "8 of 8 models" in shown
   assert "originals and oracles" in shown
 
@@ -148,7 +161,7 @@ def test_the_same_command_again_reads_back_what_is_finished(first):
   before = json.loads((out / "metrics.json").read_text())
   again = rum(*options, "--out", str(out))
   assert again.returncode == 0, again.stderr
-  assert again.stdout.count("read back") == 3
+  assert again.stdout.count("read back") == 4  # ground truth, cross-fit and two seeds
   assert json.loads((out / "metrics.json").read_text()) == before
 
 
@@ -157,6 +170,7 @@ def test_the_same_command_again_reads_back_what_is_finished(first):
   [
     (["--seed", "3"], "--seeds"),
     (["--seeds", "0"], "--seeds 0: must be at least 1"),
+    (["--first-seed", "-1"], "--first-seed -1: at least 0"),
     (["--audit-models", "4"], "--audit-models 4: must be at least 8"),
     (["--dataset", "nothing.npz"], "nothing.npz"),
     (["--dataset", "mnist5k", "--fraction", "2"], "fraction=2"),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from experiments import rum, unlearn
+from experiments import truth, unlearn
 
 
 class Stop(Exception):
@@ -28,5 +28,5 @@ def test_influences_come_from_models_that_did_not_select_the_forget_sets(monkeyp
   )
   with contextlib.suppress(Stop):
     unlearn.Problem.influence.func(problem)
-  truth = rum.truth_settings(config)["key"]
-  assert not np.array_equal(*(jax.random.key_data(key) for key in (keys[0], truth)))
+  selecting = truth.truth_settings(config)["key"]
+  assert not np.array_equal(*(jax.random.key_data(key) for key in (keys[0], selecting)))

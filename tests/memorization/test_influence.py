@@ -28,9 +28,9 @@ def truth():
   """Members [M, n] and logits [M, t, C] of every model, one at a time."""
   options = {"num_models": MODELS, "test": TEST, "target": "logits"}
   plan = memorization.plan(RECIPE, TOY, jax.random.key(2), **options)
-  one = jax.jit(outcome, static_argnums=(0, 1, 2))
+  one = jax.jit(outcome, static_argnums=(0, 1, 2, 3))
   found = [
-    one(RECIPE, plan.subset_size, "logits", arrays_of(plan), jnp.int32(i)) for i in range(MODELS)
+    one(RECIPE, plan.subset_size, "logits", 0, arrays_of(plan), jnp.int32(i)) for i in range(MODELS)
   ]
   return np.stack([each.member for each in found]), np.stack([each.test for each in found])
 

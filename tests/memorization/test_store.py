@@ -151,6 +151,7 @@ def test_the_description_is_written_read_and_mended(tmp_path, chunks):
 
 
 LIMITED = """
+import encodings.cp437  # zipfile asks for it late, when its folder may be closed to this user
 import os, resource, sys
 sys.path.insert(0, {folder!r})
 import test_store as t

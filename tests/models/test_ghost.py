@@ -27,7 +27,8 @@ class Layers(nn.Module):
   layers: tuple[nn.Module, ...]
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x, train=False):
+    del train  # its BatchNorm is frozen
     for layer in self.layers:
       x = nn.tanh(layer(x))
     return nn.Dense(CLASSES)(x.reshape(len(x), -1, x.shape[-1]).mean(1))

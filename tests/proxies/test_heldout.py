@@ -151,14 +151,14 @@ def counting(*falls):
   ],
 )
 def test_retraining_stops_after_epochs_without_a_lower_loss(falls, patience, epochs, want):
-  one = Dataset(np.ones((1, 4)), np.zeros(1, int), num_classes=2)
-  got = heldout_retrain(counting(*falls), one, recipe(epochs=epochs), KEY, patience=patience)
+  two = Dataset(np.ones((2, 4)), np.zeros(2, int), num_classes=2)
+  got = heldout_retrain(counting(*falls), two, recipe(epochs=epochs), KEY, patience=patience)
   assert int(got.state["epochs"]) == want
 
 
 def test_the_papers_patience_is_four():
-  one = Dataset(np.ones((1, 4)), np.zeros(1, int), num_classes=2)
-  assert int(heldout_retrain(counting(1), one, recipe(epochs=30), KEY).state["epochs"]) == 5
+  two = Dataset(np.ones((2, 4)), np.zeros(2, int), num_classes=2)
+  assert int(heldout_retrain(counting(1), two, recipe(epochs=30), KEY).state["epochs"]) == 5
 
 
 def test_the_papers_recipe_changes_rate_length_and_schedule_only():
@@ -171,12 +171,28 @@ def test_the_papers_recipe_changes_rate_length_and_schedule_only():
 def test_a_network_with_batch_norm_keeps_its_state_apart():
   model = models.ResNet((1,), 4, 3)
   rng = np.random.default_rng(0)
-  data = Dataset(rng.normal(size=(3, 4, 4, 1)), np.arange(3))
+  data = Dataset(rng.normal(size=(4, 4, 4, 1)), np.arange(4) % 3)
   bound = jax.jit(lambda key: models.init(model, key, data.images[:1]))(KEY)
   got = heldout_retrain(bound, data, recipe(epochs=1, batch_size=2), KEY)
   assert jax.tree.structure(got) == jax.tree.structure(bound)
   moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), got.state, bound.state)
   assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_a_step_on_one_example_is_refused_where_it_would_be_a_statistic():
+  data = heldout(5)
+  with one_line(r"heldout_retrain would train on a batch of 1 example.*Take another batch_size"):
+    heldout_retrain(counting(1), data, recipe(batch_size=2), KEY)
+  bound = jaxmul.bind(linear, weights())  # examples are independent: one is as good as two
+  assert heldout_retrain(bound, data, recipe(batch_size=2, epochs=1), KEY)
+
+
+def test_a_network_that_trains_in_evaluation_mode_is_said_to():
+  frozen = jaxmul.bind(lambda v, x: (x - v["mean"]) @ v["params"], weights(), {"mean": 0.0})
+  with pytest.warns(UserWarning, match=r"heldout_retrain: .*\['mean'\] and no train_fn") as caught:
+    heldout_retrain(frozen, heldout(), recipe(epochs=1), KEY)
+  assert len(caught) == 1
+  assert "\n" not in str(caught[0].message)
 
 
 def test_nothing_to_learn_from_is_refused():

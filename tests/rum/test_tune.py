@@ -130,5 +130,6 @@ def test_candidates_are_in_units_of_the_recipes_own_rate():
   assert found["SCRUB"].unlearner == unlearn.scrub(0.02)
   assert "ReGUn" not in found
   assert "ReGUn" in rum.candidates(recipe, HELDOUT)
+  assert "ReGUn" not in rum.candidates(recipe, HELDOUT.take([9, 10, 11]))  # of class 1 alone
   with pytest.raises(ValueError, match="no held-out examples"):
     rum.surrogate(ORIGINAL, ORIGINAL, TRAINING, SPLIT, HELDOUT.take([]))

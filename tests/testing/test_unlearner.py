@@ -356,6 +356,25 @@ def test_each_clause_names_what_breaks_it(clause):
   assert first_broken(*BROKEN[clause]) == clause
 
 
+def mixed(w, state, x, key, mask):
+  """A training pass that takes no account of the mask."""
+  del key, mask
+  return (x - x.mean(0)) @ w, {"mean": x.mean(0)}
+
+
+def test_a_network_that_sees_padding_is_held_to_the_other_clauses():
+  params, data, split = linear(23)
+  params = params.replace(train_fn=mixed)
+  problem = (params, data, split)
+  names = testing.check_unlearner(unlearn.fine_tune(0.05), *problem, epochs=1, eager=False)
+  assert "padding_of_batches_is_not_seen" in names
+  assert "amount_of_padding_is_not_seen" not in names
+  assert len(names) >= 25
+  seeing = reads(lambda batch, state: batch.labels.mean())
+  with pytest.raises(AssertionError, match=r"^padding_of_batches_is_not_seen: "):
+    testing.check_unlearner(seeing, *problem, epochs=1, eager=False)
+
+
 @pytest.mark.parametrize(
   "read",
   [lambda batch, state: batch.labels.mean(), lambda batch, state: state[batch.rows].mean()],

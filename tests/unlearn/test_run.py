@@ -62,6 +62,37 @@ def test_an_epoch_meets_each_example_of_its_sets_once(passes, forget):
   assert set(met["retain"]) <= set(range(forget, 20))
 
 
+@pytest.mark.parametrize("forget", [3, 5, 8, 9])
+@pytest.mark.parametrize("passes", ["retain", "forget", "union", Alternate(1)])
+def test_even_batches_meet_each_example_once_and_pad_with_the_next(passes, forget):
+  """Pads are members of the set that the batch does not hold, as far as there are any."""
+  batch_size, key = 4, jax.random.key(1)
+  s, r = rows_of(range(forget)).shuffled(key), rows_of(range(forget, 20)).shuffled(key)
+  size = sizes(passes, batch_size, forget, 20 - forget, multiple=2, even=True)
+  met, least, sums = {"forget": [], "retain": []}, {"forget": 9, "retain": 9}, []
+  for step in range(int(num_steps(passes, batch_size, s.count, r.count, 0))):
+    pair = at_step(passes, size, batch_size, s, r, 0, jnp.int32(step), even=True)
+    sums.append(sum(int(batch.mask.sum()) for batch in pair))
+    for (name, rows), batch in zip({"forget": s, "retain": r}.items(), pair, strict=True):
+      members = set(np.asarray(rows.rows[: rows.count]).tolist())
+      labels, mask = np.asarray(batch.labels), np.asarray(batch.mask)
+      assert set(labels.tolist()) <= members
+      if len(members) >= len(labels):
+        assert len(set(labels.tolist())) == len(labels)
+      met[name].extend(labels[mask].tolist())
+      if mask.any():
+        least[name] = min(least[name], mask.sum())
+  if passes != "forget":
+    assert sorted(met["retain"]) == list(range(forget, 20))
+  if passes != "retain":
+    assert sorted(met["forget"]) == list(range(forget))
+  if passes == "union":
+    assert (min(sums), max(sums)) == (4, 4)  # 20 in 5 steps
+  else:
+    assert least["retain"] >= 2
+    assert least["forget"] >= min(2, forget)
+
+
 def test_union_counts_do_not_overflow():
   """step × |R| would, from about 740,000 examples on."""
   rows = Rows(jnp.zeros((1, 1)), jnp.zeros(1, int), jnp.zeros(8, int), jnp.int32(1_200_000))
@@ -264,6 +295,105 @@ def centred(params, state, inputs, key, mask):
   mean = jnp.sum(jnp.where(mask[:, None], inputs, 0), 0) / mask.sum()
   moved = 0.9 * state["batch_stats"] + 0.1 * mean
   return (inputs - mean) @ params, {"batch_stats": moved}
+
+
+class Normed(nn.Module):
+  @nn.compact
+  def __call__(self, x, train=False, mask=None):
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.9)
+    return nn.Dense(3)(norm(x, mask=None if mask is None else mask[:, None]))
+
+
+def test_sharpness_of_an_empty_batch_is_none(problem):
+  """In the steps of SCRUB over S there is no batch of R: `sam` is SCRUB there, and never NaN."""
+  data, _, split = problem
+  params = models.init(Normed(), jax.random.key(0), data.images[:1])
+  session = session_of(data)
+  inputs, labels = data.batch()
+  some = unlearn.Batch(inputs, labels, jnp.arange(50) < 40, jnp.arange(50))
+  none = some._replace(mask=jnp.zeros(50, bool))
+  # At the original itself the divergence from it has no gradient.
+  moved = jax.tree.map(lambda leaf: leaf + 0.1, params.params)
+  plain, sharp = unlearn.scrub(0.1), unlearn.sam(unlearn.scrub(0.1), rho=1.0)
+  state, params = plain.init(params, session), params.replace(params=moved)
+  first, second = (
+    jax.jit(each.update)(some, none, state, params, jax.random.key(0))[0] for each in (plain, sharp)
+  )
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 0, 1e-6), first, second)
+  assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(first.params)) > 1e-4
+  first, second = (
+    jax.jit(each.update)(none, some, state, params, jax.random.key(0))[0] for each in (plain, sharp)
+  )
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 0, 1e-6), first.state, second.state)
+  assert np.abs(first.params["Dense_0"]["kernel"] - second.params["Dense_0"]["kernel"]).max() > 1e-4
+  given = (params, data, split, jax.random.key(0))
+  after = unlearn.run(unlearn.sam(unlearn.scrub(msteps=1)), *given, epochs=2, batch_size=8)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+
+
+def test_one_row_is_no_statistic(problem):
+  data, _, _ = problem
+  params = models.init(Normed(), jax.random.key(0), data.images[:1])
+  lone = Split(forget=np.array([100]), retain=np.arange(101, 150))
+  given = (params, data, lone, jax.random.key(0))
+  for algorithm in (unlearn.neg_grad(), unlearn.scrub()):
+    with pytest.raises(ValueError, match=r"batch of 1 example.*freeze_statistics=True") as caught:
+      unlearn.run(algorithm, *given, epochs=1, batch_size=8)
+    assert "\n" not in str(caught.value)
+    assert unlearn.run(algorithm, *given, epochs=1, batch_size=8, freeze_statistics=True)
+  assert unlearn.run(unlearn.fine_tune(), *given, epochs=1, batch_size=8)  # 49 are enough
+
+
+def test_training_in_evaluation_mode_is_said_once(problem):
+  data, _, split = problem
+  state = {"mean": jnp.zeros(6)}
+  params = bind(lambda v, x: (x - v["mean"]) @ v["params"], jnp.zeros((6, 3)), state)
+  given = (params, data, split, jax.random.key(0))
+  says = r"unlearn\.run: the network has \['mean'\].*train_fn=, or say freeze_statistics=True\."
+  with pytest.warns(UserWarning, match=says) as caught:
+    unlearn.run(unlearn.fine_tune(), *given, epochs=1, batch_size=8)
+  assert len(caught) == 1
+  assert "\n" not in str(caught[0].message)
+  unlearn.run(unlearn.fine_tune(), *given, epochs=1, batch_size=8, freeze_statistics=True)
+  unlearn.run(unlearn.fisher(), *given, epochs=1)  # makes no steps
+
+
+@pytest.mark.parametrize("algorithm", [unlearn.fine_tune(), unlearn.random_label()])
+def test_what_mixes_examples_sees_other_real_ones_where_nothing_counts(problem, algorithm):
+  """39 of R in batches of 16 are 3 of 13, in room for 16; with 2 or 3 of S, which stand in 8."""
+  data, _, split = problem
+
+  def train_fn(params, state, inputs, key, mask):
+    del state, key
+    return (inputs - inputs.mean(0)) @ params, {"inputs": inputs, "mask": mask}
+
+  rows = 16 if algorithm.passes == "retain" else 8 + 16
+  seen = {"inputs": jnp.zeros((rows, 6)), "mask": jnp.zeros(rows, bool)}
+  params = bind(lambda v, x: x @ v["params"], jnp.zeros((6, 3)), seen, train_fn)
+  given = (params, data, split, jax.random.key(0))
+  state = unlearn.run(algorithm, *given, epochs=1, batch_size=16).state
+  inputs = state["inputs"]  # increments and sums of floats: within rounding
+  distance = np.abs(np.asarray(inputs)[:, None] - data.images).max(-1)
+  assert distance.min(1).max() < 1e-5
+  assert set(distance.argmin(1)[-16:]) <= set(range(11, 50))
+  assert len(set(distance.argmin(1))) == rows
+  assert state["mask"].sum() == (13 if algorithm.passes == "retain" else 2 + 10)
+
+
+def test_state_of_any_dtype_is_carried(problem):
+  """A first-time flag, as Equinox's BatchNorm has, and a counter."""
+  data, _, split = problem
+
+  def train_fn(params, state, inputs, key, mask):
+    del key, mask
+    return inputs @ params, {"first": jnp.zeros((), bool), "steps": state["steps"] + 1}
+
+  state = {"first": jnp.ones((), bool), "steps": jnp.uint32(3)}
+  params = bind(lambda v, x: x @ v["params"], jnp.zeros((6, 3)), state, train_fn)
+  given = (params, data, split, jax.random.key(0))
+  after = unlearn.run(unlearn.fine_tune(), *given, epochs=2, batch_size=8)
+  assert (bool(after.state["first"]), int(after.state["steps"])) == (False, 3 + 2 * 5)
+  assert after.state["steps"].dtype == jnp.uint32
 
 
 @pytest.mark.parametrize("freeze", [False, True])

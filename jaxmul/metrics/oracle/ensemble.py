@@ -78,20 +78,64 @@ def ensemble(
     execute = bar.counting(executors.of(executor))
     for name, work in zip(Ensemble._fields, works, strict=True):
       bar.next_round(num_models * len(found))
-      folder = None if store is None else Path(store) / name
-      chunks = list(stream(work, store=folder, executor=execute))
-      diverged = sum(len(chunk.diverged) for chunk in chunks)
-      if diverged == num_models:
-        raise ValueError(
-          f"all {num_models} {name} diverged. Lower learning_rate ({recipe.learning_rate})."
-        )
-      if diverged:
-        warnings.warn(f"{diverged} of {num_models} {name} diverged and are left out.", stacklevel=2)
-      logits = np.concatenate([chunk.test for chunk in chunks])
-      assert work.test is not None
-      found.append(Outputs(work.test.ids, work.test.labels, logits))
+      found.append(_outputs_of(work, name, store, execute))
     bar.reached(2 * num_models)
   return Ensemble(*found)
+
+
+def oracles(
+  recipe: Recipe,
+  dataset: Dataset,
+  split: Split,
+  key: jax.Array,
+  *,
+  num_models: int = 8,
+  store: Path | str | None = None,
+  executor: Any = None,
+  progress: bool = True,
+) -> Outputs:
+  """Trains the oracles of an ensemble alone, for what needs no originals, such as `example_gap`.
+
+  Args:
+    recipe, dataset, split, key, store, executor, progress: as `ensemble`, which finds them in the
+      same store and trains what it needs more.
+    num_models: K.
+
+  Returns:
+    Their `Outputs` on all ids of the split.
+
+  Raises:
+    ValueError, OSError: as `ensemble`.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jaxmul import data, memorization, models, train
+    >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> split = data.Split(forget=[0, 1], retain=[2, 3], test=[4, 5])
+    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2)
+    >>> oracles(recipe, toy, split, jax.random.key(0), num_models=2,
+    ...   executor=memorization.serial).logits.shape
+    (2, 6, 2)
+  """
+  work = plans(recipe, dataset, split, key, num_models)[1]
+  with Progress(num_models, progress, "oracles") as bar:
+    return _outputs_of(work, "oracles", store, bar.counting(executors.of(executor)))
+
+
+def _outputs_of(work: Plan, name: str, store: Path | str | None, execute: Any) -> Outputs:
+  """Returns what the models of a plan say, without those that diverged."""
+  folder = None if store is None else Path(store) / name
+  chunks = list(stream(work, store=folder, executor=execute))
+  diverged = sum(len(chunk.diverged) for chunk in chunks)
+  if diverged == work.num_models:
+    raise ValueError(f"all {work.num_models} {name} diverged. Lower the learning rate.")
+  if diverged:
+    warnings.warn(
+      f"{diverged} of {work.num_models} {name} diverged and are left out.", stacklevel=3
+    )
+  assert work.test is not None
+  logits = np.concatenate([chunk.test for chunk in chunks])
+  return Outputs(work.test.ids, work.test.labels, logits)
 
 
 def plans(

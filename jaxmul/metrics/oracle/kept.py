@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmul._files import write_atomic
+from jaxmul._files import npz, write_atomic
 from jaxmul.binding import ApplyFn
 from jaxmul.data.dataset import Dataset, check_ids
 from jaxmul.memorization.chunk import Chunk
@@ -92,10 +92,12 @@ class Outputs:
     return np.mean(np.argmax(self.logits, -1) == self.labels, 1)
 
   def save(self, path: Path | str) -> None:
-    """Writes an `.npz` with ids, labels and logits, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, ids=self.ids, labels=self.labels, logits=self.logits)
-    write_atomic(Path(path), buffer.getvalue())
+    """Writes an `.npz` with ids, labels and logits, whole or not at all.
+
+    Raises:
+      ValueError: logits of a dtype that an `.npz` does not give back, such as bfloat16.
+    """
+    write_atomic(Path(path), npz({name: getattr(self, name) for name in _NAMES}))
 
   @classmethod
   def load(cls, path: Path | str) -> "Outputs":
