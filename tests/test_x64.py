@@ -4,13 +4,16 @@ Data sets hold uint8 or float32 always; params are float32 as usual, or float64.
 """
 
 import functools
+import re
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmul import bind, models, proxies, train, unlearn
+from jaxmul import bind, models, proxies, testing, train, unlearn
 from jaxmul.data import Dataset, Split
 from jaxmul.proxies import trackers
 
@@ -290,3 +293,21 @@ def test_models_start_in_float32(model):
     assert is_float(made, "float32")
     logits = jax.eval_shape(lambda network, inputs: network(inputs), made, spec(2))
     assert logits.dtype == "float32"
+
+
+@pytest.mark.slow
+def test_the_contract_of_algorithms_can_be_checked():
+  split = Split(forget=np.arange(3), retain=np.arange(3, 10))
+  with jax.enable_x64(True):
+    assert len(testing.check_unlearner(unlearn.fine_tune(), fresh("mlp"), toy("mlp"), split)) > 25
+
+
+@pytest.mark.slow
+def test_five_minutes_run():
+  """Training with a tracker, scores, a plan of three steps and metrics, as the page has them."""
+  page = (Path(__file__).parents[1] / "docs" / "start.md").read_text()
+  names: dict[str, Any] = {}
+  with jax.enable_x64(True):
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+      exec(block, names)
+    assert is_float(names["unlearned"], "float32")

@@ -127,7 +127,7 @@ class _Problem:
   def session(self, images, labels, key, padding: Any = 0) -> unlearn.Session:
     def rows(ids):
       at = jnp.full(len(self.dataset), padding, jnp.int32)
-      at = at.at[: len(ids)].set(self.dataset.rows(np.sort(ids)))
+      at = at.at[: len(ids)].set(self.dataset.rows(np.sort(ids)).astype(np.int32))
       return unlearn.Rows(images, labels, at, jnp.int32(len(ids)))
 
     sets = rows(self.split.forget), rows(self.split.retain)
