@@ -22,7 +22,7 @@ know it. There the target is 0, and its held-out examples say nothing.
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -134,10 +134,7 @@ def tune(
   original, steps, trials = params, [], []
   for number, split in enumerate(splits):
     so_far = dataclasses.replace(split, forget=np.concatenate(groups[: number + 1]))
-
-    def value_of(params: Bound, so_far: Split = so_far) -> float:
-      return surrogate(params, original, dataset, so_far, heldout, estimate)
-
+    value_of = _judge(original, dataset, so_far, heldout, estimate)
     value = value_of(params)
     best = (value, Step(None), params)
     trials.append(Trial(number, "none", value))
@@ -204,24 +201,31 @@ def surrogate(
     >>> round(surrogate(params, params, data, split, heldout), 3)  # S at 0.9, H at 0.5
     0.6
   """
+  return _judge(original, dataset, split, heldout, estimate)(params)
+
+
+def _judge(
+  original: Bound, dataset: Dataset, split: Split, heldout: Dataset, estimate: Estimate | None
+) -> Callable[[Bound], float]:
+  """Returns the surrogate as a function of the params; what the original says is asked once."""
   if not len(heldout):
     raise ValueError("surrogate got no held-out examples. Hold some out: data.holdout.")
   forget, retain = dataset.take(split.forget), dataset.take(split.retain)
   unknown = _unknown_classes(forget, retain, max(dataset.num_classes, heldout.num_classes))
   known = heldout.take(heldout.ids[~unknown[heldout.labels]])
-
-  def kept(data: Dataset) -> float:
-    if not len(data):
-      return 1.0
-    return 1 - max(0.0, metrics.accuracy(original, data) - metrics.accuracy(params, data))
-
-  confidence = metrics.attacks.label_confidence(params, forget)
+  kept = [(data, metrics.accuracy(original, data)) for data in (retain, known) if len(data)]
   gone = unknown[forget.labels]
-  if estimate is None:
-    distance = _from_heldout(params, forget, confidence, gone, known)
-  else:
-    distance = _from_estimate(confidence, gone, split.forget, estimate)
-  return float((1 - distance) * kept(retain) * kept(known))
+
+  def value(params: Bound) -> float:
+    confidence = metrics.attacks.label_confidence(params, forget)
+    if estimate is None:
+      distance = _from_heldout(params, forget, confidence, gone, known)
+    else:
+      distance = _from_estimate(confidence, gone, split.forget, estimate)
+    losses = [max(0.0, before - metrics.accuracy(params, data)) for data, before in kept]
+    return float((1 - distance) * np.prod([1 - loss for loss in losses]))
+
+  return value
 
 
 def _unknown_classes(forget: Dataset, retain: Dataset, num_classes: int) -> np.ndarray:
