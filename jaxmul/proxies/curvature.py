@@ -94,8 +94,9 @@ def curvature(
   if probes is None and method != "rum_compat":
     key = jax.random.key(0) if key is None else key
     # Drawn flat: XLA compiles random arrays of high rank slowly on CPU.
-    flat = jax.random.rademacher(key, (num_probes * inputs[0].size,), inputs.dtype)
-    probes = flat.reshape(num_probes, *inputs.shape[1:])
+    # By coins of float32: those of the default type are others where float64 is enabled.
+    up = jax.random.bernoulli(key, jnp.float32(0.5), (num_probes * inputs[0].size,))
+    probes = jnp.where(up, 1, -1).astype(inputs.dtype).reshape(num_probes, *inputs.shape[1:])
   return image_blocks(lambda x, y: _scores(bound, x, y, probes, method, step), inputs, labels)
 
 

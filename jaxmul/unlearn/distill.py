@@ -323,7 +323,7 @@ def dmm(
         f"dmm got influences on {beta.shape[-1]} logits for a network of {logits.shape[-1]} "
         'classes. Estimate them with target="logits".'
       )
-    return logits.at[targets_at].add(-removed, mode="drop")
+    return logits.at[targets_at].add(-removed.astype(logits.dtype), mode="drop")
 
   def objective(params, turn, predicted):
     batch = merged(turn.forget, turn.retain)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmul import train
 from jaxmul.binding import Bound
 from jaxmul.unlearn._chosen import refuse_fraction, smallest
 from jaxmul.unlearn._whole import full_gradient
@@ -168,7 +167,7 @@ def ct(
 
   def reshape(updates: Any, memory, turn: Turn) -> Any:
     del memory
-    return _scaled(updates, train.cosine(turn.clock.epoch, turn.epochs))
+    return _scaled(updates, 0.5 * (1 + jnp.cos(jnp.pi * turn.clock.epoch / turn.epochs)))
 
   return descend(
     retain_risk,
