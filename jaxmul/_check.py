@@ -4,12 +4,16 @@ Shapes and dtypes are always checked. Values are checked only where they are con
 they are unknown, and there `losses` answers an impossible label with NaN.
 """
 
+import functools
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from jaxmul import _arrays
 
 
 def batch(batch: Any, caller: str) -> tuple[jax.Array, jax.Array]:
@@ -78,6 +82,53 @@ def label_range(bound: Any, inputs: jax.Array, labels: jax.Array, caller: str) -
         f"{caller} needs apply_fn to return logits [B, C] = [{len(inputs)}, C], got {shape}."
       )
     class_numbers(labels, shape[1], caller)
+
+
+def outputs(network: Any, images: Any, caller: str) -> None:
+  """Warns where what a network returns looks like probabilities; see `logits`.
+
+  Args:
+    network: what is called with inputs; nothing is done where it, or they, are traced.
+    images: a few of them [n, ...], float or uint8: one small forward pass.
+    caller: whose caller is told.
+  """
+  static, arrays = _arrays.split(network)
+  if len(images) and all(map(is_concrete, (*arrays, images))):
+    logits(_forward(static, arrays, images), caller, stacklevel=4)
+
+
+def logits(value: jax.Array, caller: str, *, stacklevel: int = 3) -> None:
+  """Warns where concrete outputs [B, C] look like probabilities, whose softmax is nearly flat.
+
+  That is where each of the first eight rows lies in [0, 1] and sums to 1 within 1e-3, and not all
+  of these numbers are 0 or 1, as the inputs of a toy are.
+
+  Args:
+    value: what a network returned.
+    caller: the function that took it for logits.
+    stacklevel: as of `warnings.warn`, from here.
+  """
+  if value.ndim != 2 or value.shape[1] < 2 or not _is_readable(value):
+    return
+  rows = np.asarray(value[:8]).astype(np.float64)
+  sure = (rows == 0) | (rows == 1)
+  is_share = (rows >= 0).all() and (rows <= 1).all() and (np.abs(rows.sum(1) - 1) < 1e-3).all()
+  if len(rows) and is_share and not sure.all():
+    warnings.warn(
+      f"{caller} takes logits, but this network's outputs lie in [0, 1] and sum to 1, as "
+      "probabilities do. Return what its softmax is given.",
+      stacklevel=stacklevel,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(static, arrays, images):
+  inputs = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+  return _arrays.joined(static, arrays)(inputs)
+
+
+def _is_readable(value: Any) -> bool:
+  return is_concrete(value) and getattr(value, "is_fully_addressable", True)
 
 
 def finite(value: Any, name: str) -> None:

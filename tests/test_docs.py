@@ -1,5 +1,6 @@
 """The documentation: its Python runs, links lead to files, API pages lack nothing public."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -20,6 +21,23 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page):
   names = {}
   for block in blocks:
     exec(compile(block.content, f"{page}.md, line {block.map[0]}", "exec"), names)
+
+
+def test_the_seeds_of_the_evaluation_page_unlearn_with_keys_of_their_own():
+  """One key for all of them gives seeds that are not independent."""
+  text = (DOCS / "evaluation.md").read_text()
+  blocks = [token for token in MarkdownIt().parse(text) if token.info == "python"]
+  loops = [
+    node for block in blocks for node in ast.parse(block.content).body if isinstance(node, ast.For)
+  ]
+  runs = 0
+  for loop in loops:
+    own = {node.id for node in ast.walk(loop.target) if isinstance(node, ast.Name)}
+    for call in ast.walk(loop):
+      if isinstance(call, ast.Call) and ast.unparse(call.func) == "unlearn.run":
+        runs += 1
+        assert {node.id for node in ast.walk(call.args[4]) if isinstance(node, ast.Name)} & own
+  assert runs
 
 
 @pytest.mark.parametrize(

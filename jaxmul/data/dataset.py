@@ -1,6 +1,7 @@
 """A data set is images, labels and ids; everything is joined by id, never by position."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ class Dataset:
   """Images [n, ...], labels [n] and ids [n] in host memory.
 
   Attributes:
-    images: [n, ...], uint8 (kept so until a batch is used) or float32.
+    images: [n, ...], uint8 (kept so until a batch is used) or float32. Floats are used as they
+      are; a warning says so where they look like bytes, in [0, 255] with a largest above 50.
     labels: int32 [n] in [0, num_classes).
     ids: int64 [n], unique; by default 0 … n − 1.
     num_classes: C; by default one more than the largest label.
@@ -52,6 +54,7 @@ class Dataset:
       with np.errstate(over="ignore"):  # What float32 cannot hold becomes inf, and is refused so.
         images = images.astype(np.float32)
       _check.finite(images, "Dataset: images")
+      _warn_of_bytes(images)
     _check.labels(labels, len(images), "Dataset")
     ids = np.arange(len(images)) if self.ids is None else np.asarray(self.ids)
     num_classes = self.num_classes or int(labels.max(initial=0)) + 1
@@ -93,7 +96,11 @@ class Dataset:
   def take(self, ids: Any) -> "Dataset":
     """Returns the data set of the given ids, in their order."""
     rows = self.rows(ids)
-    return Dataset(self.images[rows], self.labels[rows], self.ids[rows], self.num_classes)
+    part = object.__new__(Dataset)  # its rows were checked, and warned of, with the whole
+    for name in ("images", "labels", "ids"):
+      object.__setattr__(part, name, getattr(self, name)[rows])
+    object.__setattr__(part, "num_classes", self.num_classes)
+    return part
 
   def batch(self) -> tuple[jax.Array, jax.Array]:
     """Returns everything as one batch: inputs [n, ...] float32 and labels int32 [n]."""
@@ -112,6 +119,16 @@ def as_inputs(images: jax.Array) -> jax.Array:
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 255
   return images
+
+
+def _warn_of_bytes(images: np.ndarray) -> None:
+  """Warns where float images hold 0 … 255: no rate of the papers trains a network on them."""
+  if images.size and images.min() >= 0 and 50 < images.max() <= 255:
+    warnings.warn(
+      f"Dataset got float images in [{images.min():g}, {images.max():g}], which are used as they "
+      "are: networks want about [0, 1]. Pass them as uint8, or divide them by 255.",
+      stacklevel=4,
+    )
 
 
 def check_ids(ids: np.ndarray, size: int, caller: str) -> None:

@@ -1,5 +1,7 @@
 """Input scaling inside the network, so that input gradients are taken in pixel space."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 
@@ -12,6 +14,15 @@ def normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> 
 
 
 def channels_last(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-  """Returns normalized images as [B, H, W, I]; grey ones [B, H, W] get I = 1."""
+  """Returns normalized images as [B, H, W, I]; grey ones [B, H, W] get I = 1.
+
+  Warns where the second axis looks like channels, as in PyTorch.
+  """
+  if x.ndim == 4 and x.shape[1] in (1, 3, 4) and min(x.shape[2:]) > 4:
+    warnings.warn(
+      f"the network got images {list(x.shape)} and reads them as [B, H, W, channels]; they look "
+      "like [B, channels, H, W]. Transpose them: images.transpose(0, 2, 3, 1).",
+      stacklevel=1,  # the same place for all, so that Python says it once
+    )
   x = normalize(x, mean, std)
   return x[..., None] if x.ndim == 3 else x

@@ -146,10 +146,11 @@ def heldout_divergence(
     [0.0]
   """
   inputs, _ = _check.batch(batch, "heldout_divergence")
-  log_p, log_q = (
-    losses.log_probabilities(as_bound(each, apply_fn, "heldout_divergence")(inputs))
-    for each in (params, heldout_params)
+  before, after = (
+    as_bound(each, apply_fn, "heldout_divergence")(inputs) for each in (params, heldout_params)
   )
+  _check.logits(before, "heldout_divergence")
+  log_p, log_q = losses.log_probabilities(before), losses.log_probabilities(after)
   # ½ Σ (p − q)(log p − log q): the two divergences in one sum of terms that are never negative.
   terms = (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)
   return 0.5 * jnp.sum(jnp.where(log_p == log_q, 0.0, terms), axis=-1)  # −∞ on both sides: 0

@@ -143,4 +143,6 @@ def _forward(params, batch, apply_fn, caller) -> tuple[jax.Array, jax.Array]:
   bound = as_bound(params, apply_fn, caller)
   inputs, labels = _check.batch(batch, caller)
   _check.label_range(bound, inputs, labels, caller)
-  return bound(inputs), labels
+  logits = bound(inputs)
+  _check.logits(logits, caller, stacklevel=4)
+  return logits, labels

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul import _check, _sharding
+from jaxmul import _arrays, _check, _sharding
 from jaxmul._blocks import map_blocks
 from jaxmul._progress import shown
 from jaxmul.binding import ApplyFn, as_bound
@@ -71,13 +71,9 @@ def score(
   size = rows_each * devices
   classes = jax.eval_shape(bound, dataset.take(dataset.ids[:1]).batch()[0]).shape[-1]
   _check.class_numbers(dataset.labels, classes, "score")
-  # Arrays are arguments of the compiled program; anything else in the two trees is part of it.
-  leaves, structure = jax.tree.flatten((proxy, bound))
-  is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
-  others = tuple(None if array else leaf for leaf, array in zip(leaves, is_array, strict=True))
-  arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+  _check.outputs(bound, dataset.images[:8], "score")
+  static, arrays = _arrays.split((proxy, bound))
   arrays = _sharding.replicate(arrays)
-  static = (structure, others, tuple(is_array))
   scores = []
   for start in shown(range(0, len(dataset), size), "scoring"):
     rows = np.arange(start, start + size)
@@ -90,12 +86,8 @@ def score(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score(static, arrays, images, labels):
-  structure, others, is_array = static
-
   def local(batch, arrays):
-    left = iter(arrays)
-    leaves = [next(left) if array else other for other, array in zip(others, is_array, strict=True)]
-    proxy, bound = jax.tree.unflatten(structure, leaves)
+    proxy, bound = _arrays.joined(static, arrays)
     block = _BLOCK if jax.default_backend() == "cpu" else len(batch[1])
     return map_blocks(
       lambda images, labels: proxy(bound, batch=(as_inputs(images), labels)), batch, block

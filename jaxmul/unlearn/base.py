@@ -205,6 +205,7 @@ def run(
     )
   classes = jax.eval_shape(params, dataset.take(dataset.ids[:1]).batch()[0]).shape[-1]
   _check.class_numbers(dataset.labels, classes, "unlearn.run")
+  _check.outputs(params, dataset.images[:8], "unlearn.run")
   images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
   if devices is not None and mesh is None:
     images, labels, params = jax.device_put((images, labels, params), devices[0])
