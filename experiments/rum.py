@@ -62,7 +62,6 @@ OTHERS = (
   *("dataset", "data_dir", "truth"),
 )
 ORACLES = 8  # whose mean p_y the example gap is measured from, where no audit trains more
-TRIALS = 15
 PLANS = {"neg_grad_plus": rum.neg_grad_plus_plan, "salun": rum.salun_plan}
 
 
@@ -79,6 +78,7 @@ class Config:
     forget: what is to be deleted: memorization (RUM's three groups), random, or a class by its
       number, all of it; the latter two are cut into three groups by the ground truth.
     folds: networks that ask of every example what one says that never saw it, for the autopilot.
+    trials: settings that the autopilot may try for all groups together, at least 3.
     seeds: training seeds; one gives no intervals.
     first_seed: number of the first of them, to confirm a result on seeds that were never seen.
     num_models: models retrained without a random part of the data, for the ground truth.
@@ -104,6 +104,7 @@ class Config:
   plan: Literal["salun", "neg_grad_plus", "auto"] = "salun"
   forget: str = "memorization"
   folds: int = 5
+  trials: int = 12
   seeds: int = 3
   first_seed: int = 0
   num_models: int = 200
@@ -133,8 +134,10 @@ class Config:
       raise ValueError(
         f"--forget {self.forget}: must be memorization, random or the number of a class."
       )
-    if self.folds < 2:
-      raise ValueError(f"--folds {self.folds}: must be at least 2.")
+    if self.folds < 2 or self.trials < 3:
+      raise ValueError(
+        f"--folds {self.folds}: must be at least 2; --trials {self.trials}: at least 3."
+      )
     if self.checkpoints:
       checkpoint.refuse_path(self.out)
 
@@ -295,7 +298,7 @@ def run_seed(
         groups,
         problem.dataset.take(problem.heldout.tune),
         keys[4],
-        budget=TRIALS,
+        budget=config.trials,
         estimate=problem.said,
       )
       best = [

@@ -1,0 +1,266 @@
+"""Is a change a refactoring? SHA-256 of what the library computes, beside those that are kept.
+
+A battery on an MLP, a CNN and a ResNet-18 of few weights, on real digits, in a process with one
+thread: training with every tracker, every proxy, ground truth and influence, every algorithm for
+two epochs, plans, requests, tuning, attacks and figures, and a small main job. Names of params do
+not count, only their values: a digest changes where a number does, in its last bit.
+
+`digests.json` beside this file holds those of the last change that was meant to change numbers, and
+the CPU they come from: other CPUs round in another way. There, check out the commit that wrote the
+file, run the same, and compare with that.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+GOALS = {"different": "0"}
+KEPT = Path(__file__).with_suffix(".json")
+
+
+def measure(pairs: int, seconds: float) -> dict[str, Any]:
+  """Returns {"digests": {name: hex}, "cpu", "different": names that the kept file has otherwise}.
+
+  "different" is None where the kept file is of another CPU. Short samples try the MLP alone.
+  """
+  del pairs
+  networks = ("mlp",) if seconds < 10 else ("mlp", "cnn", "resnet18", "main job")
+  environment = os.environ | {
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    "PJRT_NPROC": "1",
+    "NPROC": "1",
+    "JAX_PLATFORMS": "cpu",
+  }
+  command = [sys.executable, "-m", "experiments.bench.digests", *networks]
+  done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+  digests = json.loads(done.stdout.splitlines()[-1])
+  kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+  different = None
+  if kept.get("cpu") == cpu():
+    different = sorted(name for name in digests if kept["digests"].get(name) != digests[name])
+  return {"cpu": cpu(), "different": different, "digests": digests}
+
+
+def cpu() -> str:
+  """Returns the model of this machine's processor, as far as the system tells it."""
+  info = Path("/proc/cpuinfo")
+  if not info.exists():
+    return platform.processor() or platform.machine()
+  told = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+  fields = {name.strip(): value.strip() for name, value in told.items()}
+  said = ("vendor_id", "cpu family", "model", "model name")
+  return " ".join(fields[name] for name in said if name in fields)
+
+
+def digest(tree: Any) -> str:
+  """Returns 16 hex digits of the values of a tree, whatever its leaves are called."""
+  import jax
+  import numpy as np
+
+  leaves = []
+  for leaf in jax.tree.leaves(tree):
+    value = np.ascontiguousarray(leaf)
+    if value.dtype.kind in "OUS":
+      value = np.frombuffer(repr(value.tolist()).encode(), np.uint8)
+    leaves.append(hashlib.sha256(f"{value.dtype}{value.shape}".encode() + value.tobytes()).digest())
+  return hashlib.sha256(b"".join(sorted(leaves))).hexdigest()[:16]
+
+
+def battery(name: str) -> dict[str, Any]:
+  """Returns {what: arrays} of everything that is computed with one network."""
+  import jax
+  import numpy as np
+
+  from jaxmul import data, memorization, metrics, models, proxies, rum, train, unlearn
+  from jaxmul.proxies import trackers
+
+  model, head, layers = {
+    "mlp": (models.mlp((12,)), "Dense_1", ("Dense_0", "Dense_1")),
+    "cnn": (models.cnn((3, 4), 6), "Dense_1", ("Conv_0", "Conv_1", "Dense_0", "Dense_1")),
+    "resnet18": (models.resnet18(width=2), "head", ("stem", "head")),
+  }[name]
+  wide = {
+    "mlp": models.mlp((12,), 11),
+    "cnn": models.cnn((3, 4), 6, 11),
+    "resnet18": models.resnet18(11, width=2),
+  }[name]
+  digits, key = data.digits(), jax.random.key(7)
+  parts = data.holdout(digits, key, heldout=90, test=60)
+  training = digits.take(np.sort(np.random.default_rng(0).permutation(parts.train)[:150]))
+  held = data.cut_heldout(parts.heldout, key)
+  recipe = train.Recipe(model, epochs=3, batch_size=32, learning_rate=0.02)
+  found: dict[str, Any] = {}
+
+  every = {
+    "learning_events": trackers.learning_events(),
+    "cumulative_loss": trackers.cumulative_loss(),
+    "area_under_margin": trackers.area_under_margin(),
+    "forgetting_events": trackers.forgetting_events(),
+    "late_learning": trackers.late_learning(),
+    "loss_iqr": trackers.loss_iqr(),
+    "cumulative_gradient": trackers.cumulative_gradient(),
+    "tracin": trackers.tracin(),
+    "curvature": trackers.curvature(),
+    "vog": trackers.vog(),
+  }
+  fit = train.fit(recipe, training, key, trackers=every)
+  original = fit.params
+  found["fit"] = (fit.params.params, fit.params.state, tuple(fit.history))
+  found |= {f"tracker {tracker}": scores for tracker, scores in fit.scores.items()}
+  for proxy in (
+    *("confidence", "max_confidence", "entropy", "correctness", "loss", "margin", "el2n"),
+    *("grand", "input_gradient", "curvature"),
+  ):
+    found[f"proxy {proxy}"] = proxies.score(getattr(proxies, proxy), original, training)
+  for method in ("finite_difference", "rum_compat"):
+    partial = jax.tree_util.Partial(proxies.curvature, method=method)
+    found[f"proxy curvature {method}"] = proxies.score(partial, original, training)
+  after = proxies.heldout_retrain(
+    original, digits.take(held.proxy), proxies.heldout_recipe(recipe), key
+  )
+  partial = jax.tree_util.Partial(proxies.heldout_divergence, heldout_params=after)
+  found["proxy heldout_divergence"] = proxies.score(partial, original, training)
+
+  run = {"executor": memorization.serial, "progress": False}
+  test = digits.take(parts.test[:20])
+  truth = memorization.estimate(recipe, training, key, num_models=10, test=test, **run)
+  found["estimate"] = (truth.memorization, truth.low, truth.high, truth.soft, truth.log_odds)
+  assert truth.influence is not None
+  found["influence"] = tuple(truth.influence.block())
+  said = memorization.cross_fit(recipe, training, jax.random.key(8), folds=3, **run)
+  found["cross_fit"] = (said.confidence_out, said.soft)
+  known = np.isfinite(truth.memorization)
+  groups = rum.select(truth.memorization[known], truth.ids[known], size=10, soft=truth.soft[known])
+  forget = np.sort(np.concatenate(groups))
+  retain = np.setdiff1d(training.ids, forget)
+  split = data.Split(forget=forget, retain=retain, heldout=parts.heldout, test=parts.test)
+  found["groups"] = tuple(groups)
+  rows = memorization.influence(
+    recipe, training, key, rows=forget, num_models=10, target="logits", **run
+  )
+  found["row influence"] = np.nan_to_num(rows.value)
+
+  inputs = training.batch()[0][:1]
+  fresh = models.init(model, jax.random.key(9), inputs)
+  wider = models.init(wide, jax.random.key(9), inputs)
+  beta = np.nan_to_num(rows.value)
+  algorithms: dict[str, unlearn.Unlearner] = {
+    "fine_tune": unlearn.fine_tune(),
+    "l1_sparse": unlearn.l1_sparse(),
+    "neg_grad": unlearn.neg_grad(),
+    "neg_grad_plus": unlearn.neg_grad_plus(),
+    "random_label": unlearn.random_label(0.01),
+    "salun": unlearn.salun(0.01),
+    "scrub": unlearn.scrub(),
+    "influence": unlearn.influence(iterations=5),
+    "fisher": unlearn.fisher(),
+    "fisher rum_compat": unlearn.fisher(1e-6, rum_compat=True),
+    "ssd": unlearn.ssd(),
+    "bad_teacher": unlearn.bad_teacher(fresh),
+    "boundary_shrink": unlearn.boundary_shrink(),
+    "boundary_expand": unlearn.boundary_expand(wider),
+    "cf_k": unlearn.cf_k(layers),
+    "eu_k": unlearn.eu_k(layers, fresh),
+    "msg": unlearn.msg(fresh),
+    "amun": unlearn.amun(steps=3),
+    "dmm": unlearn.dmm(beta, rows.test_ids, rows.ids),
+    "localized_reset": unlearn.localized_reset(fresh),
+    "regun": unlearn.regun(digits.take(held.proxy)),
+    "sam": unlearn.sam(unlearn.neg_grad_plus()),
+    "top_k": unlearn.top_k(),
+    "random_k": unlearn.random_k(),
+    "layer_attack": unlearn.layer_attack(models.features(model, head), head),
+  }
+  if name != "mlp":
+    algorithms["ct"] = unlearn.ct()
+  for label, algorithm in algorithms.items():
+    try:
+      network = unlearn.run(algorithm, original, training, split, key, epochs=2, batch_size=32)
+    except unlearn.Diverged as error:
+      network = error.params
+    found[f"unlearn {label}"] = (network.params, network.state)
+
+  plan = rum.Plan(
+    [
+      rum.Step(None),
+      rum.Step(unlearn.fine_tune(), 2, 32),
+      rum.Step(unlearn.neg_grad_plus(), 2, 32),
+    ]
+  )
+  network = rum.meta_unlearn(plan, original, training, groups, key)
+  found["meta_unlearn"] = (network.params, network.state)
+
+  def score(params, asked):
+    return proxies.score(proxies.loss, params, asked)
+
+  *_, last = rum.stream(plan, original, training, [forget[:12], forget[12:]], key, score=score)
+  found["stream"] = (last.params.params, last.params.state)
+  tried = dict(list(rum.candidates(recipe).items())[:2])
+  tuned = rum.tune(tried, original, training, groups, digits.take(held.tune), key, estimate=said)
+  found["tune"] = ([trial.surrogate for trial in tuned.trials], tuned.params.params)
+
+  what = (recipe, digits, split, jax.random.key(10))
+  ensemble = metrics.oracle.ensemble(*what, num_models=8, **run)
+  found["ensemble"] = [each.logits for each in ensemble]
+  outputs = metrics.oracle.outputs([network, original] * 4, digits, ensemble.oracles.ids)
+  thirds = dict(zip(rum.Selection._fields, groups, strict=True))
+  figures = metrics.beside_oracles(outputs, ensemble, split, held.attack, key, groups=thirds)
+  for figure, parts_of in figures.items():
+    for part, row in parts_of.items():
+      found[f"figure {figure}/{part}"] = [row[end] for end in ("value", "low", "high")]
+  examples = metrics.by_example(outputs, ensemble, split, held.attack, key)
+  found |= {f"example {label}": values for label, values in examples.items()}
+  audit = metrics.audit(ensemble, split, held.attack, key)
+  found["audit"] = [control.said for control in audit.controls]
+  return found
+
+
+def main_job() -> dict[str, Any]:
+  """Returns the figures of a small main job, without its seconds."""
+  from experiments import rum
+
+  with tempfile.TemporaryDirectory() as folder:
+    job = rum.Config(
+      dataset="digits",
+      num_models=8,
+      epochs=3,
+      seeds=1,
+      group_size=30,
+      audit_models=8,
+      out=Path(folder),
+    )
+    rum.main(job)
+    found = json.loads((job.out / "metrics.json").read_text())
+    methods = {
+      name: {figure: each["mean"] for figure, each in figures.items() if isinstance(each, dict)}
+      for name, figures in found["methods"].items()
+    }
+    for figures in methods.values():
+      del figures["seconds"]
+    audit = json.loads((job.out / "audit.json").read_text())
+    ranks = {name: each["spearman"]["mean"] for name, each in found["proxies"].items()}
+  return {"methods": methods, "spearman": ranks, "groups": found["groups"], "audit": audit["line"]}
+
+
+def main(networks: list[str]) -> None:
+  """Prints {name: digest} as the last line."""
+  warnings.simplefilter("ignore")
+  found: dict[str, str] = {}
+  for name in networks:
+    made: Callable[[], dict[str, Any]] = (
+      main_job if name == "main job" else lambda name=name: battery(name)
+    )
+    found |= {f"{name}: {what}": digest(arrays) for what, arrays in made().items()}
+  print(json.dumps(found))
+
+
+if __name__ == "__main__":
+  main(sys.argv[1:])
