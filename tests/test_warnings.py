@@ -112,8 +112,8 @@ BYTES = RNG.integers(0, 256, (4, 8, 8))
 
 @pytest.mark.parametrize(
   "images",
-  [BYTES.astype(np.float32), BYTES.astype(float), BYTES.reshape(4, -1) / 4.0],
-  ids=["float32", "float64", "flat, up to 63"],
+  [BYTES.astype(np.float32), BYTES.astype(float), BYTES.reshape(4, -1) / 2 + 1],
+  ids=["float32", "float64", "flat, up to 128"],
 )
 def test_float_images_of_bytes_are_told_once(images):
   (message, file), *more = told(lambda: Dataset(images, np.arange(4)))
@@ -143,6 +143,7 @@ def test_a_part_of_a_data_set_is_not_told_of_again():
     100 * RNG.normal(size=(4, 8)),  # features of any unit
     1000 * RNG.random((4, 8)),  # no byte is above 255
     np.round(16 * RNG.random((4, 8))),  # scikit-learn's digits
+    100 * RNG.random((4, 8)),  # per cent
     np.zeros((0, 8)),
   ],
 )

@@ -17,7 +17,7 @@ class Dataset:
 
   Attributes:
     images: [n, ...], uint8 (kept so until a batch is used) or float32. Floats are used as they
-      are; a warning says so where they look like bytes, in [0, 255] with a largest above 50.
+      are; a warning says so where they look like bytes, in [0, 255] with a largest above 127.
     labels: int32 [n] in [0, num_classes).
     ids: int64 [n], unique; by default 0 … n − 1.
     num_classes: C; by default one more than the largest label.
@@ -123,7 +123,7 @@ def as_inputs(images: jax.Array) -> jax.Array:
 
 def _warn_of_bytes(images: np.ndarray) -> None:
   """Warns where float images hold 0 … 255: no rate of the papers trains a network on them."""
-  if images.size and images.min() >= 0 and 50 < images.max() <= 255:
+  if images.size and images.min() >= 0 and 127 < images.max() <= 255:
     warnings.warn(
       f"Dataset got float images in [{images.min():g}, {images.max():g}], which are used as they "
       "are: networks want about [0, 1]. Pass them as uint8, or divide them by 255.",
