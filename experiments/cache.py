@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +52,23 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def compute_missing(
-  paths: Sequence[Path], stages_each: int, compute: Callable[[int, Path, Begin], None]
+  paths: Mapping[int, Path], stages_each: int, compute: Callable[[int, Path, Begin], None]
 ) -> None:
   """Computes the file of each seed that is not there, and says of all how long it took.
 
   Args:
-    paths: a file for each seed.
+    paths: a file for each seed, by its number from 0.
     stages_each: stages of one seed, for the bar.
     compute: writes the file of a seed: its number, the file, and what is told that a stage begins.
   """
-  missing = [seed for seed, path in enumerate(paths) if not path.exists()]
+  missing = [seed for seed, path in paths.items() if not path.exists()]
   with stages(len(missing) * stages_each) as begin:
-    for seed, path in enumerate(paths):
+    for done, (seed, path) in enumerate(paths.items(), 1):
       start = time.perf_counter()
       if seed in missing:
         compute(seed, path, begin)
       said = f"{time.perf_counter() - start:.0f} s" if seed in missing else f"read back from {path}"
-      print(f"seed {seed + 1} of {len(paths)}: {said}", flush=True)
+      print(f"seed {seed + 1}, {done} of {len(paths)}: {said}", flush=True)
 
 
 class Kept:

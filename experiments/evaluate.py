@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments import cli, logs, tables
 from experiments.cache import ensemble_store
-from experiments.setting import cut, recipe_of
+from experiments.setting import TIES_RULE, cut, recipe_of, soft_of
 from jaxmul import checkpoint, data, memorization, metrics, models, report, rum, train
 from jaxmul.metrics.oracle import Ensemble, Outputs
 
@@ -111,7 +111,13 @@ def groups_of(config: Config, split: data.Split) -> dict[str, np.ndarray]:
   if config.truth is None:
     return {}
   truth = memorization.Estimate.load(config.truth).take(split.forget)
-  groups = rum.refine(truth.memorization, truth.ids, soft=truth.soft)
+  unknown = np.isnan(truth.memorization)
+  if unknown.any():
+    raise ValueError(
+      f"--truth {config.truth}: {unknown.sum()} of {len(unknown)} forget ids have no score, such "
+      f"as {truth.ids[unknown][0]}. Estimate more models, or leave --truth away."
+    )
+  groups = rum.refine(truth.memorization, truth.ids, soft=soft_of(truth))
   return dict(zip(rum.Selection._fields, groups, strict=True))
 
 
@@ -188,7 +194,12 @@ def main(config: Config) -> None:
     seconds=config.seconds,
     retrained_seconds=config.retrained_seconds,
   )
+  groups = groups_of(config, split) or {"forget": split.forget}
+  counts = rum.class_counts(list(groups.values()), dataset).tolist()
+  for name, classes in zip(groups, counts, strict=True):
+    print(f"{name}: {sum(classes)} examples, of each class {' '.join(map(str, classes))}")
   record = {"config": config, "versions": report.versions(), "audit": examined}
+  record |= {"classes": dict(zip(groups, counts, strict=True)), "ties": TIES_RULE}
   report.write_json(config.out / "evaluation.json", {"figures": found, **record})
   for figure, parts_of in found.items():
     log(0, {f"{figure}/{part}": each["value"] for part, each in parts_of.items()})

@@ -1,7 +1,7 @@
 """How one unlearned network is judged: beside a network retrained without the forget set."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,24 @@ from jaxmul.binding import Bound
 # What tables show first; the gap is best at 0, the others at 1.
 HEADLINE = ("example gap", "ToW by group", "ToW", "ToW-MIA")
 METRICS = (*HEADLINE, "forget", "retain", "test", "attack", "seconds")
+
+
+def unseeing(seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
+  """Returns the headline figures that do not tell the originals from retrained models.
+
+  Those whose paired difference over seeds does not have its 95 % interval on the right side of 0;
+  none where there is one seed.
+
+  Args:
+    seeds: of each, {method: {figure: value}} with "original" and "retrain".
+  """
+  found = []
+  for figure in HEADLINE if len(seeds) > 1 else ():
+    ours, theirs = ([seed[name][figure] for seed in seeds] for name in ("original", "retrain"))
+    sides = (ours, theirs) if figure == "example gap" else (theirs, ours)
+    if not metrics.intervals.paired(*sides).low > 0:
+      found.append(figure)
+  return found
 
 
 class Judge:

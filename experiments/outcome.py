@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from experiments import tables
-from experiments.judge import HEADLINE, METRICS
+from experiments.judge import HEADLINE, METRICS, unseeing
+from experiments.setting import TIES_RULE
 from jaxmul import metrics, proxies, report, rum
-from jaxmul._ids import TIES
 
 Difference = metrics.intervals.Difference
 
@@ -87,7 +87,7 @@ def write(
         "median_interval_width": float(np.nanmedian(truth.high - truth.low)),
       },
       "groups": groups_of(problem),
-      "ties": {"rule": "soft in steps of 0.01, then a permutation of the ids", "key": TIES},
+      "ties": TIES_RULE,
       "autopilot": {
         "seconds": problem.seconds["cross-fit"],
         "trainings": int((problem.said.count_in + problem.said.count_out)[0]),
@@ -138,6 +138,7 @@ def write(
     {name: each[0] for name, each in agreements.items()},
     "The first training seed; 95 % bootstrap over examples",
   )
+  blind = [*blind, *unseeing([seed["methods"] for seed in seeds])]
   shown = [name for name in HEADLINE if name not in blind]
   plots.method_intervals(out / "methods.png", methods, shown)
   plots.gallery(out / "gallery.png", data.images, data.labels, truth.memorization, truth.soft)

@@ -34,7 +34,7 @@ from experiments.cache import (
   told,
 )
 from experiments.judge import Judge
-from experiments.setting import cut, forget_groups, recipe_of, show_groups, split_of
+from experiments.setting import cut, forget_groups, recipe_of, show_groups, soft_of, split_of
 from experiments.truth import cross_fitted, ground_truth, read_truth
 from jaxmul import (
   checkpoint,
@@ -77,7 +77,8 @@ class Config:
       neg_grad_plus (three times); or auto, the autopilot, for each refinement anew.
     forget: what is to be deleted: memorization (RUM's three groups), random, or a class by its
       number, all of it; the latter two are cut into three groups by the ground truth.
-    folds: networks that ask of every example what one says that never saw it, for the autopilot.
+    folds: K of the K networks, each trained without one K-th of the data, that tell the autopilot
+      what a network says of an example that it never saw.
     trials: settings that the autopilot may try for all groups together, at least 3.
     seeds: training seeds; one gives no intervals.
     first_seed: number of the first of them, to confirm a result on seeds that were never seen.
@@ -155,7 +156,8 @@ class Problem:
 
   Attributes:
     seconds: of the ground truth and of cross-fitting; NaN where they are not known.
-    said: what networks without them say of all training examples, of other models than the truth.
+    said: for each training example, what a network says of it that never saw it; these networks
+      are not those of the ground truth.
     oracles: of other seeds than those that are judged.
   """
 
@@ -328,7 +330,7 @@ def run_seed(
     methods["SalUn vanilla"] = vanilla(unlearn.salun(), 10)
   refinements = {
     "shuffle": rum.shuffle(forget, keys[5]),
-    "ground truth": by(problem.truth.memorization, problem.truth.soft),
+    "ground truth": by(problem.truth.memorization, soft_of(problem.truth)),
     **{name: by(scores) for name, (scores, _) in scored.items()},
   }
   for name, groups in refinements.items():
@@ -407,16 +409,16 @@ def name_of_seeds(config: Config, problem: Problem) -> str:
 def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, Any]]:
   """Returns the result of each seed, read back if the same run has finished it before."""
   name = name_of_seeds(config, problem)
-  first = config.first_seed
+  first, cache = config.first_seed, config.out / "cache"
   numbers = range(first, first + config.seeds)
-  paths = [config.out / "cache" / f"seed{seed}-{name}.json" for seed in numbers]
+  paths = {seed: cache / f"seed{seed}-{name}.json" for seed in numbers}
 
-  def compute(at: int, path: Path, begin: Begin) -> None:
+  def compute(seed: int, path: Path, begin: Begin) -> None:
     keep = keeper(config, problem, path.with_suffix(""))
-    report.write_json(path, run_seed(config, problem, numbers[at], log, begin, keep))
+    report.write_json(path, run_seed(config, problem, seed, log, begin, keep))
 
   compute_missing(paths, config.stages, compute)
-  results = [json.loads(path.read_text()) for path in paths]
+  results = [json.loads(path.read_text()) for path in paths.values()]
   for result in results:
     for found in result["proxies"].values():
       found["scores"] = np.asarray(found["scores"])

@@ -219,14 +219,15 @@ def name_of_seeds(config: Config, problem: Problem) -> str:
 def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, np.ndarray]]:
   """Returns what `run_seed` does with each seed, read back if the same run has finished it."""
   name = name_of_seeds(config, problem)
-  paths = [config.out / "cache" / f"seed{seed}-{name}.npz" for seed in range(config.seeds)]
+  cache = config.out / "cache"
+  paths = {seed: cache / f"seed{seed}-{name}.npz" for seed in range(config.seeds)}
 
   def compute(seed: int, path: Path, begin: Begin) -> None:
     report.write_arrays(path, run_seed(config, problem, seed, log, begin))
 
   compute_missing(paths, config.stages, compute)
   results = []
-  for path in paths:
+  for path in paths.values():
     with np.load(path, allow_pickle=False) as file:
       results.append(dict(file))
   return results

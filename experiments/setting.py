@@ -6,6 +6,9 @@ import jax
 import numpy as np
 
 from jaxmul import data, memorization, models, rum, train
+from jaxmul._ids import SOFT_DECIMALS, TIES
+
+TIES_RULE = f"soft in steps of {10.0**-SOFT_DECIMALS}, then a permutation of the ids, key {TIES}"
 
 
 def load(config: Any) -> data.Dataset:
@@ -36,12 +39,21 @@ def recipe_of(config: Any, num_classes: int) -> train.Recipe:
 def forget_groups(
   config: Any, training: data.Dataset, truth: memorization.Estimate
 ) -> rum.Selection:
-  """Returns the forget set in three groups, of low, medium and high memorization by the truth."""
-  known = np.isfinite(truth.memorization)
-  ids, scores, soft = truth.ids[known], truth.memorization[known], truth.soft[known]
-  size = config.group_size or max(80, round(len(training) / 45))
+  """Returns the forget set in three groups, of low, medium and high memorization by the truth.
+
+  Of a class, or at random, examples without a score are forgotten too: they count as 0.
+  """
+  size = size_of(config, training)
   if config.forget == "memorization":
-    return rum.select(scores, ids, size=size, soft=soft)
+    known = np.isfinite(truth.memorization)
+    soft = soft_of(truth)
+    return rum.select(
+      truth.memorization[known],
+      truth.ids[known],
+      size=size,
+      soft=None if soft is None else soft[known],
+    )
+  ids, scores = truth.ids, np.nan_to_num(truth.memorization)
   if config.forget == "random":
     drawn = jax.random.permutation(jax.random.fold_in(jax.random.key(config.key), 6), len(ids))
     rows = np.sort(np.asarray(drawn)[: 3 * size])
@@ -52,21 +64,33 @@ def forget_groups(
         f"--forget {config.forget}: {len(rows)} training examples of this class, of "
         f"{training.num_classes} classes, must be at least 3."
       )
-  return rum.Selection(*rum.refine(scores[rows], ids[rows], soft=soft[rows]))
+  soft = soft_of(truth)
+  soft = None if soft is None else np.nan_to_num(soft)[rows]
+  return rum.Selection(*rum.refine(scores[rows], ids[rows], soft=soft))
+
+
+def size_of(config: Any, training: data.Dataset) -> int:
+  """Returns the examples of a forget group: what the config says, or n/45, but at least 80."""
+  return config.group_size or max(80, round(len(training) / 45))
+
+
+def soft_of(truth: memorization.Estimate) -> np.ndarray | None:
+  """Returns what orders equal scores; None where a published file has nothing of the kind."""
+  return None if np.isnan(truth.soft).all() else truth.soft
 
 
 def show_groups(
-  groups: rum.Selection, training: data.Dataset, truth: memorization.Estimate
+  groups: rum.Selection, training: data.Dataset, truth: memorization.Estimate | None
 ) -> None:
   """Prints how many examples of each class are in each group, and how memorized they are."""
   counts = rum.class_counts(groups, training)
   for name, ids, classes in zip(groups._fields, groups, counts, strict=True):
-    scores = truth.take(ids).memorization
+    said = ""
+    if truth is not None:
+      scores = truth.take(ids).memorization
+      said = f", memorization {np.nanmin(scores):.2f} to {np.nanmax(scores):.2f}"
     listed = " ".join(map(str, classes))
-    print(
-      f"forget group {name}: {len(ids)} examples, memorization {scores.min():.2f} to "
-      f"{scores.max():.2f}, of each class {listed}"
-    )
+    print(f"forget group {name}: {len(ids)} examples{said}, of each class {listed}")
 
 
 def split_of(

@@ -31,8 +31,8 @@ import numpy as np
 
 from experiments import cli, logs
 from experiments.cache import ensemble_store, name_of, timed, told
-from experiments.judge import HEADLINE, METRICS, Judge
-from experiments.setting import cut, recipe_of
+from experiments.judge import HEADLINE, METRICS, Judge, unseeing
+from experiments.setting import TIES_RULE, cut, recipe_of, show_groups, size_of, soft_of
 from experiments.truth import cross_fitted, ground_truth, read_truth
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul._identity import digest
@@ -68,7 +68,7 @@ class Config:
     fraction: share of the training set that each of them sees, in (0, 1).
     group_size: examples in the low, medium and high set each; 0 is n/45, at least 80.
     trials: settings that rum.tune may try for each algorithm; 0 leaves tuning out.
-    folds: networks that are asked of what they never saw, for tuning.
+    folds: K of the K networks, each trained without one K-th of the data, that tuning asks.
     epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
     learning_rate: step size of training in its first epoch; it falls along a cosine.
@@ -180,11 +180,12 @@ class Problem:
     self.training, self.test = self.dataset.take(parts.train), parts.test
     self.heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(self.key, 2))
     self.recipe = recipe_of(config, self.dataset.num_classes)
-    size = config.group_size or max(80, round(len(self.training) / 45))
+    size = size_of(config, self.training)
     self.truth = self._truth()
     ids, scores, soft = self._scores()
     centre = "median" if self.truth is None else 0.5
     self.groups = rum.select(scores, ids, size=size, centre=centre, soft=soft)
+    show_groups(self.groups, self.training, self.truth)
     self.sets = self.groups._asdict() | {"mixed": np.sort(np.concatenate(self.groups))}
     self.compiled: set[tuple[str, int]] = set()
 
@@ -206,12 +207,13 @@ class Problem:
       key = jax.random.fold_in(self.key, 1)
       fit = train.fit(self.recipe, self.training, key, trackers=events)
       return fit.ids, fit.scores["confidence"], None
-    known = np.isfinite(self.truth.memorization)
-    return self.truth.ids[known], self.truth.memorization[known], self.truth.soft[known]
+    known, soft = np.isfinite(self.truth.memorization), soft_of(self.truth)
+    soft = None if soft is None else soft[known]
+    return self.truth.ids[known], self.truth.memorization[known], soft
 
   @functools.cached_property
   def said(self) -> memorization.Estimate:
-    """What networks that never saw an example say of it; of other models than the truth."""
+    """For each training example, what a network says of it that never saw it."""
     return cross_fitted(self.config, self.recipe, self.training)[0]
 
   def split(self, name: str) -> data.Split:
@@ -234,7 +236,7 @@ class Problem:
   def influence(self) -> memorization.RowInfluence | None:
     """Of every forget example on the logits of every training example; read back if it is there."""
     # Models of their own: those of the ground truth selected the forget sets.
-    config, key = self.config, jax.random.fold_in(self.key, 5)
+    config, key = self.config, jax.random.fold_in(self.key, 7)
     if "dmm" not in config.names or not config.influence_models:
       return None
     options = {"num_models": config.influence_models, "fraction": config.fraction}
@@ -374,8 +376,11 @@ class Seed:
 def main(config: Config) -> None:
   """Runs what is missing, and writes the tables."""
   log = logs.start(config.out, config.log, config)
-  report.write_json(config.out / "config.json", {"config": config, "versions": report.versions()})
   problem = Problem(config)
+  counts = rum.class_counts(list(problem.sets.values()), problem.training).tolist()
+  classes = dict(zip(problem.sets, counts, strict=True))
+  record = {"config": config, "versions": report.versions(), "classes": classes, "ties": TIES_RULE}
+  report.write_json(config.out / "config.json", record)
   version = name_of_rows(problem)
 
   def kept(name: str, seed: int, row: str) -> Path:
@@ -453,6 +458,9 @@ def write(config: Config, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> N
       "|---" * (len(HEADLINE) + 6) + "|",
     ]
     retrain = mean(methods["retrain"])
+    blind = unseeing(
+      [{row: methods[row][seed] for row in ("original", "retrain")} for seed in range(seeds)]
+    )
     for method, found in methods.items():
       if any(each["ToW"] is None for each in found):
         lines.append(f"| {method} | diverged |" + " |" * (len(HEADLINE) + 4))
@@ -474,6 +482,8 @@ def write(config: Config, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> N
         f"{retrain['seconds'] / at['seconds']:.1f}× | "
         f"{', '.join(filter(None, (worse, chosen)))} |"
       )
+    if blind:
+      lines += ["", f"Not told apart here, original from retrain: {', '.join(blind)}."]
     lines.append("")
   (config.out / "table.md").write_text("\n".join(lines))
 

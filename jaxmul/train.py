@@ -217,6 +217,7 @@ def fit(
       f"Lower learning_rate ({recipe.learning_rate}); .fit holds the epoch before.",
       finished,
     )
+  _check.outputs(result.params, dataset.images[:8], "train.fit")
   return finished
 
 

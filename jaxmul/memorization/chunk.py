@@ -118,7 +118,7 @@ def outcome(
   subset_key, train_key = keys_of(key, model)
   kept = subset_size - len(always)
   if folds:
-    # All models of a repeat share one order: the fold of each is a run of it that is rolled away.
+    # All models of a repeat share one order of the data; each leaves out its own stretch of it.
     subset_key, _ = keys_of(key, model // folds * folds)
     left_out = len(candidates) - kept
     drawn = jax.random.permutation(subset_key, len(candidates))

@@ -1,8 +1,8 @@
 """What has to be trained, before anything is: a pure, hashed list of chunks of models.
 
-Model i is trained on a uniformly random subset of fixed size m = round(r·n), with key
-`fold_in(key, i)`: the same model whatever machine, device or order computes it. Where only some
-candidates may be left out, everything else is in every subset.
+Model i is trained on a uniformly random subset of fixed size m = round(r·n), or on all but one of K
+random folds, with key `fold_in(key, i)`: the same model whatever machine, device or order computes
+it. Where only some candidates may be left out, everything else is in every subset.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _identity, _settings
+from jaxmul import _check, _identity, _settings
 from jaxmul.data.dataset import Dataset
 from jaxmul.train import Recipe, check_labels
 
@@ -36,7 +36,7 @@ class Plan:
     candidates: int64 [c], sorted ids that may be left out; all of them, or a chosen few.
     test: t examples whose outputs are kept for every model, or None.
     target: what is kept of them, "correct" or "logits".
-    folds: K where model i leaves out a fixed K-th of the data, and not a random subset; else 0.
+    folds: K where model i leaves out one of K folds that share no example; 0 for random subsets.
     settings: JAX's own, such as `jax_enable_x64`, as they were when it was planned: whoever trains
       a chunk, in whatever process, does so with these.
     versions: of the packages that decide numbers.
@@ -247,12 +247,10 @@ def cross_fit_plan(
     >>> cross_fit_plan(recipe, toy, jax.random.key(0), folds=5).design
     '5 models, each without one of 5 folds of 10 examples'
   """
-  if not 2 <= folds <= len(dataset) or folds != int(folds):
-    raise ValueError(
-      f"cross_fit got folds={folds}, must be an integer in [2, {len(dataset)}], the examples."
-    )
-  if repeats < 1 or repeats != int(repeats):
-    raise ValueError(f"cross_fit got repeats={repeats}, must be an integer of at least 1.")
+  _check.count(folds, "folds", "cross_fit")
+  _check.count(repeats, "repeats", "cross_fit")
+  if not 2 <= folds <= len(dataset):
+    raise ValueError(f"cross_fit got folds={folds}, must be in [2, {len(dataset)}], the examples.")
   dataset, data = _checked(recipe, dataset, key, "cross_fit")
   kept = len(dataset) - -(-len(dataset) // folds)
   return Plan(recipe, dataset, data, folds * repeats, kept, 1, dataset.ids, folds=folds)

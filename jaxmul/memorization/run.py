@@ -117,13 +117,14 @@ def cross_fit(
   """Asks, for every example, one network that never saw it: K trainings in all, each on n − n/K.
 
   Paid once for a trained network, it serves every later request for deletion: the mean over any
-  group of `confidence_out`, or of `correct_out`, is an unbiased estimate of what networks without
-  its examples say of them. `rum.tune` and `rum.surrogate` take it as `estimate=`. A single score is
-  coarse: of one model without the example, and K − 1 with it.
+  group of `confidence_out`, or of `correct_out`, is what networks say of examples when each of them
+  was left out, with a random K-th of the data. `rum.tune` and `rum.surrogate` take it as
+  `estimate=`. A single score is coarse: of one model without the example, and K − 1 with it.
 
-  Networks without an example here saw a share 1 − 1/K of the rest: an oracle, which saw nearly all,
-  does slightly better. Use a key of its own: what selects a forget set must not also say how hard
-  it is, or the winners look harder than they are.
+  An oracle is another network in two ways. It saw nearly all of the rest, and does slightly better.
+  And it lacks all of the request: where that is most of a class or a cluster, it does far worse,
+  and nothing here says so. Use a key of its own: what selects a forget set must not also say how
+  hard it is, or the winners look harder than they are.
 
   Args:
     recipe: that of the network which will be unlearned, or a learner of your own; see `plan`.

@@ -13,14 +13,14 @@ import numpy as np
 from jaxmul._ids import scattered
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
-from jaxmul.metrics.beside import of_seeds
+from jaxmul.metrics.beside import gaps, of_seeds
+from jaxmul.metrics.examples import agreement_of_examples
 from jaxmul.metrics.game import ATTACKS, Known, Scores
 from jaxmul.metrics.intervals import Interval, paired, t_interval
-from jaxmul.metrics.oracle.agreement import churn, total_variation
-from jaxmul.metrics.oracle.epsilon import epsilon, forgetting_quality
+from jaxmul.metrics.oracle.ensemble import Ensemble
+from jaxmul.metrics.oracle.epsilon import challenge_score, epsilon, forgetting_quality
 from jaxmul.metrics.oracle.kept import Outputs
-from jaxmul.metrics.outputs import label_probability
-from jaxmul.metrics.where import example_gap
+from jaxmul.metrics.oracle.klom import klom, percentiles
 
 # Bonferroni: all attacks and KLoM together say of equal models that they differ in 5 % of audits.
 NULL_LEVEL = 1 - 0.05 / (len(ATTACKS) + 1)
@@ -176,13 +176,18 @@ def of_figures(
   else:
     said = "there are no test ids, or no retain ids but those of attacks"
     controls += [Control(name, None, said) for name in (*_BESIDE_ORACLES, *_AS_UNLEARNED)]
-  given = [models.take(split.forget) for models in (originals, first, second)]
-  p = [label_probability(models.logits, models.labels) for models in given]
-  a, b = ([example_gap(each, p[2]) for each in models] for models in p[:2])
-  controls.append(_told("example gap", a, b, 1))
-  ours, theirs, compared = (models.logits for models in given)
-  for name, figure in (("churn", churn), ("total variation", total_variation)):
-    a, b = ([figure(one[None], compared).mean() for one in each] for each in (ours, theirs))
+  ours, theirs, compared = (models.take(split.forget) for models in (originals, first, second))
+  a, b = (
+    gaps({"forget": split.forget}, models, Ensemble(ours, compared))["example gap"]["forget"]
+    for models in (ours, theirs)
+  )
+  controls.append(_told("example gap", a["seeds"], b["seeds"], 1))
+  each = [
+    [agreement_of_examples(models.models([at]), compared) for at in range(len(models))]
+    for models in (ours, theirs)
+  ]
+  for name in ("churn", "total variation"):
+    a, b = ([found[name].mean() for found in side] for side in each)
     controls.append(_told(name, a, b, 1))
   return controls
 
@@ -196,7 +201,8 @@ def of_epsilon(originals: Outputs, oracles: Outputs, null: Outputs) -> Control:
   """
 
   def quality(a: np.ndarray, b: np.ndarray) -> float:
-    return forgetting_quality(epsilon(a, b))
+    alike = (1.0, 1.0)  # as accurate as the oracles: the challenge's score is the quality then
+    return challenge_score(forgetting_quality(epsilon(a, b)), alike, alike)
 
   phi, half, rng = null.log_odds, len(null) // 2, np.random.default_rng(0)
   orders = (rng.permutation(len(phi)) for _ in range(_PERMUTATIONS))
@@ -210,6 +216,23 @@ def of_epsilon(originals: Outputs, oracles: Outputs, null: Outputs) -> Control:
   return Control("epsilon", None, f"{said}; blind here", blind=("epsilon",))
 
 
+def of_percentiles(originals: Outputs, oracles: tuple[Outputs, Outputs]) -> Control:
+  """Returns the control of KLoM's percentiles: originals' are above those of equal oracles.
+
+  Args:
+    originals: K models, on the high group.
+    oracles: two halves of K models each, on the same.
+  """
+  first, second = (half.log_odds for half in oracles)
+  ours, theirs = (percentiles(klom(phi, second)) for phi in (originals.log_odds, first))
+  blind = tuple(f"KLoM forget/{at}" for at in ours if not ours[at] > theirs[at])
+  listed = ", ".join(f"{at} {ours[at]:.2f} and {theirs[at]:.2f}" for at in ours)
+  said = f"high group: of originals and of equal oracles, {listed}"
+  if blind:
+    said += f"; blind here: {', '.join(name.partition('/')[2] for name in blind)}"
+  return Control("KLoM, percentiles", True if len(blind) < len(ours) else None, said, blind=blind)
+
+
 def _told(name: str, originals: Sequence[float], oracles: Sequence[float], sign: int) -> Control:
   """Returns the control of a figure: originals must differ from oracles as the sign says."""
   ours, theirs = np.asarray(originals), np.asarray(oracles)
@@ -221,7 +244,9 @@ def _told(name: str, originals: Sequence[float], oracles: Sequence[float], sign:
   said += "; the wrong way round, so blind here" if apart.high < 0 else "; blind here"
   if name == "ToW":  # without it there is nothing to report
     return Control(name, False, said, different=apart)
-  return Control(name, None, said, blind=(name,), different=apart)
+  # Accuracies on R and T stand beside that on S, which alone was examined.
+  key = f"{name}/forget" if name == "accuracy" else name
+  return Control(name, None, said, blind=(key,), different=apart)
 
 
 def noticed(detectable: float | None) -> str:

@@ -23,6 +23,7 @@ from jaxmul.metrics._controls import (
   of_attacks,
   of_epsilon,
   of_figures,
+  of_percentiles,
 )
 from jaxmul.metrics.game import ATTACKS, Scores, attack, known
 from jaxmul.metrics.oracle.ensemble import Ensemble
@@ -94,7 +95,7 @@ class Audit:
     """Returns figures of `beside_oracles` or `compare` without those that are blind here.
 
     Args:
-      found: {figure: {part: anything}}; of a figure "oracle …" the name after it counts.
+      found: {figure: {part: anything}}; of “oracle …” and “original …” the name after it counts.
 
     Example:
       >>> control = Control("attack svc", None, "", blind=("attack svc", "attack loss/auc"))
@@ -104,7 +105,7 @@ class Audit:
     """
     blind, kept = set(self.blind), {}
     for figure, parts in found.items():
-      name = figure.removeprefix("oracle ")
+      name = figure.removeprefix("oracle ").removeprefix("original ")
       seen = {part: each for part, each in parts.items() if f"{name}/{part}" not in blind}
       if seen and name not in blind:
         kept[figure] = seen
@@ -181,6 +182,7 @@ def audit(
   retain = np.setdiff1d(split.retain, fit.members)
   controls += of_figures(some, (first, second), group, retain, fit)
   controls.append(of_epsilon(*(each.take(high) for each in (some, second, oracles))))
+  controls.append(of_percentiles(some.take(high), (first.take(high), second.take(high))))
   null = {
     name: klom_null(oracles.take(ids).log_odds, permutations=_PERMUTATIONS[name])
     for name, ids in (("all", split.forget), ("high", high), ("low", low))

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmul.data.dataset import check_ids
 from jaxmul.data.split import Split
 from jaxmul.metrics.examples import agreement_of_examples
 from jaxmul.metrics.game import Known, attack_all, known, nonmember_rate
@@ -49,7 +50,8 @@ def beside_oracles(
     attack_ids: held-out ids for attacks, `data.cut_heldout(split.heldout, key).attack`.
     key: of draws.
     groups: {name: ids} of S, disjoint, such as its low, medium and high memorization by the ground
-      truth: for ToW by group, and accuracy, example gap and KLoM of each. None leaves these out.
+      truth (`Selection._asdict()`): for ToW by group, and accuracy, example gap and KLoM of each.
+      None leaves these out.
     references: leave-subset-out models for LiRA and RMIA, of `oracle.references`.
     seconds: that unlearning each model took, for the run-time efficiency, with
     retrained_seconds: those of retraining one on the same machine.
@@ -82,13 +84,8 @@ def beside_oracles(
     raise ValueError(
       f"beside_oracles: all {len(split.retain)} retain ids fit attacks. Give fewer attack ids."
     )
-  groups = dict(groups or {})
-  for name, ids in groups.items():
-    if not len(ids) or not np.isin(ids, split.forget).all():
-      raise ValueError(
-        f"beside_oracles: group {name!r} has {len(ids)} ids, must be some of the forget set. "
-        "Refine the forget set: rum.refine(scores, split.forget)."
-      )
+  groups = {} if groups is None else groups
+  _refuse_groups(groups, split)
   parts = {"forget": split.forget, "retain": retain, "test": split.test}
 
   def sides(ids: np.ndarray) -> tuple[Outputs, Outputs]:
@@ -97,7 +94,7 @@ def beside_oracles(
   on, grouped = ({name: sides(ids) for name, ids in of.items()} for of in (parts, groups))
   found = of_seeds(on, (unlearned, ensemble.oracles), split, fit, grouped)
   if len(ensemble.oracles) > 1:
-    found |= _gaps({"forget": split.forget} | groups, unlearned, ensemble)
+    found |= gaps({"forget": split.forget, **groups}, unlearned, ensemble)
   if len(seconds) and retrained_seconds:
     ratios = [run_time_efficiency(each, retrained_seconds) for each in seconds]
     found["run-time efficiency"] = {"all": _over_seeds(ratios)}
@@ -144,23 +141,46 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
   return pd.DataFrame(rows)
 
 
-def _gaps(parts: Mapping[str, np.ndarray], unlearned: Outputs, ensemble: Ensemble) -> Figures:
+def _refuse_groups(groups: Any, split: Split) -> None:
+  """Raises ValueError where groups are not named, disjoint parts of the forget set."""
+  if not isinstance(groups, Mapping):
+    raise ValueError(
+      f"beside_oracles got groups as a {type(groups).__name__}, must be {{name: ids}}. Name them: "
+      'dict(zip(("low", "medium", "high"), rum.refine(scores, split.forget))).'
+    )
+  taken = {"forget", "retain", "test", "attack"} & set(groups)
+  if taken:
+    raise ValueError(
+      f"beside_oracles got a group called {min(taken)!r}, which is a part of every table. Give it "
+      "another name, such as 'low'."
+    )
+  for name, ids in groups.items():
+    if not len(ids) or not np.isin(ids, split.forget).all():
+      raise ValueError(
+        f"beside_oracles: group {name!r} has {len(ids)} ids, must be some of the forget set. "
+        "Refine the forget set: rum.refine(scores, split.forget)."
+      )
+  if groups:
+    check_ids(np.concatenate(list(groups.values())), sum(map(len, groups.values())), "groups")
+
+
+def gaps(parts: Mapping[str, np.ndarray], unlearned: Outputs, ensemble: Ensemble) -> Figures:
   """The example gap of S and its groups, and on S that of oracles and of originals."""
   oracles = label_probability(ensemble.oracles.logits, ensemble.oracles.labels)
   rows = {name: ensemble.oracles.rows(ids) for name, ids in parts.items()}
 
-  def gaps(models: Outputs, ids: np.ndarray, at: np.ndarray) -> dict[str, Any]:
+  def of(models: Outputs, ids: np.ndarray, at: np.ndarray) -> dict[str, Any]:
     taken = models.take(ids)
     p = label_probability(taken.logits, taken.labels)
     return _over_seeds([example_gap(each, oracles[:, at]) for each in p])
 
   forget, at = parts["forget"], rows["forget"]
-  found = {"example gap": {name: gaps(unlearned, ids, rows[name]) for name, ids in parts.items()}}
+  found = {"example gap": {name: of(unlearned, ids, rows[name]) for name, ids in parts.items()}}
   if len(oracles) > 2:
     others = [np.delete(oracles[:, at], k, 0) for k in range(len(oracles))]
     values = [example_gap(oracles[k, at], rest) for k, rest in enumerate(others)]
     found["oracle example gap"] = {"forget": _over_seeds(values)}
-  found["original example gap"] = {"forget": gaps(ensemble.originals, forget, at)}
+  found["original example gap"] = {"forget": of(ensemble.originals, forget, at)}
   return found
 
 

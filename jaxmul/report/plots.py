@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxmul._ids import SOFT_DECIMALS
 from jaxmul.metrics.intervals import Interval
 from jaxmul.proxies import Agreement
 from jaxmul.report.figures import mean_rank
@@ -93,10 +94,8 @@ def method_intervals(
       if np.isfinite(found.low):
         axes.plot([found.low, found.high], [row, row], color=colour, linewidth=1.6, alpha=0.6)
       axes.plot(found.mean, row, "o", color=colour, markersize=5)
-    best = 0 if metric == "example gap" else 1
-    axes.set(
-      xlabel=f"{metric} ({best} = as retrained)", yticks=range(len(names)), yticklabels=names
-    )
+    best = "0 is best" if metric == "example gap" else "1 = as retrained"
+    axes.set(xlabel=f"{metric} ({best})", yticks=range(len(names)), yticklabels=names)
     axes.grid(axis="x", alpha=0.25)
   grid.flat[0].invert_yaxis()
   _save(figure, path)
@@ -118,13 +117,13 @@ def gallery(
     images: [n, H, W] or [n, H, W, 3].
     labels: [n].
     memorization: [n]; NaN is left out.
-    soft: [n], tells ties apart.
+    soft: [n], tells ties apart, in steps of 0.01.
     columns: images a row.
   """
   plt = _pyplot()
   known = np.flatnonzero(np.isfinite(memorization))
   anyhow = np.random.default_rng(0).permutation(len(known))  # ties follow neither place nor class
-  order = known[np.lexsort((anyhow, -soft[known], -memorization[known]))]
+  order = known[np.lexsort((anyhow, -np.round(soft[known], SOFT_DECIMALS), -memorization[known]))]
   count = min(2 * columns, len(order) // 2)
   halves = {"most memorized": order[:count], "least memorized": order[::-1][:count]}
   figure, parts = plt.subplots(2, 1, figsize=(columns * 0.85, 4.8), layout="constrained")

@@ -19,10 +19,8 @@ import jax
 import numpy as np
 
 from jaxmul import _check
-from jaxmul._ids import TIES, scattered
+from jaxmul._ids import SOFT_DECIMALS, TIES, scattered
 from jaxmul.data.dataset import Dataset, check_ids
-
-_SOFT_DECIMALS = 2
 
 
 class Selection(NamedTuple):
@@ -130,7 +128,7 @@ def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) ->
     num_groups: K, in [1, number of different features].
 
   Returns:
-    K arrays of ids int64, the largest cluster first; equal sizes go by the smallest id.
+    K arrays of ids int64, the largest cluster first; equal sizes go by their centres.
 
   Raises:
     ValueError: lengths differ, ids are no integers or repeat, features are not finite, or there are
@@ -149,7 +147,7 @@ def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) ->
   _check.finite(features, "clusters: features")
   different = len(np.unique(features, axis=0))
   _refuse_groups(num_groups, different, "clusters")
-  order = np.argsort(ids)
+  order = np.lexsort((scattered(ids), *features.T))
   features, ids = features[order], ids[order]
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
   centres = features[rng.integers(len(ids))][None]
@@ -166,8 +164,8 @@ def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) ->
       break
     centres = moved
   near = ((features[:, None] - centres) ** 2).sum(-1).argmin(1)
-  groups = [ids[near == k] for k in np.unique(near)]
-  return sorted(groups, key=lambda group: (-len(group), group[0]))
+  groups = [(-np.sum(near == k), centres[k].tolist(), ids[near == k]) for k in np.unique(near)]
+  return [np.sort(group) for *_, group in sorted(groups, key=lambda each: each[:2])]
 
 
 def entanglement(forget: Any, retain: Any) -> float:
@@ -244,9 +242,9 @@ def select(
     size: examples a group; 3 · size at most n.
     centre: a number (ground truth: 0.5), "median" or "midrange" of all scores (proxies, as RUM's
       two scripts do).
-    soft: [n], orders examples of equal scores, such as `Estimate.soft`. It counts in steps of 0.01,
-      about what hundreds of models can tell: what is below that is noise, and to rank by noise
-      would again choose a class.
+    soft: [n], orders examples of equal scores, such as `Estimate.soft`, in steps of 0.01. Finer
+      differences are there, but among examples that no network gets wrong they follow the classes:
+      the 80 least of `mnist5k` would hold 24 ones and 2 twos.
     ties: key of the permutation of ids by which the rest of the ties are broken; record it.
 
   Returns:
@@ -319,7 +317,7 @@ def _tie_breakers(soft: Any, ids: np.ndarray, ties: int, caller: str) -> list[np
   if values.shape != ids.shape:
     raise ValueError(f"{caller} got soft {values.shape} for ids {ids.shape}; join them by id.")
   _check.finite(values, f"{caller}: soft scores")
-  return [scattered(ids, ties), np.round(values, _SOFT_DECIMALS)]
+  return [scattered(ids, ties), np.round(values, SOFT_DECIMALS)]
 
 
 def _checked(scores: Any, ids: Any, caller: str) -> tuple[np.ndarray, np.ndarray]:

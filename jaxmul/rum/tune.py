@@ -6,8 +6,10 @@ example i under those that left it out. The surrogate of ToW by group is
 
   (1 − mean_S (p_y − t)²) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H),
 
-H held-out examples. The square is a proper score: noise of t adds the same to every candidate, so
-that one network an example is enough to tell them apart. S is all that was to be forgotten so far.
+H held-out examples. The square is a proper score: in expectation noise of t adds the same to every
+candidate, so that one network an example is enough to tell them apart. It is least where p_y is the
+mean of what such networks say, which a single oracle is not. S is all that was to be forgotten so
+far.
 
 Without an estimate the p_y of H under the same network take the place of t, class by class:
 
@@ -17,13 +19,14 @@ W₁ is the distance between the two distributions, in [0, 1]. That serves rando
 memorized is harder than what is held out, and is then left as it is.
 
 A class of which R holds nothing, or hardly anything, is another matter: networks without S do not
-know it. There the target is 0, and its held-out examples say nothing.
+know it. There the target is 0, and its held-out examples say nothing. Where S is most of a class
+and R holds some of it, no target is known without retraining, and a warning says so.
 """
 
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -112,6 +115,9 @@ def tune(
   """
   for step in candidates.values():
     refuse_no_step(step, "tune")
+  _refuse_other("heldout", heldout, Dataset, "dataset.take(ids)")
+  if estimate is not None:
+    _refuse_other("estimate", estimate, Estimate, "memorization.cross_fit(recipe, dataset, key)")
   tried = {name: step for name, step in candidates.items() if step.unlearner is not None}
   each = min(len(tried), budget // max(len(groups), 1))
   if each < 1:
@@ -131,6 +137,7 @@ def tune(
       "memorized groups are left as they are. Pass estimate=memorization.cross_fit(recipe, …).",
       stacklevel=2,
     )
+  _warn_of_shares(dataset, groups)
   original, steps, trials = params, [], []
   for number, split in enumerate(splits):
     so_far = dataclasses.replace(split, forget=np.concatenate(groups[: number + 1]))
@@ -228,6 +235,23 @@ def _judge(
   return value
 
 
+def _warn_of_shares(dataset: Dataset, groups: Sequence[np.ndarray]) -> None:
+  """Warns where S is most of a class, of which R still holds some."""
+  forget = dataset.take(np.concatenate(groups))
+  retain = dataset.take(np.setdiff1d(dataset.ids, forget.ids))
+  unknown = _unknown_classes(forget, retain, dataset.num_classes)
+  gone, left = (np.bincount(x.labels, minlength=dataset.num_classes) for x in (forget, retain))
+  most = (gone > left) & ~unknown
+  if most.any():
+    label = int(np.argmax(most * gone / np.maximum(gone + left, 1)))
+    warnings.warn(
+      f"rum.tune: the groups hold {gone[label]} of {gone[label] + left[label]} examples of class "
+      f"{label}. How well networks without them still know the class cannot be told from networks "
+      "without single examples: the choice may be none. Retrain once without them and compare.",
+      stacklevel=3,
+    )
+
+
 def _unknown_classes(forget: Dataset, retain: Dataset, num_classes: int) -> np.ndarray:
   """Returns bool [C]: classes of S of which R holds hardly anything."""
   gone, left = (np.bincount(each.labels, minlength=num_classes) for each in (forget, retain))
@@ -271,6 +295,13 @@ def _from_heldout(
   )
 
 
+def _refuse_other(name: str, given: Any, wanted: type, cure: str, caller: str = "rum.tune") -> None:
+  if not isinstance(given, wanted):
+    raise ValueError(
+      f"{caller} got {name} as a {type(given).__name__}, must be a {wanted.__name__}. Pass {cure}."
+    )
+
+
 def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step]:
   """Returns settings to start from, the likeliest first, in units of a recipe's own learning rate.
 
@@ -290,6 +321,7 @@ def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step
     >>> list(candidates(train.Recipe(models.mlp())))[:2]
     ['SalUn', 'SalUn × 0.3']
   """
+  _refuse_other("recipe", recipe, Recipe, "train.Recipe(model, …)", "rum.candidates")
   rate, half = recipe.learning_rate, max(1, recipe.epochs // 2)
   found = {
     "SalUn": unlearn.salun(rate),

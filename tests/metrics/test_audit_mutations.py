@@ -29,8 +29,9 @@ FIGURES = (
   *("ToW by group", "example gap", "churn", "total variation", "epsilon", "KLoM"),
 )
 # `oracle.klom` and `metrics.audit` are functions that have the name of their module.
-AUDIT, CONTROLS, BESIDE, KLOM = (
-  sys.modules[f"jaxmul.metrics.{name}"] for name in ("audit", "_controls", "beside", "oracle.klom")
+AUDIT, CONTROLS, BESIDE, EXAMPLES, KLOM = (
+  sys.modules[f"jaxmul.metrics.{name}"]
+  for name in ("audit", "_controls", "beside", "examples", "oracle.klom")
 )
 
 
@@ -80,8 +81,16 @@ def test_a_sound_evaluator_passes_and_is_blind_to_nothing():
 def test_every_figure_of_a_table_has_its_control():
   figures = metrics.beside_oracles(ENSEMBLE.originals, ENSEMBLE, SPLIT, ATTACK, KEY)
   controlled = {control.name for control in audited().controls}
-  left = {figure for figure in figures if figure.removeprefix("oracle ") not in controlled}
-  assert left == {"KLoM forget", "KLoM retain", "KLoM test"}  # controls of KLoM have other names
+  names = {name.removeprefix("oracle ").removeprefix("original ") for name in figures}
+  # Controls of KLoM have other names.
+  assert names - controlled == {"KLoM forget", "KLoM retain", "KLoM test"}
+
+
+def test_what_is_blind_leaves_the_rows_of_oracles_and_originals_too():
+  figures = {f"{side}example gap": {"all": 1} for side in ("", "oracle ", "original ")}
+  figures["accuracy"] = {"forget": 1, "test": 1}
+  blind = metrics.Control("", None, "", blind=("example gap", "accuracy/forget"))
+  assert metrics.Audit((blind,)).without_blind(figures) == {"accuracy": {"test": 1}}
 
 
 def constant(values, rng):
@@ -136,11 +145,12 @@ def replaced(monkeypatch, name, change):
     "ToW-MIA": [(BESIDE, "tow_mia")],
     "average gap": [(BESIDE, "average_gap")],
     "ToW by group": [(BESIDE, "tow_by_group")],
-    "example gap": [(CONTROLS, "example_gap")],
-    "churn": [(CONTROLS, "churn")],
-    "total variation": [(CONTROLS, "total_variation")],
+    "example gap": [(BESIDE, "example_gap")],
+    "churn": [(EXAMPLES, "churn")],
+    "total variation": [(EXAMPLES, "total_variation")],
     "epsilon": [(CONTROLS, "epsilon")],
-    "KLoM": [(AUDIT, "klom"), (KLOM, "klom")],
+    "challenge score": [(CONTROLS, "challenge_score")],
+    "KLoM": [(AUDIT, "klom"), (KLOM, "klom"), (CONTROLS, "klom")],
   }
   if name == "accuracy":
     sound = Outputs.accuracy.fget
@@ -152,7 +162,7 @@ def replaced(monkeypatch, name, change):
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [*FIGURES, "challenge score"])
 def test_a_figure_that_is_replaced_fails_or_is_blind(monkeypatch, name, mutation):
   rng = seeded(name, mutation)
   top = 20.0 if name in ("epsilon", "KLoM") else 1.0  # ε and KLoM are at least 0, others in [0, 1]
@@ -166,9 +176,24 @@ def test_a_figure_that_is_replaced_fails_or_is_blind(monkeypatch, name, mutation
 
   replaced(monkeypatch, name, change)
   found = audited()
-  assert not found.passed or name in found.blind, found.line
+  shown = {"accuracy": "accuracy/forget", "challenge score": "epsilon"}.get(name, name)
+  assert not found.passed or shown in found.blind, found.line
   if name in ("ToW", "KLoM"):
     assert not found.passed
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_percentiles_that_are_replaced_are_blind(monkeypatch, mutation):
+  sound, rng = CONTROLS.percentiles, seeded("percentiles", mutation)
+  assert not [name for name in audited().blind if name.startswith("KLoM")]
+
+  def change(values):
+    return {at: float(mutation(np.float64(each), rng)) for at, each in sound(values).items()}
+
+  monkeypatch.setattr(CONTROLS, "percentiles", change)
+  blind = {name for name in audited().blind if name.startswith("KLoM forget/")}
+  # Each percentile is one comparison: of noise half of them are not told from chance.
+  assert len(blind) == 3 or (mutation is noise and blind)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
