@@ -14,7 +14,7 @@ DOCS = ROOT / "docs"
 MODULE = re.compile(r"\.\. currentmodule:: (\S+)|\.\. auto(?:function|class|data):: (\S+)")
 
 
-@pytest.mark.parametrize("page", ["start", "extending"])
+@pytest.mark.parametrize("page", ["start", "extending", "autopilot"])
 def test_the_code_of_a_page_runs_from_top_to_bottom(page):
   tokens = MarkdownIt().parse((DOCS / f"{page}.md").read_text())
   blocks = [token for token in tokens if token.type == "fence" and token.info == "python"]
