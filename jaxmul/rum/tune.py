@@ -115,9 +115,6 @@ def tune(
   """
   for step in candidates.values():
     refuse_no_step(step, "tune")
-  _refuse_other("heldout", heldout, Dataset, "dataset.take(ids)")
-  if estimate is not None:
-    _refuse_other("estimate", estimate, Estimate, "memorization.cross_fit(recipe, dataset, key)")
   tried = {name: step for name, step in candidates.items() if step.unlearner is not None}
   each = min(len(tried), budget // max(len(groups), 1))
   if each < 1:
@@ -125,6 +122,9 @@ def tune(
       f"tune got {len(tried)} candidates and budget={budget} for {len(groups)} groups; "
       f"give at least one candidate, and a budget of at least {len(groups)}."
     )
+  _refuse_other("heldout", heldout, Dataset, "dataset.take(ids)")
+  if estimate is not None:
+    _refuse_other("estimate", estimate, Estimate, "memorization.cross_fit(recipe, dataset, key)")
   params, splits = as_bound(params, None, "tune"), shrinking(dataset, groups)
   shared = np.intersect1d(dataset.ids, heldout.ids)
   if len(shared):

@@ -251,6 +251,13 @@ def test_where_each_method_forgets():
   assert not {"ToW by group"} & set(plain)
   assert set(plain["example gap"]) == {"forget"}
   assert not any(name.startswith("original ") for name in metrics.compare(found, found))
+  with pytest.raises(ValueError, match=r"groups as a list, must be \{name: ids\}.*dict\(zip"):
+    judged(wrong, groups=[FORGET[:3]])
+  for taken in ("test", "forget", "retain", "attack"):
+    with pytest.raises(ValueError, match=f"group called '{taken}'"):
+      judged(wrong, groups={taken: FORGET[:3]})
+  with pytest.raises(ValueError, match="more than once"):
+    judged(wrong, groups={"low": FORGET[:3], "high": FORGET[2:5]})
   for ids in (FORGET[:0], RETAIN[:2]):
     with pytest.raises(ValueError, match=r"group 'low' has \d ids, must be some of the forget set"):
       judged(wrong, groups={"low": ids})

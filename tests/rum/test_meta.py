@@ -224,6 +224,15 @@ def test_clusters_find_separate_blobs_whatever_the_order():
   assert all((a == b).all() for a, b in zip(found, turned, strict=True))
 
 
+def test_clusters_do_not_depend_on_what_ids_stand_for():
+  rng = np.random.default_rng(0)
+  features, ids = rng.normal(size=(60, 2)), np.arange(60)
+  one = rum.clusters(features, ids, jax.random.key(3))
+  other = rum.clusters(features, ids[::-1], jax.random.key(3))
+  for a, b in zip(one, other, strict=True):
+    assert set(59 - b) == set(a)
+
+
 def test_clusters_of_blobs_side_by_side_do_not_depend_on_where_they_start():
   """From any two points Lloyd's steps end at 5.5: centres 10 and 11, say, at first cut at 10.5."""
   features = np.array([0.0, 1, 2, 3, 4, 7, 8, 9, 10, 11])[:, None]
@@ -259,7 +268,10 @@ def test_tune_finds_the_candidate_that_makes_forget_look_held_out():
     "wreck": rum.Step(unlearn.neg_grad(1.0), 5, 16),
     "diverge": rum.Step(unlearn.neg_grad(1e38), 2, 16),
   }
-  with pytest.warns(UserWarning, match=r"no estimate.*memorized groups are left.*cross_fit"):
+  with (
+    pytest.warns(UserWarning, match=r"no estimate.*memorized groups are left.*cross_fit"),
+    pytest.warns(UserWarning, match="hold 6 of 9 examples of class 5"),
+  ):
     tuned = rum.tune(tried, params, toy, [forget], heldout, jax.random.key(2))
   found = {trial.name: trial.surrogate for trial in tuned.trials}
   assert set(found) == {"none", "oracle", "wreck", "diverge"}

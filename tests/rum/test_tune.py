@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -131,5 +132,34 @@ def test_candidates_are_in_units_of_the_recipes_own_rate():
   assert "ReGUn" not in found
   assert "ReGUn" in rum.candidates(recipe, HELDOUT)
   assert "ReGUn" not in rum.candidates(recipe, HELDOUT.take([9, 10, 11]))  # of class 1 alone
+  assert max(step.epochs for step in found.values()) <= recipe.epochs / 2
+  short = dataclasses.replace(recipe, epochs=3)
+  assert {step.epochs for step in rum.candidates(short).values()} == {1}
+  with pytest.raises(ValueError, match=r"candidates got recipe as a int, must be a Recipe"):
+    rum.candidates(256)
   with pytest.raises(ValueError, match="no held-out examples"):
     rum.surrogate(ORIGINAL, ORIGINAL, TRAINING, SPLIT, HELDOUT.take([]))
+
+
+def test_tune_warns_where_s_is_most_of_a_class_that_r_still_holds():
+  labels = np.repeat([0, 1], 20)
+  both = Dataset(np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), labels)
+  held = Dataset(both.images + 1, labels, np.arange(100, 140))
+  params = bind(lambda w, x: x @ w, jnp.zeros((3, 2)))
+  tried = {"none of it": rum.Step(unlearn.fine_tune(0.0), 1, 8)}
+  one = np.ones(40)
+  said = estimate_of(
+    ids=np.arange(40), confidence_out=0.5 * one, count_out=one, correct_out=0 * one
+  )
+
+  def tune(groups):
+    return rum.tune(tried, params, both, groups, held, jax.random.key(0), estimate=said)
+
+  with pytest.warns(UserWarning, match=r"hold 15 of 20 examples of class 1\. .*Retrain once"):
+    tune([np.arange(20, 30), np.arange(30, 35)])
+  tune([np.arange(8), np.arange(20, 28)])  # less than half of each
+  tune([np.arange(20, 40)])  # the whole class: its target is known
+  for wrong, cure in (({"heldout": [1]}, "dataset.take"), ({"estimate": [1]}, "cross_fit")):
+    given = {"heldout": held, "estimate": said} | wrong
+    with pytest.raises(ValueError, match=cure):
+      rum.tune(tried, params, both, [np.arange(3)], given.pop("heldout"), None, **given)
