@@ -16,6 +16,7 @@ NAMES = (
   "kill_resume",
   "corruption",
   "linear_cost",
+  "digests",
 )
 
 

@@ -1,10 +1,34 @@
 """A convolution that is slow inside a scan would be 30 times slower; the bound is far from both."""
 
+import numpy as np
 import pytest
 
-from experiments.bench import scan_step
+from experiments.bench import digests, scan_step
 
 
 @pytest.mark.slow
 def test_a_step_inside_scan_costs_about_what_it_costs_from_python():
   assert scan_step.measure(pairs=1, seconds=0.5)["scan_over_python"] < 3
+
+
+def test_a_digest_is_of_values_and_not_of_names():
+  one, other = np.arange(3.0), np.ones((2, 2))
+  found = digests.digest({"params": {"a": one}, "b": other})
+  assert digests.digest([other, one]) == found
+  for changed in (
+    [other, np.nextafter(one, 9)],
+    [other, one.astype(np.float32)],
+    [other.reshape(4), one],
+    [other, one, one],
+  ):
+    assert digests.digest(changed) != found
+  assert digests.digest(["said"]) != digests.digest(["sand"])
+
+
+@pytest.mark.slow
+def test_the_battery_gives_the_same_twice(tmp_path, monkeypatch):
+  first = digests.measure(pairs=2, seconds=0.5)
+  kept = tmp_path / "digests.json"
+  kept.write_text(digests.json.dumps(first | {"digests": first["digests"] | {"mlp: fit": "0"}}))
+  monkeypatch.setattr(digests, "KEPT", kept)
+  assert digests.measure(pairs=2, seconds=0.5)["different"] == ["mlp: fit"]
