@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxmul import _identity, _settings, checkpoint, memorization, report
 from jaxmul._progress import stages
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 
 Begin = Callable[[str], None]
 
@@ -82,7 +82,7 @@ class Kept:
     like: a network of the same structure.
   """
 
-  def __init__(self, folder: Path, like: Bound):
+  def __init__(self, folder: Path, like: Network):
     self._folder, self._like = folder, like
 
   def __call__(self, name: str, make: Callable[[], Any]) -> tuple[Any, float]:
@@ -96,7 +96,7 @@ class Kept:
       with np.load(arrays, allow_pickle=False) as file:
         return dict(file), seconds
     result, seconds = timed(make)
-    if isinstance(result, Bound):
+    if isinstance(result, Network):
       checkpoint.save(path, result)
     else:
       report.write_arrays(arrays, result)

@@ -51,7 +51,7 @@ def load(*parts: str) -> Dataset:
 def main(path: Path) -> None:
   """Writes both parts to an .npz file."""
   images = load("train", "test")
-  arrays = {"images": images.images, "labels": images.labels, "ids": images.ids}
+  arrays = {"images": images.inputs, "labels": images.labels, "ids": images.ids}
   report.write_arrays(path, arrays)
   print(f"written: {path}, {len(images)} images")
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxmul import data, metrics
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 
 # What tables show first; the gap is best at 0, the others at 1.
 HEADLINE = ("example gap", "ToW by group", "ToW", "ToW-MIA")
@@ -56,7 +56,7 @@ class Judge:
     attack_ids: np.ndarray,
     groups: Mapping[str, np.ndarray],
     oracles: metrics.oracle.Outputs,
-    oracle: Bound,
+    oracle: Network,
     key: jax.Array,
   ):
     order = np.asarray(jax.random.permutation(key, len(split.retain)))
@@ -73,14 +73,14 @@ class Judge:
     self._forget = dataset.take(split.forget)
     self._oracle = self._rates(oracle)
 
-  def _rates(self, params: Bound) -> dict[str, Any]:
+  def _rates(self, params: Network) -> dict[str, Any]:
     found = metrics.evaluate(params, self._dataset, self._split)
     attack = metrics.attacks.svc_on_split(params, self._dataset, **self._attack)
     groups = [metrics.accuracy(params, self._dataset.take(ids)) for ids in self._groups.values()]
     kept = {name: found[name] for name in ("forget", "retain", "test")}
     return kept | {"attack": attack, "groups": groups}
 
-  def __call__(self, params: Bound, seconds: float) -> dict[str, float]:
+  def __call__(self, params: Network, seconds: float) -> dict[str, float]:
     """Returns every one of `METRICS`: accuracies, rates and figures in [0, 1], and the seconds."""
     ours, theirs = self._rates(params), self._oracle
 

@@ -124,7 +124,7 @@ def write(
   )
   data = problem.training
   report.write_arrays(
-    out / "images.npz", {"ids": data.ids, "images": data.images, "labels": data.labels}
+    out / "images.npz", {"ids": data.ids, "images": data.inputs, "labels": data.labels}
   )
   groups = {
     name: truth.memorization[data.rows(ids)] for name, ids in problem.groups._asdict().items()
@@ -141,7 +141,7 @@ def write(
   blind = [*blind, *unseeing([seed["methods"] for seed in seeds])]
   shown = [name for name in HEADLINE if name not in blind]
   plots.method_intervals(out / "methods.png", methods, shown)
-  plots.gallery(out / "gallery.png", data.images, data.labels, truth.memorization, truth.soft)
+  plots.gallery(out / "gallery.png", data.inputs, data.labels, truth.memorization, truth.soft)
   print_table(methods, scoring, problem.seconds["ground truth"], agreements, shown)
   missing = [name for name in HEADLINE if name in blind]
   if missing:

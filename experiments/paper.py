@@ -55,7 +55,7 @@ class Preset:
     learning_rate: of the first epoch.
   """
 
-  network: rum.Network
+  network: rum.ModelName
   num_classes: int
   mean: tuple[float, ...]
   std: tuple[float, ...]

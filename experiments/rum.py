@@ -48,13 +48,13 @@ from jaxmul import (
   train,
   unlearn,
 )
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 
 Proxy = Literal[
   "confidence", "max_confidence", "correctness", "entropy", "curvature", "heldout_divergence"
 ]
 EVENTS = ("confidence", "max_confidence", "correctness", "entropy")
-Network = Literal["mlp", "cnn", "resnet18", "resnet50", "vgg16", "vit"]
+ModelName = Literal["mlp", "cnn", "resnet18", "resnet50", "vgg16", "vit"]
 Keep = Callable[[str, Callable[[], Any]], tuple[Any, float]]
 # What changes no number of a seed, and what is told by its content: the data and the ground truth.
 OTHERS = (
@@ -100,7 +100,7 @@ class Config:
   """
 
   dataset: str = "mnist5k"
-  model: Network = "mlp"
+  model: ModelName = "mlp"
   proxy: tuple[Proxy, ...] = (*EVENTS, "curvature", "heldout_divergence")
   plan: Literal["salun", "neg_grad_plus", "auto"] = "salun"
   forget: str = "memorization"
@@ -255,15 +255,15 @@ def run_seed(
 
   label = f"seed {seed + 1}"
 
-  def trained(name: str, make: Callable[[], train.Fit]) -> tuple[Bound, dict[str, Any], float]:
+  def trained(name: str, make: Callable[[], train.Fit]) -> tuple[Network, dict[str, Any], float]:
     begin(f"{label}: training {name}")
     fit = functools.cache(make)
     rows, seconds = keep(f"{name} history", lambda: fit().scores | fit().history._asdict())
-    params, _ = keep(name, lambda: fit().params)
+    params, _ = keep(name, lambda: fit().network)
     logs.history(log, f"{label}/{name}", rows["loss"], rows["accuracy"])
     return params, rows, seconds
 
-  def retrained(name: str, key: jax.Array) -> tuple[Bound, dict[str, Any], float]:
+  def retrained(name: str, key: jax.Array) -> tuple[Network, dict[str, Any], float]:
     return trained(name, lambda: unlearn.retrain(problem.recipe, problem.training, split, key))
 
   trackers = {"events": proxies.trackers.learning_events()}
@@ -284,15 +284,15 @@ def run_seed(
 
   batch = config.batch_size
 
-  def vanilla(algorithm: unlearn.Unlearner, epochs: int) -> Callable[[], Bound]:
+  def vanilla(algorithm: unlearn.Unlearner, epochs: int) -> Callable[[], Network]:
     return lambda: unlearn.run(
       algorithm, original, problem.training, split, keys[4], epochs=epochs, batch_size=batch
     )
 
   chosen: dict[str, np.ndarray] = {}
 
-  def tuned(name: str, groups: list[np.ndarray]) -> Callable[[], Bound]:
-    def run() -> Bound:
+  def tuned(name: str, groups: list[np.ndarray]) -> Callable[[], Network]:
+    def run() -> Network:
       found = rum.tune(
         rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy)),
         original,
@@ -308,11 +308,11 @@ def run_seed(
         for group in range(len(groups))
       ]
       chosen[name] = np.array([trial.name for trial in best])
-      return found.params
+      return found.network
 
     return run
 
-  def refined(name: str, groups: list[np.ndarray]) -> Callable[[], Bound]:
+  def refined(name: str, groups: list[np.ndarray]) -> Callable[[], Network]:
     if config.plan == "auto":
       return tuned(name, groups)
     plan = PLANS[config.plan](batch)
@@ -322,7 +322,7 @@ def run_seed(
     rows = problem.training.rows(forget)
     return rum.refine(scores[rows], forget, soft=None if soft is None else soft[rows])
 
-  methods: dict[str, Callable[[], Bound]] = {
+  methods: dict[str, Callable[[], Network]] = {
     "fine-tune": vanilla(unlearn.fine_tune(), 10),
     "NegGrad+ vanilla": vanilla(unlearn.neg_grad_plus(), 5),
   }
@@ -371,7 +371,7 @@ def run_seed(
 
 
 def point_proxy(
-  name: str, problem: Problem, original: Bound, key: jax.Array
+  name: str, problem: Problem, original: Network, key: jax.Array
 ) -> Callable[[], dict[str, np.ndarray]]:
   """Returns what computes {name: scores [n]} of a proxy of the trained network."""
 

@@ -185,10 +185,10 @@ def score_all(
       proxy = POINTS[name]
     else:
       recipe = proxies.heldout_recipe(problem.recipe)
-      after = proxies.heldout_retrain(fit.params, problem.heldout, recipe, heldout_key)
+      after = proxies.heldout_retrain(fit.network, problem.heldout, recipe, heldout_key)
       proxy = Partial(proxies.heldout_divergence, heldout_params=after)
     start = time.perf_counter()
-    found[name] = proxies.score(proxy, fit.params, problem.training)
+    found[name] = proxies.score(proxy, fit.network, problem.training)
     found[f"seconds/{name}"] = np.float64(time.perf_counter() - start)
   return found
 
@@ -200,7 +200,7 @@ def plant(dataset: data.Dataset, share: float, key: jax.Array) -> tuple[data.Dat
   planted = np.isin(np.arange(n), rng.permutation(n)[: round(share * n)])
   moved = (dataset.labels + rng.integers(1, classes, n)) % classes
   labels = np.where(planted, moved, dataset.labels)
-  return data.Dataset(dataset.images, labels, dataset.ids, classes), planted
+  return data.Dataset(dataset.inputs, labels, dataset.ids, classes), planted
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:

@@ -37,7 +37,7 @@ from experiments.truth import cross_fitted, ground_truth, read_truth
 from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul._identity import digest
 from jaxmul._progress import stages
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 
 SETS = ("mixed", "high", "medium", "low")
 SCALES = (1.0, 3.0, 10.0, 0.3, 30.0)
@@ -122,10 +122,10 @@ class Config:
 class Given:
   """What factories need besides settings."""
 
-  fresh: Bound
-  wide: Bound
+  fresh: Network
+  wide: Network
   reference: data.Dataset
-  features: Callable[[Bound, jax.Array], jax.Array]
+  features: Callable[[Network, jax.Array], jax.Array]
   layers: tuple[str, ...]
   influence: memorization.RowInfluence | None
 
@@ -260,7 +260,7 @@ class Seed:
     keys = jax.random.split(jax.random.fold_in(problem.key, 100 + number), 6)
     self.oracle_keys, self.key = keys[1:3], keys[3]
     fit = timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
-    self.original, self.seconds = fit[0].params, fit[1]
+    self.original, self.seconds = fit[0].network, fit[1]
     inputs, classes = problem.training.batch()[0][:1], problem.dataset.num_classes
     model = problem.model(classes)
     layers = LAYERS[problem.config.model]
@@ -278,7 +278,7 @@ class Seed:
     """Compares with the oracles of a forget set, which are retrained when first asked for."""
     if name not in self._judges:
       problem, split = self.problem, self.problem.split(name)
-      oracle = unlearn.retrain(problem.recipe, problem.training, split, self.oracle_keys[0]).params
+      oracle = unlearn.retrain(problem.recipe, problem.training, split, self.oracle_keys[0]).network
       groups = problem.groups._asdict()
       self._judges[name] = Judge(
         problem.dataset,
@@ -299,7 +299,7 @@ class Seed:
     """What a second oracle scores."""
     split, recipe = self.problem.split(name), self.problem.recipe
     second, seconds = timed(
-      lambda: unlearn.retrain(recipe, self.problem.training, split, self.oracle_keys[1]).params
+      lambda: unlearn.retrain(recipe, self.problem.training, split, self.oracle_keys[1]).network
     )
     return self.judge(name)(second, seconds)
 
@@ -309,7 +309,7 @@ class Seed:
     problem, split = self.problem, self.problem.split(name)
     shape = (algorithm, len(split.forget))
 
-    def run() -> Bound:
+    def run() -> Network:
       return unlearn.run(
         make(self.given, 1.0),
         self.original,
@@ -338,13 +338,13 @@ class Seed:
     problem, key = self.problem, jax.random.fold_in(self.key, requests)
     dealt = np.array_split(np.asarray(jax.random.permutation(key, problem.sets[name])), requests)
 
-    def score(params: Bound, asked: data.Dataset) -> np.ndarray:
+    def score(params: Network, asked: data.Dataset) -> np.ndarray:
       return proxies.score(proxies.confidence, params, asked)
 
-    def serve() -> Bound:
+    def serve() -> Network:
       plan = rum.salun_plan(problem.config.batch_size)
       done = rum.stream(plan, self.original, problem.training, dealt, key, score=score)
-      return list(done)[-1].params
+      return list(done)[-1].network
 
     timed(serve)
     return self.judge(name)(*timed(serve))
@@ -370,7 +370,7 @@ class Seed:
       )
     )
     best = max(tuned.trials, key=lambda trial: trial.surrogate)
-    return self.judge(name)(tuned.params, seconds) | {"chosen": best.name}
+    return self.judge(name)(tuned.network, seconds) | {"chosen": best.name}
 
 
 def main(config: Config) -> None:

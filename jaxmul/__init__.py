@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     train,
     unlearn,
   )
-  from jaxmul.binding import Bound, bind
+  from jaxmul.binding import Network, bind
 
 __all__ = [
-  "Bound",
+  "Network",
   "__version__",
   "bind",
   "checkpoint",
@@ -65,7 +65,7 @@ __all__ = [
 def __getattr__(name: str):
   if name in _SUBMODULES:
     return importlib.import_module(f"jaxmul.{name}")
-  if name in ("bind", "Bound"):
+  if name in ("bind", "Network"):
     return getattr(importlib.import_module("jaxmul.binding"), name)
   raise AttributeError(f"module 'jaxmul' has no attribute {name!r}")
 

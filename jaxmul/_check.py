@@ -37,7 +37,7 @@ def inputs(value: Any, caller: str) -> jax.Array:
   if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
     raise ValueError(
       f"{caller} needs float inputs, got {jnp.result_type(value)}. "
-      "Scale images first: jaxmul.data.as_inputs(images)."
+      "Scale pixels first: jaxmul.data.as_inputs(inputs)."
     )
   finite(value, f"{caller}: inputs")
   return jnp.asarray(value)
@@ -73,10 +73,10 @@ def class_numbers(labels: Any, num_classes: int, caller: str) -> None:
       )
 
 
-def label_range(bound: Any, inputs: jax.Array, labels: jax.Array, caller: str) -> None:
+def label_range(network: Any, inputs: jax.Array, labels: jax.Array, caller: str) -> None:
   """Raises ValueError where a concrete label is not one of the classes of the network."""
   if is_concrete(labels) and len(labels):
-    shape = jax.eval_shape(bound, inputs).shape
+    shape = jax.eval_shape(network, inputs).shape
     if len(shape) != 2 or shape[0] != len(inputs):
       raise ValueError(
         f"{caller} needs apply_fn to return logits [B, C] = [{len(inputs)}, C], got {shape}."
@@ -84,17 +84,17 @@ def label_range(bound: Any, inputs: jax.Array, labels: jax.Array, caller: str) -
     class_numbers(labels, shape[1], caller)
 
 
-def outputs(network: Any, images: Any, caller: str) -> None:
+def outputs(network: Any, inputs: Any, caller: str) -> None:
   """Warns where what a network returns looks like probabilities; see `logits`.
 
   Args:
     network: what is called with inputs; nothing is done where it, or they, are traced.
-    images: a few of them [n, ...], float or uint8: one small forward pass.
+    inputs: a few of them [n, ...], float or uint8: one small forward pass.
     caller: whose caller is told.
   """
   static, arrays = _arrays.split(network)
-  if len(images) and all(map(is_concrete, (*arrays, images))):
-    logits(_forward(static, arrays, images), caller, stacklevel=4)
+  if len(inputs) and all(map(is_concrete, (*arrays, inputs))):
+    logits(_forward(static, arrays, inputs), caller, stacklevel=4)
 
 
 def logits(value: jax.Array, caller: str, *, stacklevel: int = 3) -> None:
@@ -122,8 +122,8 @@ def logits(value: jax.Array, caller: str, *, stacklevel: int = 3) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(static, arrays, images):
-  inputs = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+def _forward(static, arrays, inputs):
+  inputs = inputs.astype(jnp.float32) / 255 if inputs.dtype == jnp.uint8 else inputs
   return _arrays.joined(static, arrays)(inputs)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxmul import _sharding, losses, models
 from jaxmul._blocks import map_blocks
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 
 # Bytes of per-example gradients that exist at a time where they must.
 _BUDGET = 256 << 20
@@ -31,7 +31,7 @@ class Gradients(NamedTuple):
 
 
 def of_examples(
-  bound: Bound,
+  network: Network,
   inputs: jax.Array,
   labels: jax.Array,
   *,
@@ -39,13 +39,13 @@ def of_examples(
   norms: bool = False,
 ) -> Gradients:
   """Returns the gradients of each example's cross-entropy, of the evaluation pass."""
-  ghost = norms and models.has_ghost_norms(bound, inputs)
-  inputs = _sharding.local(inputs, bound, labels)
+  ghost = norms and models.has_ghost_norms(network, inputs)
+  inputs = _sharding.local(inputs, network, labels)
   squares = jnp.zeros(len(inputs), jnp.result_type(inputs, jnp.float32))
   squares = _sharding.local(squares, inputs)
 
   def total(x, squares):
-    logits = models.tapped(bound, x, squares) if ghost else bound(x)
+    logits = models.tapped(network, x, squares) if ghost else network(x)
     each = losses.cross_entropy(logits, labels)
     return each.sum(), each
 
@@ -62,7 +62,7 @@ def of_examples(
       norms_squared = jnp.maximum(gradients[-1], 0)
       found = found._replace(norms=jnp.where(bad, jnp.nan, jnp.sqrt(norms_squared)))
   if norms and not ghost:
-    found = found._replace(norms=_materialised_norms(bound, inputs, labels))
+    found = found._replace(norms=_materialised_norms(network, inputs, labels))
   return found
 
 
@@ -77,9 +77,9 @@ def per_example(values: jax.Array, like: jax.Array) -> jax.Array:
   return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def _materialised_norms(bound: Bound, inputs: jax.Array, labels: jax.Array) -> jax.Array:
+def _materialised_norms(network: Network, inputs: jax.Array, labels: jax.Array) -> jax.Array:
   """‖∂ℓ_b/∂θ‖₂ [B] from the gradients themselves, as many at a time as the budget holds."""
-  leaves, structure = jax.tree.flatten(bound.params)
+  leaves, structure = jax.tree.flatten(network.params)
   trained = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in map(_array, leaves)]
   theta = [leaf for leaf, yes in zip(leaves, trained, strict=True) if yes]
   theta = _sharding.local(theta, inputs, labels)
@@ -87,8 +87,8 @@ def _materialised_norms(bound: Bound, inputs: jax.Array, labels: jax.Array) -> j
   def loss(theta, x, y):
     left = iter(theta)
     merged = [next(left) if yes else leaf for leaf, yes in zip(leaves, trained, strict=True)]
-    network = bound.replace(params=jax.tree.unflatten(structure, merged))
-    return losses.cross_entropy(network(x[None]), y[None])[0]
+    at_theta = network.replace(params=jax.tree.unflatten(structure, merged))
+    return losses.cross_entropy(at_theta(x[None]), y[None])[0]
 
   def norm(x, y):
     each, gradient = jax.value_and_grad(loss)(theta, x, y)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmul
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 
@@ -83,7 +83,7 @@ def describe(value: Any) -> str:
   Args:
     value: numbers, strings, None, enums; tuples, lists, dicts and dataclasses of them, such as
       recipes, Linen modules or plans; functions of a module, by their names; arrays and keys, by
-      their contents; a `Dataset` or `Split`, whatever the order of its ids; a `Bound`; an
+      their contents; a `Dataset` or `Split`, whatever the order of its ids; a `Network`; an
       `Estimate`, which has a digest of its own; objects with a `__repr__` of their own.
 
   Raises:
@@ -95,14 +95,14 @@ def describe(value: Any) -> str:
   """
   if isinstance(value, Dataset):
     order = np.argsort(value.ids)
-    arrays = (value.images[order], value.labels[order], value.ids[order])
+    arrays = (value.inputs[order], value.labels[order], value.ids[order])
     return f"Dataset{describe((*arrays, value.num_classes))}"
   if isinstance(value, Split):
     parts = {f.name: np.sort(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return f"Split{describe(parts)}"
-  if isinstance(value, Bound):
+  if isinstance(value, Network):
     functions = describe((value.apply_fn, value.train_fn))
-    return f"Bound({tree_digest((value.params, value.state))}, {functions})"
+    return f"Network({tree_digest((value.params, value.state))}, {functions})"
   if isinstance(own := getattr(value, "digest", None), str):
     return f"{_name(type(value))} {own}"
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -144,10 +144,10 @@ def describe(value: Any) -> str:
   return repr(value)
 
 
-def describe_functions(bound: Bound) -> str:
+def describe_functions(network: Network) -> str:
   """Returns the text of a network's forward passes; one that is a lambda has none."""
   found = []
-  for function in (bound.apply_fn, bound.train_fn):
+  for function in (network.apply_fn, network.train_fn):
     with contextlib.suppress(ValueError):
       found.append(describe(function))
   return describe(found)

@@ -15,39 +15,39 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _gradients
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 
 
 class Step(NamedTuple):
   """What one training step saw, for trackers.
 
   Attributes:
-    ids: int32 [B], rows of the training set, 0 … n − 1; n where the row is padding, so that
-      `state.at[step.ids].add(values, mode="drop")` needs no mask.
+    rows: int32 [B], rows of the training set, 0 … n − 1; n where the row is padding, so that
+      `state.at[step.rows].add(values, mode="drop")` needs no mask.
     labels: int32 [B].
     logits: float [B, C], of the step's own forward pass, before its update.
     losses: float32 [B].
     epoch: int32 scalar from 0.
     inputs: float [B, ...], augmented as in training.
     learning_rate: η of this step, scalar.
-    params: the network before the update; None unless a tracker needs it.
-    input_gradients: ∂ℓ_b/∂x_b [B, ...] of `params` in evaluation mode; None unless needed.
+    network: the network before the update; None unless a tracker needs it.
+    input_gradients: ∂ℓ_b/∂x_b [B, ...] of `network` in evaluation mode; None unless needed.
     parameter_norms: ‖∂ℓ_b/∂θ‖₂ [B] of the same; None unless needed.
   """
 
-  ids: jax.Array
+  rows: jax.Array
   labels: jax.Array
   logits: jax.Array
   losses: jax.Array
   epoch: jax.Array
   inputs: Any = None
   learning_rate: Any = None
-  params: Any = None
+  network: Any = None
   input_gradients: Any = None
   parameter_norms: Any = None
 
 
-Need = Literal["epochs", "input_shape", "params", "input_gradients", "parameter_norms"]
+Need = Literal["epochs", "input_shape", "network", "input_gradients", "parameter_norms"]
 
 
 class Tracker(NamedTuple):
@@ -57,11 +57,11 @@ class Tracker(NamedTuple):
     init: `n -> state`.
     update: `(state, Step) -> state`, pure; runs in every step of the epochs that `every` names.
     score: `state -> {name: [n]}`, higher = more memorized.
-    needs: what else it reads. "params", "input_gradients" and "parameter_norms" are filled in
+    needs: what else it reads. "network", "input_gradients" and "parameter_norms" are filled in
       `Step`, computed once for all trackers that need them; "epochs" and "input_shape" are handed
       to `init` as keywords. A tracker without the middle three is free: it reads the step's own
       forward pass.
-    every: update in every so-manieth epoch only; the last of them counts. What it needs is not
+    every: update in every of so many epochs only, the last one. What it needs is not
       computed in the others.
   """
 
@@ -73,7 +73,7 @@ class Tracker(NamedTuple):
 
 
 def check(trackers: tuple[Tracker, ...], shape: tuple[int, ...], epochs: int) -> None:
-  """Raises ValueError where trackers of a run over images [n, ...] cannot work together."""
+  """Raises ValueError where trackers of a run over inputs [n, ...] cannot work together."""
   names: set[str] = set()
   for tracker in trackers:
     unknown = set(tracker.needs) - set(get_args(Need))
@@ -90,17 +90,17 @@ def check(trackers: tuple[Tracker, ...], shape: tuple[int, ...], epochs: int) ->
 
 
 def start(tracker: Tracker, shape: tuple[int, ...], epochs: int) -> Any:
-  """Returns the first state of a tracker of a run over images [n, ...]."""
+  """Returns the first state of a tracker of a run over inputs [n, ...]."""
   facts = {"epochs": epochs, "input_shape": shape[1:]}
   return tracker.init(shape[0], **{name: facts[name] for name in facts if name in tracker.needs})
 
 
 def update(
-  trackers: tuple[Tracker, ...], states: tuple[Any, ...], seen: Step, params: Bound
+  trackers: tuple[Tracker, ...], states: tuple[Any, ...], seen: Step, network: Network
 ) -> tuple[Any, ...]:
   """Returns the states after a step; what several trackers need is computed once."""
   # Counters are int64 where float64 is enabled; a state of int32 would change its type.
-  seen = seen._replace(ids=seen.ids.astype(jnp.int32), epoch=jnp.int32(seen.epoch))
+  seen = seen._replace(rows=seen.rows.astype(jnp.int32), epoch=jnp.int32(seen.epoch))
   users = [t for t in trackers if {"input_gradients", "parameter_norms"} & set(t.needs)]
   if users:
     compute = functools.partial(
@@ -108,11 +108,11 @@ def update(
       to_inputs=any("input_gradients" in t.needs for t in users),
       norms=any("parameter_norms" in t.needs for t in users),
     )
-    found = _in_due_epochs(users, seen, compute, None, (params, seen.inputs, seen.labels))
+    found = _in_due_epochs(users, seen, compute, None, (network, seen.inputs, seen.labels))
     seen = seen._replace(input_gradients=found.inputs, parameter_norms=found.norms)
 
   def updated(tracker, state):
-    own = seen._replace(params=params) if "params" in tracker.needs else seen
+    own = seen._replace(network=network) if "network" in tracker.needs else seen
     return _in_due_epochs([tracker], seen, tracker.update, state, (state, own))
 
   return tuple(updated(t, s) for t, s in zip(trackers, states, strict=True))

@@ -1,9 +1,9 @@
 """Params that know their own forward pass.
 
-A `Bound` is params θ, the non-trained state s of the network (BatchNorm statistics) and two static
-functions: the evaluation pass `apply_fn` and, optionally, the training pass `train_fn`. It is a
-pytree, so it goes through `jit`, `vmap` and `grad` like plain params, and it can be called. Only
-`params` is ever differentiated, decayed, masked or normed.
+A `Network` is params θ, state s that is not trained (BatchNorm statistics) and static functions:
+the evaluation pass `apply_fn` and, optionally, the training pass `train_fn`. It is a pytree, so it
+goes through `jit`, `vmap` and `grad` like plain params, and it can be called. Only `params` is ever
+differentiated, decayed, masked or normed.
 """
 
 import dataclasses
@@ -21,14 +21,15 @@ TrainFn = Callable[..., tuple[jax.Array, Any]]
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Bound:
+class Network:
   """Params with their forward pass; made by `bind`.
 
   Attributes:
-    params: any pytree; the only part that is trained.
+    params: any pytree, the only part that is trained; of a Linen module what its variables hold
+      under "params".
     state: mapping such as `{"batch_stats": ...}`, or None.
     apply_fn: static, `apply_fn(variables, inputs [B, ...]) -> logits [B, C]`, evaluation mode, each
-      example independent of the others.
+      example independent of the others; variables are `network.variables`.
     train_fn: static, `train_fn(params, state, inputs, key, mask) -> (logits [B, C], state)`, or
       None where training and evaluation are the same computation.
   """
@@ -40,9 +41,12 @@ class Bound:
 
   def __call__(self, inputs: jax.Array) -> jax.Array:
     """Returns evaluation-mode logits [B, C] of inputs [B, ...]."""
-    if self.state is None:
-      return self.apply_fn(self.params, inputs)
-    return self.apply_fn({"params": self.params, **self.state}, inputs)
+    return self.apply_fn(self.variables, inputs)
+
+  @property
+  def variables(self) -> Any:
+    """What `apply_fn` is given: params with state, or params alone where state is None."""
+    return self.params if self.state is None else {"params": self.params, **self.state}
 
   def train(self, inputs: jax.Array, key: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any]:
     """Returns training-mode logits [B, C] and the new state.
@@ -68,21 +72,22 @@ class Bound:
     _refuse_other_state(state, self.state)
     return logits, jax.tree.map(lambda new, old: jnp.where(some, new, old), state, self.state)
 
-  def replace(self, **changes: Any) -> "Bound":
+  def replace(self, **changes: Any) -> "Network":
     """Returns a copy with the named fields changed."""
     return dataclasses.replace(self, **changes)
 
 
 def bind(
   apply_fn: ApplyFn, params: Any, state: Any = None, train_fn: TrainFn | None = None
-) -> Bound:
+) -> Network:
   """Binds params to their forward pass.
 
   Args:
     apply_fn: `apply_fn(params, inputs [B, ...]) -> logits [B, C]`, evaluation mode. With `state`
       it gets `{"params": params, **state}` instead of `params`.
-    params: any pytree; or an `nnx.Module`, whose `nnx.Param` become the params, everything else it
-      carries the state, and its `train()` and `eval()` the two modes.
+    params: any pytree; of a Linen module `variables["params"]`, or all variables if there are no
+      others; or an `nnx.Module`, whose `nnx.Param` become the params, everything else it carries
+      the state, and its `train()` and `eval()` the two modes.
     state: mapping of what the network carries but does not train, such as
       `{"batch_stats": variables["batch_stats"]}`; None if there is nothing.
     train_fn: `train_fn(params, state, inputs, key, mask) -> (logits, state)`; needed wherever
@@ -92,8 +97,8 @@ def bind(
       hold other examples of the same set, so that they do little harm where it cannot.
 
   Returns:
-    A `Bound`, callable and usable wherever params are. Bind once per module: two different function
-    objects are two traces.
+    A `Network`, callable and usable wherever params are. Bind once per module: two different
+    function objects are two traces.
 
   Raises:
     ValueError: `state` is not a mapping, or holds a "params" entry; or an `nnx.Module` cannot be
@@ -122,7 +127,16 @@ def bind(
         "Drop them."
       )
     return _of_nnx(params, apply_fn, "bind")
-  return Bound(params, state, apply_fn, train_fn)
+  if state is None:
+    params, state = _bare(params)
+  return Network(params, state, apply_fn, train_fn)
+
+
+def _bare(params: Any) -> tuple[Any, Any]:
+  """Returns params and state of what a Linen module without statistics calls its variables."""
+  if isinstance(params, Mapping) and set(params) == {"params"}:
+    return params["params"], {}
+  return params, None
 
 
 def is_a(value: Any, package: str) -> bool:
@@ -136,21 +150,21 @@ def call_self(params: Callable[[jax.Array], jax.Array], inputs: jax.Array) -> ja
   return params(inputs)
 
 
-def as_bound(params: Any, apply_fn: ApplyFn | None, caller: str) -> Bound:
-  """Returns params as a `Bound`, whichever of the three forms of the call was used.
+def as_network(params: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
+  """Returns params as a `Network`, whichever of the three forms of the call was used.
 
   Raises:
     ValueError: `params` cannot be called and no `apply_fn` is given, both know a forward pass, or
       it is a Linen module, which has no params, or an Equinox module that needs more than inputs.
   """
-  if isinstance(params, Bound):
+  if isinstance(params, Network):
     if apply_fn is not None:
-      raise ValueError(f"{caller} got a Bound and an apply_fn: params are bound, drop apply_fn.")
+      raise ValueError(f"{caller} got a Network and an apply_fn: params are bound, drop apply_fn.")
     return params
   if is_a(params, "flax.nnx"):
     return _of_nnx(params, apply_fn, caller)
   if apply_fn is not None:
-    return Bound(params, None, apply_fn)
+    return Network(*_bare(params), apply_fn)
   if is_a(params, "flax.linen"):
     raise ValueError(
       f"{caller} got a {_describe(params)}, a module without params. "
@@ -158,16 +172,20 @@ def as_bound(params: Any, apply_fn: ApplyFn | None, caller: str) -> Bound:
     )
   _refuse_equinox(params, caller)
   if callable(params):
-    return Bound(params, None, call_self)
+    return Network(params, None, call_self)
   raise ValueError(
     f"{caller} needs apply_fn: params is a {_describe(params)}, not callable. Pass "
     "apply_fn=model.apply, or bind it once with jaxmul.bind(model.apply, params)."
   )
 
 
-def refuse_batch_stats(bound: Bound, caller: str) -> None:
+def refuse_batch_stats(network: Network, caller: str) -> None:
   """Raises ValueError where a parameter gradient would also differentiate BatchNorm statistics."""
-  if bound.state is None and isinstance(bound.params, Mapping) and "batch_stats" in bound.params:
+  if (
+    network.state is None
+    and isinstance(network.params, Mapping)
+    and "batch_stats" in network.params
+  ):
     raise ValueError(
       f"{caller} takes parameter gradients, but params holds 'batch_stats', which is not trained. "
       "Bind them apart: jaxmul.bind(model.apply, variables['params'], "
@@ -175,10 +193,10 @@ def refuse_batch_stats(bound: Bound, caller: str) -> None:
     )
 
 
-def refuse_untrainable(bound: Bound, caller: str) -> None:
+def refuse_untrainable(network: Network, caller: str) -> None:
   """Raises ValueError where params cannot be trained: batch statistics, or what is no float."""
-  refuse_batch_stats(bound, caller)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(bound.params):
+  refuse_batch_stats(network, caller)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(network.params):
     kind = getattr(leaf, "dtype", None)
     if not isinstance(leaf, float) and (kind is None or not jnp.issubdtype(kind, jnp.inexact)):
       raise ValueError(
@@ -188,22 +206,22 @@ def refuse_untrainable(bound: Bound, caller: str) -> None:
       )
 
 
-def warn_without_train_fn(bound: Bound, caller: str, cure: str = "") -> None:
+def warn_without_train_fn(network: Network, caller: str, cure: str = "") -> None:
   """Warns where a network with state is about to be trained in evaluation mode."""
-  if bound.train_fn is None and jax.tree.leaves(bound.state):
+  if network.train_fn is None and jax.tree.leaves(network.state):
     warnings.warn(
-      f"{caller}: the network has {sorted(bound.state)} and no train_fn. It trains in evaluation "
+      f"{caller}: the network has {sorted(network.state)} and no train_fn. It trains in evaluation "
       f"mode: statistics stay as they are, nothing is dropped. Bind it with train_fn={cure}.",
       stacklevel=3,
     )
 
 
-def refuse_lone_rows(bound: Bound, least: int, caller: str, cure: str) -> None:
+def refuse_lone_rows(network: Network, least: int, caller: str, cure: str) -> None:
   """Raises ValueError where a step would take batch statistics of a single example."""
-  if least < 2 and bound.train_fn is not None and jax.tree.leaves(bound.state):
+  if least < 2 and network.train_fn is not None and jax.tree.leaves(network.state):
     raise ValueError(
       f"{caller} would train on a batch of {least} example, must be at least 2 for a network with "
-      f"{sorted(bound.state)}: one row has no statistics. {cure}."
+      f"{sorted(network.state)}: one row has no statistics. {cure}."
     )
 
 
@@ -228,7 +246,7 @@ def _kinds_of(tree: Any) -> list:
   return [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
-def _of_nnx(module: Any, apply_fn: ApplyFn | None, caller: str) -> Bound:
+def _of_nnx(module: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
   from jaxmul.models._nnx import bound_of  # which needs flax.nnx: it is imported if there is one
 
   return bound_of(module, apply_fn, caller)

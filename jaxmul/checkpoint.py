@@ -5,7 +5,7 @@ of every file, the dtype and shape of every leaf, and a SHA-256 of itself. Orbax
 files without noticing, so everything is verified before Orbax sees it. The hashes guard against
 accidents, not against someone who rewrites them.
 
-Functions are not stored. `load(path, like)` takes them, and the structure, from a `Bound` such as
+Functions are not stored. `load(path, like)` takes them, and the structure, from a `Network` such as
 `models.init` makes; `load(path)` returns plain arrays.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxmul import _check
 from jaxmul._files import equal, sha256, short, sync
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 
 MANIFEST = "manifest.json"
 ARRAYS = "arrays"
@@ -36,7 +36,7 @@ Spec = tuple[str, tuple[int, ...]]
 PathLike = str | os.PathLike[str]
 
 
-def save(path: PathLike, bound: Bound) -> None:
+def save(path: PathLike, network: Network) -> None:
   """Writes params and state to a folder; what is under `path` is whole at all times.
 
   The new checkpoint is written beside `path`, read back, compared bit by bit, fsynced, and then
@@ -46,11 +46,11 @@ def save(path: PathLike, bound: Bound) -> None:
 
   Args:
     path: folder on a local or mounted file system, made with its parents.
-    bound: any tree of arrays, on any devices. Its functions are not stored, and lists and the like
-      are stored as dicts: `load` needs `like` to make them again.
+    network: any tree of arrays, on any devices. Its functions are not stored, and lists and the
+      like are stored as dicts: `load` needs `like` to make them again.
 
   Raises:
-    ValueError: `bound` is not a `Bound` or holds a leaf that is no array, `path` is refused by
+    ValueError: `network` is not a `Network` or holds a leaf that is no array, `path` is refused by
       `refuse_path` or holds other files, Orbax does not read back what it wrote, or this is not
       process 0 of a `jax.distributed` job.
 
@@ -65,7 +65,7 @@ def save(path: PathLike, bound: Bound) -> None:
   """
   refuse_path(path)
   path = _absolute(path)
-  arrays = _arrays(bound)
+  arrays = _arrays(network)
   _refuse_foreign(path)
   if jax.process_index():
     raise ValueError(
@@ -91,13 +91,13 @@ def save(path: PathLike, bound: Bound) -> None:
 @overload
 def load(path: PathLike, like: None = None) -> dict[str, Any]: ...
 @overload
-def load(path: PathLike, like: Bound) -> Bound: ...
-def load(path: PathLike, like: Bound | None = None) -> Bound | dict[str, Any]:
+def load(path: PathLike, like: Network) -> Network: ...
+def load(path: PathLike, like: Network | None = None) -> Network | dict[str, Any]:
   """Reads a checkpoint after verifying every file of it.
 
   Args:
     path: what was given to `save`.
-    like: a `Bound` of the same network, for the structure, the functions and the devices; its
+    like: a `Network` of the same network, for the structure, the functions and the devices; its
       values are not used, so `jax.eval_shape` of `models.init` will do.
 
   Returns:
@@ -119,9 +119,9 @@ def load(path: PathLike, like: Bound | None = None) -> Bound | dict[str, Any]:
     [[1.0, 0.0], [0.0, 1.0]]
   """
   path = _current(_absolute(path))
-  if like is not None and not isinstance(like, Bound):
+  if like is not None and not isinstance(like, Network):
     raise ValueError(
-      f"checkpoint.load needs like to be a Bound, got {type(like).__name__}. "
+      f"checkpoint.load needs like to be a Network, got {type(like).__name__}. "
       "Pass models.init(model, key, inputs), or jaxmul.bind(apply_fn, params)."
     )
   stored = verify(path)
@@ -229,8 +229,8 @@ def _compare(temporary: Path, arrays: dict[tuple[str, ...], np.ndarray], path: P
       )
 
 
-def _tree(bound: Bound) -> dict[str, Any]:
-  return {"params": bound.params, "state": bound.state}
+def _tree(network: Network) -> dict[str, Any]:
+  return {"params": network.params, "state": network.state}
 
 
 def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
@@ -260,14 +260,14 @@ def _spec(leaf: Any) -> Spec:
   return np.dtype(leaf.dtype).name, tuple(int(size) for size in leaf.shape)
 
 
-def _arrays(bound: Bound) -> dict[tuple[str, ...], np.ndarray]:
-  if not isinstance(bound, Bound):
+def _arrays(network: Network) -> dict[tuple[str, ...], np.ndarray]:
+  if not isinstance(network, Network):
     raise ValueError(
-      f"checkpoint.save needs a Bound, got {type(bound).__name__}. "
+      f"checkpoint.save needs a Network, got {type(network).__name__}. "
       "Bind params first: jaxmul.bind(model.apply, params)."
     )
   arrays, seen = {}, set()
-  for names, leaf in _flat(_tree(bound)).items():
+  for names, leaf in _flat(_tree(network)).items():
     name = _name(names)
     if name in seen:
       # Orbax would write one over the other, silently.
@@ -305,7 +305,7 @@ def _place(value: np.ndarray, leaf: Any) -> Any:
   return jnp.asarray(value) if hasattr(leaf, "sharding") else value
 
 
-def _refuse_unlike(path: Path, stored: dict[str, Spec], like: Bound) -> None:
+def _refuse_unlike(path: Path, stored: dict[str, Spec], like: Network) -> None:
   wanted = {_name(names): _spec(leaf) for names, leaf in _flat(_tree(like)).items()}
   cure = "Pass the like of the model that was saved, or none to get plain arrays."
   if extra := sorted(stored.keys() - wanted.keys()):

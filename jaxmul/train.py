@@ -19,8 +19,9 @@ from jax import lax
 
 from jaxmul import _check, _tracking, losses, models
 from jaxmul._blocks import even_rows, least_rows, shuffled_rows
+from jaxmul._examples import Examples, examples_of
 from jaxmul._tracking import Need, Step, Tracker
-from jaxmul.binding import Bound, refuse_lone_rows, warn_without_train_fn
+from jaxmul.binding import Network, refuse_lone_rows, warn_without_train_fn
 from jaxmul.data.dataset import Dataset, as_inputs
 
 __all__ = [
@@ -75,7 +76,7 @@ class Recipe:
   """Everything that decides a training run but the data and the key; the defaults are the papers'.
 
   Attributes:
-    model: a Linen module, or a function `(key, inputs) -> Bound`; see `models.init`.
+    model: a Linen module, or a function `(key, inputs) -> Network`; see `models.init`.
     epochs: passes over the data, at least 1.
     batch_size: B, examples a step, at most; one of n examples makes ⌈n / B⌉ steps an epoch.
     learning_rate: η of the first epoch.
@@ -118,9 +119,9 @@ class History(NamedTuple):
 
 
 class Run(NamedTuple):
-  """What `run` returns: params, tracker scores {name: [n]}, history."""
+  """What `run` returns: the network, tracker scores {name: [n]}, history."""
 
-  params: Bound
+  network: Network
   scores: dict[str, jax.Array]
   history: History
 
@@ -130,13 +131,13 @@ class Fit:
   """A finished training run.
 
   Attributes:
-    params: the trained params, bound.
+    network: the trained network.
     scores: tracker scores {name: float32 [n]}, in the order of `ids`.
     ids: int64 [n], what was trained on, sorted.
     history: loss [E] and accuracy [E] of each epoch.
   """
 
-  params: Bound
+  network: Network
   scores: dict[str, np.ndarray]
   ids: np.ndarray
   history: History
@@ -146,7 +147,7 @@ class Diverged(FloatingPointError):
   """Training met a loss that is not finite; `fit` holds what was finished before.
 
   Attributes:
-    fit: a `Fit` with the params of the last good epoch.
+    fit: a `Fit` with the network of the last good epoch.
   """
 
   def __init__(self, message: str, fit: Fit):
@@ -165,7 +166,7 @@ def fit(
 
   Args:
     recipe: model, optimizer and schedule.
-    dataset: images, labels and ids.
+    dataset: inputs, labels and ids.
     key: for initial params, order and augmentation; the same key gives the same run.
     ids: train on these examples only, all by default. Neither their order nor that of the data set
       matters.
@@ -196,20 +197,13 @@ def fit(
     raise ValueError("fit got no training examples. Pass at least one id.")
   if not np.array_equal(ids, dataset.ids):
     dataset = dataset.take(ids)
-  _tracking.check(tuple(trackers.values()), dataset.images.shape, recipe.epochs)
+  _tracking.check(tuple(trackers.values()), dataset.inputs.shape, recipe.epochs)
   like = check_labels(recipe.model, dataset, "fit")
   warn_without_train_fn(like, "train.fit")
   _refuse_lone_rows(like, len(dataset), recipe, "fit")
-  result = _jitted_run(
-    recipe,
-    tuple(trackers.values()),
-    jnp.asarray(dataset.images),
-    jnp.asarray(dataset.labels),
-    jnp.arange(len(dataset)),
-    key,
-  )
+  result = _jitted_run(recipe, tuple(trackers.values()), examples_of(dataset), key)
   scores = {name: np.asarray(score) for name, score in result.scores.items()}
-  finished = Fit(result.params, scores, dataset.ids, result.history)
+  finished = Fit(result.network, scores, dataset.ids, result.history)
   bad = np.flatnonzero(~np.isfinite(np.asarray(result.history.loss)))
   if len(bad):
     raise Diverged(
@@ -217,77 +211,66 @@ def fit(
       f"Lower learning_rate ({recipe.learning_rate}); .fit holds the epoch before.",
       finished,
     )
-  _check.outputs(result.params, dataset.images[:8], "train.fit")
+  _check.outputs(result.network, dataset.inputs[:8], "train.fit")
   return finished
 
 
-def run(
-  recipe: Recipe,
-  trackers: tuple[Tracker, ...],
-  images: jax.Array,
-  labels: jax.Array,
-  rows: jax.Array,
-  key: jax.Array,
-) -> Run:
-  """A whole training run as a pure function: `jit` it, `vmap` it over `rows` and `key`.
+def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: jax.Array) -> Run:
+  """A whole training run as a pure function: `jit` it, `vmap` it over `examples.rows` and `key`.
 
   Args:
     recipe: static.
     trackers: static.
-    images: [N, ...], uint8 or float.
-    labels: int [N].
-    rows: int [n], which of the N are trained on.
+    examples: what is trained on, without padding: all of its n rows are members.
     key: of this run.
 
   Returns:
     A `Run`. After a loss that is not finite no later epoch changes anything.
   """
   init_key, order_key = jax.random.split(key)
-  shape = (len(rows), *images.shape[1:])
+  shape = (len(examples.rows), *examples.inputs.shape[1:])
   _tracking.check(trackers, shape, recipe.epochs)
-  params = models.init(recipe.model, init_key, as_inputs(images[:1]))
-  _refuse_lone_rows(params, len(rows), recipe, "run")
-  steps = -(-len(rows) // recipe.batch_size)
-  transform = optimizer(recipe, steps)
-  carry = (
-    params,
-    transform.init(params.params),
+  network = models.init(recipe.model, init_key, as_inputs(examples.inputs[:1]))
+  _refuse_lone_rows(network, len(examples.rows), recipe, "run")
+  steps = -(-len(examples.rows) // recipe.batch_size)
+  job = Job(recipe, optimizer(recipe, steps), trackers)
+  first = Carry(
+    network,
+    job.optimizer.init(network.params),
     tuple(_tracking.start(tracker, shape, recipe.epochs) for tracker in trackers),
-    jnp.array(True),
   )
 
-  def epoch(carry, number):
-    *last, alive = carry
+  def epoch(state, number):
+    last, alive = state
     new, history = lax.cond(
       alive,
-      lambda: epoch_of(recipe, transform, trackers, images, labels, rows, order_key, last, number),
-      lambda: (tuple(last), History(jnp.float32(jnp.nan), jnp.float32(jnp.nan))),
+      lambda: epoch_of(job, examples, order_key, last, number),
+      lambda: (last, History(jnp.float32(jnp.nan), jnp.float32(jnp.nan))),
     )
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new[0].params)]
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new.network.params)]
     good = jnp.isfinite(history.loss) & jnp.stack(finite).all()
     history = History(*(jnp.where(good, each, jnp.nan) for each in history))
-    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, tuple(last))
-    return (*kept, alive & good), history
+    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, last)
+    return (kept, alive & good), history
 
-  (params, _, tracked, _), history = lax.scan(epoch, carry, jnp.arange(recipe.epochs))
+  (last, _), history = lax.scan(epoch, (first, jnp.array(True)), jnp.arange(recipe.epochs))
   scores: dict[str, jax.Array] = {}
-  for tracker, state in zip(trackers, tracked, strict=True):
+  for tracker, state in zip(trackers, last.tracked, strict=True):
     scores |= tracker.score(state)
-  return Run(params, scores, history)
+  return Run(last.network, scores, history)
 
 
-def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Bound:
+def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
   """Returns a model's shapes; raises ValueError where a label is not one of its classes."""
-  example = dataset.take(dataset.ids[:1]).batch()[0]
-  like = models.shapes(model, example)
-  classes = jax.eval_shape(lambda bound: bound(example), like)
+  like = models.shapes(model, dataset.example)
+  classes = jax.eval_shape(lambda network: network(dataset.example), like)
   _check.class_numbers(dataset.labels, classes.shape[-1], caller)
   return like
 
 
-def _refuse_lone_rows(params: Bound, count: int, recipe: Recipe, caller: str) -> None:
+def _refuse_lone_rows(network: Network, count: int, recipe: Recipe, caller: str) -> None:
   least = least_rows(count, recipe.batch_size)
-  refuse_lone_rows(params, least, caller, "Take another batch_size, or more examples")
+  refuse_lone_rows(network, least, caller, "Take another batch_size, or more examples")
 
 
 _jitted_run = jax.jit(run, static_argnums=(0, 1))
@@ -305,47 +288,73 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
   )
 
 
-def step_of(recipe, transform, trackers, images, labels, rows, key, carry, number, ids):
-  """One training step on rows `ids` [B]; returns (carry, (summed loss, number right)).
+class Job(NamedTuple):
+  """What a training run is made of, all static: recipe, its optimizer, trackers."""
 
-  An id from n = len(rows) on is padding: n + i is example i, at weight 0.
+  recipe: Recipe
+  optimizer: optax.GradientTransformation
+  trackers: tuple[Tracker, ...] = ()
+
+
+class Carry(NamedTuple):
+  """What a training run carries from step to step; `tracked` is the state of each tracker."""
+
+  network: Network
+  optimizer: optax.OptState
+  tracked: tuple[Any, ...] = ()
+
+
+def epoch_of(
+  job: Job, examples: Examples, key: jax.Array, carry: Carry, number: jax.Array
+) -> tuple[Carry, History]:
+  """One pass over the data in an order of its own; the history is of scalars."""
+  order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
+  count = len(examples.rows)
+
+  def step(carry, at):
+    places, index = at
+    own = jax.random.fold_in(step_key, index)
+    return step_of(job, examples, own, carry, number, places)
+
+  deal = shuffled_rows if carry.network.train_fn is None else even_rows
+  batches = deal(order_key, count, job.recipe.batch_size)
+  carry, (loss, hits) = lax.scan(step, carry, (batches, jnp.arange(len(batches))))
+  means = History(jnp.sum(loss) / count, jnp.sum(hits) / count)
+  return carry, History(*(each.astype(jnp.float32) for each in means))
+
+
+def step_of(
+  job: Job,
+  examples: Examples,
+  key: jax.Array,
+  carry: Carry,
+  number: jax.Array,
+  places: jax.Array,
+) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+  """One step on the examples at these places [B]; also returns summed loss and number right.
+
+  A place from n = len(examples.rows) on is padding: n + i is example i, at weight 0.
   """
-  params, opt_state, tracked = carry
-  mask = ids < len(rows)
-  source = rows[ids % len(rows)]
-  ids = jnp.minimum(ids, len(rows))
-  inputs, targets = as_inputs(images[source]), labels[source]
+  (recipe, transform, trackers), (network, opt_state, tracked) = job, carry
+  count = len(examples.rows)
+  batch = examples.gather(places % count, places < count)
   augment_key, train_key = jax.random.split(key)
+  inputs = batch.inputs
   if recipe.augment is not None:
     inputs = recipe.augment(augment_key, inputs)
 
   def risk(theta):
-    logits, state = params.replace(params=theta).train(inputs, train_key, mask)
-    each = losses.cross_entropy(logits, targets)
-    return losses.masked_mean(each, mask), (logits, each, state)
+    logits, state = network.replace(params=theta).train(inputs, train_key, batch.mask)
+    each = losses.cross_entropy(logits, batch.labels)
+    return losses.masked_mean(each, batch.mask), (logits, each, state)
 
-  gradient, (logits, each, state) = jax.grad(risk, has_aux=True)(params.params)
+  gradient, (logits, each, state) = jax.grad(risk, has_aux=True)(network.params)
   rate = jnp.asarray(recipe.learning_rate * recipe.schedule(number, recipe.epochs), each.dtype)
-  seen = Step(ids, targets, logits, each, number, inputs, rate)
-  tracked = _tracking.update(trackers, tracked, seen, params)
-  updates, opt_state = transform.update(gradient, opt_state, params.params)
-  params = params.replace(params=optax.apply_updates(params.params, updates), state=state)
-  hits = jnp.sum(mask & losses.is_correct(logits, targets))
-  return (params, opt_state, tracked), (jnp.sum(jnp.where(mask, each, 0)), hits)
-
-
-def epoch_of(recipe, transform, trackers, images, labels, rows, key, carry, number):
-  """One pass over the data in an order of its own; returns (carry, History of scalars)."""
-  order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
-  count = len(rows)
-
-  def step(carry, at):
-    ids, index = at
-    own = jax.random.fold_in(step_key, index)
-    return step_of(recipe, transform, trackers, images, labels, rows, own, carry, number, ids)
-
-  deal = shuffled_rows if carry[0].train_fn is None else even_rows
-  batches = deal(order_key, count, recipe.batch_size)
-  carry, (loss, hits) = lax.scan(step, tuple(carry), (batches, jnp.arange(len(batches))))
-  means = History(jnp.sum(loss) / count, jnp.sum(hits) / count)
-  return carry, History(*(each.astype(jnp.float32) for each in means))
+  rows = jnp.minimum(places, count)
+  seen = Step(rows, batch.labels, logits, each, number, inputs, rate)
+  tracked = _tracking.update(trackers, tracked, seen, network)
+  updates, opt_state = transform.update(gradient, opt_state, network.params)
+  params = optax.apply_updates(network.params, updates)
+  hits = jnp.sum(batch.mask & losses.is_correct(logits, batch.labels))
+  moved = Carry(network.replace(params=params, state=state), opt_state, tracked)
+  return moved, (jnp.sum(jnp.where(batch.mask, each, 0)), hits)

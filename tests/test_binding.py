@@ -9,7 +9,7 @@ import pytest
 
 import jaxmul
 from jaxmul import models, proxies, train
-from jaxmul.binding import as_bound, refuse_batch_stats
+from jaxmul.binding import as_network, refuse_batch_stats
 from jaxmul.data import Dataset
 
 
@@ -39,7 +39,7 @@ def test_without_state_apply_fn_gets_params_unchanged():
   seen = []
   params = {"params": {"w": jnp.eye(2)}}
   jaxmul.bind(lambda p, x: seen.append(p) or x, params)(jnp.ones((1, 2)))
-  assert seen[0] is params
+  assert seen[0] == params
 
 
 def test_with_state_apply_fn_gets_linens_variables():
@@ -117,15 +117,15 @@ def test_a_bare_dict_gets_the_cure():
 
 
 def test_two_forward_passes_are_refused():
-  with one_line("score got a Bound and an apply_fn.*drop apply_fn"):
-    as_bound(jaxmul.bind(linear, jnp.eye(2)), linear, "score")
+  with one_line("score got a Network and an apply_fn.*drop apply_fn"):
+    as_network(jaxmul.bind(linear, jnp.eye(2)), linear, "score")
 
 
 def test_forms_keep_the_params_they_were_given():
   w = jnp.eye(2)
-  assert as_bound(w, linear, "x").params is w
+  assert as_network(w, linear, "x").params is w
   bound = jaxmul.bind(linear, w)
-  assert as_bound(bound, None, "x") is bound
+  assert as_network(bound, None, "x") is bound
 
 
 CURE = (

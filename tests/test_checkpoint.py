@@ -265,14 +265,14 @@ def test_like_must_be_the_same_network(tmp_path):
   assert "'params.w' is float32 (2, 2), but like has float32 (3, 3)" in message(wide)
   half = {"w": jnp.eye(2), "b": jnp.ones(2, jnp.bfloat16)}
   assert "'params.b' is float32 (2,), but like has bfloat16 (2,)" in message(half)
-  assert "Bound, got dict" in refusal(checkpoint.load, tmp_path / "x", {"w": jnp.eye(2)})
+  assert "Network, got dict" in refusal(checkpoint.load, tmp_path / "x", {"w": jnp.eye(2)})
 
 
 def test_what_cannot_be_stored_is_refused(tmp_path):
   def message(params, path="x"):
     return refusal(checkpoint.save, tmp_path / path, jaxmul.bind(linear, params))
 
-  assert "Bound, got dict" in refusal(checkpoint.save, tmp_path / "x", {"w": jnp.eye(2)})
+  assert "Network, got dict" in refusal(checkpoint.save, tmp_path / "x", {"w": jnp.eye(2)})
   assert "'params.w' is a str" in message({"w": "weights"})
   assert "'params.w' is a function" in message({"w": linear})
   assert "key_data" in message({"w": jax.random.key(0)})

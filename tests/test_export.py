@@ -52,7 +52,7 @@ def training(name):
     some = trackers.__all__ if name == "mlp" else ("learning_events",)
     every = tuple(getattr(trackers, each)() for each in some)
     result = train.run(recipe, every, images, labels, jnp.arange(4), key)
-    return jax.tree.leaves((result.params, result.scores, result.history))
+    return jax.tree.leaves((result.network, result.scores, result.history))
 
   return run
 

@@ -181,7 +181,7 @@ def test_arrays_come_back_with_every_bit():
 
 @pytest.mark.parametrize("name", REFUSED, ids=ascii)
 def test_stores_of_networks_are_refused_before_the_first_step(tmp_path, name, monkeypatch):
-  params = models.init(RECIPE.model, jax.random.key(0), TOY.images)
+  params = models.init(RECIPE.model, jax.random.key(0), TOY.inputs)
   plan = refinement.Plan([refinement.Step(unlearn.fine_tune(), 1, 4)])
   monkeypatch.setattr(unlearn, "run", never)
   given = (plan, params, TOY, [[0, 1]], jax.random.key(0))
@@ -222,10 +222,9 @@ def test_ground_truth_and_influence_live_in_any_folder(tmp_path, name):
   assert memorization.status(tmp_path / "chunks" / name).done == 4
 
 
-def halves(images, labels, rows, key):
+def halves(examples, key):
   """A learner of a network that computes in bfloat16."""
-  del labels, rows
-  weights = jax.random.normal(key, (images.shape[1], 2), jnp.bfloat16)
+  weights = jax.random.normal(key, (examples.inputs.shape[1], 2), jnp.bfloat16)
   return jax.tree_util.Partial(product, weights)
 
 

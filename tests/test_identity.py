@@ -87,7 +87,7 @@ VALUES = [
   *(train.Recipe(models.mlp((3,)), momentum=0.8), train.MultiStep((1, 2)), train.MultiStep((1,))),
   *(TOY, TOY.take([7, 5, 9]), dataclasses.replace(TOY, num_classes=3)),
   *(dataclasses.replace(TOY, labels=1 - TOY.labels), dataclasses.replace(TOY, ids=TOY.ids + 1)),
-  dataclasses.replace(TOY, images=IMAGES + np.float32(1e-7)),
+  dataclasses.replace(TOY, inputs=IMAGES + np.float32(1e-7)),
   *(SPLIT, dataclasses.replace(SPLIT, heldout=np.zeros(0, int), test=SPLIT.heldout)),
   *(estimate(), estimate(soft=np.arange(3) + 1), estimate(ids=np.arange(1, 4))),
   *(bind(linear, np.eye(2)), bind(linear, np.ones((2, 2))), bind(np.dot, np.eye(2))),

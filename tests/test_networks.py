@@ -383,7 +383,7 @@ def of_jaxmul(case, seed, count, retain):
   """The same by `train.fit` and `unlearn.run`."""
   recipe = train.Recipe(case.model, epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE)
   some = DIGITS.take(np.arange(count))
-  fitted = train.fit(recipe, some, jax.random.key(seed)).params
+  fitted = train.fit(recipe, some, jax.random.key(seed)).network
   split = data.Split(forget=np.arange(count - retain), retain=np.arange(count - retain, count))
   given = (unlearn.fine_tune(0.01), fitted, some, split, jax.random.key(seed))
   tuned = unlearn.run(*given, epochs=2, batch_size=BATCH)
@@ -424,7 +424,7 @@ def test_both_passes_of_a_linen_module_are_its_own(name):
   case, x, key = CASES[name], INPUTS[:6], jax.random.key(1)
   bound = models.init(case.model, jax.random.key(0), x[:1])
   params, state = case.make(jax.random.key(0))
-  close(bound.params if state else bound.params["params"], params)
+  close(bound.params if state else bound.params, params)
   # Statistics of 0 and 1 would hide that they are not used.
   state = jax.tree.map(lambda leaf: leaf + 0.5, state)
   mine = {"params": params, "state": state} if state else {"params": {"params": params}}

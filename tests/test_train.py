@@ -10,7 +10,8 @@ import pytest
 
 from jaxmul import _sharding, models, train
 from jaxmul._blocks import even_rows, least_rows, shuffled_rows
-from jaxmul.binding import Bound, bind
+from jaxmul._examples import examples_of
+from jaxmul.binding import Network, bind
 from jaxmul.data import Dataset
 from jaxmul.proxies import trackers
 
@@ -68,7 +69,7 @@ def start(key, inputs):
 
 def layers(bound):
   """[(kernel, bias), ...] of an MLP, float64."""
-  tree = bound.params["params"]
+  tree = bound.params
   return [
     (np.float64(tree[name]["kernel"]), np.float64(tree[name]["bias"])) for name in sorted(tree)
   ]
@@ -102,7 +103,7 @@ def backpropagation(weights, x, y):
 
 def plain_sgd(weights, data, rows, rates, momentum, decay):
   """PyTorch's SGD with a partial batch at the end of each epoch; (weights, loss, accuracy)."""
-  images, labels = np.float64(data.images), data.labels
+  images, labels = np.float64(data.inputs), data.labels
   buffers, losses, accuracies = None, [], []
   for epoch, rate in enumerate(rates):
     total, correct = 0.0, 0
@@ -133,14 +134,14 @@ def test_fit_equals_a_plain_loop(changes, rates):
   config, data = recipe(start, **changes), toy()
   fit = train.fit(config, data, KEY, trackers=SEEN)
   weights, loss, accuracy = plain_sgd(
-    layers(start(None, data.images[:1])),
+    layers(start(None, data.inputs[:1])),
     data,
     fit.scores["rows"],
     rates,
     config.momentum,
     config.weight_decay,
   )
-  close(layers(fit.params), weights, 1e-5)
+  close(layers(fit.network), weights, 1e-5)
   np.testing.assert_allclose(fit.history.loss, loss, 0, 1e-5)
   np.testing.assert_allclose(fit.history.accuracy, accuracy, 0, 1e-6)
 
@@ -162,7 +163,7 @@ def test_trackers_see_the_forward_pass_before_the_update():
   data = toy()
   seen = train.fit(recipe(start), data, KEY, trackers=SEEN).scores
   rows = seen["rows"][0]
-  want = start(None, data.images[:1])(data.images[rows])
+  want = start(None, data.inputs[:1])(data.inputs[rows])
   np.testing.assert_allclose(seen["logits"][0], want, 1e-5, 1e-5)
   log_p = jax.nn.log_softmax(want)[np.arange(BATCH), data.labels[rows]]
   np.testing.assert_allclose(seen["losses"][0], -log_p, 1e-5, 1e-5)
@@ -197,13 +198,12 @@ def test_even_rows_deal_every_example_once_and_pad_with_the_next(size):
 @pytest.mark.rounding
 def test_same_numbers_with_and_without_jit():
   data = toy(3)
-  fixed = start(None, data.images[:1])
+  fixed = start(None, data.inputs[:1])
   config = recipe(lambda key, inputs: fixed, epochs=1, batch_size=2)
-  arguments = (jnp.asarray(data.images), jnp.asarray(data.labels), jnp.arange(3), KEY)
   want = train.fit(config, data, KEY)
   with jax.disable_jit():
-    got = train.run(config, (), *arguments)
-  close((got.params, got.history), (want.params, want.history), 1e-6)
+    got = train.run(config, (), examples_of(data), KEY)
+  close((got.network, got.history), (want.network, want.history), 1e-6)
 
 
 def test_order_of_ids_and_of_the_data_set_do_not_matter():
@@ -214,7 +214,7 @@ def test_order_of_ids_and_of_the_data_set_do_not_matter():
     train.fit(recipe(), data, KEY, ids=shuffle, trackers=SEEN),
     train.fit(recipe(), data.take(shuffle), KEY, trackers=SEEN),
   ):
-    same_bits((got.params, got.scores, got.history), (want.params, want.scores, want.history))
+    same_bits((got.network, got.scores, got.history), (want.network, want.scores, want.history))
     assert got.ids.tolist() == data.ids.tolist()
 
 
@@ -223,32 +223,35 @@ def test_fitting_some_ids_is_fitting_a_smaller_data_set():
   some = np.random.default_rng(2).permutation(data.ids)[:SIZE]
   got = train.fit(recipe(), data, KEY, ids=some, trackers=SEEN)
   want = train.fit(recipe(), data.take(np.sort(some)), KEY, trackers=SEEN)
-  same_bits((got.params, got.scores), (want.params, want.scores))
+  same_bits((got.network, got.scores), (want.network, want.scores))
   assert got.ids.tolist() == want.ids.tolist() == sorted(some)
   other = train.fit(recipe(), small, KEY, trackers=SEEN)
-  assert not np.array_equal(layers(got.params)[0][0], layers(other.params)[0][0])
+  assert not np.array_equal(layers(got.network)[0][0], layers(other.network)[0][0])
 
 
 def test_equal_keys_give_equal_bits_and_others_do_not():
   data = toy()
   first, again = (train.fit(recipe(), data, KEY, trackers=SEEN) for _ in range(2))
-  same_bits((first.params, first.scores), (again.params, again.scores))
+  same_bits((first.network, first.scores), (again.network, again.scores))
   other = train.fit(recipe(), data, jax.random.key(4), trackers=SEEN)
-  assert np.abs(layers(first.params)[0][0] - layers(other.params)[0][0]).max() > 0.1
+  assert np.abs(layers(first.network)[0][0] - layers(other.network)[0][0]).max() > 0.1
   assert not np.array_equal(first.scores["rows"], other.scores["rows"])
 
 
 @pytest.mark.rounding
 def test_vmap_over_rows_and_keys_equals_one_run_at_a_time():
   data, config = toy(20), recipe()
-  images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
   rows = np.stack([np.arange(SIZE), np.arange(SIZE) + 7])
   keys = jax.random.split(KEY, 2)
-  many = jax.jit(jax.vmap(lambda r, k: train.run(config, (), images, labels, r, k).params))
-  got = many(jnp.asarray(rows), keys)
+  examples = examples_of(data)
+
+  def one(rows, key):
+    return train.run(config, (), examples._replace(rows=rows), key).network
+
+  got = jax.jit(jax.vmap(one))(jnp.asarray(rows), keys)
   for i in range(2):
     want = train.fit(config, data, keys[i], ids=data.ids[rows[i]], trackers=SEEN)
-    close(jax.tree.map(lambda leaf, i=i: leaf[i], got), want.params, 1e-6)
+    close(jax.tree.map(lambda leaf, i=i: leaf[i], got), want.network, 1e-6)
 
 
 TRACES = []
@@ -277,7 +280,7 @@ def test_augmentation_has_a_key_of_each_step_and_equal_recipes_are_one_trace():
   # Without hidden layers all logits are (noise + 10 pixel / 255) × the column sums of the kernel.
   rows, logits = first.scores["rows"][:-1], first.scores["logits"][:-1]
   real = rows < SIZE
-  scale = layers(first.params)[0][0].sum(0)
+  scale = layers(first.network)[0][0].sum(0)
   values = logits[..., 0] / scale[0]
   noise = values - 10 * (images[np.where(real, rows, 0), 0] / 255.0)
   by_step = [noise[i][real[i]] for i in range(len(rows))]
@@ -338,7 +341,7 @@ def test_a_run_that_diverges_says_where_and_what_to_change():
   with one_line(message, train.Diverged) as caught:
     train.fit(config, toy(), KEY)
   kept = caught.value.fit
-  assert finite(kept.params)
+  assert finite(kept.network)
   good = int(np.flatnonzero(~np.isfinite(kept.history.loss))[0])
   assert good > 1
   assert f"epoch {good + 1} of" in str(caught.value)
@@ -362,20 +365,20 @@ def test_after_divergence_no_later_epoch_changes_anything():
   assert good >= 1
   assert np.isnan(kept.history.loss[good:]).all()
   want = fit(good)
-  close((kept.params, kept.scores), (want.params, want.scores), 1e-6)
+  close((kept.network, kept.scores), (want.network, want.scores), 1e-6)
 
 
 def test_an_update_that_overflows_is_divergence_though_its_loss_is_finite():
   config = recipe(epochs=2, batch_size=SIZE, learning_rate=1e38)
   with one_line("diverged in epoch 1 of 2", train.Diverged) as caught:
     train.fit(config, toy(scale=100.0), KEY)
-  assert finite(caught.value.fit.params)
+  assert finite(caught.value.fit.network)
 
 
 def test_training_runs_in_double_precision_mode():
   with jax.enable_x64(True):
     fit = train.fit(recipe(), toy(), KEY)
-  assert finite((fit.params, fit.history))
+  assert finite((fit.network, fit.history))
 
 
 class Normed(nn.Module):
@@ -414,14 +417,14 @@ def test_fit_with_batch_norm_equals_a_loop_without_padding():
     theta = jax.tree.map(lambda w, b: w - rate * b, params.params, buffers)
     return params.replace(params=theta, state=state), buffers
 
-  params = normed_start(None, data.images[:1])
+  params = normed_start(None, data.inputs[:1])
   buffers = jax.tree.map(jnp.zeros_like, params.params)
   for number, rows in enumerate(fit.scores["rows"]):
     rows = rows[rows < 5]
     rate = 0.1 if number < 2 else 0.05
-    params, buffers = step(params, buffers, data.images[rows], data.labels[rows], rate)
-  close(fit.params.params, params.params, 1e-5)
-  close(fit.params.state, params.state, 1e-5)
+    params, buffers = step(params, buffers, data.inputs[rows], data.labels[rows], rate)
+  close(fit.network.params, params.params, 1e-5)
+  close(fit.network.state, params.state, 1e-5)
 
 
 def seen_rows(params, state, inputs, key, mask):
@@ -442,9 +445,9 @@ def test_what_mixes_examples_is_padded_with_other_real_ones():
   fit = train.fit(
     recipe(mixing, epochs=1, batch_size=3), data, KEY, trackers={"seen": recorder(2, 3)}
   )
-  seen = fit.params.state["seen"]
+  seen = fit.network.state["seen"]
   assert seen["mask"].tolist() == [True, True, False]
-  rows = [int(np.flatnonzero((data.images == x).all(1))[0]) for x in seen["inputs"]]
+  rows = [int(np.flatnonzero((data.inputs == x).all(1))[0]) for x in seen["inputs"]]
   assert len(set(rows)) == 3
   ids = fit.scores["rows"]
   assert ids[1].tolist() == [*rows[:2], 5]  # trackers are told n, whatever stands there
@@ -469,13 +472,13 @@ def test_training_in_evaluation_mode_is_said_once():
     fit = train.fit(recipe(still, epochs=1), toy(), KEY)
   assert len(caught) == 1
   assert "\n" not in str(caught[0].message)
-  assert fit.params.state["mean"].tolist() == [0] * 6
+  assert fit.network.state["mean"].tolist() == [0] * 6
 
 
 def test_dropout_follows_the_key():
   bound = models.init(Normed(0.5), KEY, jnp.ones((1, 6)))
-  call = jax.jit(Bound.train)
-  x = toy(4).images
+  call = jax.jit(Network.train)
+  x = toy(4).inputs
   first, again, other = (call(bound, x, jax.random.key(s), jnp.ones(4, bool)) for s in (0, 0, 1))
   same_bits(first, again)
   assert not np.array_equal(first[0], other[0])
@@ -493,7 +496,7 @@ def resnet():
 
 def test_what_padding_rows_hold_never_enters_batch_statistics(resnet):
   bound, real = resnet
-  call = jax.jit(Bound.train)
+  call = jax.jit(Network.train)
   want, full = call(bound, real, KEY, jnp.ones(3, bool))
   mask = jnp.array([True, True, True, False, False])
   for padding in (real[:2], np.full((2, 4, 4, 2), 1e3, np.float32)):
@@ -504,7 +507,7 @@ def test_what_padding_rows_hold_never_enters_batch_statistics(resnet):
 
 def test_batch_statistics_move_by_a_tenth(resnet):
   bound, x = resnet
-  _, state = jax.jit(Bound.train)(bound, x, KEY, jnp.array([True, True, False]))
+  _, state = jax.jit(Network.train)(bound, x, KEY, jnp.array([True, True, False]))
   kernel = bound.params["stem"]["kernel"]
   dims = ("NHWC", "HWIO", "NHWC")
   stem = jax.lax.conv_general_dilated(x[:2], kernel, (1, 1), "SAME", dimension_numbers=dims)
@@ -525,14 +528,14 @@ def ensemble(name):
   data, config = toy(16, shape), recipe(model, epochs=7, learning_rate=0.05)
 
   def one(x, shared):
-    result = train.run(config, (), *shared, x["rows"], x["key"])
-    return result.params, result.history
+    result = train.run(config, (), shared._replace(rows=x["rows"]), x["key"])
+    return result.network, result.history
 
   rng = np.random.default_rng(0)
   rows = np.stack([np.sort(rng.permutation(16)[:10]) for _ in range(MANY)])
   keys = jax.vmap(lambda i: jax.random.fold_in(KEY, i))(jnp.arange(MANY))
   xs = {"rows": jnp.asarray(rows), "key": keys}
-  shared = jnp.asarray(data.images), jnp.asarray(data.labels)
+  shared = examples_of(data)
   alone = jax.jit(one)
   each = [alone(jax.tree.map(lambda leaf, i=i: leaf[i], xs), shared) for i in range(MANY)]
   return one, xs, shared, jax.tree.map(lambda *leaves: np.stack(leaves), *each)

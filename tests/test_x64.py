@@ -44,7 +44,7 @@ def cast(params, dtype):
 @functools.cache
 def fresh(network, key=0, classes=3, dtype="float32"):
   make, _, _ = NETWORKS[network]
-  return cast(models.init(make(classes), jax.random.key(key), toy(network).images[:1]), dtype)
+  return cast(models.init(make(classes), jax.random.key(key), toy(network).inputs[:1]), dtype)
 
 
 @functools.cache
@@ -89,11 +89,11 @@ NAMES = tuple(algorithms("cnn", "float32"))
 
 def first_step(algorithm, params, data):
   """What a run does, once and over all rows: state and network before the step, and after."""
-  images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
+  images, labels = jnp.asarray(data.inputs), jnp.asarray(data.labels)
 
   def rows(ids):
     at = jnp.zeros(N, jnp.int32).at[: len(ids)].set(jnp.asarray(ids, jnp.int32))
-    return unlearn.Rows(images, labels, at, jnp.int32(len(ids)))
+    return unlearn.Examples(images, labels, at, jnp.int32(len(ids)))
 
   sets = rows(SPLIT.forget), rows(SPLIT.retain)
   state = algorithm.init(params, unlearn.Session(*sets, 1, N, jax.random.key(0), data.ids))
@@ -143,9 +143,9 @@ def test_fresh_params_of_another_dtype_take_that_of_the_network(make):
     algorithm = make(("Dense_1",), other) if make is unlearn.eu_k else make(other, fraction=1.0)
     _, _, ended = first_step(algorithm, fresh("mlp"), toy("mlp"))
     assert is_float(ended.params, "float32")
-    kernel = ended.params["params"]["Dense_1"]["kernel"]
+    kernel = ended.params["Dense_1"]["kernel"]
   # It did start from the fresh values: one step at the default rate moves little.
-  np.testing.assert_allclose(kernel, other.params["params"]["Dense_1"]["kernel"], atol=0.02)
+  np.testing.assert_allclose(kernel, other.params["Dense_1"]["kernel"], atol=0.02)
 
 
 def test_boundary_expand_widens_by_weights_of_another_dtype():
@@ -220,7 +220,7 @@ def test_trackers_run_on_convolutions(name):
   data, tracker = toy("cnn"), getattr(trackers, name)()
   recipe = train.Recipe(NETWORKS["cnn"][0](3), epochs=2, batch_size=8)
   with jax.enable_x64(True):
-    given = jnp.asarray(data.images), jnp.asarray(data.labels), jnp.arange(N), jax.random.key(0)
+    given = jnp.asarray(data.inputs), jnp.asarray(data.labels), jnp.arange(N), jax.random.key(0)
     run = jax.eval_shape(functools.partial(train.run, recipe, (tracker,)), *given)
     assert is_float((run.params, run.scores), "float32")
 
@@ -229,7 +229,7 @@ def test_a_tracker_meets_the_dtypes_that_step_names():
   seen = []
 
   def update(state, step):
-    seen.append({"ids": step.ids.dtype, "labels": step.labels.dtype, "epoch": step.epoch.dtype})
+    seen.append({"ids": step.rows.dtype, "labels": step.labels.dtype, "epoch": step.epoch.dtype})
     return state + 1
 
   counter = train.Tracker(lambda n: jnp.zeros(n), update, lambda state: {"steps": state})

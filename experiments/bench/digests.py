@@ -112,8 +112,8 @@ def battery(name: str) -> dict[str, Any]:
     "vog": trackers.vog(),
   }
   fit = train.fit(recipe, training, key, trackers=every)
-  original = fit.params
-  found["fit"] = (fit.params.params, fit.params.state, tuple(fit.history))
+  original = fit.network
+  found["fit"] = (original.params, original.state, tuple(fit.history))
   found |= {f"tracker {tracker}": scores for tracker, scores in fit.scores.items()}
   for proxy in (
     *("confidence", "max_confidence", "entropy", "correctness", "loss", "margin", "el2n"),
@@ -185,7 +185,7 @@ def battery(name: str) -> dict[str, Any]:
     try:
       network = unlearn.run(algorithm, original, training, split, key, epochs=2, batch_size=32)
     except unlearn.Diverged as error:
-      network = error.params
+      network = error.network
     found[f"unlearn {label}"] = (network.params, network.state)
 
   plan = rum.Plan(
@@ -202,10 +202,10 @@ def battery(name: str) -> dict[str, Any]:
     return proxies.score(proxies.loss, params, asked)
 
   *_, last = rum.stream(plan, original, training, [forget[:12], forget[12:]], key, score=score)
-  found["stream"] = (last.params.params, last.params.state)
+  found["stream"] = (last.network.params, last.network.state)
   tried = dict(list(rum.candidates(recipe).items())[:2])
   tuned = rum.tune(tried, original, training, groups, digits.take(held.tune), key, estimate=said)
-  found["tune"] = ([trial.surrogate for trial in tuned.trials], tuned.params.params)
+  found["tune"] = ([trial.surrogate for trial in tuned.trials], tuned.network.params)
 
   what = (recipe, digits, split, jax.random.key(10))
   ensemble = metrics.oracle.ensemble(*what, num_models=8, **run)

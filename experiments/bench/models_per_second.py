@@ -83,7 +83,7 @@ class Task:
       name: getattr(plan.recipe, name)
       for name in ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay")
     }
-    images, labels = self.dataset.images, self.dataset.labels
+    images, labels = self.dataset.inputs, self.dataset.labels
     return torch_training.Training(self.name, images, labels, plan.subset_size, **numbers)
 
   def share(self) -> float:
@@ -199,7 +199,7 @@ def mlp_operations(task: Task) -> float:
   layer, that of its inputs; for each prediction the outputs alone.
   """
   plan = task.plan(1)
-  widths = (task.dataset.images[0].size, *models.mlp().widths, task.dataset.num_classes)
+  widths = (task.dataset.inputs[0].size, *models.mlp().widths, task.dataset.num_classes)
   layers = [2 * a * b for a, b in itertools.pairwise(widths)]
   step = 2 * sum(layers) + sum(layers[1:])
   return step * plan.subset_size * task.epochs + sum(layers) * len(task.dataset)

@@ -10,6 +10,8 @@ import numpy as np
 
 from experiments.bench.pairs import alternate
 from jaxmul import losses, models, proxies, train
+from jaxmul._examples import examples_of
+from jaxmul.data import Dataset
 from jaxmul.proxies import trackers
 
 STEPS, BATCH = 20, 128
@@ -39,20 +41,20 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   rng = np.random.default_rng(0)
   inputs = jnp.asarray(rng.uniform(size=(BATCH, 32, 32, 3)), jnp.float32)
   labels = jnp.asarray(rng.integers(0, 10, BATCH))
-  bound = models.init(models.cnn(), jax.random.key(0), inputs)
+  network = models.init(models.cnn(), jax.random.key(0), inputs)
 
-  def gradient(bound, batch):
+  def gradient(network, batch):
     def risk(theta):
-      return losses.cross_entropy(bound.replace(params=theta)(batch[0]), batch[1]).mean()
+      return losses.cross_entropy(network.replace(params=theta)(batch[0]), batch[1]).mean()
 
-    return jax.grad(risk)(bound.params)
+    return jax.grad(risk)(network.params)
 
   def of(function, **static):
-    compiled = jax.jit(lambda bound, batch: function(bound, batch, **static))
-    return lambda: jax.block_until_ready(compiled(bound, (inputs, labels)))
+    compiled = jax.jit(lambda network, batch: function(network, batch, **static))
+    return lambda: jax.block_until_ready(compiled(network, (inputs, labels)))
 
   def torch(function):
-    return proxies_torch.fastest(function, bound.params["params"], inputs, labels)
+    return proxies_torch.fastest(function, network.params, inputs, labels)
 
   plain, grand = of(gradient), of(proxies.grand)
   curvature = of(proxies.curvature, num_probes=1)
@@ -87,14 +89,14 @@ def training():
   """An epoch of 20 steps with every output tracker, and the same without."""
   rng = np.random.default_rng(0)
   count = STEPS * BATCH
-  images = jnp.asarray(rng.integers(0, 256, (count, 32, 32, 3)), jnp.uint8)
-  labels = jnp.asarray(rng.integers(0, 10, count))
+  inputs = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+  examples = examples_of(Dataset(inputs, rng.integers(0, 10, count)))
   recipe = train.Recipe(models.cnn(), epochs=1, batch_size=BATCH, learning_rate=0.01)
   run = jax.jit(train.run, static_argnums=(0, 1))
 
   def epoch(some):
     key = jax.random.key(1)
-    jax.block_until_ready(run(recipe, some, images, labels, jnp.arange(count), key))
+    jax.block_until_ready(run(recipe, some, examples, key))
 
   every = tuple(make() for make in FREE)
   return lambda: epoch(every), lambda: epoch(())

@@ -13,6 +13,8 @@ from jax import lax
 
 from experiments.bench.pairs import alternate
 from jaxmul import models, train
+from jaxmul._examples import examples_of
+from jaxmul.data import Dataset
 
 STEPS, BATCH = 20, 128
 GOALS = {"scan_over_python": "at most 1.2"}
@@ -22,19 +24,19 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   """Returns {"scan_over_python"}: time in the scan over time from Python."""
   rng = np.random.default_rng(0)
   count = STEPS * BATCH
-  images = jnp.asarray(rng.integers(0, 256, (count, 32, 32, 3)), jnp.uint8)
-  labels = jnp.asarray(rng.integers(0, 10, count))
+  inputs = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+  examples = examples_of(Dataset(inputs, rng.integers(0, 10, count)))
   recipe = train.Recipe(models.cnn(), batch_size=BATCH, learning_rate=0.01)
-  transform = train.optimizer(recipe, STEPS)
-  params = models.init(recipe.model, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-  first = (params, transform.init(params.params), ())
+  job = train.Job(recipe, train.optimizer(recipe, STEPS))
+  network = models.init(recipe.model, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+  first = train.Carry(network, job.optimizer.init(network.params))
   batches = jnp.arange(count).reshape(STEPS, BATCH)
-  step = functools.partial(
-    train.step_of, recipe, transform, (), images, labels, jnp.arange(count), jax.random.key(1)
-  )
+  step = functools.partial(train.step_of, job, examples, jax.random.key(1))
   number = jnp.int32(0)
-  scanned = jax.jit(lambda carry: lax.scan(lambda c, ids: step(c, number, ids), carry, batches)[0])
-  single = jax.jit(lambda carry, ids: step(carry, number, ids)[0])
+  scanned = jax.jit(
+    lambda carry: lax.scan(lambda c, rows: step(c, number, rows), carry, batches)[0]
+  )
+  single = jax.jit(lambda carry, rows: step(carry, number, rows)[0])
 
   def inside():
     jax.block_until_ready(scanned(first))

@@ -24,14 +24,14 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   rng = np.random.default_rng(0)
   images = rng.uniform(size=(COUNT, *SHAPE)).astype(np.float32)
   labels = rng.integers(0, CLASSES, COUNT)
-  params = models.init(models.mlp(), jax.random.key(0), jnp.asarray(images[:1]))
+  network = models.init(models.mlp(), jax.random.key(0), jnp.asarray(images[:1]))
   figures = {}
   for name, algorithm in (
     ("neg_grad_plus", unlearn.neg_grad_plus(alpha=ALPHA)),
     ("scrub", unlearn.scrub(gamma=GAMMA, beta=BETA, temperature=TEMPERATURE, msteps=10**6)),
   ):
-    ours, compiling = _ours(algorithm, params, images, labels)
-    reference = _torch(name, params, images, labels)
+    ours, compiling = _ours(algorithm, network, images, labels)
+    reference = _torch(name, network, images, labels)
     found = alternate(ours, reference, pairs=pairs, seconds=seconds)
     figures |= {
       f"{name}_over_torch": 1 / found["ratio"],
@@ -42,26 +42,26 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   return figures
 
 
-def _ours(algorithm, params, images, labels):
+def _ours(algorithm, network, images, labels):
   """Returns one epoch as a function, and the seconds of the first one, compilation included."""
   import time
 
-  from jaxmul.unlearn._passes import Rows, padded_rows, sizes
+  from jaxmul._examples import examples_of
+  from jaxmul.unlearn._passes import sizes
   from jaxmul.unlearn.base import _epoch
 
   data = Dataset(images, labels)
   split = Split(forget=np.arange(FORGET), retain=np.arange(FORGET, COUNT))
   forget, retain = (
-    Rows(jnp.asarray(images), jnp.asarray(labels), *padded_rows(ids, len(data)))
-    for ids in (split.forget, split.retain)
+    examples_of(data).subset(data.rows(ids), len(data)) for ids in (split.forget, split.retain)
   )
   session = unlearn.Session(forget, retain, 1, BATCH, jax.random.key(1))
-  state = algorithm.init(params, session)
+  state = algorithm.init(network, session)
   size = sizes(algorithm.passes, BATCH, FORGET, COUNT - FORGET)
 
   def epoch():
     jax.block_until_ready(
-      _epoch(algorithm, None, size, BATCH, forget, retain, state, params, jax.random.key(2), 0)
+      _epoch(algorithm, None, size, BATCH, forget, retain, state, network, jax.random.key(2), 0)
     )
 
   start = time.perf_counter()
@@ -69,12 +69,12 @@ def _ours(algorithm, params, images, labels):
   return epoch, time.perf_counter() - start
 
 
-def _torch(name, params, images, labels):
+def _torch(name, network, images, labels):
   """Returns one epoch of the same algorithm in PyTorch as a function."""
   import torch  # pyright: ignore[reportMissingImports]
   from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-  layers = params.params["params"]
+  layers = network.params
   modules = [torch.nn.Flatten()]
   for index in range(3):
     weights = layers[f"Dense_{index}"]
@@ -83,14 +83,14 @@ def _torch(name, params, images, labels):
       dense.weight.copy_(torch.from_numpy(np.array(weights["kernel"]).T))
       dense.bias.copy_(torch.from_numpy(np.array(weights["bias"])))
     modules += [dense, torch.nn.ReLU()]
-  network = torch.nn.Sequential(*modules[:-1])
+  torch_network = torch.nn.Sequential(*modules[:-1])
   x, y = torch.from_numpy(images), torch.from_numpy(labels)
-  optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
+  optimizer = torch.optim.SGD(torch_network.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
   with torch.no_grad():
-    teacher = F.softmax(network(x) / TEMPERATURE, dim=1)
+    teacher = F.softmax(torch_network(x) / TEMPERATURE, dim=1)
 
   def divergence(at):
-    student = F.log_softmax(network(x[at]) / TEMPERATURE, dim=1)
+    student = F.log_softmax(torch_network(x[at]) / TEMPERATURE, dim=1)
     return TEMPERATURE**2 * F.kl_div(student, teacher[at], reduction="batchmean")
 
   def step(loss):
@@ -105,15 +105,15 @@ def _torch(name, params, images, labels):
     forget = batches(0, FORGET)
     for index, at in enumerate(batches(FORGET, COUNT)):
       other = forget[index % len(forget)]
-      risk_retain = F.cross_entropy(network(x[at]), y[at])
-      risk_forget = F.cross_entropy(network(x[other]), y[other])
+      risk_retain = F.cross_entropy(torch_network(x[at]), y[at])
+      risk_forget = F.cross_entropy(torch_network(x[other]), y[other])
       step(ALPHA * risk_retain - (1 - ALPHA) * risk_forget)
 
   def scrub():
     for at in batches(0, FORGET):
       step(-divergence(at))
     for at in batches(FORGET, COUNT):
-      logits = network(x[at])
+      logits = torch_network(x[at])
       student = F.log_softmax(logits / TEMPERATURE, dim=1)
       kl = TEMPERATURE**2 * F.kl_div(student, teacher[at], reduction="batchmean")
       step(GAMMA * F.cross_entropy(logits, y[at]) + BETA * kl)

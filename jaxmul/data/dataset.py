@@ -1,4 +1,4 @@
-"""A data set is images, labels and ids; everything is joined by id, never by position."""
+"""A data set is inputs, labels and ids; everything is joined by id, never by position."""
 
 import dataclasses
 import warnings
@@ -13,17 +13,17 @@ from jaxmul import _check
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """Images [n, ...], labels [n] and ids [n] in host memory.
+  """Inputs [n, ...], labels [n] and ids [n] in host memory.
 
   Attributes:
-    images: [n, ...], uint8 (kept so until a batch is used) or float32. Floats are used as they
-      are; a warning says so where they look like bytes, in [0, 255] with a largest above 127.
+    inputs: [n, ...], uint8 (pixels, kept so until a batch is used) or float32. Floats are used as
+      they are; a warning says so where they look like bytes, in [0, 255] with a largest above 127.
     labels: int32 [n] in [0, num_classes).
     ids: int64 [n], unique; by default 0 … n − 1.
     num_classes: C; by default one more than the largest label.
 
   Raises:
-    ValueError: lengths differ, labels are not class numbers, ids repeat, images hold NaN or inf.
+    ValueError: lengths differ, labels are not class numbers, ids repeat, inputs hold NaN or inf.
 
   Example:
     >>> import numpy as np
@@ -33,35 +33,35 @@ class Dataset:
     [1, 0]
   """
 
-  images: np.ndarray
+  inputs: np.ndarray
   labels: np.ndarray
   ids: np.ndarray = None  # pyright: ignore[reportAssignmentType]
   num_classes: int = 0
 
   def __post_init__(self):
-    images, labels = np.asarray(self.images), np.asarray(self.labels)
-    if images.ndim < 2:
+    inputs, labels = np.asarray(self.inputs), np.asarray(self.labels)
+    if inputs.ndim < 2:
       raise ValueError(
-        f"Dataset needs images [n, ...] of rank 2 or more, got shape {images.shape}. "
-        "Add an axis: images[:, None], or images[None] for one example."
+        f"Dataset needs inputs [n, ...] of rank 2 or more, got shape {inputs.shape}. "
+        "Add an axis: inputs[:, None], or inputs[None] for one example."
       )
-    if images.dtype != np.uint8:
-      if not np.issubdtype(images.dtype, np.floating):
+    if inputs.dtype != np.uint8:
+      if not np.issubdtype(inputs.dtype, np.floating):
         raise ValueError(
-          f"Dataset needs uint8 or float images, got {images.dtype}. "
-          "Convert values of 0 … 255 with images.astype('uint8'), others with .astype('float32')."
+          f"Dataset needs uint8 or float inputs, got {inputs.dtype}. "
+          "Convert values of 0 … 255 with inputs.astype('uint8'), others with .astype('float32')."
         )
       with np.errstate(over="ignore"):  # What float32 cannot hold becomes inf, and is refused so.
-        images = images.astype(np.float32)
-      _check.finite(images, "Dataset: images")
-      _warn_of_bytes(images)
-    _check.labels(labels, len(images), "Dataset")
-    ids = np.arange(len(images)) if self.ids is None else np.asarray(self.ids)
+        inputs = inputs.astype(np.float32)
+      _check.finite(inputs, "Dataset: inputs")
+      _warn_of_bytes(inputs)
+    _check.labels(labels, len(inputs), "Dataset")
+    ids = np.arange(len(inputs)) if self.ids is None else np.asarray(self.ids)
     num_classes = self.num_classes or int(labels.max(initial=0)) + 1
     _check.class_numbers(labels, min(num_classes, 2**31), "Dataset")
-    check_ids(ids, len(images), "Dataset")
+    check_ids(ids, len(inputs), "Dataset")
     for name, value in (
-      ("images", images),
+      ("inputs", inputs),
       ("labels", labels.astype(np.int32)),
       ("ids", ids.astype(np.int64)),
       ("num_classes", num_classes),
@@ -97,35 +97,40 @@ class Dataset:
     """Returns the data set of the given ids, in their order."""
     rows = self.rows(ids)
     part = object.__new__(Dataset)  # its rows were checked, and warned of, with the whole
-    for name in ("images", "labels", "ids"):
+    for name in ("inputs", "labels", "ids"):
       object.__setattr__(part, name, getattr(self, name)[rows])
     object.__setattr__(part, "num_classes", self.num_classes)
     return part
 
+  @property
+  def example(self) -> jax.Array:
+    """The first example as a network takes it: inputs [1, ...]."""
+    return as_inputs(jnp.asarray(self.inputs[:1]))
+
   def batch(self) -> tuple[jax.Array, jax.Array]:
     """Returns everything as one batch: inputs [n, ...] float32 and labels int32 [n]."""
-    return as_inputs(jnp.asarray(self.images)), jnp.asarray(self.labels)
+    return as_inputs(jnp.asarray(self.inputs)), jnp.asarray(self.labels)
 
 
-def as_inputs(images: jax.Array) -> jax.Array:
-  """Returns images as float inputs: uint8 is divided by 255, floats stay as they are.
+def as_inputs(inputs: jax.Array) -> jax.Array:
+  """Returns inputs as a network takes them: uint8 is divided by 255, all else stays as it is.
 
   Example:
     >>> import numpy as np
     >>> as_inputs(np.array([[0, 255]], np.uint8)).tolist()
     [[0.0, 1.0]]
   """
-  images = jnp.asarray(images)
-  if images.dtype == jnp.uint8:
-    return images.astype(jnp.float32) / 255
-  return images
+  inputs = jnp.asarray(inputs)
+  if inputs.dtype == jnp.uint8:
+    return inputs.astype(jnp.float32) / 255
+  return inputs
 
 
-def _warn_of_bytes(images: np.ndarray) -> None:
-  """Warns where float images hold 0 … 255: no rate of the papers trains a network on them."""
-  if images.size and images.min() >= 0 and 127 < images.max() <= 255:
+def _warn_of_bytes(inputs: np.ndarray) -> None:
+  """Warns where float inputs hold 0 … 255: no rate of the papers trains a network on them."""
+  if inputs.size and inputs.min() >= 0 and 127 < inputs.max() <= 255:
     warnings.warn(
-      f"Dataset got float images in [{images.min():g}, {images.max():g}], which are used as they "
+      f"Dataset got float inputs in [{inputs.min():g}, {inputs.max():g}], which are used as they "
       "are: networks want about [0, 1]. Pass them as uint8, or divide them by 255.",
       stacklevel=4,
     )

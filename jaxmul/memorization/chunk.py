@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxmul import _identity, _settings, losses
 from jaxmul._blocks import map_blocks
+from jaxmul._examples import Examples, examples_of
 from jaxmul.data.dataset import as_inputs
 from jaxmul.memorization.plan import Learner, Plan, Target, keys_of
 from jaxmul.train import Recipe, run
@@ -60,19 +61,17 @@ class Arrays(NamedTuple):
   """What every model of a plan reads: one transfer, never part of a compiled program.
 
   Attributes:
-    images, labels: [n, ...] and int [n], all training examples.
+    examples: all n training examples.
     always: int [n − c], rows that are in every subset.
     candidates: int [c], rows that may be left out.
-    test_images, test_labels: [t, ...] and int [t]; t = 0 where nothing is kept.
+    test: t examples; t = 0 where nothing is kept.
     key: uint32 key data of the plan.
   """
 
-  images: jax.Array
-  labels: jax.Array
+  examples: Examples
   always: jax.Array
   candidates: jax.Array
-  test_images: jax.Array
-  test_labels: jax.Array
+  test: Examples
   key: jax.Array
 
 
@@ -91,12 +90,14 @@ def arrays_of(plan: Plan) -> Arrays:
   """Returns the arrays of a plan on the default device."""
   data = plan.dataset
   rows = data.rows(plan.candidates)
-  test = plan.test or data.take([])
-  parts = (
-    *(data.images, data.labels, np.delete(np.arange(len(data)), rows), rows),
-    *(test.images, test.labels, plan.key),
+  always = np.delete(np.arange(len(data)), rows)
+  return Arrays(
+    examples_of(data),
+    jnp.asarray(always),
+    jnp.asarray(rows),
+    examples_of(plan.test or data.take([])),
+    jnp.asarray(plan.key),
   )
-  return Arrays(*map(jnp.asarray, parts))
 
 
 def outcome(
@@ -114,7 +115,7 @@ def outcome(
     arrays: of the plan.
     model: int scalar.
   """
-  images, labels, always, candidates, *test, key = arrays
+  examples, always, candidates, test, key = arrays
   subset_key, train_key = keys_of(key, model)
   kept = subset_size - len(always)
   if folds:
@@ -126,24 +127,25 @@ def outcome(
   else:
     drawn = jax.random.permutation(subset_key, len(candidates))[:kept]
   rows = jnp.sort(jnp.concatenate([always, candidates[drawn]]))
-  member = jnp.zeros(len(labels), bool).at[rows].set(True)
-  params, finite = _train(recipe, images, labels, rows, train_key)
+  member = jnp.zeros(len(examples.labels), bool).at[rows].set(True)
+  subset = examples._replace(rows=rows, count=jnp.int32(subset_size))
+  network, finite = _train(recipe, subset, train_key)
 
-  def predict(images, labels):
-    logits = params(as_inputs(images))
+  def predict(inputs, labels):
+    logits = network(as_inputs(inputs))
     p = jnp.exp(-losses.cross_entropy(logits, labels))
     return losses.is_correct(logits, labels), p, losses.log_odds(logits, labels)
 
-  def keep(images, labels):
-    logits = params(as_inputs(images))
+  def keep(inputs, labels):
+    logits = network(as_inputs(inputs))
     if target == "correct":
       return losses.is_correct(logits, labels)
     # bfloat16 is no dtype of NumPy's own: the store would not give it back.
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
-  correct, p, odds = map_blocks(predict, (images, labels), _BLOCK)
+  correct, p, odds = map_blocks(predict, examples[:2], _BLOCK)
   nothing = jnp.zeros(1, bool)  # lax.map refuses arrays without elements
-  kept = map_blocks(keep, tuple(test), _BLOCK) if len(test[1]) else nothing
+  kept = map_blocks(keep, test[:2], _BLOCK) if len(test.labels) else nothing
   return Outcome(member, correct, p, odds, kept, finite & jnp.isfinite(p).all())
 
 
@@ -154,12 +156,12 @@ def _jitted_outcome(settings, recipe, subset_size, target, folds, arrays, model)
   return outcome(recipe, subset_size, target, folds, arrays, model)
 
 
-def _train(recipe, images, labels, rows, key):
-  """Returns callable params, and whether training stayed finite."""
+def _train(recipe, examples, key):
+  """Returns a trained network, and whether training stayed finite."""
   if isinstance(recipe, Recipe):
-    result = run(recipe, (), images, labels, rows, key)
-    return result.params, jnp.isfinite(result.history.loss[-1])
-  return recipe(as_inputs(images), labels, rows, key), jnp.array(True)
+    result = run(recipe, (), examples, key)
+    return result.network, jnp.isfinite(result.history.loss[-1])
+  return recipe(examples, key), jnp.array(True)
 
 
 def run_chunk(plan: Plan, chunk: int) -> Chunk:

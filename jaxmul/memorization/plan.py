@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _check, _identity, _settings
+from jaxmul._examples import Examples
 from jaxmul.data.dataset import Dataset
 from jaxmul.train import Recipe, check_labels
 
-Learner = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Callable[[jax.Array], jax.Array]]
+Learner = Callable[[Examples, jax.Array], Callable[[jax.Array], jax.Array]]
 Target = Literal["correct", "logits"]
 
 
@@ -112,9 +113,8 @@ def plan(
 
   Args:
     recipe: the recipe of the model that will be unlearned; or a learner of your own, a pure
-      module-level function `(images, labels, rows, key) -> params` that trains on the given rows
-      under jit and returns a callable pytree, `params(inputs) -> logits [B, C]`. Images and inputs
-      are float, uint8 divided by 255.
+      module-level function `(examples, key) -> network` that trains under jit on `examples.whole()` and
+      returns a callable pytree, `network(inputs) -> logits [B, C]`.
     dataset: n training examples.
     key: of subsets and training runs.
     num_models: M, at least 2.
@@ -161,10 +161,10 @@ def plan(
       f"plan: {fraction} of {len(candidates)} examples is {kept}; a subset must leave some in "
       "and some out. Give more examples."
     )
-  if test is not None and test.images.shape[1:] != dataset.images.shape[1:]:
+  if test is not None and test.inputs.shape[1:] != dataset.inputs.shape[1:]:
     raise ValueError(
-      f"plan got test images {list(test.images.shape[1:])} for a network of "
-      f"{list(dataset.images.shape[1:])}. Bring them to the same shape."
+      f"plan got test inputs {list(test.inputs.shape[1:])} for a network of "
+      f"{list(dataset.inputs.shape[1:])}. Bring them to the same shape."
     )
   if isinstance(recipe, Recipe) and test:
     check_labels(recipe.model, test, "plan")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import losses
-from jaxmul.binding import ApplyFn, as_bound
+from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.proxies.scoring import score
@@ -19,7 +19,7 @@ def accuracy(
   """Returns the accuracy on a data set, in [0, 1].
 
   Args:
-    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     dataset: n examples; uint8 images are scaled to [0, 1].
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
     batch_size: examples at a time; bounds the memory and does not change the result.
@@ -34,7 +34,7 @@ def accuracy(
     >>> accuracy(np.eye(4), toy, lambda w, x: x @ w)
     0.75
   """
-  return float(np.mean(_correct(as_bound(params, apply_fn, "accuracy"), dataset, batch_size)))
+  return float(np.mean(_correct(as_network(params, apply_fn, "accuracy"), dataset, batch_size)))
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def evaluate(
   """Returns the accuracy in [0, 1] on each part of a split that is not empty, in one pass.
 
   Args:
-    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     dataset: where the ids of `split` are.
     split: forget, retain, and perhaps heldout and test ids.
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
@@ -68,17 +68,17 @@ def evaluate(
     >>> evaluate(np.eye(4), toy, split, lambda w, x: x @ w)
     {'forget': 0.0, 'retain': 1.0, 'test': 1.0}
   """
-  bound = as_bound(params, apply_fn, "evaluate")
+  network = as_network(params, apply_fn, "evaluate")
   names = ("forget", "retain", "test", "heldout")
   ids = [getattr(split, name) for name in names]
-  correct = _correct(bound, dataset.take(np.concatenate(ids)), batch_size)
+  correct = _correct(network, dataset.take(np.concatenate(ids)), batch_size)
   parts = np.split(correct, np.cumsum([len(part) for part in ids])[:-1])
   return {name: float(np.mean(part)) for name, part in zip(names, parts, strict=True) if len(part)}
 
 
-def _correct(bound, dataset: Dataset, batch_size: int) -> np.ndarray:
+def _correct(network, dataset: Dataset, batch_size: int) -> np.ndarray:
   """Returns 0 or 1 for each example, float64 [n]."""
-  correct = score(_correct_or_nan, bound, dataset, batch_size=batch_size).astype(np.float64)
+  correct = score(_correct_or_nan, network, dataset, batch_size=batch_size).astype(np.float64)
   bad = np.flatnonzero(np.isnan(correct))
   if len(bad):
     raise ValueError(
@@ -88,9 +88,9 @@ def _correct(bound, dataset: Dataset, batch_size: int) -> np.ndarray:
   return correct
 
 
-def _correct_or_nan(bound, batch, apply_fn=None) -> jax.Array:
+def _correct_or_nan(network, batch, apply_fn=None) -> jax.Array:
   del apply_fn
   inputs, labels = batch
-  logits = bound(inputs)
+  logits = network(inputs)
   correct = losses.is_correct(logits, labels).astype(jnp.float32)
   return jnp.where(jnp.any(jnp.isnan(logits), axis=-1), jnp.nan, correct)

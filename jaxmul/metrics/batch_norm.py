@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxmul import models
 from jaxmul._progress import shown
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.metrics.oracle.ensemble import original
@@ -19,24 +19,24 @@ from jaxmul.metrics.oracle.kept import Outputs, outputs
 from jaxmul.train import Diverged, Recipe
 
 
-def batch_stats_changed(params: Bound, factor: float = 2.0) -> Bound:
+def batch_stats_changed(network: Network, factor: float = 2.0) -> Network:
   """Returns params whose BatchNorm variances are multiplied: the weights still hold the data.
 
   Args:
-    params: bound with `state={"batch_stats": ...}`.
+    network: bound with `state={"batch_stats": ...}`.
     factor: above 0, not 1.
 
   Raises:
     ValueError: there are no BatchNorm statistics.
   """
-  if not params.state or "batch_stats" not in params.state:
+  if not network.state or "batch_stats" not in network.state:
     raise ValueError("batch_stats_changed: the network has no BatchNorm statistics. Skip it.")
 
   def change(path: Any, leaf: jax.Array) -> jax.Array:
     return leaf * factor if path[-1].key == "var" else leaf
 
-  stats = jax.tree_util.tree_map_with_path(change, params.state["batch_stats"])
-  return params.replace(state={**params.state, "batch_stats": stats})
+  stats = jax.tree_util.tree_map_with_path(change, network.state["batch_stats"])
+  return network.replace(state={**network.state, "batch_stats": stats})
 
 
 def batch_norm_control(
@@ -48,7 +48,7 @@ def batch_norm_control(
     recipe, dataset, split, key: of the ensemble, whose originals are trained again.
     num_models: how many; half as many as there are oracles.
   """
-  like = models.shapes(recipe.model, dataset.take(dataset.ids[:1]).batch()[0])
+  like = models.shapes(recipe.model, dataset.example)
   if not like.state or "batch_stats" not in like.state:
     return None
   ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])
@@ -56,6 +56,6 @@ def batch_norm_control(
   changed = []
   for number in numbers:
     with contextlib.suppress(Diverged):  # which the ensemble has left out with a warning
-      trained = original(recipe, dataset, split, key, number).params
+      trained = original(recipe, dataset, split, key, number).network
       changed.append(batch_stats_changed(trained))
   return outputs(changed, dataset, ids)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul.binding import ApplyFn, as_bound
+from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.proxies.scoring import score
 
@@ -20,7 +20,7 @@ def logits_of(
   """Returns the logits float32 [n, C] of every example, in the order of `dataset.ids`.
 
   Args:
-    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     dataset: n examples; uint8 images are scaled to [0, 1].
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
     batch_size: examples at a time.
@@ -34,8 +34,8 @@ def logits_of(
     >>> logits_of(np.eye(2), Dataset(np.eye(2), np.array([0, 1])), lambda w, x: x @ w).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
   """
-  bound = as_bound(params, apply_fn, "logits_of")
-  return score(_logits, bound, dataset, batch_size=batch_size)
+  network = as_network(params, apply_fn, "logits_of")
+  return score(_logits, network, dataset, batch_size=batch_size)
 
 
 def log_probabilities(logits: Any) -> np.ndarray:
@@ -96,9 +96,9 @@ def at_label(values: np.ndarray, labels: Any) -> np.ndarray:
   return np.where(_is_label(values, labels), values, 0).sum(-1)
 
 
-def _logits(bound, batch, apply_fn=None) -> jax.Array:
+def _logits(network, batch, apply_fn=None) -> jax.Array:
   del apply_fn
-  logits = bound(batch[0])
+  logits = network(batch[0])
   # bfloat16 is no dtype of NumPy's own: a file would not give it back.
   return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 

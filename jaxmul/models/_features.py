@@ -6,13 +6,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.models._init import in_mode
 
 
 @dataclasses.dataclass(frozen=True)
 class features:
-  """`features(module, head)(params, inputs)` returns what the layer `head` is given, [B, F].
+  """`features(module, head)(network, inputs)` returns what the layer `head` is given, [B, F].
 
   Evaluation mode. Equal modules and names give equal functions, so that nothing is traced twice.
 
@@ -26,15 +26,15 @@ class features:
   Example:
     >>> import jax, jax.numpy as jnp
     >>> from jaxmul import models
-    >>> bound = models.init(models.mlp((8,)), jax.random.key(0), jnp.zeros((1, 3)))
-    >>> models.features(models.mlp((8,)), "Dense_1")(bound, jnp.zeros((2, 3))).shape
+    >>> network = models.init(models.mlp((8,)), jax.random.key(0), jnp.zeros((1, 3)))
+    >>> models.features(models.mlp((8,)), "Dense_1")(network, jnp.zeros((2, 3))).shape
     (2, 8)
   """
 
   module: nn.Module
   head: str
 
-  def __call__(self, params: Bound, inputs: jax.Array) -> jax.Array:
+  def __call__(self, network: Network, inputs: jax.Array) -> jax.Array:
     seen: dict[str, Any] = {}
 
     def look(call, args, kwargs, context):
@@ -42,10 +42,9 @@ class features:
         seen[context.module.name] = args[0] if args else None
       return call(*args, **kwargs)
 
-    variables = params.params if params.state is None else {"params": params.params, **params.state}
     module, flags = in_mode(self.module, False)
     with nn.intercept_methods(look):
-      module.apply(variables, inputs, **flags)
+      module.apply(network.variables, inputs, **flags)
     if self.head not in seen:
       names = ", ".join(sorted(str(name) for name in seen if name))
       raise ValueError(f"features: the network has no layer {self.head!r}. It has {names}.")

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.models._conv import Conv, image_patches, padding_of
 
 # Of x and g: each param's gradients [B, ...], or (a, g) [B, T, ·] with the gradients Σ_t a_t g_tᵀ.
@@ -37,13 +37,13 @@ Rule = Callable[[Any, jax.Array], dict[str, Any]]
 _UNLIKELY = 1009
 
 
-def has_ghost_norms(bound: Bound, inputs: jax.Array) -> bool:
+def has_ghost_norms(network: Network, inputs: jax.Array) -> bool:
   """Whether every param of a network belongs to one layer with a tap, and to nothing else.
 
   It must be read by one layer, that is called once, outside `nn.scan`, `nn.remat` and the like,
   with the batch as its first axis. Nothing is computed: the forward pass is traced.
   """
-  leaves, structure = jax.tree.flatten(bound.params)
+  leaves, structure = jax.tree.flatten(network.params)
   if not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
     return False
   owners: list[int] = []
@@ -58,7 +58,7 @@ def has_ghost_norms(bound: Bound, inputs: jax.Array) -> bool:
       return y
 
     with nn.intercept_methods(record):
-      y = bound.replace(params=jax.tree.unflatten(structure, leaves))(x)
+      y = network.replace(params=jax.tree.unflatten(structure, leaves))(x)
     owners.extend(sum(leaf is other for other in taken) for leaf in leaves)
     return y
 
@@ -70,7 +70,7 @@ def has_ghost_norms(bound: Bound, inputs: jax.Array) -> bool:
   return owners == readers == [1] * len(leaves)
 
 
-def tapped(bound: Bound, inputs: jax.Array, squares: jax.Array) -> jax.Array:
+def tapped(network: Network, inputs: jax.Array, squares: jax.Array) -> jax.Array:
   """Returns logits [B, C] whose cotangent with respect to `squares` [B], zeros, are the norms².
 
   Differentiate Σ ℓ_b with respect to `squares`. Only right where `has_ghost_norms`.
@@ -80,16 +80,16 @@ def tapped(bound: Bound, inputs: jax.Array, squares: jax.Array) -> jax.Array:
     del module
     return lambda x, g: sum(map(_norms, rule(x, g).values())), squares
 
-  return _tapped(bound, inputs, norms)
+  return _tapped(network, inputs, norms)
 
 
-def tapped_squares(bound: Bound, inputs: jax.Array, squares: Any) -> jax.Array:
+def tapped_squares(network: Network, inputs: jax.Array, squares: Any) -> jax.Array:
   """Returns logits [B, C] whose cotangent with respect to `squares` is Σ_b (∂ℓ_b/∂θ)².
 
   `squares` are zeros like the params. Differentiate Σ ℓ_b with respect to them, not to the params.
   Only right where `has_ghost_norms`.
   """
-  of = zip(jax.tree.leaves(bound.params), jax.tree.leaves(squares), strict=True)
+  of = zip(jax.tree.leaves(network.params), jax.tree.leaves(squares), strict=True)
   zeros = {id(leaf): zero for leaf, zero in of}
 
   def sums(rule, module):
@@ -101,10 +101,10 @@ def tapped_squares(bound: Bound, inputs: jax.Array, squares: Any) -> jax.Array:
 
     return read, mine
 
-  return _tapped(bound, inputs, sums)
+  return _tapped(network, inputs, sums)
 
 
-def _tapped(bound, inputs, reader):
+def _tapped(network, inputs, reader):
   """Logits of a network whose layers are tapped: `reader` says what is read, and who gets it."""
 
   def tap(next_fn, args, kwargs, context):
@@ -116,7 +116,7 @@ def _tapped(bound, inputs, reader):
     return _tap(read, y, args[0], zeros)
 
   with nn.intercept_methods(tap):
-    return bound(inputs)
+    return network(inputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -1,4 +1,4 @@
-"""From a Linen module to a `Bound`: the one place that knows what Linen's variables look like."""
+"""From a Linen module to a `Network`: the one place that knows what Linen's variables look like."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmul.binding import Bound, as_bound, is_a, refuse_untrainable
+from jaxmul.binding import Network, as_network, is_a, refuse_untrainable
 from jaxmul.models import _modes
 
 Model = nn.Module | Callable[[jax.Array, jax.Array], Any]
@@ -50,12 +50,12 @@ class _Train:
       options["mask"] = mask
       # What takes the mask never sees what padding holds, not even NaN.
       inputs = jnp.where(mask.reshape(-1, *(1,) * (inputs.ndim - 1)), inputs, 0)
-    variables = params if state is None else {"params": params, **state}
+    variables = {"params": params, **state}
     # Linen draws from "params" what has a stream of another name than "dropout".
     rngs = {"dropout": key, "params": jax.random.fold_in(key, 1)}
     try:
       logits, changed = self.module.apply(
-        variables, inputs, rngs=rngs, mutable=list(state or {}), **options
+        variables, inputs, rngs=rngs, mutable=list(state), **options
       )
     except _SURPRISES as error:
       raise _in_one_line(self.module, "training", error) from error
@@ -77,7 +77,7 @@ def init(
   inputs: jax.Array,
   *,
   train_flag: Mapping[str, bool] | None = None,
-) -> Bound:
+) -> Network:
   """Returns fresh params of a model, bound to its forward pass.
 
   A Linen module is told whether it trains by an argument of `__call__` or a field of its own:
@@ -89,14 +89,14 @@ def init(
   Args:
     model: a Linen module called as `module(inputs)`, in training also with `mask=mask` where its
       `__call__` takes one (bool [B], False where a row is padding); or, for anything else, a
-      function `(key, inputs)` that returns a `Bound`, an `nnx.Module` or another callable pytree.
+      function `(key, inputs)` that returns a `Network`, an `nnx.Module` or another callable pytree.
     key: for the initial values.
     inputs: [B, ...] float; only the shape and dtype matter.
     train_flag: {name: its value in training} of a flag with a name of your own, such as
       `{"frozen": False}`. In a `Recipe`: `functools.partial(models.init, module, train_flag=...)`.
 
   Returns:
-    A `Bound`. Equal modules give equal static parts, so nothing is traced twice.
+    A `Network`. Equal modules give equal static parts, so nothing is traced twice.
 
   Raises:
     ValueError: a module has BatchNorm or dropout and no flag, has no params, or no argument or
@@ -105,8 +105,8 @@ def init(
   Example:
     >>> import jax, jax.numpy as jnp
     >>> from jaxmul import models
-    >>> bound = models.init(models.mlp(), jax.random.key(0), jnp.zeros((1, 28, 28)))
-    >>> bound(jnp.zeros((2, 28, 28))).shape
+    >>> network = models.init(models.mlp(), jax.random.key(0), jnp.zeros((1, 28, 28)))
+    >>> network(jnp.zeros((2, 28, 28))).shape
     (2, 10)
   """
   if not isinstance(model, nn.Module):
@@ -139,9 +139,7 @@ def init(
   if has_flag or variables:
     module, options = in_mode(model, True, train_flag)
     train_fn = _Train(module, tuple(options.items()))
-  if not variables:
-    return Bound({"params": params}, None, apply_fn, train_fn)
-  return Bound(params, variables, apply_fn, train_fn)
+  return Network(params, variables, apply_fn, train_fn)
 
 
 def in_mode(
@@ -152,12 +150,12 @@ def in_mode(
   return (module.clone(**by_field) if by_field else module), by_call
 
 
-def _made_by(model: Any, key: jax.Array, inputs: jax.Array, train_flag: Any) -> Bound:
-  """What a function of a user's own makes, as a `Bound`."""
+def _made_by(model: Any, key: jax.Array, inputs: jax.Array, train_flag: Any) -> Network:
+  """What a function of a user's own makes, as a `Network`."""
   name = getattr(model, "__name__", type(model).__name__)
   if train_flag is not None:
     raise ValueError(f"models.init got train_flag for {name}, which is no Linen module. Drop it.")
-  if isinstance(model, Bound) or is_a(model, "flax.nnx") or is_a(model, "equinox"):
+  if isinstance(model, Network) or is_a(model, "flax.nnx") or is_a(model, "equinox"):
     raise ValueError(
       f"models.init got a {name}, which has weights already. Give a function (key, inputs) that "
       "makes fresh ones."
@@ -165,12 +163,12 @@ def _made_by(model: Any, key: jax.Array, inputs: jax.Array, train_flag: Any) -> 
   made = model(key, inputs)
   if not callable(made):
     raise ValueError(
-      f"models.init: {name} returned a {type(made).__name__}, must be a Bound or another callable "
-      "pytree. Return jaxmul.bind(apply_fn, params, state, train_fn)."
+      f"models.init: {name} returned a {type(made).__name__}, must be a Network or another "
+      "callable pytree. Return jaxmul.bind(apply_fn, params, state, train_fn)."
     )
-  bound = as_bound(made, None, f"models.init({name})")
-  refuse_untrainable(bound, f"models.init({name})")
-  return bound
+  network = as_network(made, None, f"models.init({name})")
+  refuse_untrainable(network, f"models.init({name})")
+  return network
 
 
 def _has_two_modes(module: nn.Module) -> bool:
@@ -182,7 +180,7 @@ def _has_two_modes(module: nn.Module) -> bool:
   return isinstance(module, nn.BatchNorm)
 
 
-def shapes(model: Model, inputs: jax.Array) -> Bound:
+def shapes(model: Model, inputs: jax.Array) -> Network:
   """Returns what `init` would, as shapes and dtypes alone: the `like` of `checkpoint.load`.
 
   Args:
@@ -190,12 +188,12 @@ def shapes(model: Model, inputs: jax.Array) -> Bound:
     inputs: [B, ...] float; only the shape and dtype matter.
 
   Returns:
-    A `Bound` whose leaves are `jax.ShapeDtypeStruct`; nothing is computed.
+    A `Network` whose leaves are `jax.ShapeDtypeStruct`; nothing is computed.
 
   Example:
     >>> import jax.numpy as jnp
     >>> from jaxmul import models
-    >>> models.shapes(models.mlp(), jnp.zeros((1, 28, 28))).state is None
-    True
+    >>> models.shapes(models.mlp(), jnp.zeros((1, 28, 28))).state
+    {}
   """
   return jax.eval_shape(lambda key: init(model, key, inputs), jax.random.key(0))

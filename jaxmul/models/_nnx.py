@@ -1,4 +1,4 @@
-"""From an `nnx.Module` to a `Bound`; imported only where flax.nnx is there already.
+"""From an `nnx.Module` to a `Network`; imported only where flax.nnx is there already.
 
 A module is split into its graph, which is static, and arrays: `nnx.Param` are the params,
 `nnx.BatchStat` and all other variables the state. Streams of random numbers are neither: in
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmul.binding import ApplyFn, Bound
+from jaxmul.binding import ApplyFn, Network
 from jaxmul.models import _modes
 
 
@@ -94,8 +94,8 @@ class _Train(_Graph):
     return logits, _split(module)[2] or state
 
 
-def bound_of(module: nnx.Module, call: ApplyFn | None, caller: str) -> Bound:
-  """Returns a module as a `Bound`; the module itself stays as it is.
+def bound_of(module: nnx.Module, call: ApplyFn | None, caller: str) -> Network:
+  """Returns a module as a `Network`; the module itself stays as it is.
 
   Args:
     module: any; its `train()` and `eval()` say what its modes are, and so do the common flags of
@@ -129,7 +129,9 @@ def bound_of(module: nnx.Module, call: ApplyFn | None, caller: str) -> Bound:
   apply_fn, train_fn = passes
   same = (apply_fn.graph, apply_fn.flags) == (train_fn.graph, train_fn.flags)
   draws = streams[0][1] or "rngs" in takes
-  return Bound(params, state or None, apply_fn, None if same and not (state or draws) else train_fn)
+  return Network(
+    params, state or None, apply_fn, None if same and not (state or draws) else train_fn
+  )
 
 
 def _split(module: nnx.Module) -> tuple[Any, Any, dict[str, Any], tuple[Any, ...]]:

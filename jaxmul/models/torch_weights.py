@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.models._init import shapes
 from jaxmul.models.resnet import ResNet
 from jaxmul.models.vgg import VGG
@@ -30,7 +30,7 @@ _SIDE = 32  # pixels: the smallest image that all of these networks take
 _SCALING = {"mean": "normalize.mean", "std": "normalize.std"}
 
 
-def to_torch(model: nn.Module, params: Bound) -> dict[str, np.ndarray]:
+def to_torch(model: nn.Module, params: Network) -> dict[str, np.ndarray]:
   """Returns the weights of a network as PyTorch's `state_dict` has them.
 
   Args:
@@ -64,7 +64,7 @@ def to_torch(model: nn.Module, params: Bound) -> dict[str, np.ndarray]:
   return found
 
 
-def from_torch(model: nn.Module, weights: Mapping[str, Any]) -> Bound:
+def from_torch(model: nn.Module, weights: Mapping[str, Any]) -> Network:
   """Returns a network with weights that are laid out as in PyTorch's `state_dict`.
 
   Args:
@@ -118,7 +118,7 @@ def from_torch(model: nn.Module, weights: Mapping[str, Any]) -> Bound:
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _leaves(params: Bound) -> list[tuple[tuple[str, str], Any]]:
+def _leaves(params: Network) -> list[tuple[tuple[str, str], Any]]:
   """Returns ((layer, leaf name), leaf) of all params and statistics, in the tree's order."""
   found = jax.tree_util.tree_leaves_with_path((params.params, params.state))
   return [((path[-2].key, path[-1].key), leaf) for path, leaf in found]

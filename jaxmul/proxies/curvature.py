@@ -16,7 +16,7 @@ from jax import lax
 from jaxmul import _check, _sharding, losses
 from jaxmul._blocks import image_blocks
 from jaxmul._gradients import lengths, per_example
-from jaxmul.binding import ApplyFn, Bound, as_bound
+from jaxmul.binding import ApplyFn, Network, as_network
 
 Method = Literal["hvp", "finite_difference", "rum_compat"]
 _STEP = {"finite_difference": 1e-3, "rum_compat": 1e-2}
@@ -36,7 +36,7 @@ def curvature(
   """Mean of ‖H v‖² over probes v: sharp loss around an example, which the network had to memorize.
 
   Args:
-    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree (NNX, Equinox). Never
+    params: any pytree with `apply_fn`, a `Network`, or a callable pytree (NNX, Equinox). Never
       differentiated, so raw variables with batch statistics are fine.
     batch: `(inputs float [B, ...], labels int [B])`; each example is independent of the others.
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
@@ -72,7 +72,7 @@ def curvature(
     >>> round(scores.item(), 4)
     0.25
   """
-  bound = as_bound(params, apply_fn, "curvature")
+  network = as_network(params, apply_fn, "curvature")
   inputs, labels = _check.batch(batch, "curvature")
   if method not in ("hvp", "finite_difference", "rum_compat"):
     raise ValueError(
@@ -88,7 +88,7 @@ def curvature(
       f"curvature needs probes [K, ...] of one example's shape {inputs.shape[1:]}, "
       f"got {jnp.shape(probes)}."
     )
-  _check.label_range(bound, inputs, labels, "curvature")
+  _check.label_range(network, inputs, labels, "curvature")
 
   step = h if h is not None else _STEP.get(method, 0.0)
   if probes is None and method != "rum_compat":
@@ -97,27 +97,27 @@ def curvature(
     # By coins of float32: those of the default type are others where float64 is enabled.
     up = jax.random.bernoulli(key, jnp.float32(0.5), (num_probes * inputs[0].size,))
     probes = jnp.where(up, 1, -1).astype(inputs.dtype).reshape(num_probes, *inputs.shape[1:])
-  return image_blocks(lambda x, y: _scores(bound, x, y, probes, method, step), inputs, labels)
+  return image_blocks(lambda x, y: _scores(network, x, y, probes, method, step), inputs, labels)
 
 
 def _scores(
-  bound: Bound,
+  network: Network,
   inputs: jax.Array,
   labels: jax.Array,
   probes: jax.Array | None,
   method: Method,
   step: float,
 ) -> jax.Array:
-  inputs = _sharding.local(inputs, bound, labels, probes)
+  inputs = _sharding.local(inputs, network, labels, probes)
 
   # The loss of an impossible label is NaN under jit, but its gradient would be 0.
-  classes = jax.eval_shape(bound, inputs).shape[-1]
+  classes = jax.eval_shape(network, inputs).shape[-1]
   wide = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))  # uint8 cannot hold 256
   possible = (wide >= 0) & (wide < classes)
 
   def gradients(x):
     """∇_x ℓ of every example at once: the examples do not interact."""
-    return jax.grad(lambda x: losses.cross_entropy(bound(x), labels).sum())(x)
+    return jax.grad(lambda x: losses.cross_entropy(network(x), labels).sum())(x)
 
   if method == "rum_compat":
     g = gradients(inputs)

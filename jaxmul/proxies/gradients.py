@@ -10,7 +10,7 @@ import jax
 from jaxmul import _check
 from jaxmul._blocks import image_blocks
 from jaxmul._gradients import lengths, of_examples
-from jaxmul.binding import ApplyFn, as_bound, refuse_batch_stats
+from jaxmul.binding import ApplyFn, as_network, refuse_batch_stats
 
 Batch = tuple[jax.Array, jax.Array]
 
@@ -24,7 +24,7 @@ def grand(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Arr
   as fit in 256 MB of gradients.
 
   Args:
-    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree. Only its float leaves are
+    params: any pytree with `apply_fn`, a `Network`, or a callable pytree. Only its float leaves are
       differentiated.
     batch: `(inputs float [B, ...], labels int [B])`.
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
@@ -46,11 +46,11 @@ def grand(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Arr
     >>> round(grand(jnp.zeros((2, 2)), batch, model).item(), 4)  # ‖x‖ ‖p − onehot(y)‖
     3.5355
   """
-  bound = as_bound(params, apply_fn, "grand")
-  refuse_batch_stats(bound, "grand")
+  network = as_network(params, apply_fn, "grand")
+  refuse_batch_stats(network, "grand")
   inputs, labels = _check.batch(batch, "grand")
-  _check.label_range(bound, inputs, labels, "grand")
-  return image_blocks(lambda x, y: of_examples(bound, x, y, norms=True).norms, inputs, labels)
+  _check.label_range(network, inputs, labels, "grand")
+  return image_blocks(lambda x, y: of_examples(network, x, y, norms=True).norms, inputs, labels)
 
 
 def input_gradient(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Array:
@@ -67,11 +67,11 @@ def input_gradient(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -
     >>> round(input_gradient(jnp.eye(2), batch, lambda w, x: x @ w).item(), 4)  # ‖W(p − onehot)‖
     0.7071
   """
-  bound = as_bound(params, apply_fn, "input_gradient")
+  network = as_network(params, apply_fn, "input_gradient")
   inputs, labels = _check.batch(batch, "input_gradient")
-  _check.label_range(bound, inputs, labels, "input_gradient")
+  _check.label_range(network, inputs, labels, "input_gradient")
 
   def norms(inputs, labels):
-    return lengths(of_examples(bound, inputs, labels, to_inputs=True).inputs)
+    return lengths(of_examples(network, inputs, labels, to_inputs=True).inputs)
 
   return image_blocks(norms, inputs, labels)

@@ -16,10 +16,11 @@ from jax import lax
 
 from jaxmul import _check, losses, train
 from jaxmul._blocks import least_rows
+from jaxmul._examples import examples_of
 from jaxmul.binding import (
   ApplyFn,
-  Bound,
-  as_bound,
+  Network,
+  as_network,
   refuse_lone_rows,
   refuse_untrainable,
   warn_without_train_fn,
@@ -39,8 +40,8 @@ def heldout_recipe(recipe: train.Recipe) -> train.Recipe:
 
 
 def heldout_retrain(
-  params: Bound, heldout: Dataset, recipe: train.Recipe, key: jax.Array, *, patience: int = 4
-) -> Bound:
+  params: Network, heldout: Dataset, recipe: train.Recipe, key: jax.Array, *, patience: int = 4
+) -> Network:
   """Fine-tunes a trained network on held-out examples only.
 
   Args:
@@ -68,24 +69,23 @@ def heldout_retrain(
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2)
-    >>> before = models.init(recipe.model, jax.random.key(0), toy.images)
+    >>> before = models.init(recipe.model, jax.random.key(0), toy.inputs)
     >>> after = proxies.heldout_retrain(before, toy, recipe, jax.random.key(1))
     >>> bool((proxies.heldout_divergence(before, after, toy.batch()) > 0).all())
     True
   """
-  bound = as_bound(params, None, "heldout_retrain")
-  refuse_untrainable(bound, "heldout_retrain")
+  network = as_network(params, None, "heldout_retrain")
+  refuse_untrainable(network, "heldout_retrain")
   if not len(heldout):
     raise ValueError("heldout_retrain got no held-out examples. Pass at least one.")
   if patience < 1:
     raise ValueError(f"heldout_retrain got patience={patience}, must be at least 1.")
-  example = heldout.take(heldout.ids[:1]).batch()[0]
-  classes = jax.eval_shape(bound, example).shape[-1]
+  classes = jax.eval_shape(network, heldout.example).shape[-1]
   _check.class_numbers(heldout.labels, classes, "heldout_retrain")
-  warn_without_train_fn(bound, "heldout_retrain")
+  warn_without_train_fn(network, "heldout_retrain")
   least = least_rows(len(heldout), recipe.batch_size)
-  refuse_lone_rows(bound, least, "heldout_retrain", "Take another batch_size, or more examples")
-  after = _retrain(recipe, patience, bound, heldout.images, heldout.labels, key)
+  refuse_lone_rows(network, least, "heldout_retrain", "Take another batch_size, or more examples")
+  after = _retrain(recipe, patience, network, examples_of(heldout), key)
   if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)):
     raise FloatingPointError(
       "heldout_retrain diverged: params are not finite. Lower learning_rate "
@@ -95,10 +95,8 @@ def heldout_retrain(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _retrain(recipe, patience, params, images, labels, key):
-  steps = -(-len(labels) // recipe.batch_size)
-  transform = train.optimizer(recipe, steps)
-  rows = jnp.arange(len(labels))
+def _retrain(recipe, patience, network, examples, key):
+  job = train.Job(recipe, train.optimizer(recipe, -(-len(examples.rows) // recipe.batch_size)))
 
   def go_on(carry):
     _, number, _, since = carry
@@ -106,13 +104,13 @@ def _retrain(recipe, patience, params, images, labels, key):
 
   def epoch(carry):
     last, number, best, since = carry
-    new, history = train.epoch_of(recipe, transform, (), images, labels, rows, key, last, number)
+    new, history = train.epoch_of(job, examples, key, last, number)
     lower = history.loss < best
     return new, number + 1, jnp.minimum(best, history.loss), jnp.where(lower, 0, since + 1)
 
-  first = (params, transform.init(params.params), ())
+  first = train.Carry(network, job.optimizer.init(network.params))
   carry = lax.while_loop(go_on, epoch, (first, 0, jnp.inf, 0))
-  return carry[0][0]
+  return carry[0].network
 
 
 def heldout_divergence(
@@ -124,7 +122,7 @@ def heldout_divergence(
   """½[KL(p‖q) + KL(q‖p)]: how far the output on an example moved by holdout retraining.
 
   Args:
-    params: the network before: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    params: the network before: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     heldout_params: the network after, of the same form.
     batch: `(inputs float [B, ...], labels int [B])`; the labels are not used.
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
@@ -147,7 +145,7 @@ def heldout_divergence(
   """
   inputs, _ = _check.batch(batch, "heldout_divergence")
   before, after = (
-    as_bound(each, apply_fn, "heldout_divergence")(inputs) for each in (params, heldout_params)
+    as_network(each, apply_fn, "heldout_divergence")(inputs) for each in (params, heldout_params)
   )
   _check.logits(before, "heldout_divergence")
   log_p, log_q = losses.log_probabilities(before), losses.log_probabilities(after)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul import _check, losses
-from jaxmul.binding import ApplyFn, as_bound
+from jaxmul.binding import ApplyFn, as_network
 
 Batch = tuple[jax.Array, jax.Array]
 
@@ -18,7 +18,7 @@ def confidence(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> ja
   """1 − p_y: labels the network is unsure of tend to be memorized late.
 
   Args:
-    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     batch: `(inputs float [B, ...], labels int [B])`.
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
 
@@ -140,9 +140,9 @@ def entropies(logits: jax.Array) -> jax.Array:
 
 
 def _forward(params, batch, apply_fn, caller) -> tuple[jax.Array, jax.Array]:
-  bound = as_bound(params, apply_fn, caller)
+  network = as_network(params, apply_fn, caller)
   inputs, labels = _check.batch(batch, caller)
-  _check.label_range(bound, inputs, labels, caller)
-  logits = bound(inputs)
+  _check.label_range(network, inputs, labels, caller)
+  logits = network(inputs)
   _check.logits(logits, caller, stacklevel=4)
   return logits, labels

@@ -15,7 +15,7 @@ import numpy as np
 from jaxmul import _arrays, _check, _sharding
 from jaxmul._blocks import map_blocks
 from jaxmul._progress import shown
-from jaxmul.binding import ApplyFn, as_bound
+from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset, as_inputs
 
 _BLOCK = 32
@@ -34,7 +34,7 @@ def score(
   Args:
     proxy: `proxy(params, batch=(inputs, labels)) -> [B]`, params bound. Options and extra pytrees
       go in by `jax.tree_util.Partial(proxy, name=value)`, which does not retrace for new arrays.
-    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     dataset: n examples; uint8 images are scaled to [0, 1].
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
     batch_size: examples at a time; bounds the memory. Rounded up to a multiple of the devices, and
@@ -53,7 +53,7 @@ def score(
     >>> from jaxmul import models, proxies
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
-    >>> params = models.init(models.mlp((8,), 2), jax.random.key(0), toy.images[:1])
+    >>> params = models.init(models.mlp((8,), 2), jax.random.key(0), toy.inputs[:1])
     >>> proxies.score(proxies.curvature, params, toy, batch_size=3).shape
     (4,)
   """
@@ -61,7 +61,7 @@ def score(
     raise ValueError("score got an empty data set. Pass at least one example.")
   if batch_size < 1:
     raise ValueError(f"score got batch_size={batch_size}, must be at least 1.")
-  bound = as_bound(params, apply_fn, "score")
+  network = as_network(params, apply_fn, "score")
   if not isinstance(proxy, jax.tree_util.Partial):
     proxy = jax.tree_util.Partial(proxy)
   devices = len(jax.devices())
@@ -69,28 +69,28 @@ def score(
   if jax.default_backend() == "cpu":
     rows_each = -(-rows_each // _BLOCK) * _BLOCK
   size = rows_each * devices
-  classes = jax.eval_shape(bound, dataset.take(dataset.ids[:1]).batch()[0]).shape[-1]
+  classes = jax.eval_shape(network, dataset.example).shape[-1]
   _check.class_numbers(dataset.labels, classes, "score")
-  _check.outputs(bound, dataset.images[:8], "score")
-  static, arrays = _arrays.split((proxy, bound))
+  _check.outputs(network, dataset.inputs[:8], "score")
+  static, arrays = _arrays.split((proxy, network))
   arrays = _sharding.replicate(arrays)
   scores = []
   for start in shown(range(0, len(dataset), size), "scoring"):
     rows = np.arange(start, start + size)
     rows = np.where(rows < len(dataset), rows, start)  # padding repeats a row and is dropped
-    batch = _sharding.shard_batch((dataset.images[rows], dataset.labels[rows]))
+    batch = _sharding.shard_batch((dataset.inputs[rows], dataset.labels[rows]))
     scores.append(_score(static, arrays, *batch))
     jax.block_until_ready(scores[-2:-1])  # at most two batches on the way: memory is bounded
   return np.concatenate([np.asarray(part) for part in scores])[: len(dataset)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score(static, arrays, images, labels):
+def _score(static, arrays, inputs, labels):
   def local(batch, arrays):
-    proxy, bound = _arrays.joined(static, arrays)
+    proxy, network = _arrays.joined(static, arrays)
     block = _BLOCK if jax.default_backend() == "cpu" else len(batch[1])
     return map_blocks(
-      lambda images, labels: proxy(bound, batch=(as_inputs(images), labels)), batch, block
+      lambda inputs, labels: proxy(network, batch=(as_inputs(inputs), labels)), batch, block
     )
 
-  return _sharding.map_batch(local)((images, labels), arrays)
+  return _sharding.map_batch(local)((inputs, labels), arrays)

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxmul import _settings, checkpoint, metrics
 from jaxmul._identity import describe_functions, digest, tree_digest, versions
-from jaxmul.binding import Bound, as_bound
+from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.rum.plan import Plan, Step, refuse_no_plan
@@ -48,24 +48,24 @@ class Effect(NamedTuple):
 class Outcome:
   """The unlearned network, and the effect of each step on each group."""
 
-  params: Bound
+  network: Network
   effects: tuple[Effect, ...]
 
 
 def meta_unlearn(
   plan: Plan,
-  params: Bound,
+  network: Network,
   dataset: Dataset,
   groups: Sequence[np.ndarray],
   key: jax.Array,
   *,
   store: str | os.PathLike[str] | None = None,
-) -> Bound:
+) -> Network:
   """Unlearns group after group, each from the result before, with a shrinking retain set.
 
   Args:
     plan: one step for each group.
-    params: the trained network.
+    network: the trained network.
     dataset: D, exactly what it was trained on.
     groups: ids of S₁, S₂, …, disjoint, from `refine`; at step i everything of D outside
       S₁ ∪ … ∪ Sᵢ is retained.
@@ -93,20 +93,20 @@ def meta_unlearn(
     >>> from jaxmul import models, rum, unlearn
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
-    >>> params = models.init(models.mlp((8,), 2), jax.random.key(0), toy.images)
+    >>> network = models.init(models.mlp((8,), 2), jax.random.key(0), toy.inputs)
     >>> plan = rum.Plan([rum.Step(None), rum.Step(unlearn.fine_tune(), epochs=1)])
     >>> groups = rum.refine([0.1, 0.7], [4, 5], num_groups=2)
-    >>> rum.meta_unlearn(plan, params, toy, groups, jax.random.key(1))(toy.images).shape
+    >>> rum.meta_unlearn(plan, network, toy, groups, jax.random.key(1))(toy.inputs).shape
     (6, 2)
   """
-  for done in chained(plan, params, dataset, groups, key, store, around=_around()):
-    params = done.params
-  return params
+  for done in chained(plan, network, dataset, groups, key, store, around=_around()):
+    network = done.network
+  return network
 
 
 def run(
   plan: Plan,
-  params: Bound,
+  network: Network,
   dataset: Dataset,
   groups: Sequence[np.ndarray],
   key: jax.Array,
@@ -116,7 +116,7 @@ def run(
   """`meta_unlearn` that also reports what each step did to each group.
 
   Args:
-    plan, params, dataset, groups, key, store: as `meta_unlearn`.
+    plan, network, dataset, groups, key, store: as `meta_unlearn`.
 
   Returns:
     An `Outcome`: the same params, bit for bit, and an `Effect` for each step.
@@ -129,25 +129,25 @@ def run(
     >>> from jaxmul import models, rum, unlearn
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
-    >>> params = models.init(models.mlp((8,), 2), jax.random.key(0), toy.images)
+    >>> network = models.init(models.mlp((8,), 2), jax.random.key(0), toy.inputs)
     >>> plan = rum.Plan([rum.Step(None), rum.Step(unlearn.neg_grad(), epochs=1)])
-    >>> outcome = rum.run(plan, params, toy, [np.array([4]), np.array([5])], jax.random.key(1))
+    >>> outcome = rum.run(plan, network, toy, [np.array([4]), np.array([5])], jax.random.key(1))
     >>> [effect.algorithm for effect in outcome.effects]
     ['none', 'neg_grad']
   """
   parts = {f"group {i}": np.asarray(group) for i, group in enumerate(groups)}
   parts["retain"] = functools.reduce(np.setdiff1d, parts.values(), dataset.ids)
 
-  def accuracies(params: Bound) -> dict[str, float]:
-    return {name: metrics.accuracy(params, dataset.take(ids)) for name, ids in parts.items()}
+  def accuracies(network: Network) -> dict[str, float]:
+    return {name: metrics.accuracy(network, dataset.take(ids)) for name, ids in parts.items()}
 
   effects, before = [], None
-  for done in chained(plan, params, dataset, groups, key, store, around=_around()):
-    before = accuracies(params) if before is None else before
-    after = before if done.params is params else accuracies(done.params)
+  for done in chained(plan, network, dataset, groups, key, store, around=_around()):
+    before = accuracies(network) if before is None else before
+    after = before if done.network is network else accuracies(done.network)
     effects.append(Effect(done.number, _name(done.step), done.seconds, before, after))
-    params, before = done.params, after
-  return Outcome(params, tuple(effects))
+    network, before = done.network, after
+  return Outcome(network, tuple(effects))
 
 
 class Done(NamedTuple):
@@ -155,13 +155,13 @@ class Done(NamedTuple):
 
   number: int
   step: Step
-  params: Bound
+  network: Network
   seconds: float
 
 
 def chained(
   plan: Plan,
-  params: Bound,
+  network: Network,
   dataset: Dataset,
   groups: Sequence[np.ndarray],
   key: jax.Array,
@@ -176,7 +176,7 @@ def chained(
   refuse_no_plan(plan, "rum")
   if store is not None:
     checkpoint.refuse_path(store)
-  params = as_bound(params, None, "rum")
+  network = as_network(network, None, "rum")
   if len(plan.steps) != len(groups):
     raise ValueError(
       f"the plan has {len(plan.steps)} steps but there are {len(groups)} groups; "
@@ -186,22 +186,22 @@ def chained(
   folders = [None] * len(splits)
   if store is not None:
     gone = np.sort(np.asarray(gone, np.int64))
-    start = (params_hash(params), describe_functions(params), dataset, key, gone, around)
+    start = (params_hash(network), describe_functions(network), dataset, key, gone, around)
     folders = [Path(store) / name for name in _step_names(digest(*start), plan, splits)]
   for i, (step, split, folder) in enumerate(zip(plan.steps, splits, folders, strict=True)):
     seconds = 0.0
     if step.unlearner is None:
       pass
     elif folder is not None and folder.exists():
-      params = checkpoint.load(folder, params)
+      network = checkpoint.load(folder, network)
     else:
       start = time.perf_counter()
-      after = step.run(params, dataset, split, jax.random.fold_in(key, i))
-      params = jax.block_until_ready(after)
+      after = step.run(network, dataset, split, jax.random.fold_in(key, i))
+      network = jax.block_until_ready(after)
       seconds = time.perf_counter() - start
       if folder is not None:
-        checkpoint.save(folder, params)
-    yield Done(i, step, params, seconds)
+        checkpoint.save(folder, network)
+    yield Done(i, step, network, seconds)
 
 
 def shrinking(dataset: Dataset, groups: Sequence[Any], gone: Any = ()) -> list[Split]:
@@ -237,13 +237,13 @@ def _name(step: Step) -> str:
   return str(identity[0]) if isinstance(identity, tuple) else str(identity)
 
 
-def params_hash(params: Bound) -> str:
+def params_hash(network: Network) -> str:
   """SHA-256 of all params and statistics, with their names, dtypes and shapes.
 
   Functions are not part of it: it tells weights apart, not architectures that share them.
 
   Args:
-    params: a `Bound`, on any devices.
+    network: a `Network`, on any devices.
 
   Returns:
     64 hex digits, equal where every bit is.
@@ -255,7 +255,7 @@ def params_hash(params: Bound) -> str:
     >>> len(params_hash(zero)), params_hash(zero) == params_hash(one)
     (64, False)
   """
-  return tree_digest((params.params, params.state))
+  return tree_digest((network.params, network.state))
 
 
 def _around() -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from jaxmul import _check, unlearn
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.unlearn.base import refuse_uncalled
@@ -44,13 +44,13 @@ class Step:
     _check.count(self.epochs, "epochs", "rum.Step")
     _check.count(self.batch_size, "batch_size", "rum.Step")
 
-  def run(self, params: Bound, dataset: Dataset, split: Split, key: jax.Array) -> Bound:
+  def run(self, network: Network, dataset: Dataset, split: Split, key: jax.Array) -> Network:
     """Returns the params after this step, `unlearn.run` with its settings; errors as there."""
     if self.unlearner is None:
-      return params
+      return network
     return unlearn.run(
       self.unlearner,
-      params,
+      network,
       dataset,
       split,
       key,

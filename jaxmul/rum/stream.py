@@ -18,13 +18,13 @@ import numpy as np
 from jaxmul import checkpoint
 from jaxmul._files import write_atomic
 from jaxmul._identity import describe
-from jaxmul.binding import Bound, as_bound
+from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset, check_ids
 from jaxmul.rum.groups import refine
 from jaxmul.rum.meta import chained, params_hash
 from jaxmul.rum.plan import Plan, refuse_no_plan
 
-Score = Callable[[Bound, Dataset], Any]
+Score = Callable[[Network, Dataset], Any]
 
 
 class Entry(NamedTuple):
@@ -50,13 +50,13 @@ class Entry(NamedTuple):
 class Deletion(NamedTuple):
   """The network after a request, and the request's line of the ledger."""
 
-  params: Bound
+  network: Network
   entry: Entry
 
 
 def stream(
   plan: Plan,
-  params: Bound,
+  network: Network,
   dataset: Dataset,
   requests: Iterable[Any],
   key: jax.Array,
@@ -71,13 +71,13 @@ def stream(
 
   Args:
     plan: refines and unlearns every request: one step for each group.
-    params: the trained network.
+    network: the trained network.
     dataset: D, exactly what it was trained on.
     requests: ids int [k] each, disjoint, at least one for each step of the plan; taken when their
       turn comes, so that they may come from a queue.
     key: request i uses `fold_in(key, i)`.
-    score: `(params, data) -> [k]`, higher = more memorized; called with the current network and the
-      examples of the request alone, in the order of their ids.
+    score: `(network, data) -> [k]`, higher = more memorized; called with the current network and
+      the examples of the request alone, in the order of their ids.
     store: folder for the params after each step and for `ledger.jsonl`, a line for each request.
       The same call again, after a kill, reads back what is finished: its lines stay as they are,
       with the time when it was done, and more are added. A line is never taken out, so that another
@@ -98,11 +98,11 @@ def stream(
     >>> from jaxmul import models, proxies, rum, unlearn
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
-    >>> params = models.init(models.mlp((8,), 2), jax.random.key(0), toy.images)
+    >>> network = models.init(models.mlp((8,), 2), jax.random.key(0), toy.inputs)
     >>> plan = rum.Plan([rum.Step(None), rum.Step(unlearn.neg_grad(), epochs=1)])
-    >>> def loss(params, data):
-    ...   return proxies.score(proxies.loss, params, data)
-    >>> served = rum.stream(plan, params, toy, [[0, 1], [4, 2]], jax.random.key(0), score=loss)
+    >>> def loss(network, data):
+    ...   return proxies.score(proxies.loss, network, data)
+    >>> served = rum.stream(plan, network, toy, [[0, 1], [4, 2]], jax.random.key(0), score=loss)
     >>> [sorted(sum(done.entry.groups, ())) for done in served]
     [[0, 1], [2, 4]]
   """
@@ -111,7 +111,7 @@ def stream(
   ledger = None if store is None else Path(store) / "ledger.jsonl"
   old = [] if ledger is None else _read(ledger)
   refuse_no_plan(plan, "stream")
-  params = as_bound(params, None, "stream")
+  network = as_network(network, None, "stream")
   words, kept, gone = plan_words(plan, lasting=store is not None), [], np.zeros(0, np.int64)
   for number, request in enumerate(requests):
     ids = np.sort(np.asarray(request))
@@ -126,30 +126,30 @@ def stream(
       raise ValueError(
         f"request {number}: id {int(again[0])} was deleted before. Ask for what is left."
       )
-    groups = refine(score(params, dataset.take(ids)), ids, num_groups=len(plan.steps))
+    groups = refine(score(network, dataset.take(ids)), ids, num_groups=len(plan.steps))
     listed = tuple(tuple(group.tolist()) for group in groups)
-    entry = Entry(number, listed, words, params_hash(params), "", 0.0)
+    entry = Entry(number, listed, words, params_hash(network), "", 0.0)
     if number < len(old):
       _same(ledger, old[number], entry, ("request", "groups", "plan", "before"))
     folder = None if store is None else Path(store) / f"request{number}"
     for done in chained(
-      plan, params, dataset, groups, jax.random.fold_in(key, number), folder, gone
+      plan, network, dataset, groups, jax.random.fold_in(key, number), folder, gone
     ):
-      params = done.params
+      network = done.network
     dataset, gone = _blanked(dataset, ids), np.union1d(gone, ids)
-    entry = entry._replace(after=params_hash(params), finished=time.time())
+    entry = entry._replace(after=params_hash(network), finished=time.time())
     if number < len(old):
       _same(ledger, old[number], entry, ("after",))
       entry = old[number]
     kept.append(entry)
     if ledger is not None and len(kept) > len(old):
       write_atomic(ledger, "".join(json.dumps(e._asdict()) + "\n" for e in kept).encode())
-    yield Deletion(params, entry)
+    yield Deletion(network, entry)
 
 
 def _blanked(dataset: Dataset, ids: np.ndarray) -> Dataset:
   """The data in the same shapes, with the images and labels of these ids overwritten by zeros."""
-  images, labels = dataset.images.copy(), dataset.labels.copy()
+  images, labels = dataset.inputs.copy(), dataset.labels.copy()
   rows = dataset.rows(ids)
   images[rows], labels[rows] = 0, 0
   return Dataset(images, labels, dataset.ids, dataset.num_classes)
@@ -177,7 +177,7 @@ def _same(ledger: Path | None, old: Entry, new: Entry, fields: tuple[str, ...]) 
     if was != now:
       raise ValueError(
         f"stream: {ledger} has request {old.request} with {field} {str(was)[:80]}, not "
-        f"{str(now)[:80]}. Its lines are kept: give the same plan, params, data, requests, score "
+        f"{str(now)[:80]}. Its lines are kept: give the same plan, network, data, requests, score "
         "and key again, or another store."
       )
 

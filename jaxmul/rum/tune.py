@@ -32,7 +32,7 @@ import jax
 import numpy as np
 
 from jaxmul import metrics, unlearn
-from jaxmul.binding import Bound, as_bound
+from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.memorization import Estimate
@@ -56,13 +56,13 @@ class Tuned:
   """The plan that was chosen, its result, and all that was tried."""
 
   plan: Plan
-  params: Bound
+  network: Network
   trials: tuple[Trial, ...]
 
 
 def tune(
   candidates: Mapping[str, Step],
-  params: Bound,
+  network: Network,
   dataset: Dataset,
   groups: Sequence[np.ndarray],
   heldout: Dataset,
@@ -78,7 +78,7 @@ def tune(
 
   Args:
     candidates: {name: step}, in the order in which they are tried; `candidates()` is a start.
-    params: the trained network.
+    network: the trained network.
     dataset: D, exactly what it was trained on.
     groups: ids of S₁, S₂, …, disjoint, from `refine`; one group is plain unlearning.
     heldout: examples never trained on and used for nothing else, such as the `tune` part of
@@ -91,7 +91,7 @@ def tune(
       left as they are, and a warning says so.
 
   Returns:
-    A `Tuned`; `meta_unlearn(tuned.plan, params, dataset, groups, key)` gives `tuned.params` again.
+    A `Tuned`; `meta_unlearn(tuned.plan, network, dataset, groups, key)` gives `tuned.params` again.
 
   Raises:
     ValueError: no candidates, or one that is no `Step`; a budget below one trial a group; held-out
@@ -125,7 +125,7 @@ def tune(
   _refuse_other("heldout", heldout, Dataset, "dataset.take(ids)")
   if estimate is not None:
     _refuse_other("estimate", estimate, Estimate, "memorization.cross_fit(recipe, dataset, key)")
-  params, splits = as_bound(params, None, "tune"), shrinking(dataset, groups)
+  network, splits = as_network(network, None, "tune"), shrinking(dataset, groups)
   shared = np.intersect1d(dataset.ids, heldout.ids)
   if len(shared):
     raise ValueError(
@@ -138,30 +138,30 @@ def tune(
       stacklevel=2,
     )
   _warn_of_shares(dataset, groups)
-  original, steps, trials = params, [], []
+  original, steps, trials = network, [], []
   for number, split in enumerate(splits):
     so_far = dataclasses.replace(split, forget=np.concatenate(groups[: number + 1]))
     value_of = _judge(original, dataset, so_far, heldout, estimate)
-    value = value_of(params)
-    best = (value, Step(None), params)
+    value = value_of(network)
+    best = (value, Step(None), network)
     trials.append(Trial(number, "none", value))
     for name, step in list(tried.items())[:each]:
       try:
-        after = step.run(params, dataset, split, jax.random.fold_in(key, number))
+        after = step.run(network, dataset, split, jax.random.fold_in(key, number))
         value = value_of(after)
       except FloatingPointError:
-        after, value = params, 0.0
+        after, value = network, 0.0
       trials.append(Trial(number, name, value))
       if value > best[0]:
         best = (value, step, after)
     steps.append(best[1])
-    params = best[2]
-  return Tuned(Plan(steps), params, tuple(trials))
+    network = best[2]
+  return Tuned(Plan(steps), network, tuple(trials))
 
 
 def surrogate(
-  params: Bound,
-  original: Bound,
+  network: Network,
+  original: Network,
   dataset: Dataset,
   split: Split,
   heldout: Dataset,
@@ -175,7 +175,7 @@ def surrogate(
   twentieth of what S and R hold counts as unknown to such networks: t is 0, and H is without it.
 
   Args:
-    params: the unlearned network.
+    network: the unlearned network.
     original: the network before.
     dataset: D, with S and R.
     split: only `forget` and `retain` are used.
@@ -203,17 +203,17 @@ def surrogate(
     >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
     >>> split = Split(forget=np.array([0]), retain=np.array([1, 2]))
     >>> odds = np.array([[9.0, 1], [1, 9], [9, 1], [1, 1]], np.float32)  # p_y 0.9, 0.9, 0.9; 0.5
-    >>> params = bind(lambda w, x: x @ w, np.log(odds))
+    >>> network = bind(lambda w, x: x @ w, np.log(odds))
     >>> data, heldout = toy.take([0, 1, 2]), toy.take([3])
-    >>> round(surrogate(params, params, data, split, heldout), 3)  # S at 0.9, H at 0.5
+    >>> round(surrogate(network, network, data, split, heldout), 3)  # S at 0.9, H at 0.5
     0.6
   """
-  return _judge(original, dataset, split, heldout, estimate)(params)
+  return _judge(original, dataset, split, heldout, estimate)(network)
 
 
 def _judge(
-  original: Bound, dataset: Dataset, split: Split, heldout: Dataset, estimate: Estimate | None
-) -> Callable[[Bound], float]:
+  original: Network, dataset: Dataset, split: Split, heldout: Dataset, estimate: Estimate | None
+) -> Callable[[Network], float]:
   """Returns the surrogate as a function of the params; what the original says is asked once."""
   if not len(heldout):
     raise ValueError("surrogate got no held-out examples. Hold some out: data.holdout.")
@@ -223,13 +223,13 @@ def _judge(
   kept = [(data, metrics.accuracy(original, data)) for data in (retain, known) if len(data)]
   gone = unknown[forget.labels]
 
-  def value(params: Bound) -> float:
-    confidence = metrics.attacks.label_confidence(params, forget)
+  def value(network: Network) -> float:
+    confidence = metrics.attacks.label_confidence(network, forget)
     if estimate is None:
-      distance = _from_heldout(params, forget, confidence, gone, known)
+      distance = _from_heldout(network, forget, confidence, gone, known)
     else:
       distance = _from_estimate(confidence, gone, split.forget, estimate)
-    losses = [max(0.0, before - metrics.accuracy(params, data)) for data, before in kept]
+    losses = [max(0.0, before - metrics.accuracy(network, data)) for data, before in kept]
     return float((1 - distance) * np.prod([1 - loss for loss in losses]))
 
   return value
@@ -277,7 +277,7 @@ def _from_estimate(
 
 
 def _from_heldout(
-  params: Bound, forget: Dataset, confidence: np.ndarray, gone: np.ndarray, heldout: Dataset
+  network: Network, forget: Dataset, confidence: np.ndarray, gone: np.ndarray, heldout: Dataset
 ) -> float:
   """W₁ between p_y on S and on H, H weighted to the classes of S; 0 stands for unknown ones."""
   from scipy.stats import wasserstein_distance
@@ -290,7 +290,7 @@ def _from_heldout(
   weights = weights + share[count == 0].sum() / len(heldout)
   return wasserstein_distance(
     confidence,
-    np.append(metrics.attacks.label_confidence(params, heldout), 0.0),
+    np.append(metrics.attacks.label_confidence(network, heldout), 0.0),
     v_weights=np.append(weights, gone.sum()),
   )
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _sharding, models
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 
 Batch = tuple[np.ndarray, np.ndarray]
 _ROWS = 8
@@ -17,7 +17,7 @@ _ROWS = 8
 
 def check_proxy(
   proxy: Callable[..., jax.Array],
-  params: Bound | None = None,
+  params: Network | None = None,
   batch: Batch | None = None,
   *,
   rtol: float = 1e-4,
@@ -66,7 +66,7 @@ def check_proxy(
   _check(proxy, params, batch, rtol, "")
 
 
-def small_networks() -> dict[str, tuple[Bound, Batch]]:
+def small_networks() -> dict[str, tuple[Network, Batch]]:
   """Returns {"mlp", "cnn", "resnet18"}: (network, batch) of few weights, with random statistics.
 
   Example:
@@ -83,10 +83,10 @@ def small_networks() -> dict[str, tuple[Bound, Batch]]:
   return {name: _network(model, shape, rows) for name, (model, shape) in chosen.items()}
 
 
-def _network(model: models.Model, shape: tuple[int, ...], rows: int) -> tuple[Bound, Batch]:
+def _network(model: models.Model, shape: tuple[int, ...], rows: int) -> tuple[Network, Batch]:
   rng = np.random.default_rng(0)
   inputs = rng.uniform(size=(rows, *shape)).astype(np.float32)
-  bound = jax.eval_shape(functools.partial(models.init, model), jax.random.key(0), inputs)
+  network = jax.eval_shape(functools.partial(models.init, model), jax.random.key(0), inputs)
 
   # Values of every leaf are random: statistics of 0 and 1 would hide that they are not used.
   def fill(path, leaf):
@@ -95,10 +95,10 @@ def _network(model: models.Model, shape: tuple[int, ...], rows: int) -> tuple[Bo
     values = spread * rng.normal(size=shape) + (name in ("scale", "var"))
     return jnp.asarray(values, leaf.dtype)
 
-  return jax.tree_util.tree_map_with_path(fill, bound), (inputs, rng.integers(0, 10, rows))
+  return jax.tree_util.tree_map_with_path(fill, network), (inputs, rng.integers(0, 10, rows))
 
 
-def _check(proxy, bound, batch, rtol, where):
+def _check(proxy, network, batch, rtol, where):
   called = getattr(getattr(proxy, "func", proxy), "__name__", type(proxy).__name__)
 
   def fail(clause: str, message: str):
@@ -119,8 +119,8 @@ def _check(proxy, bound, batch, rtol, where):
     return proxy(params, batch=batch)
 
   inputs, labels = (np.array(each) for each in batch)
-  given = jax.tree.map(np.array, (bound, (inputs, labels)))
-  scores = score(bound, (inputs, labels))
+  given = jax.tree.map(np.array, (network, (inputs, labels)))
+  scores = score(network, (inputs, labels))
   if np.shape(scores) != labels.shape:
     fail("shape", f"scores are {list(np.shape(scores))}, should be [B] = {list(labels.shape)}.")
   if scores.dtype != jnp.float32:
@@ -128,7 +128,7 @@ def _check(proxy, bound, batch, rtol, where):
   if not np.isfinite(scores).all():
     row = int(np.flatnonzero(~np.isfinite(scores))[0])
     fail("finite", f"row {row} scores {scores[row]} on finite inputs.")
-  left = (bound, (inputs, labels))
+  left = (network, (inputs, labels))
   changed = jax.tree.structure(left) != jax.tree.structure(given) or not all(
     np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (left, given)), strict=True)
   )
@@ -136,22 +136,22 @@ def _check(proxy, bound, batch, rtol, where):
     fail("mutation", "params or batch changed while they were scored; copy before writing.")
 
   jitted = jax.jit(score)
-  same(score(bound, (inputs, labels)), scores, "repetition", "a call must not depend on others")
-  same(jitted(bound, (inputs, labels)), scores, "jit", "branch on shapes, not on values")
-  backwards = jitted(bound, (inputs[::-1], labels[::-1]))[::-1]
+  same(score(network, (inputs, labels)), scores, "repetition", "a call must not depend on others")
+  same(jitted(network, (inputs, labels)), scores, "jit", "branch on shapes, not on values")
+  backwards = jitted(network, (inputs[::-1], labels[::-1]))[::-1]
   alone = "it must not depend on other examples"
   same(backwards, scores, "order", alone)
   few = len(labels) // 2
-  same(jitted(bound, (inputs[:few], labels[:few])), scores[:few], "batch size", alone)
+  same(jitted(network, (inputs[:few], labels[:few])), scores[:few], "batch size", alone)
   poisoned = np.array(inputs)
   poisoned[-1] = np.nan
-  same(jitted(bound, (poisoned, labels))[:-1], scores[:-1], "NaN in another row", alone)
+  same(jitted(network, (poisoned, labels))[:-1], scores[:-1], "NaN in another row", alone)
 
   split = _sharding.shard_batch((inputs, labels))
-  same(jitted(bound, split), scores, "data-sharded", "each row must stay on its device")
+  same(jitted(network, split), scores, "data-sharded", "each row must stay on its device")
 
   factors = 1 + 0.1 * np.arange(max(2, len(jax.devices())), dtype=np.float32)
-  networks = [jax.tree.map(lambda w, f=f: (w * f).astype(w.dtype), bound) for f in factors]
+  networks = [jax.tree.map(lambda w, f=f: (w * f).astype(w.dtype), network) for f in factors]
   want = np.stack([jitted(network, (inputs, labels)) for network in networks])
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
   batch = (jnp.asarray(inputs), jnp.asarray(labels))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _sharding, unlearn
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.unlearn.base import apply_increments
@@ -27,7 +27,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def check_unlearner(
   unlearner: unlearn.Unlearner,
-  params: Bound,
+  network: Network,
   dataset: Dataset,
   split: Split,
   *,
@@ -50,7 +50,7 @@ def check_unlearner(
 
   Args:
     unlearner: the algorithm.
-    params: a trained or fresh network; small, as it is compiled several times.
+    network: a trained or fresh network; small, as it is compiled several times.
     dataset: a few dozen examples, some of them in neither S nor R.
     split: S and R.
     epochs: passes of each run.
@@ -69,12 +69,12 @@ def check_unlearner(
     >>> from jaxmul.data import Dataset, Split
     >>> rng = np.random.default_rng(0)
     >>> toy = Dataset(rng.normal(size=(24, 3)).astype(np.float32), np.arange(24) % 3)
-    >>> params = models.init(models.mlp((4,), 3), jax.random.key(0), toy.images[:1])
+    >>> network = models.init(models.mlp((4,), 3), jax.random.key(0), toy.inputs[:1])
     >>> split = Split(forget=np.arange(5), retain=np.arange(5, 20))
-    >>> len(testing.check_unlearner(unlearn.fine_tune(), params, toy, split)) >= 25
+    >>> len(testing.check_unlearner(unlearn.fine_tune(), network, toy, split)) >= 25
     True
   """
-  problem = _Problem(unlearner, params, dataset, split, epochs, batch_size, eager)
+  problem = _Problem(unlearner, network, dataset, split, epochs, batch_size, eager)
   names = []
   for family in (_values, _runs, _orders, _step):
     for name, holds, detail in family(problem):
@@ -90,8 +90,8 @@ Clauses = Iterator[tuple[str, Any, str]]
 class _Problem:
   """An algorithm that counts its traces, on a problem, with its first result."""
 
-  def __init__(self, unlearner, params, dataset, split, epochs, batch_size, eager):
-    self.given, self.params, self.dataset, self.split = unlearner, params, dataset, split
+  def __init__(self, unlearner, network, dataset, split, epochs, batch_size, eager):
+    self.given, self.network, self.dataset, self.split = unlearner, network, dataset, split
     self.epochs, self.batch_size, self.eager = epochs, batch_size, eager
     self.traces = 0
 
@@ -103,8 +103,8 @@ class _Problem:
       unlearner, update=None if unlearner.update is None else counted
     )
     self.unlearner = self.never_compiled()
-    self.before = jax.tree.map(np.array, (params.params, params.state))
-    self.images = dataset.images.copy()
+    self.before = jax.tree.map(np.array, (network.params, network.state))
+    self.inputs = dataset.inputs.copy()
 
   def never_compiled(self) -> unlearn.Unlearner:
     """The same with an identity of its own: what was compiled before must not hide a trace."""
@@ -113,27 +113,29 @@ class _Problem:
     )
 
   @functools.cached_property
-  def after(self) -> Bound:
+  def after(self) -> Network:
     try:
       return self.run()
     except unlearn.Diverged as error:
       raise AssertionError(f"params_are_finite: a run stopped: {error}") from error
 
-  def run(self, key: int = 0, **changes: Any) -> Bound:
-    given = {"unlearner": self.unlearner, "params": self.params, "dataset": self.dataset}
+  def run(self, key: int = 0, **changes: Any) -> Network:
+    given = {"unlearner": self.unlearner, "network": self.network, "dataset": self.dataset}
     given |= {"split": self.split, "epochs": self.epochs, "batch_size": self.batch_size}
     return unlearn.run(**given | changes, key=jax.random.key(key))
 
-  def session(self, images, labels, key, padding: Any = 0) -> unlearn.Session:
-    def rows(ids):
+  def session(self, inputs, labels, key, padding: Any = 0) -> unlearn.Session:
+    def of(ids):
       at = jnp.full(len(self.dataset), padding, jnp.int32)
       at = at.at[: len(ids)].set(self.dataset.rows(np.sort(ids)).astype(np.int32))
-      return unlearn.Rows(images, labels, at, jnp.int32(len(ids)))
+      return unlearn.Examples(inputs, labels, at, jnp.int32(len(ids)))
 
-    sets = rows(self.split.forget), rows(self.split.retain)
+    sets = of(self.split.forget), of(self.split.retain)
     return unlearn.Session(*sets, self.epochs, self.batch_size, key, self.dataset.ids)
 
-  def step(self, params, images, labels, key, hole=None, padding: Any = 0, more: int = 0) -> Bound:
+  def step(
+    self, network, inputs, labels, key, hole=None, padding: Any = 0, more: int = 0
+  ) -> Network:
     """The network after the first step.
 
     Args:
@@ -142,22 +144,22 @@ class _Problem:
       padding: row of the data set that fills up S and R.
       more: padding rows of its batches in addition.
     """
-    session = self.session(images, labels, key, padding)
-    state = self.given.init(params, session)
+    session = self.session(inputs, labels, key, padding)
+    state = self.given.init(network, session)
     if self.given.start is not None:
-      params = self.given.start(params, state)
+      network = self.given.start(network, state)
     if self.given.update is None:
-      return params
+      return network
     zero = jnp.int32(0)
     if self.given.tick is not None:
       state = self.given.tick(state, unlearn.Clock(zero, zero, zero + 2))
     forget, retain = (
-      _holed(rows.batch(zero, jnp.int32(self.batch_size - 3), self.batch_size + more), hole)
-      for rows in (session.forget, session.retain)
+      _holed(examples.batch(zero, jnp.int32(self.batch_size - 3), self.batch_size + more), hole)
+      for examples in (session.forget, session.retain)
     )
-    updates, _ = self.given.update(forget, retain, state, params, key)
-    params = apply_increments(params, updates)
-    return params if self.given.finish is None else self.given.finish(params, state)
+    updates, _ = self.given.update(forget, retain, state, network, key)
+    network = apply_increments(network, updates)
+    return network if self.given.finish is None else self.given.finish(network, state)
 
 
 def _holed(batch: unlearn.Batch, hole) -> unlearn.Batch:
@@ -173,29 +175,29 @@ def _holed(batch: unlearn.Batch, hole) -> unlearn.Batch:
 
 def _values(at: _Problem) -> Clauses:
   """What the algorithm is, and what a run returns."""
-  unlearner, params = at.given, at.params
+  unlearner, network = at.given, at.network
   yield "identity_is_hashable", _hashable(unlearner), "identity cannot be hashed"
   inputs, labels = at.dataset.batch()
-  state = unlearner.init(params, at.session(inputs, labels, jax.random.key(0)))
+  state = unlearner.init(network, at.session(inputs, labels, jax.random.key(0)))
   arrays = all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(state))
   yield "state_holds_arrays_only", arrays, "a leaf of the state is no array"
   after = at.after
-  yield "apply_fn_is_kept", after.apply_fn == params.apply_fn, "the result has another apply_fn"
-  yield "train_fn_is_kept", after.train_fn == params.train_fn, "the result has another train_fn"
-  same = jax.tree.structure(after) == jax.tree.structure(params)
+  yield "apply_fn_is_kept", after.apply_fn == network.apply_fn, "the result has another apply_fn"
+  yield "train_fn_is_kept", after.train_fn == network.train_fn, "the result has another train_fn"
+  same = jax.tree.structure(after) == jax.tree.structure(network)
   yield "structure_is_kept", same, "the result is another tree than the params"
-  pairs = list(zip(jax.tree.leaves(after), jax.tree.leaves(params), strict=True))
+  pairs = list(zip(jax.tree.leaves(after), jax.tree.leaves(network), strict=True))
   yield "shapes_are_kept", all(a.shape == b.shape for a, b in pairs), "a leaf has another shape"
   yield "dtypes_are_kept", all(a.dtype == b.dtype for a, b in pairs), "a leaf has another dtype"
   finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)]
   yield "params_are_finite", all(finite), "a param is NaN or inf"
   finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.state)]
   yield "network_state_is_finite", all(finite), "a statistic is NaN or inf"
-  unchanged = _gap((params.params, params.state), at.before) == 0
+  unchanged = _gap((network.params, network.state), at.before) == 0
   yield "params_given_are_not_changed", unchanged, "run changed the params it was given"
-  kept = np.array_equal(at.dataset.images, at.images)
-  yield "data_given_is_not_changed", kept, "run changed the images it was given"
-  yield "something_moves", _gap(after.params, params.params) > 0, "the result is the original"
+  kept = np.array_equal(at.dataset.inputs, at.inputs)
+  yield "data_given_is_not_changed", kept, "run changed the inputs it was given"
+  yield "something_moves", _gap(after.params, network.params) > 0, "the result is the original"
   outputs = after(inputs)
   yield "outputs_are_finite", jnp.isfinite(outputs).all(), "a logit of the result is NaN or inf"
 
@@ -206,9 +208,9 @@ def _runs(at: _Problem) -> Clauses:
   at.run(key=1)
   yield "one_trace", at.traces <= 1, f"update was traced {at.traces} times for one shape"
   frozen = at.run(freeze_statistics=True)
-  still = _gap(frozen.state, at.params.state) == 0
+  still = _gap(frozen.state, at.network.state) == 0
   yield "frozen_statistics_stay", still, "freeze_statistics let a statistic move"
-  kept = frozen.train_fn == at.params.train_fn
+  kept = frozen.train_fn == at.network.train_fn
   yield "frozen_runs_keep_train_fn", kept, "freeze_statistics changed train_fn"
   devices = jax.devices()
   if len(devices) > 1:
@@ -221,20 +223,20 @@ def _runs(at: _Problem) -> Clauses:
       stacklevel=3,
     )
   # Whatever a compiled program holds of the first params, such as a teacher, it holds still.
-  other = at.params.replace(params=jax.tree.map(lambda leaf: 0.9 * leaf, at.params.params))
-  gap = _gap(at.run(params=other), at.run(params=other, unlearner=at.never_compiled()))
+  other = at.network.replace(params=jax.tree.map(lambda leaf: 0.9 * leaf, at.network.params))
+  gap = _gap(at.run(network=other), at.run(network=other, unlearner=at.never_compiled()))
   says = f"compiled anew for other params it differs by {gap:.1e}"
   yield "what_is_remembered_is_in_the_state", gap == 0, says
-  broken = at.params.replace(params=jax.tree.map(lambda x: x * jnp.nan, at.params.params))
+  broken = at.network.replace(params=jax.tree.map(lambda x: x * jnp.nan, at.network.params))
   try:
-    at.run(params=broken)
+    at.run(network=broken)
     error = None
   except unlearn.Diverged as caught:
     error = caught
   yield "divergence_stops", error is not None, "NaN params did not raise Diverged"
   yield "divergence_says_so_in_one_line", "\n" not in str(error), "the message has several lines"
-  same = jax.tree.structure(error.params) == jax.tree.structure(at.params)  # pyright: ignore
-  yield "divergence_keeps_the_last_good", same, "Diverged.params is another tree than the params"
+  same = jax.tree.structure(error.network) == jax.tree.structure(at.network)  # pyright: ignore
+  yield "divergence_keeps_the_last_good", same, "Diverged.network is another tree than the params"
 
 
 def _orders(at: _Problem) -> Clauses:
@@ -249,9 +251,9 @@ def _orders(at: _Problem) -> Clauses:
   gap = _relative(at.run(dataset=data.take(data.ids[::-1])), at.after)
   yield "order_of_the_data_does_not_matter", gap <= TOLERANCE, f"it differs by {gap:.1e}"
   outside = data.rows(np.setdiff1d(data.ids, split.train))
-  images = data.images.copy()
-  images[outside] = images[outside][::-1] + np.ones((), images.dtype)
-  other = Dataset(images, data.labels, data.ids, data.num_classes)
+  inputs = data.inputs.copy()
+  inputs[outside] = inputs[outside][::-1] + np.ones((), inputs.dtype)
+  other = Dataset(inputs, data.labels, data.ids, data.num_classes)
   gap = _relative(at.run(dataset=other), at.after)
   yield "what_is_outside_is_not_seen", gap == 0, f"other held-out examples differ by {gap:.1e}"
 
@@ -262,55 +264,55 @@ def _step(at: _Problem) -> Clauses:
   inputs, labels = at.dataset.batch()
   step: Callable[..., Any] = jax.jit(at.step, static_argnames="more")
   # What padding rows hold: nothing and anything, or what the loop puts there.
-  seen = _sees_padding(at.params, inputs)
-  anything = jnp.nan if at.params.train_fn is None else 1e3
+  seen = _sees_padding(at.network, inputs)
+  anything = jnp.nan if at.network.train_fn is None else 1e3
   empty = (None if seen else 0.0, int(at.dataset.labels[0]), 0)
-  first = step(at.params, inputs, labels, key, empty, 0)
-  gap = _relative(step(at.params, inputs, labels, key, empty, 0), first)
+  first = step(at.network, inputs, labels, key, empty, 0)
+  gap = _relative(step(at.network, inputs, labels, key, empty, 0), first)
   yield "step_is_pure", gap == 0, f"the same step again differs by {gap:.1e}"
   last = len(at.dataset) - 1  # 0 elsewhere
   differs = at.dataset.labels != at.dataset.labels[0]
   hole = (None if seen else anything, int(at.dataset.labels[differs.argmax()]), last)
-  gap = _relative(step(at.params, inputs, labels, key, hole, 0), first)
+  gap = _relative(step(at.network, inputs, labels, key, hole, 0), first)
   says = f"{hole[0]}, another label and row in padding rows change it by {gap:.1e}"
   yield "padding_of_batches_is_not_seen", gap == 0, says
   if not seen:
-    gap = _relative(step(at.params, inputs, labels, key, empty, 0, more=8), first)
+    gap = _relative(step(at.network, inputs, labels, key, empty, 0, more=8), first)
     yield "amount_of_padding_is_not_seen", gap <= TOLERANCE, f"8 rows more change it by {gap:.1e}"
-  gap = _relative(step(at.params, inputs, labels, key, empty, last), first)
+  gap = _relative(step(at.network, inputs, labels, key, empty, last), first)
   yield "padding_of_sets_is_not_seen", gap <= TOLERANCE, f"other padding differs by {gap:.1e}"
   if at.eager:
-    gap = _relative(at.step(at.params, inputs, labels, key, empty, 0), first)
+    gap = _relative(at.step(at.network, inputs, labels, key, empty, 0), first)
     yield "eager_equals_jit", gap <= TOLERANCE, f"eager and jit differ by {gap:.1e}"
   devices = len(jax.devices())
   if devices > 1:
     # Rows that belong to no set fill up what the devices do not divide.
     more = np.zeros(-len(labels) % devices, int)
     padded = tuple(jnp.concatenate([each, each[more]]) for each in (inputs, labels))
-    first = step(at.params, *padded, key, empty, 0)
-    gap = _relative(step(at.params, *_sharding.shard_batch(padded), key, empty, 0), first)
+    first = step(at.network, *padded, key, empty, 0)
+    gap = _relative(step(at.network, *_sharding.shard_batch(padded), key, empty, 0), first)
     yield "sharded_data_give_the_same_step", gap <= TOLERANCE, f"they differ by {gap:.1e}"
   lowers, why = _exported(at)
   yield "it_lowers_for_accelerators", lowers, why
 
 
-def _sees_padding(params: Bound, inputs: jax.Array) -> bool:
+def _sees_padding(network: Network, inputs: jax.Array) -> bool:
   """Whether what padding rows hold reaches the other rows, or the state, of a training pass."""
   mask = jnp.arange(4) < 2
   passes = []
   for last in (inputs[2:4], jnp.full_like(inputs[2:4], 1e3)):
     rows = jnp.concatenate([inputs[:2], last])
-    logits, state = jax.jit(Bound.train)(params, rows, jax.random.key(0), mask)
+    logits, state = jax.jit(Network.train)(network, rows, jax.random.key(0), mask)
     passes.append((logits[:2], state))
   return _relative(*passes) > TOLERANCE
 
 
 def _exported(at: _Problem) -> tuple[bool, str]:
-  leaves, structure = jax.tree.flatten(at.params)
+  leaves, structure = jax.tree.flatten(at.network)
 
   def flat(leaves, inputs, labels, key_data):
-    params = jax.tree.unflatten(structure, leaves)
-    return jax.tree.leaves(at.step(params, inputs, labels, jax.random.wrap_key_data(key_data)))
+    network = jax.tree.unflatten(structure, leaves)
+    return jax.tree.leaves(at.step(network, inputs, labels, jax.random.wrap_key_data(key_data)))
 
   given = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),

@@ -1,6 +1,7 @@
 """Unlearning algorithms as short pure updates, and the loop that runs them."""
 
-from jaxmul.unlearn._passes import Alternate, Batch, Rows
+from jaxmul._examples import Batch, Examples
+from jaxmul.unlearn._passes import Alternate
 from jaxmul.unlearn.base import Clock, Diverged, Session, Unlearner, retrain, run
 from jaxmul.unlearn.boundary import amun, boundary_expand, boundary_shrink
 from jaxmul.unlearn.distill import bad_teacher, divergence, dmm, regun, scrub
@@ -18,7 +19,7 @@ __all__ = [
   "Batch",
   "Clock",
   "Diverged",
-  "Rows",
+  "Examples",
   "Session",
   "Turn",
   "Unlearner",

@@ -1,8 +1,7 @@
 """How an epoch walks over the forget set S and the retain set R, in fixed shapes.
 
-Sets are row numbers padded to a common capacity with a count, so that sets of different size share
-one compiled program; the number of steps is a run-time value. Batches are padded with a mask, never
-ragged; what stands there are the next members of the set in turn, at weight 0.
+Both have room for all examples, so that sets of different size share one compiled program; the
+number of steps is a run-time value.
 
 An epoch over n examples in batches of B makes ⌈n / B⌉ steps. They are full but for the last, or,
 for a network whose training mode may mix examples (BatchNorm), even: each has n over their number,
@@ -15,9 +14,8 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxmul.data.dataset import as_inputs
+from jaxmul._examples import Batch, Examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,52 +30,6 @@ class Alternate:
 
 
 Passes = Literal["retain", "forget", "union"] | Alternate
-
-
-class Batch(NamedTuple):
-  """Some examples of one set.
-
-  Attributes:
-    inputs: float [B, ...].
-    labels: int32 [B].
-    mask: bool [B]; rows that are False are padding, other examples of the set, and must not matter.
-    rows: int32 [B], their positions in the data set, to look up what was computed of them before.
-  """
-
-  inputs: jax.Array
-  labels: jax.Array
-  mask: jax.Array
-  rows: jax.Array
-
-
-class Rows(NamedTuple):
-  """A set of examples in a data set of N.
-
-  Attributes:
-    images: [N, ...], uint8 or float, shared by all sets.
-    labels: int32 [N].
-    rows: int32 [capacity], the members first, then padding.
-    count: int32 scalar, how many are members.
-  """
-
-  images: jax.Array
-  labels: jax.Array
-  rows: jax.Array
-  count: jax.Array
-
-  def batch(self, start: jax.Array, stop: jax.Array, size: int) -> Batch:
-    """Returns members start … stop − 1 as a batch of `size` rows; the next ones are padding."""
-    at = start + jnp.arange(size)
-    mask = at < jnp.minimum(stop, self.count)
-    rows = self.rows[at % jnp.maximum(self.count, 1)]
-    return Batch(as_inputs(self.images[rows]), self.labels[rows], mask, rows)
-
-  def shuffled(self, key: jax.Array) -> "Rows":
-    """Returns the same members in random order."""
-    member = jnp.arange(len(self.rows)) < self.count
-    drawn = jax.random.uniform(key, self.rows.shape, jnp.float32)  # the same under float64
-    order = jnp.argsort(jnp.where(member, drawn, 2.0))
-    return self._replace(rows=self.rows[order])
 
 
 class Sizes(NamedTuple):
@@ -134,8 +86,8 @@ def at_step(
   passes: Passes,
   size: Sizes,
   batch_size: int,
-  forget: Rows,
-  retain: Rows,
+  forget: Examples,
+  retain: Examples,
   epoch: jax.Array,
   step: jax.Array,
   *,
@@ -143,23 +95,28 @@ def at_step(
 ) -> tuple[Batch, Batch]:
   """Returns the forget and the retain batch of a step of shuffled sets."""
 
-  def share(rows: Rows, size: int, steps: jax.Array, step: jax.Array, late: bool = False) -> Batch:
+  def share(
+    examples: Examples, size: int, steps: jax.Array, step: jax.Array, late: bool = False
+  ) -> Batch:
     """Part `step` of `steps`; the first, or the last, hold one member more."""
-    each, more = rows.count // steps, rows.count % steps  # no product that could overflow int32
+    each, more = (
+      examples.count // steps,
+      examples.count % steps,
+    )  # no product that could overflow int32
     start, stop = (
       at * each + (jnp.maximum(at - (steps - more), 0) if late else jnp.minimum(at, more))
       for at in (step, step + 1)
     )
-    return rows.batch(start, stop, size)
+    return examples.batch(start, stop, size)
 
-  def part(rows: Rows, size: int, step: jax.Array) -> Batch:
+  def part(examples: Examples, size: int, step: jax.Array) -> Batch:
     """Batch `step` of a pass over one set."""
     if even:
-      return share(rows, size, _ceil(rows.count, batch_size), step)
-    return rows.batch(step * size, (step + 1) * size, size)
+      return share(examples, size, _ceil(examples.count, batch_size), step)
+    return examples.batch(step * size, (step + 1) * size, size)
 
-  def cycled(rows: Rows, size: int) -> Batch:
-    return part(rows, size, step % _ceil(rows.count, batch_size if even else size))
+  def cycled(examples: Examples, size: int) -> Batch:
+    return part(examples, size, step % _ceil(examples.count, batch_size if even else size))
 
   if passes in ("retain", "forget"):
     return cycled(forget, size.forget), cycled(retain, size.retain)
@@ -179,13 +136,6 @@ def at_step(
 
 def _forget_steps(passes: Alternate, batch_size, forget, epoch):
   return jnp.where(epoch < passes.forget_epochs, _ceil(forget, batch_size), 0)
-
-
-def padded_rows(rows: np.ndarray, capacity: int) -> tuple[jax.Array, jax.Array]:
-  """Returns row numbers int32 [capacity] with their count."""
-  padded = np.zeros(capacity, np.int32)
-  padded[: len(rows)] = rows
-  return jnp.asarray(padded), jnp.int32(len(rows))
 
 
 def _ceil(count, size):

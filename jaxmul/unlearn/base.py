@@ -19,9 +19,10 @@ from jax import lax
 
 from jaxmul import _check, _sharding
 from jaxmul._blocks import least_rows
+from jaxmul._examples import Batch, Examples, examples_of
 from jaxmul.binding import (
-  Bound,
-  as_bound,
+  Network,
+  as_network,
   refuse_lone_rows,
   refuse_untrainable,
   warn_without_train_fn,
@@ -31,12 +32,9 @@ from jaxmul.data.split import Split
 from jaxmul.train import Recipe, fit
 from jaxmul.unlearn._passes import (
   Alternate,
-  Batch,
   Passes,
-  Rows,
   at_step,
   num_steps,
-  padded_rows,
   sizes,
 )
 
@@ -54,8 +52,8 @@ class Session(NamedTuple):
       is called without one.
   """
 
-  forget: Rows
-  retain: Rows
+  forget: Examples
+  retain: Examples
   epochs: int
   batch_size: int
   key: jax.Array
@@ -81,34 +79,34 @@ class Unlearner:
   """An unlearning algorithm as two pure functions, and three more for those that need them.
 
   Attributes:
-    init: `(params, session) -> state`, any pytree of arrays.
-    update: `(forget, retain, state, params, key) -> (updates, state)`, batches and a `Bound` in,
-      and out a `Bound` of increments for `optax.apply_updates(params, updates)`; that of a bool in
-      the network's state says whether it changes. None for an algorithm of one shot, whose result
-      is what `start` returns.
+    init: `(network, session) -> state`, any pytree of arrays.
+    update: `(forget, retain, state, network, key) -> (updates, state)`, batches and a `Network` in,
+      and out a `Network` of increments for `optax.apply_updates(params, updates)`; that of a bool
+      in the network's state says whether it changes. None for an algorithm of one shot, whose
+      result is what `start` returns.
     passes: how an epoch walks: "retain" (over R, S cycled beside it), "forget" (over S, R beside
       it), "union" (over both, in proportion) or `Alternate` (over S, then over R).
     identity: equal for equal algorithms, which share a compiled program: name and all
       hyperparameters. One that is left out would be that of the first such algorithm, silently. By
       default the two functions themselves.
-    start: `(params, state) -> params`, before the first step: weights are reset, a head is widened.
+    start: `(network, state) -> network`, before the first step: weights reset, a head widened.
     tick: `(state, clock) -> state`, before each step, for what depends on time.
-    finish: `(params, state) -> params`, after the last step: a head is narrowed.
+    finish: `(network, state) -> network`, after the last step: a head is narrowed.
     given: the arrays it was made with, such as fresh params: what a hash of it must include.
 
   Raises:
     ValueError: `passes` is none of these.
   """
 
-  init: Callable[[Bound, Session], Any] = dataclasses.field(compare=False)
-  update: Callable[[Batch, Batch, Any, Bound, jax.Array], tuple[Bound, Any]] | None = (
+  init: Callable[[Network, Session], Any] = dataclasses.field(compare=False)
+  update: Callable[[Batch, Batch, Any, Network, jax.Array], tuple[Network, Any]] | None = (
     dataclasses.field(compare=False)
   )
   passes: Passes = "retain"
   identity: Hashable = None
-  start: Callable[[Bound, Any], Bound] | None = dataclasses.field(default=None, compare=False)
+  start: Callable[[Network, Any], Network] | None = dataclasses.field(default=None, compare=False)
   tick: Callable[[Any, Clock], Any] | None = dataclasses.field(default=None, compare=False)
-  finish: Callable[[Bound, Any], Bound] | None = dataclasses.field(default=None, compare=False)
+  finish: Callable[[Network, Any], Network] | None = dataclasses.field(default=None, compare=False)
   given: Any = dataclasses.field(default=(), compare=False)
 
   def __post_init__(self):
@@ -132,16 +130,16 @@ def refuse_uncalled(given: Any, caller: str, wanted: str = "an unlearn.Unlearner
 
 
 class Diverged(FloatingPointError):
-  """Unlearning met values that are not finite; `params` are those of the last good epoch."""
+  """Unlearning met values that are not finite; `network` is that of the last good epoch."""
 
-  def __init__(self, message: str, params: Bound):
+  def __init__(self, message: str, network: Network):
     super().__init__(message)
-    self.params = params
+    self.network = network
 
 
 def run(
   unlearner: Unlearner,
-  params: Bound,
+  network: Network,
   dataset: Dataset,
   split: Split,
   key: jax.Array,
@@ -150,12 +148,12 @@ def run(
   batch_size: int = 256,
   freeze_statistics: bool = False,
   devices: Sequence[Any] | None = None,
-) -> Bound:
+) -> Network:
   """Unlearns a forget set.
 
   Args:
     unlearner: the algorithm, such as `fine_tune()`.
-    params: the trained network; also an `nnx.Module`, or another callable pytree of float arrays.
+    network: the trained network; also an `nnx.Module`, or another callable pytree of float arrays.
     dataset: holds the examples that `split` names.
     split: only `forget` and `retain` are used. The order of the ids does not matter.
     key: for orders and random choices.
@@ -175,23 +173,24 @@ def run(
       data, a label is not a class, a number is below 1 or no integer, there are no devices or they
       do not divide the batch, params have no forward pass, or hold batch statistics, or a pass over
       a set would take statistics of a single example.
-    Diverged: values became NaN or inf; the exception holds the last good params.
+    Diverged: values became NaN or inf; the exception holds the network of the last good epoch.
 
   Example:
     >>> import jax, numpy as np
     >>> from jaxmul import models, unlearn
     >>> from jaxmul.data import Dataset, Split
     >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
-    >>> params = models.init(models.mlp((8,), 2), jax.random.key(0), toy.images)
+    >>> network = models.init(models.mlp((8,), 2), jax.random.key(0), toy.inputs)
     >>> split = Split(forget=np.array([3]), retain=np.array([0, 1, 2]))
-    >>> forgot = unlearn.run(unlearn.neg_grad(0.1), params, toy, split, jax.random.key(1), epochs=9)
+    >>> key = jax.random.key(1)
+    >>> forgot = unlearn.run(unlearn.neg_grad(0.1), network, toy, split, key, epochs=9)
     >>> from jaxmul import proxies
-    >>> bool(proxies.loss(forgot, toy.batch())[3] > proxies.loss(params, toy.batch())[3])
+    >>> bool(proxies.loss(forgot, toy.batch())[3] > proxies.loss(network, toy.batch())[3])
     True
   """
   refuse_uncalled(unlearner, "unlearn.run")
-  params = as_bound(params, None, "unlearn.run")
-  refuse_untrainable(params, "unlearn.run")
+  network = as_network(network, None, "unlearn.run")
+  refuse_untrainable(network, "unlearn.run")
   _check.count(epochs, "epochs", "unlearn.run")
   _check.count(batch_size, "batch_size", "unlearn.run")
   if devices is not None and not len(devices):
@@ -203,87 +202,86 @@ def run(
       f"unlearn.run got batch_size={batch_size} for {mesh.size} devices, which must divide it. "
       f"Use {-(-batch_size // mesh.size) * mesh.size}."
     )
-  classes = jax.eval_shape(params, dataset.take(dataset.ids[:1]).batch()[0]).shape[-1]
+  classes = jax.eval_shape(network, dataset.example).shape[-1]
   _check.class_numbers(dataset.labels, classes, "unlearn.run")
-  _check.outputs(params, dataset.images[:8], "unlearn.run")
-  images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
+  _check.outputs(network, dataset.inputs[:8], "unlearn.run")
+  examples = examples_of(dataset)
   if devices is not None and mesh is None:
-    images, labels, params = jax.device_put((images, labels, params), devices[0])
+    examples, network = jax.device_put((examples, network), devices[0])
   forget, retain = (
-    Rows(images, labels, *padded_rows(dataset.rows(sorted(ids)), len(dataset)))
-    for ids in (split.forget, split.retain)
+    examples.subset(dataset.rows(sorted(ids)), len(dataset)) for ids in (split.forget, split.retain)
   )
-  train_fn = params.train_fn
+  train_fn = network.train_fn
   if freeze_statistics:
-    params = params.replace(train_fn=None)
+    network = network.replace(train_fn=None)
   elif unlearner.update is not None:
-    warn_without_train_fn(params, "unlearn.run", ", or say freeze_statistics=True")
+    warn_without_train_fn(network, "unlearn.run", ", or say freeze_statistics=True")
     for count in _counts(unlearner.passes, split):
       least = least_rows(count, batch_size)
-      refuse_lone_rows(params, least, "unlearn.run", "Say freeze_statistics=True")
+      refuse_lone_rows(network, least, "unlearn.run", "Say freeze_statistics=True")
   init_key, run_key = jax.random.split(key)
   session = Session(forget, retain, epochs, batch_size, init_key, dataset.ids)
-  state = unlearner.init(params, session)
-  original = params
+  state = unlearner.init(network, session)
+  original = network
   if unlearner.start is not None:
-    params = unlearner.start(params, state)
+    network = unlearner.start(network, state)
 
-  def finished(params: Bound) -> Bound:
+  def finished(network: Network) -> Network:
     if unlearner.finish is not None:
-      params = unlearner.finish(params, state)
-    return params.replace(train_fn=train_fn)
+      network = unlearner.finish(network, state)
+    return network.replace(train_fn=train_fn)
 
   if unlearner.update is None:
-    if not _finite(params):
+    if not _finite(network):
       raise Diverged(
         "unlearning in one shot gave params that are not finite. Use a smaller step or more "
-        "damping; .params holds the original.",
+        "damping; .network holds the original.",
         original.replace(train_fn=train_fn),
       )
-    return finished(params)
+    return finished(network)
   size = sizes(
     *(unlearner.passes, batch_size, len(split.forget), len(split.retain)),
     multiple=multiple,
-    even=params.train_fn is not None,
+    even=network.train_fn is not None,
   )
   if mesh is not None:
-    forget, retain, params, state = _sharding.replicate((forget, retain, params, state), mesh)
+    forget, retain, network, state = _sharding.replicate((forget, retain, network, state), mesh)
   for epoch in range(epochs):
     new, new_state, finite = _epoch(
-      unlearner, mesh, size, batch_size, forget, retain, state, params, run_key, epoch
+      unlearner, mesh, size, batch_size, forget, retain, state, network, run_key, epoch
     )
     if not finite:
       raise Diverged(
         f"unlearning diverged in epoch {epoch + 1} of {epochs}: params are not finite. Lower the "
-        "learning rate; .params holds the epoch before.",
-        finished(params),
+        "learning rate; .network holds that of the epoch before.",
+        finished(network),
       )
-    params, state = new, new_state
-  return finished(params)
+    network, state = new, new_state
+  return finished(network)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _epoch(unlearner, mesh, size, batch_size, forget, retain, state, params, key, epoch):
+def _epoch(unlearner, mesh, size, batch_size, forget, retain, state, network, key, epoch):
   """One epoch as one program; the number of steps is a run-time value."""
   passes = unlearner.passes
   forget_key, retain_key, step_key = jax.random.split(jax.random.fold_in(key, epoch), 3)
   forget, retain = forget.shuffled(forget_key), retain.shuffled(retain_key)
   steps = num_steps(passes, batch_size, forget.count, retain.count, epoch)
-  even = params.train_fn is not None
+  even = network.train_fn is not None
 
   def step(index, carry):
-    params, state = carry
+    network, state = carry
     batches = at_step(passes, size, batch_size, forget, retain, epoch, index, even=even)
     if mesh is not None:
       batches = _sharding.constrain(batches, mesh)
     if unlearner.tick is not None:
       state = unlearner.tick(state, Clock(*map(jnp.int32, (epoch, index, steps))))
     key = jax.random.fold_in(step_key, index)
-    updates, state = unlearner.update(*batches, state, params, key)
-    return apply_increments(params, updates), state
+    updates, state = unlearner.update(*batches, state, network, key)
+    return apply_increments(network, updates), state
 
-  params, state = lax.fori_loop(0, steps, step, (params, state))
-  return params, state, _finite(params)
+  network, state = lax.fori_loop(0, steps, step, (network, state))
+  return network, state, _finite(network)
 
 
 def _counts(passes: Passes, split: Split) -> tuple[int, ...]:
@@ -305,11 +303,11 @@ def increment(new: jax.Array, old: jax.Array) -> jax.Array:
   return new ^ old if _is_bool(new) else new - old
 
 
-def apply_increments(params: Any, updates: Any) -> Any:
+def apply_increments(network: Any, updates: Any) -> Any:
   """Returns `optax.apply_updates(params, updates)`, where a bool changes if its update says so."""
-  changed = optax.apply_updates(params, updates)
+  changed = optax.apply_updates(network, updates)
   return jax.tree.map(
-    lambda old, update, new: old ^ update if _is_bool(old) else new, params, updates, changed
+    lambda old, update, new: old ^ update if _is_bool(old) else new, network, updates, changed
   )
 
 
@@ -317,8 +315,8 @@ def _is_bool(leaf: Any) -> bool:
   return jnp.issubdtype(jnp.result_type(leaf), jnp.bool_)
 
 
-def _finite(params: Bound) -> jax.Array:
-  finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params.params, params.state))]
+def _finite(network: Network) -> jax.Array:
+  finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((network.params, network.state))]
   return jnp.stack(finite).all()
 
 
@@ -332,7 +330,7 @@ def retrain(recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array):
     key: for initial params, order and augmentation.
 
   Returns:
-    A `train.Fit`; its `params` are the oracle, its scores and ids those of R.
+    A `train.Fit`; its `network` is the oracle, its scores and ids those of R.
 
   Raises:
     ValueError: R is empty, an id is not in the data, or a label is not a class of the network.

@@ -12,9 +12,9 @@ import numpy as np
 from jax import lax
 
 from jaxmul import losses
-from jaxmul.binding import Bound
+from jaxmul._examples import Batch
+from jaxmul.binding import Network
 from jaxmul.data.dataset import as_inputs
-from jaxmul.unlearn._passes import Batch
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.base import Session, Unlearner
 from jaxmul.unlearn.objective import batch_risk, descend, merged, sgd
@@ -51,13 +51,13 @@ def boundary_shrink(
   if not radius >= 0:
     raise ValueError(f"boundary_shrink got radius={radius}, must be at least 0.")
 
-  def remember(params: Bound, session: Session) -> jax.Array:
-    arguments = (params, jnp.float32(radius))
+  def remember(network: Network, session: Session) -> jax.Array:
+    arguments = (network, jnp.float32(radius))
     return map_members(_nearest_class, arguments, session.forget, session.batch_size)
 
-  def objective(params, turn, nearest):
+  def objective(network, turn, nearest):
     relabelled = turn.forget._replace(labels=nearest[turn.forget.rows])
-    return batch_risk(params, relabelled, turn.key)
+    return batch_risk(network, relabelled, turn.key)
 
   return descend(
     objective,
@@ -71,12 +71,12 @@ def boundary_shrink(
 class _Heads(NamedTuple):
   """The network before and with one class more."""
 
-  original: Bound
-  wide: Bound
+  original: Network
+  wide: Network
 
 
 def boundary_expand(
-  initial: Bound, learning_rate: float = 1e-5, *, momentum: float = 0.9
+  initial: Network, learning_rate: float = 1e-5, *, momentum: float = 0.9
 ) -> Unlearner:
   """Gives S a class of its own, C, descends the risk on S alone, and drops the class afterwards.
 
@@ -105,32 +105,32 @@ def boundary_expand(
     'forget'
   """
 
-  def remember(params: Bound, session: Session) -> _Heads:
+  def remember(network: Network, session: Session) -> _Heads:
     del session
-    _refuse_unlike(params, initial)
-    wide = initial.replace(train_fn=None) if params.train_fn is None else initial
-    return _Heads(params, wide)
+    _refuse_unlike(network, initial)
+    wide = initial.replace(train_fn=None) if network.train_fn is None else initial
+    return _Heads(network, wide)
 
-  def start(params: Bound, heads: _Heads) -> Bound:
+  def start(network: Network, heads: _Heads) -> Network:
     def widened(old, new):
       if old.shape == new.shape:
         return old
       return jnp.concatenate([old, new[..., old.shape[-1] :].astype(old.dtype)], -1)
 
-    wide = jax.tree.map(widened, params.params, heads.wide.params)
-    return heads.wide.replace(params=wide, state=params.state)
+    wide = jax.tree.map(widened, network.params, heads.wide.params)
+    return heads.wide.replace(params=wide, state=network.state)
 
-  def finish(params: Bound, heads: _Heads) -> Bound:
+  def finish(network: Network, heads: _Heads) -> Network:
     narrow = jax.tree.map(
-      lambda wide, old: wide[..., : old.shape[-1]], params.params, heads.original.params
+      lambda wide, old: wide[..., : old.shape[-1]], network.params, heads.original.params
     )
-    return heads.original.replace(params=narrow, state=params.state)
+    return heads.original.replace(params=narrow, state=network.state)
 
-  def objective(params, turn, heads):
+  def objective(network, turn, heads):
     del heads
-    extra = jax.eval_shape(params, turn.forget.inputs).shape[-1] - 1
+    extra = jax.eval_shape(network, turn.forget.inputs).shape[-1] - 1
     return batch_risk(
-      params, turn.forget._replace(labels=jnp.full_like(turn.forget.labels, extra)), turn.key
+      network, turn.forget._replace(labels=jnp.full_like(turn.forget.labels, extra)), turn.key
     )
 
   return descend(
@@ -198,19 +198,19 @@ def amun(
     if not value >= least:
       raise ValueError(f"amun got {name}={value}, must be at least {least}.")
 
-  def remember(params: Bound, session: Session) -> _Adversarial:
-    dtype = as_inputs(session.forget.images[:1]).dtype
+  def remember(network: Network, session: Session) -> _Adversarial:
+    dtype = as_inputs(session.forget.inputs[:1]).dtype
     radii = jnp.asarray(radius * 2.0 ** np.arange(doublings + 1), dtype)
-    arguments = (params, radii, jnp.int32(steps))
+    arguments = (network, radii, jnp.int32(steps))
     return map_members(_nearest_adversarial, arguments, session.forget, session.batch_size)
 
-  def objective(params, turn, adversarial):
+  def objective(network, turn, adversarial):
     at = turn.forget.rows
     attacked = turn.forget._replace(
       inputs=adversarial.inputs[at].astype(turn.forget.inputs.dtype),
       labels=adversarial.labels[at],
     )
-    return batch_risk(params, merged(attacked, turn.retain), turn.key)
+    return batch_risk(network, merged(attacked, turn.retain), turn.key)
 
   return descend(
     objective,
@@ -249,15 +249,15 @@ def likeliest_wrong(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.argmax(jnp.where(is_label, -jnp.inf, logits), axis=-1).astype(jnp.int32)
 
 
-def _nearest_class(params: Bound, radius, batch: Batch) -> jax.Array:
+def _nearest_class(network: Network, radius, batch: Batch) -> jax.Array:
   def total(inputs):
-    return jnp.sum(losses.cross_entropy(params(inputs), batch.labels))
+    return jnp.sum(losses.cross_entropy(network(inputs), batch.labels))
 
   attacked = batch.inputs + radius * jnp.sign(jax.grad(total)(batch.inputs))
-  return likeliest_wrong(params(attacked.astype(batch.inputs.dtype)), batch.labels)
+  return likeliest_wrong(network(attacked.astype(batch.inputs.dtype)), batch.labels)
 
 
-def _nearest_adversarial(params: Bound, radii, steps, batch: Batch) -> _Adversarial:
+def _nearest_adversarial(network: Network, radii, steps, batch: Batch) -> _Adversarial:
   inputs, labels = batch.inputs, batch.labels
   rank = (-1, *(1,) * (inputs.ndim - 1))
 
@@ -269,26 +269,26 @@ def _nearest_adversarial(params: Bound, radii, steps, batch: Batch) -> _Adversar
       return inputs + moved * jnp.minimum(1, radius / jnp.maximum(norms(moved), 1e-30))
 
     step = 2.5 * radius / steps
-    attacked = _ascent(params, inputs, labels, step, steps, project).astype(inputs.dtype)
-    fooled = ~losses.is_correct(params(attacked), labels)
+    attacked = _ascent(network, inputs, labels, step, steps, project).astype(inputs.dtype)
+    fooled = ~losses.is_correct(network(attacked), labels)
     best = jnp.where(done.reshape(rank), best, attacked)
     return (best, done | fooled), None
 
-  already = ~losses.is_correct(params(inputs), labels)
+  already = ~losses.is_correct(network(inputs), labels)
   (best, _), _ = lax.scan(attack, (inputs, already), radii)
-  return _Adversarial(best, likeliest_wrong(params(best), labels))
+  return _Adversarial(best, likeliest_wrong(network(best), labels))
 
 
-def _refuse_unlike(params: Bound, initial: Bound) -> None:
+def _refuse_unlike(network: Network, initial: Network) -> None:
   def fits(old, new):
     return old.shape == new.shape or (
       old.shape[:-1] == new.shape[:-1] and old.shape[-1] + 1 == new.shape[-1]
     )
 
-  same = jax.tree.structure(params.params) == jax.tree.structure(initial.params)
-  fitting = same and all(jax.tree.leaves(jax.tree.map(fits, params.params, initial.params)))
+  same = jax.tree.structure(network.params) == jax.tree.structure(initial.params)
+  fitting = same and all(jax.tree.leaves(jax.tree.map(fits, network.params, initial.params)))
   shapes = [
-    [jnp.shape(leaf) for leaf in jax.tree.leaves(each.params)] for each in (params, initial)
+    [jnp.shape(leaf) for leaf in jax.tree.leaves(each.params)] for each in (network, initial)
   ]
   if not fitting or shapes[0] == shapes[1]:
     raise ValueError(

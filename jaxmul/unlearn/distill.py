@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from jaxmul import _check, losses
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.unlearn._passes import Alternate
 from jaxmul.unlearn._whole import all_logits, is_member
@@ -81,21 +81,21 @@ def scrub(
   if not temperature > 0:
     raise ValueError(f"scrub got temperature={temperature}, must be above 0.")
 
-  def apart(params, turn, teacher):
-    student, _ = train_logits(params, turn.forget, turn.key)
+  def apart(network, turn, teacher):
+    student, _ = train_logits(network, turn.forget, turn.key)
     each = divergence(teacher[turn.forget.rows], student, temperature)
     # The decay that the optimizer adds is taken out again: this is pure ascent.
-    decay = 0.5 * weight_decay * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params.params))
-    return -losses.masked_mean(each, turn.forget.mask) - decay, params
+    decay = 0.5 * weight_decay * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(network.params))
+    return -losses.masked_mean(each, turn.forget.mask) - decay, network
 
-  def together(params, turn, teacher):
-    student, new = train_logits(params, turn.retain, turn.key)
+  def together(network, turn, teacher):
+    student, new = train_logits(network, turn.retain, turn.key)
     risk = losses.cross_entropy(student, turn.retain.labels)
     each = gamma * risk + beta * divergence(teacher[turn.retain.rows], student, temperature)
     return losses.masked_mean(each, turn.retain.mask), new
 
-  def objective(params, turn, teacher):
-    return jax.lax.cond(turn.forget.mask.any(), apart, together, params, turn, teacher)
+  def objective(network, turn, teacher):
+    return jax.lax.cond(turn.forget.mask.any(), apart, together, network, turn, teacher)
 
   return descend(
     objective,
@@ -107,7 +107,7 @@ def scrub(
 
 
 def bad_teacher(
-  initial: Bound, learning_rate: float = 1e-4, *, temperature: float = 1.0
+  initial: Network, learning_rate: float = 1e-4, *, temperature: float = 1.0
 ) -> Unlearner:
   """Imitates a random network on S and the original one on R: KL(t‖s) on both, by Adam.
 
@@ -140,8 +140,8 @@ def bad_teacher(
   if not temperature > 0:
     raise ValueError(f"bad_teacher got temperature={temperature}, must be above 0.")
 
-  def remember(params: Bound, session: Session) -> jax.Array:
-    good = all_logits(params, session.retain, session.batch_size)
+  def remember(network: Network, session: Session) -> jax.Array:
+    good = all_logits(network, session.retain, session.batch_size)
     bad = all_logits(initial, session.forget, session.batch_size)
     if bad.shape != good.shape:
       raise ValueError(
@@ -150,9 +150,9 @@ def bad_teacher(
       )
     return good + bad
 
-  def objective(params, turn, teacher):
+  def objective(network, turn, teacher):
     batch = merged(turn.forget, turn.retain)
-    student, new = train_logits(params, batch, turn.key)
+    student, new = train_logits(network, batch, turn.key)
     each = divergence(teacher[batch.rows], student, temperature)
     return losses.masked_mean(each, batch.mask), new
 
@@ -220,22 +220,22 @@ def regun(
   if not len(heldout):
     raise ValueError("regun got no held-out examples, must be at least one of each class in S.")
 
-  def remember(params: Bound, session: Session) -> jax.Array:
+  def remember(network: Network, session: Session) -> jax.Array:
     inputs, labels = heldout.batch()
-    logits = params(inputs)
+    logits = network(inputs)
     classes = jnp.arange(logits.shape[-1])
     forgotten, retained = (
-      jnp.zeros(len(classes), bool).at[rows.labels].max(is_member(rows))
-      for rows in (session.forget, session.retain)
+      jnp.zeros(len(classes), bool).at[examples.labels].max(is_member(examples))
+      for examples in (session.forget, session.retain)
     )
     members = labels == classes[:, None]
     _refuse_unknown_class(forgotten & ~members.any(1))
     outputs = jnp.exp(losses.log_probabilities(jnp.where(retained, logits, -jnp.inf)))
     return members @ outputs / jnp.maximum(members.sum(1), 1)[:, None]
 
-  def objective(params, turn, references):
-    risk, new = batch_risk(params, turn.retain, turn.key)
-    student, _ = train_logits(params, turn.forget, jax.random.fold_in(turn.key, 1))
+  def objective(network, turn, references):
+    risk, new = batch_risk(network, turn.retain, turn.key)
+    student, _ = train_logits(network, turn.forget, jax.random.fold_in(turn.key, 1))
     share = turn.forget.mask / jnp.maximum(turn.forget.mask.sum(), 1)
     reference = share.astype(references.dtype) @ references[turn.forget.labels]
     each = divergence(jnp.log(jnp.maximum(reference, jnp.finfo(reference.dtype).tiny)), student)
@@ -307,7 +307,7 @@ def dmm(
       "that was never left out, or always: train more models."
     )
 
-  def remember(params: Bound, session: Session) -> jax.Array:
+  def remember(network: Network, session: Session) -> jax.Array:
     if session.ids is None:
       raise ValueError("dmm joins its influence by id, but the session has no ids. Use run.")
     in_forget, in_retain = is_member(session.forget), is_member(session.retain)
@@ -317,7 +317,7 @@ def dmm(
     gone = in_forget.at[sources_at].get(mode="fill", fill_value=False)
     effects = jnp.asarray(beta)
     removed = jnp.einsum("tjc,j->tc", effects, gone.astype(effects.dtype))
-    logits = _own_logits(params, session)
+    logits = _own_logits(network, session)
     if logits.shape[-1] != beta.shape[-1]:
       raise ValueError(
         f"dmm got influences on {beta.shape[-1]} logits for a network of {logits.shape[-1]} "
@@ -325,9 +325,9 @@ def dmm(
       )
     return logits.at[targets_at].add(-removed.astype(logits.dtype), mode="drop")
 
-  def objective(params, turn, predicted):
+  def objective(network, turn, predicted):
     batch = merged(turn.forget, turn.retain)
-    student, new = train_logits(params, batch, turn.key)
+    student, new = train_logits(network, batch, turn.key)
     each = jnp.sum((student - predicted[batch.rows]) ** 2, axis=-1)
     return losses.masked_mean(each, batch.mask), new
 
@@ -341,10 +341,10 @@ def dmm(
   )
 
 
-def _own_logits(params: Bound, session: Session) -> jax.Array:
+def _own_logits(network: Network, session: Session) -> jax.Array:
   """The original network's logits [N, C] of S and R."""
-  logits = all_logits(params, session.retain, session.batch_size)
-  return logits + all_logits(params, session.forget, session.batch_size)
+  logits = all_logits(network, session.retain, session.batch_size)
+  return logits + all_logits(network, session.forget, session.batch_size)
 
 
 def _rows_of(ids: np.ndarray, all_ids: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import losses
-from jaxmul.binding import Bound
-from jaxmul.unlearn._passes import Batch
+from jaxmul._examples import Batch
+from jaxmul.binding import Network
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.base import Session, Unlearner
 from jaxmul.unlearn.boundary import likeliest_wrong, norms
@@ -20,7 +20,7 @@ from jaxmul.unlearn.distill import divergence
 from jaxmul.unlearn.layers import in_layers
 from jaxmul.unlearn.objective import descend, only, sgd
 
-FeaturesFn = Callable[[Bound, jax.Array], jax.Array]
+FeaturesFn = Callable[[Network, jax.Array], jax.Array]
 
 
 class _Attacked(NamedTuple):
@@ -52,7 +52,7 @@ def layer_attack(
   through one layer. The paper tunes rate and epochs; 0.01 and 10 are our choice.
 
   Args:
-    features_fn: `(params, inputs [B, ...]) -> φ [B, F]` in evaluation mode, such as
+    features_fn: `(network, inputs [B, ...]) -> φ [B, F]` in evaluation mode, such as
       `models.features(model, head)`.
     head: name of the last layer, with leaves "kernel" [F, C] and "bias" [C].
     learning_rate: η, constant.
@@ -86,22 +86,22 @@ def layer_attack(
       f"layer_attack got step={step} and steps={steps}, must be above 0 and at least 1."
     )
 
-  def remember(params: Bound, session: Session) -> _Attacked:
-    in_layers(params.params, (head,), "layer_attack")
-    features = map_members(_features, (_Static(features_fn), params), session.forget, 256)
+  def remember(network: Network, session: Session) -> _Attacked:
+    in_layers(network.params, (head,), "layer_attack")
+    features = map_members(_features, (_Static(features_fn), network), session.forget, 256)
     length = step * jnp.sum(norms(features)) / session.forget.count  # rows outside S are 0
-    arguments = (features, *_head(params, head), length, jnp.int32(steps))
+    arguments = (features, *_head(network, head), length, jnp.int32(steps))
     teacher, labels = map_members(_attack, arguments, session.forget, 256)
     return _Attacked(features, teacher, labels)
 
-  def objective(params, turn, attacked):
+  def objective(network, turn, attacked):
     at = turn.forget.rows
-    kernel, bias = _head(params, head)
+    kernel, bias = _head(network, head)
     student = attacked.features[at] @ kernel + bias
     each = (1 - alpha) * losses.cross_entropy(student, attacked.labels[at])
     each += alpha * divergence(attacked.teacher[at], student, temperature)
     right = losses.is_correct(student, turn.forget.labels)
-    return losses.masked_mean(jnp.where(right, each, 0), turn.forget.mask), params
+    return losses.masked_mean(jnp.where(right, each, 0), turn.forget.mask), network
 
   def reshape(updates, attacked, turn):
     del attacked, turn
@@ -141,8 +141,8 @@ class _Static:
     return hash(self.function)
 
 
-def _features(features_fn: _Static, params: Bound, batch: Batch) -> jax.Array:
-  return features_fn.function(params, batch.inputs)
+def _features(features_fn: _Static, network: Network, batch: Batch) -> jax.Array:
+  return features_fn.function(network, batch.inputs)
 
 
 def _attack(features, kernel, bias, length, steps, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -163,9 +163,9 @@ def _attack(features, kernel, bias, length, steps, batch: Batch) -> tuple[jax.Ar
   return logits, likeliest_wrong(logits, labels)
 
 
-def _head(params: Bound, head: str) -> tuple[jax.Array, jax.Array]:
+def _head(network: Network, head: str) -> tuple[jax.Array, jax.Array]:
   found = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params.params):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(network.params):
     names = [jax.tree_util.keystr((key,), simple=True) for key in path]
     if head in names:
       found[names[-1]] = leaf

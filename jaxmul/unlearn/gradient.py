@@ -79,10 +79,10 @@ def l1_sparse(
   if not alpha >= 0:
     raise ValueError(f"l1_sparse got alpha={alpha}, must be at least 0.")
 
-  def objective(params, turn, memory):
+  def objective(network, turn, memory):
     del memory
-    risk, new = batch_risk(params, turn.retain, turn.key)
-    norm = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(params.params))
+    risk, new = batch_risk(network, turn.retain, turn.key)
+    norm = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(network.params))
     return risk + alpha * (1 - turn.clock.epoch / turn.epochs) * norm, new
 
   return descend(
@@ -115,10 +115,10 @@ def neg_grad(learning_rate: float = 1e-4, *, momentum: float = 0.9) -> Unlearner
     'forget'
   """
 
-  def objective(params, turn, memory):
+  def objective(network, turn, memory):
     del memory
-    risk, params = batch_risk(params, turn.forget, turn.key)
-    return -risk, params
+    risk, network = batch_risk(network, turn.forget, turn.key)
+    return -risk, network
 
   return descend(
     objective,
@@ -164,10 +164,10 @@ def neg_grad_plus(
   if not 0 <= alpha <= 1:
     raise ValueError(f"neg_grad_plus got alpha={alpha}, must be in [0, 1].")
 
-  def objective(params, turn, memory):
+  def objective(network, turn, memory):
     del memory
-    risk_retain, new = batch_risk(params, turn.retain, turn.key)
-    risk_forget, _ = batch_risk(params, turn.forget, jax.random.fold_in(turn.key, 1))
+    risk_retain, new = batch_risk(network, turn.retain, turn.key)
+    risk_forget, _ = batch_risk(network, turn.forget, jax.random.fold_in(turn.key, 1))
     return alpha * risk_retain - (1 - alpha) * risk_forget, new
 
   return descend(

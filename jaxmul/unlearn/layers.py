@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.unlearn.base import Unlearner
 from jaxmul.unlearn.objective import descend, only, retain_risk, sgd
 
@@ -50,9 +50,9 @@ def cf_k(
   """
   names = _last("cf_k", layers, k)
 
-  def remember(params, session):
+  def remember(network, session):
     del session
-    in_layers(params.params, names, "cf_k")
+    in_layers(network.params, names, "cf_k")
     return ()
 
   return descend(
@@ -66,7 +66,7 @@ def cf_k(
 
 def eu_k(
   layers: Sequence[str],
-  initial: Bound,
+  initial: Network,
   k: int = 1,
   learning_rate: float = 0.01,
   *,
@@ -104,20 +104,20 @@ def eu_k(
   """
   names = _last("eu_k", layers, k)
 
-  def start(params: Bound, fresh: Bound) -> Bound:
+  def start(network: Network, fresh: Network) -> Network:
     def chosen(path, old, new):
       return new.astype(old.dtype) if _names(path) & set(names) else old
 
     weights, state = (
       jax.tree_util.tree_map_with_path(chosen, old, new)
-      for old, new in ((params.params, fresh.params), (params.state, fresh.state))
+      for old, new in ((network.params, fresh.params), (network.state, fresh.state))
     )
-    return params.replace(params=weights, state=state)
+    return network.replace(params=weights, state=state)
 
-  def remember(params, session):
+  def remember(network, session):
     del session
-    in_layers(params.params, names, "eu_k")
-    refuse_unlike("eu_k", initial, params)
+    in_layers(network.params, names, "eu_k")
+    refuse_unlike("eu_k", initial, network)
     return initial
 
   return descend(
@@ -146,7 +146,7 @@ def in_layers(tree: Any, names: Sequence[str], caller: str) -> Any:
   return jax.tree_util.tree_map_with_path(lambda path, leaf: bool(_names(path) & set(names)), tree)
 
 
-def refuse_unlike(name: str, initial: Bound, params: Bound) -> None:
+def refuse_unlike(name: str, initial: Network, network: Network) -> None:
   """Raises ValueError where `initial` is not the same network: other leaves, or other shapes.
 
   Example:
@@ -157,7 +157,7 @@ def refuse_unlike(name: str, initial: Bound, params: Bound) -> None:
     ValueError: eu_k needs initial to be the same network with fresh params, but its w is (3,), ...
   """
   for part in ("params", "state"):
-    got, wanted = (_shapes(getattr(each, part)) for each in (initial, params))
+    got, wanted = (_shapes(getattr(each, part)) for each in (initial, network))
     for at in sorted(got | wanted):
       if got.get(at) != wanted.get(at):
         raise ValueError(

@@ -13,8 +13,9 @@ import numpy as np
 import optax
 
 from jaxmul import _check, losses
-from jaxmul.binding import Bound
-from jaxmul.unlearn._passes import Batch, Passes
+from jaxmul._examples import Batch
+from jaxmul.binding import Network
+from jaxmul.unlearn._passes import Passes
 from jaxmul.unlearn.base import Clock, Session, Unlearner, increment
 
 
@@ -45,7 +46,7 @@ class ObjectiveState(NamedTuple):
   epochs: jax.Array
 
 
-Objective = Callable[[Bound, Turn, Any], tuple[jax.Array, Bound]]
+Objective = Callable[[Network, Turn, Any], tuple[jax.Array, Network]]
 
 
 def descend(
@@ -54,9 +55,9 @@ def descend(
   *,
   identity: Hashable,
   passes: Passes = "retain",
-  remember: Callable[[Bound, Session], Any] = lambda params, session: (),
-  start: Callable[[Bound, Any], Bound] | None = None,
-  finish: Callable[[Bound, Any], Bound] | None = None,
+  remember: Callable[[Network, Session], Any] = lambda network, session: (),
+  start: Callable[[Network, Any], Network] | None = None,
+  finish: Callable[[Network, Any], Network] | None = None,
   reshape: Callable[[Any, Any, Turn], Any] | None = None,
   given: Any = (),
 ) -> Unlearner:
@@ -66,62 +67,62 @@ def descend(
   place of those that move (`sam`).
 
   Args:
-    objective: `(params, turn, memory) -> (value, params)`; the second result carries the new state
-      of the network, such as BatchNorm statistics.
+    objective: `(network, turn, memory) -> (value, network)`; the second result carries the new
+      state of the network, such as BatchNorm statistics.
     optimizer: what turns its gradient into updates.
     identity: name and hyperparameters, see `Unlearner`.
     passes: see `Unlearner`.
-    remember: `(params, session) -> memory`, what the objective needs later, of the original params.
-    start: `(params, memory) -> params`, where the descent begins; the original params by default.
-    finish: `(params, memory) -> params`, after the last step.
+    remember: `(network, session) -> memory`, what the objective needs later, of the original.
+    start: `(network, memory) -> network`, where the descent begins; the original by default.
+    finish: `(network, memory) -> network`, after the last step.
     reshape: `(updates, memory, turn) -> updates`, applied last: what it zeroes does not move,
       weight decay and momentum included.
     given: arrays that `remember` closes over, see `Unlearner`.
   """
 
-  def init(params: Bound, session: Session) -> ObjectiveState:
-    memory = remember(params, session)
-    first = params if start is None else start(params, memory)
+  def init(network: Network, session: Session) -> ObjectiveState:
+    memory = remember(network, session)
+    first = network if start is None else start(network, memory)
     zero = jnp.int32(0)
     return ObjectiveState(
       optimizer.init(first.params), memory, Clock(zero, zero, zero + 1), jnp.int32(session.epochs)
     )
 
-  def update(forget, retain, state, params, key, at=None):
+  def update(forget, retain, state, network, key, at=None):
     turn = Turn(forget, retain, key, state.clock, state.epochs)
 
     def value(theta):
-      value, new = objective(params.replace(params=theta), turn, state.memory)
+      value, new = objective(network.replace(params=theta), turn, state.memory)
       return value, new.state
 
-    where = params if at is None else at
+    where = network if at is None else at
     gradient, network_state = jax.grad(value, has_aux=True)(where.params)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, params.params)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, network.params)
     if reshape is not None:
       updates = reshape(updates, state.memory, turn)
-    moved = jax.tree.map(increment, network_state, params.state)
-    return params.replace(params=updates, state=moved), state._replace(optimizer=optimizer_state)
+    moved = jax.tree.map(increment, network_state, network.state)
+    return network.replace(params=updates, state=moved), state._replace(optimizer=optimizer_state)
 
   return Unlearner(
     init,
     update,
     passes,
     identity,
-    start=None if start is None else lambda params, state: start(params, state.memory),
+    start=None if start is None else lambda network, state: start(network, state.memory),
     tick=lambda state, clock: state._replace(clock=clock),
-    finish=None if finish is None else lambda params, state: finish(params, state.memory),
+    finish=None if finish is None else lambda network, state: finish(network, state.memory),
     given=given,
   )
 
 
-def one_shot(change: Callable[[Bound, Session], Bound], *, identity: Hashable) -> Unlearner:
+def one_shot(change: Callable[[Network, Session], Network], *, identity: Hashable) -> Unlearner:
   """Returns the Unlearner that changes the params once and makes no steps.
 
   Args:
-    change: `(params, session) -> params`.
+    change: `(network, session) -> network`.
     identity: name and hyperparameters, see `Unlearner`.
   """
-  return Unlearner(change, None, "retain", identity, start=lambda params, changed: changed)
+  return Unlearner(change, None, "retain", identity, start=lambda network, changed: changed)
 
 
 def sgd(
@@ -140,7 +141,7 @@ def sgd(
   )
 
 
-def train_logits(params: Bound, batch: Batch, key: jax.Array) -> tuple[jax.Array, Bound]:
+def train_logits(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Array, Network]:
   """Returns training-mode logits [B, C] of a batch, and params with the new network state.
 
   A network that may mix examples sees what stands in padding rows, which are other examples of the
@@ -148,22 +149,22 @@ def train_logits(params: Bound, batch: Batch, key: jax.Array) -> tuple[jax.Array
   state as it is.
   """
   inputs = batch.inputs
-  if params.train_fn is None:
+  if network.train_fn is None:
     inputs = jnp.where(batch.mask.reshape(-1, *(1,) * (inputs.ndim - 1)), inputs, 0)
-  logits, state = params.train(inputs, key, batch.mask)
-  return logits, params.replace(state=state)
+  logits, state = network.train(inputs, key, batch.mask)
+  return logits, network.replace(state=state)
 
 
-def batch_risk(params: Bound, batch: Batch, key: jax.Array) -> tuple[jax.Array, Bound]:
+def batch_risk(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Array, Network]:
   """Returns the mean loss of a batch in training mode, and params with the new network state."""
-  logits, params = train_logits(params, batch, key)
-  return losses.masked_mean(losses.cross_entropy(logits, batch.labels), batch.mask), params
+  logits, network = train_logits(network, batch, key)
+  return losses.masked_mean(losses.cross_entropy(logits, batch.labels), batch.mask), network
 
 
-def retain_risk(params: Bound, turn: Turn, memory: Any) -> tuple[jax.Array, Bound]:
+def retain_risk(network: Network, turn: Turn, memory: Any) -> tuple[jax.Array, Network]:
   """The objective risk_R, of all that tune on the retain set."""
   del memory
-  return batch_risk(params, turn.retain, turn.key)
+  return batch_risk(network, turn.retain, turn.key)
 
 
 def merged(a: Batch, b: Batch) -> Batch:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.unlearn._chosen import refuse_fraction, smallest
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.base import Session, Unlearner
@@ -87,8 +87,8 @@ def salun(
   """
   refuse_fraction("salun", fraction)
 
-  def remember(params: Bound, session: Session) -> Any:
-    return saliency_mask(full_gradient(params, session.forget, session.batch_size), fraction)
+  def remember(network: Network, session: Session) -> Any:
+    return saliency_mask(full_gradient(network, session.forget, session.batch_size), fraction)
 
   return descend(
     _relabelled_risk(never_true),
@@ -142,13 +142,13 @@ def random_labels(
 
 
 def _relabelled_risk(never_true: bool):
-  def objective(params, turn, memory):
+  def objective(network, turn, memory):
     del memory
     label_key, train_key = jax.random.split(turn.key)
     forget = turn.forget
-    num_classes = jax.eval_shape(params, forget.inputs).shape[-1]
+    num_classes = jax.eval_shape(network, forget.inputs).shape[-1]
     labels = random_labels(label_key, forget.labels, num_classes, never_true)
     relabelled = forget._replace(labels=labels.astype(forget.labels.dtype))
-    return batch_risk(params, merged(relabelled, turn.retain), train_key)
+    return batch_risk(network, merged(relabelled, turn.retain), train_key)
 
   return objective

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.unlearn._chosen import refuse_fraction, smallest
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.base import Session, Unlearner
@@ -26,7 +26,7 @@ class Chosen(NamedTuple):
 
 
 def msg(
-  initial: Bound,
+  initial: Network,
   learning_rate: float = 1e-3,
   *,
   fraction: float = 0.3,
@@ -73,24 +73,24 @@ def msg(
   if not rest >= 0:
     raise ValueError(f"msg got rest={rest}, must be at least 0.")
 
-  def remember(params: Bound, session: Session) -> Chosen:
-    refuse_unlike("msg", initial, params)
+  def remember(network: Network, session: Session) -> Chosen:
+    refuse_unlike("msg", initial, network)
     size, count = session.batch_size, session.forget.count
     shuffled = session.retain.shuffled(session.key)
     part = shuffled._replace(count=jnp.minimum(shuffled.count, count))
     difference = jax.tree.map(
       lambda p, s: jnp.abs(p - s),
-      full_gradient(params, part, size),
-      full_gradient(params, session.forget, size),
+      full_gradient(network, part, size),
+      full_gradient(network, session.forget, size),
     )
     mask = jax.tree.map(
       lambda kernel, d: smallest(d, fraction) if kernel else jnp.zeros(d.shape, bool),
-      kernels(params.params),
+      kernels(network.params),
       difference,
     )
     return Chosen(mask, initial.params)
 
-  def objective(params: Bound, turn: Turn, chosen: Chosen) -> tuple[jax.Array, Bound]:
+  def objective(network: Network, turn: Turn, chosen: Chosen) -> tuple[jax.Array, Network]:
     def slowed(kernel: bool, mask: jax.Array, weight: jax.Array) -> jax.Array:
       """The weight itself, with a gradient that is scaled."""
       if not kernel:
@@ -98,8 +98,8 @@ def msg(
       fixed = jax.lax.stop_gradient(weight)
       return fixed + jnp.where(mask, 1.0, rest).astype(weight.dtype) * (weight - fixed)
 
-    slow = jax.tree.map(slowed, kernels(params.params), chosen.mask, params.params)
-    return retain_risk(params.replace(params=slow), turn, chosen)
+    slow = jax.tree.map(slowed, kernels(network.params), chosen.mask, network.params)
+    return retain_risk(network.replace(params=slow), turn, chosen)
 
   def reshape(updates: Any, chosen: Chosen, turn: Turn) -> Any:
     del chosen
@@ -149,21 +149,21 @@ def ct(
   def square(leaf) -> bool:
     return jnp.ndim(leaf) == 4 and leaf.shape[0] == leaf.shape[1] > 1
 
-  def remember(params, session):
+  def remember(network, session):
     del session
-    if not any(square(leaf) for leaf in jax.tree.leaves(params.params)):
+    if not any(square(leaf) for leaf in jax.tree.leaves(network.params)):
       raise ValueError(
         "ct needs convolution kernels [k, k, I, O] with k above 1, and this network has none. "
         "Use msg or localized_reset."
       )
     return ()
 
-  def start(params: Bound, memory) -> Bound:
+  def start(network: Network, memory) -> Network:
     del memory
     transposed = jax.tree.map(
-      lambda leaf: jnp.swapaxes(leaf, 0, 1) if square(leaf) else leaf, params.params
+      lambda leaf: jnp.swapaxes(leaf, 0, 1) if square(leaf) else leaf, network.params
     )
-    return params.replace(params=transposed)
+    return network.replace(params=transposed)
 
   def reshape(updates: Any, memory, turn: Turn) -> Any:
     del memory
@@ -180,7 +180,7 @@ def ct(
 
 
 def localized_reset(
-  initial: Bound,
+  initial: Network,
   learning_rate: float = 0.01,
   *,
   fraction: float = 0.3,
@@ -219,11 +219,11 @@ def localized_reset(
   """
   refuse_fraction("localized_reset", fraction)
 
-  def remember(params: Bound, session: Session) -> Chosen:
-    refuse_unlike("localized_reset", initial, params)
-    gradient = full_gradient(params, session.forget, session.batch_size)
-    is_kernel, tree = jax.tree.flatten(kernels(params.params))
-    weights, gradients = jax.tree.leaves(params.params), jax.tree.leaves(gradient)
+  def remember(network: Network, session: Session) -> Chosen:
+    refuse_unlike("localized_reset", initial, network)
+    gradient = full_gradient(network, session.forget, session.batch_size)
+    is_kernel, tree = jax.tree.flatten(kernels(network.params))
+    weights, gradients = jax.tree.leaves(network.params), jax.tree.leaves(gradient)
     unimportance = [
       -jnp.abs(w * g).reshape(-1, w.shape[-1]).mean(0)
       for kernel, w, g in zip(is_kernel, weights, gradients, strict=True)
@@ -281,8 +281,8 @@ def top_k(
     False
   """
 
-  def rank(params: Bound, session: Session) -> Any:
-    gradient = full_gradient(params, session.forget, session.batch_size)
+  def rank(network: Network, session: Session) -> Any:
+    gradient = full_gradient(network, session.forget, session.batch_size)
     return jax.tree.map(lambda leaf: -(leaf**2), gradient)
 
   return _perturbed("top_k", rank, learning_rate, fraction, noise, momentum, weight_decay)
@@ -315,8 +315,8 @@ def random_k(
     False
   """
 
-  def rank(params: Bound, session: Session) -> Any:
-    leaves, tree = jax.tree.flatten(params.params)
+  def rank(network: Network, session: Session) -> Any:
+    leaves, tree = jax.tree.flatten(network.params)
     keys = jax.random.split(jax.random.fold_in(session.key, 1), len(leaves))
     drawn = [jax.random.uniform(k, w.shape, jnp.float32) for k, w in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(tree, drawn)
@@ -324,7 +324,7 @@ def random_k(
   return _perturbed("random_k", rank, learning_rate, fraction, noise, momentum, weight_decay)
 
 
-def kernels(params: Any) -> Any:
+def kernels(network: Any) -> Any:
   """Returns a bool like each leaf: convolution kernels, or dense ones where there are none.
 
   Example:
@@ -332,9 +332,9 @@ def kernels(params: Any) -> Any:
     >>> kernels({"kernel": np.zeros((3, 2)), "bias": np.zeros(2)})
     {'bias': False, 'kernel': True}
   """
-  ranks = [jnp.ndim(leaf) for leaf in jax.tree.leaves(params)]
+  ranks = [jnp.ndim(leaf) for leaf in jax.tree.leaves(network)]
   rank = 4 if 4 in ranks else 2
-  return jax.tree.map(lambda leaf: jnp.ndim(leaf) == rank, params)
+  return jax.tree.map(lambda leaf: jnp.ndim(leaf) == rank, network)
 
 
 def _perturbed(name, rank, learning_rate, fraction, noise, momentum, weight_decay) -> Unlearner:
@@ -342,9 +342,9 @@ def _perturbed(name, rank, learning_rate, fraction, noise, momentum, weight_deca
   if not noise >= 0:
     raise ValueError(f"{name} got noise={noise}, must be at least 0.")
 
-  def remember(params: Bound, session: Session) -> Chosen:
-    mask = smallest(rank(params, session), fraction)
-    leaves, tree = jax.tree.flatten(params.params)
+  def remember(network: Network, session: Session) -> Chosen:
+    mask = smallest(rank(network, session), fraction)
+    leaves, tree = jax.tree.flatten(network.params)
     keys = jax.random.split(session.key, len(leaves))
     values = [
       leaf + noise * jnp.sqrt(jnp.mean(leaf**2)) * jax.random.normal(key, leaf.shape, leaf.dtype)
@@ -361,11 +361,11 @@ def _perturbed(name, rank, learning_rate, fraction, noise, momentum, weight_deca
   )
 
 
-def _replaced(params: Bound, chosen: Chosen) -> Bound:
+def _replaced(network: Network, chosen: Chosen) -> Network:
   def replaced(mask, value, weight):
     return jnp.where(mask, value.astype(weight.dtype), weight)
 
-  return params.replace(params=jax.tree.map(replaced, *chosen, params.params))
+  return network.replace(params=jax.tree.map(replaced, *chosen, network.params))
 
 
 def _scaled(updates: Any, rate: jax.Array) -> Any:

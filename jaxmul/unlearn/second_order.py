@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
 from jaxmul import losses
-from jaxmul.binding import Bound
-from jaxmul.unlearn._passes import Rows
+from jaxmul._examples import Examples
+from jaxmul.binding import Network
 from jaxmul.unlearn._whole import Loss, fisher_diagonal, full_gradient, sum_blocks
 from jaxmul.unlearn.base import Session, Unlearner
 from jaxmul.unlearn.objective import one_shot
@@ -61,15 +61,15 @@ def influence(
       "must be at least 0 and at least 1."
     )
 
-  def change(params: Bound, session: Session) -> Bound:
+  def change(network: Network, session: Session) -> Network:
     size = session.batch_size
-    gradient = full_gradient(params, session.forget, size, loss)
+    gradient = full_gradient(network, session.forget, size, loss)
     step = damped_solve(
-      params, session.retain, gradient, damping, tolerance, iterations, size, loss
+      network, session.retain, gradient, damping, tolerance, iterations, size, loss
     )
     s, r = session.forget.count, session.retain.count
-    moved = jax.tree.map(lambda w, d: w + (alpha * d * s / r).astype(w.dtype), params.params, step)
-    return params.replace(params=moved)
+    moved = jax.tree.map(lambda w, d: w + (alpha * d * s / r).astype(w.dtype), network.params, step)
+    return network.replace(params=moved)
 
   identity = ("influence", alpha, damping, iterations, tolerance, loss)
   return one_shot(change, identity=identity)
@@ -77,8 +77,8 @@ def influence(
 
 @functools.partial(jax.jit, static_argnums=(5, 6, 7))
 def damped_solve(
-  params: Bound,
-  rows: Rows,
+  network: Network,
+  examples: Examples,
   vector: Any,
   damping: float,
   tolerance: float,
@@ -90,16 +90,16 @@ def damped_solve(
 
   All leaves are of the widest type among the params, float32 or wider: one solve has one type.
   """
-  wide = jnp.result_type(jnp.float32, *jax.tree.leaves(params.params))
+  wide = jnp.result_type(jnp.float32, *jax.tree.leaves(network.params))
 
   def product(direction):
-    narrow = jax.tree.map(lambda v, w: v.astype(w.dtype), direction, params.params)
+    narrow = jax.tree.map(lambda v, w: v.astype(w.dtype), direction, network.params)
 
     def block(batch):
       def logits(theta):
-        return params.replace(params=theta)(batch.inputs)
+        return network.replace(params=theta)(batch.inputs)
 
-      z, pull = jax.vjp(logits, params.params)
+      z, pull = jax.vjp(logits, network.params)
       # J v as the transpose of Jᵀ: convolutions with a rule of their own have no forward mode.
       push = jax.linear_transpose(lambda u: pull(u)[0], z)
       (jv,) = push(narrow)
@@ -109,8 +109,10 @@ def damped_solve(
 
       return pull(jax.jvp(jax.grad(total), (z,), (jv,))[1])[0]
 
-    summed = sum_blocks(block, rows, size)
-    return jax.tree.map(lambda g, v: (g / rows.count + damping * v).astype(wide), summed, direction)
+    summed = sum_blocks(block, examples, size)
+    return jax.tree.map(
+      lambda g, v: (g / examples.count + damping * v).astype(wide), summed, direction
+    )
 
   vector = jax.tree.map(lambda v: v.astype(wide), vector)
   return cg(product, vector, tol=tolerance, maxiter=iterations)[0]
@@ -155,18 +157,18 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
     bounded = jnp.minimum(jnp.sqrt(alpha / (information + 1e-16)), 1e-3)
     return 10 * bounded if _width_in_pytorch(information) == 10 else bounded
 
-  def change(params: Bound, session: Session) -> Bound:
+  def change(network: Network, session: Session) -> Network:
     size = min(session.batch_size, 32)
-    information = fisher_diagonal(params, session.retain, size, not rum_compat)
-    leaves, tree = jax.tree.flatten(params.params)
+    information = fisher_diagonal(network, session.retain, size, not rum_compat)
+    leaves, tree = jax.tree.flatten(network.params)
     keys = jax.tree.unflatten(tree, list(jax.random.split(session.key, len(leaves))))
     noisy = jax.tree.map(
       lambda w, f, key: w + deviation(f) * jax.random.normal(key, w.shape, w.dtype),
-      params.params,
+      network.params,
       information,
       keys,
     )
-    return params.replace(params=noisy)
+    return network.replace(params=noisy)
 
   return one_shot(change, identity=("fisher", alpha, rum_compat))
 
@@ -205,10 +207,10 @@ def ssd(alpha: float = 10.0, dampening: float = 1.0) -> Unlearner:
       f"ssd got alpha={alpha} and dampening={dampening}, must be above 0 and at least 0."
     )
 
-  def change(params: Bound, session: Session) -> Bound:
+  def change(network: Network, session: Session) -> Network:
     of_forget, of_retain = (
-      fisher_diagonal(params, rows, min(session.batch_size, 32), False)
-      for rows in (session.forget, session.retain)
+      fisher_diagonal(network, examples, min(session.batch_size, 32), False)
+      for examples in (session.forget, session.retain)
     )
     s, r = session.forget.count, session.retain.count
 
@@ -217,6 +219,6 @@ def ssd(alpha: float = 10.0, dampening: float = 1.0) -> Unlearner:
       factor = jnp.minimum(dampening * f_d / jnp.where(f_s > 0, f_s, 1), 1)
       return jnp.where(f_s > alpha * f_d, weight * factor, weight)
 
-    return params.replace(params=jax.tree.map(dampened, params.params, of_forget, of_retain))
+    return network.replace(params=jax.tree.map(dampened, network.params, of_forget, of_retain))
 
   return one_shot(change, identity=("ssd", alpha, dampening))

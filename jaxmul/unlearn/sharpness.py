@@ -50,21 +50,21 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
       "Make it with descend."
     )
 
-  def update(forget, retain, state, params, key):
+  def update(forget, retain, state, network, key):
     def risk(theta):
-      return batch_risk(params.replace(params=theta), retain, key)[0]
+      return batch_risk(network.replace(params=theta), retain, key)[0]
 
     gradient_of = jax.grad(risk)
     if isinstance(unlearner.passes, Alternate):
       zero = functools.partial(jax.tree.map, jnp.zeros_like)
-      gradient = jax.lax.cond(retain.mask.any(), gradient_of, zero, params.params)
+      gradient = jax.lax.cond(retain.mask.any(), gradient_of, zero, network.params)
     else:
-      gradient = gradient_of(params.params)
+      gradient = gradient_of(network.params)
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     scale = rho / jnp.where(norm > 0, norm, 1)
-    worse = jax.tree.map(lambda w, g: w + scale * g, params.params, gradient)
-    at = params.replace(params=worse)
-    return inner(forget, retain, state, params, key, at=at)  # pyright: ignore[reportCallIssue]
+    worse = jax.tree.map(lambda w, g: w + scale * g, network.params, gradient)
+    at = network.replace(params=worse)
+    return inner(forget, retain, state, network, key, at=at)  # pyright: ignore[reportCallIssue]
 
   return Unlearner(
     unlearner.init,

@@ -80,19 +80,19 @@ def test_take_goes_by_id_whatever_the_order():
     taken = dataset.take(ids)
     assert taken.ids.tolist() == ids
     assert taken.num_classes == 4
-    np.testing.assert_array_equal(taken.images, shuffled.take(ids).images)
+    np.testing.assert_array_equal(taken.inputs, shuffled.take(ids).inputs)
     np.testing.assert_array_equal(taken.labels, shuffled.take(ids).labels)
-  np.testing.assert_array_equal(dataset.take([9]).images, IMAGES[2:])
+  np.testing.assert_array_equal(dataset.take([9]).inputs, IMAGES[2:])
 
 
 def test_defaults_and_dtypes():
   dataset = Dataset(IMAGES.astype(np.float64), LABELS.astype(np.uint8))
-  assert dataset.images.dtype == np.float32
+  assert dataset.inputs.dtype == np.float32
   assert dataset.labels.dtype == np.int32
   assert dataset.ids.dtype == np.int64
   assert dataset.ids.tolist() == [0, 1, 2]
   assert dataset.num_classes == 2
-  assert Dataset(IMAGES, LABELS).images is IMAGES
+  assert Dataset(IMAGES, LABELS).inputs is IMAGES
 
 
 def test_batch_scales_uint8_and_leaves_floats():

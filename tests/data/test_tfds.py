@@ -31,7 +31,7 @@ def refused(*parts, error: type[Exception] = ValueError):
 
 def same(a: Dataset, b: Dataset) -> bool:
   return (
-    np.array_equal(a.images, b.images)
+    np.array_equal(a.inputs, b.inputs)
     and np.array_equal(a.labels, b.labels)
     and np.array_equal(a.ids, b.ids)
     and a.num_classes == b.num_classes
@@ -62,7 +62,7 @@ def prepare(data_dir, name, parts, own_id="{split}_{id:05d}", shape=(32, 32, 3))
 
   def examples(split):
     for row, (image, label, i) in enumerate(
-      zip(parts[split].images, parts[split].labels, parts[split].ids, strict=True)
+      zip(parts[split].inputs, parts[split].labels, parts[split].ids, strict=True)
     ):
       own = {"id": own_id.format(split=split, id=i)} if own_id else {}
       yield row, {"image": Image.fromarray(image), "label": int(label), **own}
@@ -132,10 +132,10 @@ def test_two_splits_whose_numbers_meet_are_ranked(data_dir, few):
   data = from_tfds("cifar10", "train[:25%]+test", data_dir=data_dir)
   assert data.ids.tolist() == list(range(1100))
   # "test_00042" sorts before "train_00007".
-  np.testing.assert_array_equal(data.images[:100], by_id(few).images)
+  np.testing.assert_array_equal(data.inputs[:100], by_id(few).inputs)
   train = by_id(from_tfds("cifar10", "train[:25%]", data_dir=data_dir))
   assert np.isin(train.ids, few.ids).any()
-  np.testing.assert_array_equal(data.images[100:], train.images)
+  np.testing.assert_array_equal(data.inputs[100:], train.inputs)
 
 
 def test_without_own_ids_they_are_positions(tmp_path, few):
@@ -143,13 +143,13 @@ def test_without_own_ids_they_are_positions(tmp_path, few):
   data = from_tfds("nameless", data_dir=tmp_path)  # TFDS knows no such name: read from files.
   assert data.ids.tolist() == list(range(100))
   assert same(data, from_tfds_folder(path))
-  assert {image.tobytes() for image in data.images} == {image.tobytes() for image in few.images}
+  assert {image.tobytes() for image in data.inputs} == {image.tobytes() for image in few.inputs}
 
 
 def test_images_of_several_sizes_are_refused(tmp_path):
   images = np.empty(2, object)
   images[:] = [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)]
-  part = types.SimpleNamespace(images=images, labels=[0, 1], ids=[0, 1])
+  part = types.SimpleNamespace(inputs=images, labels=[0, 1], ids=[0, 1])
   path = prepare(tmp_path, "uneven", {"train": part}, shape=(None, None, 3))
   with refused("several sizes", str(path)):
     from_tfds_folder(path)

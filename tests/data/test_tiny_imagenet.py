@@ -33,10 +33,10 @@ def picture(path, value, mode="RGB", size=(64, 64)):
 
 
 def colours(found):
-  assert found.images.dtype == np.uint8
-  assert found.images.shape[1:] == (64, 64, 3)
-  assert np.ptp(found.images, axis=(1, 2, 3)).max() <= 2  # JPEG
-  return np.rint(found.images.mean((1, 2, 3))).astype(int)
+  assert found.inputs.dtype == np.uint8
+  assert found.inputs.shape[1:] == (64, 64, 3)
+  assert np.ptp(found.inputs, axis=(1, 2, 3)).max() <= 2  # JPEG
+  return np.rint(found.inputs.mean((1, 2, 3))).astype(int)
 
 
 def test_training_images_have_the_ids_and_classes_of_their_names(folder):
@@ -58,7 +58,7 @@ def test_val_images_get_the_class_that_the_list_gives_them(folder):
 def test_both_parts_together_share_no_id(folder):
   both = tiny_imagenet(str(folder), "train+val")
   assert len(both) == 14
-  np.testing.assert_array_equal(both.take([502]).images, tiny_imagenet(folder).take([502]).images)
+  np.testing.assert_array_equal(both.take([502]).inputs, tiny_imagenet(folder).take([502]).inputs)
 
 
 def damage(folder, what):

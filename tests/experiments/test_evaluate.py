@@ -38,13 +38,13 @@ def saved(tmp_path_factory):
   rng = np.random.default_rng(0)
   # Half get other labels, which a network must memorize; the others are easy: two groups to see.
   forget = np.sort(rng.choice(parts.train, 60, replace=False))
-  images, labels = dataset.images, dataset.labels.copy()
+  images, labels = dataset.inputs, dataset.labels.copy()
   rows = dataset.rows(rng.permutation(forget)[:30])
   labels[rows] = (labels[rows] + rng.integers(1, 10, 30)) % 10
   np.savez(folder / "digits.npz", images=images, labels=labels)
   noisy = data.Dataset(images, labels, dataset.ids, 10)
   for name, ids in (("original", parts.train), ("retrained", np.setdiff1d(parts.train, forget))):
-    params = train.fit(recipe_of(config, 10), noisy, jax.random.key(7), ids=ids).params
+    params = train.fit(recipe_of(config, 10), noisy, jax.random.key(7), ids=ids).network
     checkpoint.save(folder / name, params)
   (folder / "forget.txt").write_text("\n".join(map(str, forget)))
   np.save(folder / "heldout.npy", parts.heldout)

@@ -21,7 +21,7 @@ def test_references_give_our_numbers():
 
   def theirs(name):
     function = getattr(proxies_torch, name)
-    return proxies_torch.fastest(function, bound.params["params"], inputs, labels)().numpy()
+    return proxies_torch.fastest(function, bound.params, inputs, labels)().numpy()
 
   np.testing.assert_allclose(theirs("grand"), proxies.grand(bound, batch), rtol=1e-4)
   rum = proxies.curvature(bound, batch, method="rum_compat")

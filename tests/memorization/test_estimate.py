@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmul import Bound, memorization, metrics, models, train
+from jaxmul import Network, memorization, metrics, models, train
 from jaxmul.data import Dataset, sources
 from jaxmul.memorization.chunk import arrays_of, outcome
 from jaxmul.memorization.plan import cross_fit_plan
@@ -80,7 +80,7 @@ def test_cross_fitting_leaves_each_example_out_once(toy, folds):
     ids = toy.ids[out[number] == 0]
     fit = train.fit(RECIPE, toy, memorization.train_key(plan, number), ids)
     left = out[number] == 1
-    said = metrics.attacks.label_confidence(fit.params, toy)
+    said = metrics.attacks.label_confidence(fit.network, toy)
     np.testing.assert_allclose(chunks[number].p_out[left], said[left], atol=1e-5)
   whole = memorization.cross_fit(
     RECIPE, toy, key, folds=folds, repeats=2, executor=memorization.serial, progress=False
@@ -138,7 +138,7 @@ def test_a_plan_of_something_else_has_another_hash(toy):
     given = {"num_models": 12} | options
     return memorization.plan(recipe, data, jax.random.key(key), **given).hash
 
-  changed = Dataset(toy.images + np.float32(1e-6), toy.labels, toy.ids)
+  changed = Dataset(toy.inputs + np.float32(1e-6), toy.labels, toy.ids)
   others = [
     hash_of(dataclasses.replace(RECIPE, learning_rate=0.2)),
     hash_of(dataclasses.replace(RECIPE, schedule=train.constant)),
@@ -152,18 +152,20 @@ def test_a_plan_of_something_else_has_another_hash(toy):
   assert hash_of() == hash_of(num_models=99)
 
 
-def nearest_neighbour(images, labels, rows, key):
+def nearest_neighbour(examples, key):
   """A learner that needs no training: remembers its rows."""
   del key
-  return Bound((images[rows], labels[rows].astype(float)), None, nearest)
+  batch = examples.whole()
+  return Network((batch.inputs, batch.labels.astype(float)), None, nearest)
 
 
-def ridge(images, labels, rows, key):
+def ridge(examples, key):
   """Closed-form least squares on ±1, its two logits the score and its negative."""
   del key
-  x = jnp.concatenate([images[rows], jnp.ones((len(rows), 1))], 1)
-  w = jnp.linalg.solve(x.T @ x + 0.1 * jnp.eye(x.shape[1]), x.T @ (2.0 * labels[rows] - 1))
-  return Bound(w, None, ridge_logits)
+  inputs, labels, *_ = examples.whole()
+  x = jnp.concatenate([inputs, jnp.ones((len(inputs), 1))], 1)
+  w = jnp.linalg.solve(x.T @ x + 0.1 * jnp.eye(x.shape[1]), x.T @ (2.0 * labels - 1))
+  return Network(w, None, ridge_logits)
 
 
 def ridge_logits(w, inputs):
@@ -225,7 +227,7 @@ def test_estimate_agrees_with_many_subsets_of_a_nearest_neighbour():
   )
   rng = np.random.default_rng(1)
   hits, seen = np.zeros((2, 24)), np.zeros((2, 24))
-  squared = ((toy.images[:, None] - toy.images[None]) ** 2).sum(-1)
+  squared = ((toy.inputs[:, None] - toy.inputs[None]) ** 2).sum(-1)
   for _ in range(6000):
     rows = rng.permutation(24)[:17]
     correct = toy.labels[rows][squared[:, rows].argmin(1)] == toy.labels
@@ -357,17 +359,18 @@ def test_it_stops_where_the_intervals_are_narrow(monkeypatch):
 def test_a_learner_sees_uint8_images_as_its_params_do():
   digits = sources.digits()
   some = digits.take(digits.ids[:60])
-  assert some.images.dtype == np.uint8
+  assert some.inputs.dtype == np.uint8
   found = memorization.estimate(
     remember_all, some, jax.random.key(0), num_models=24, executor=memorization.serial
   )
   np.testing.assert_array_equal(found.correct_in, found.count_in)  # 1-NN knows what it has seen
 
 
-def remember_all(images, labels, rows, key):
+def remember_all(examples, key):
   del key
-  params = (images[rows].reshape(len(rows), -1), labels[rows].astype(float))
-  return Bound(params, None, nearest_of_ten)
+  inputs, labels, *_ = examples.whole()
+  params = (inputs.reshape(len(inputs), -1), labels.astype(float))
+  return Network(params, None, nearest_of_ten)
 
 
 def nearest_of_ten(weights, inputs):
@@ -384,8 +387,8 @@ class Shifted:
   def __repr__(self):
     return f"Shifted({self.by})"
 
-  def learn(self, images, labels, rows, key):
-    return nearest_neighbour(images + self.by, labels, rows, key)
+  def learn(self, examples, key):
+    return nearest_neighbour(examples._replace(inputs=examples.inputs + self.by), key)
 
 
 def test_learners_that_differ_have_different_hashes(toy):

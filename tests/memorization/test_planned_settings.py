@@ -100,10 +100,10 @@ def test_a_pool_of_fresh_processes_trains_with_the_settings_of_each_plan(planned
       assert same(found, chunk, 1e-2)
 
 
-def drawn_inside(images, labels, rows, key):
+def drawn_inside(examples, key):
   """A learner of which the params come from a number of its own: a seed, and JAX's defaults."""
-  del labels, rows, key
-  width = images.shape[1] * images.shape[2]
+  del key
+  width = examples.inputs[0].size
   return Linear(jax.random.normal(jax.random.key(7), (width, 10)))
 
 

@@ -117,7 +117,7 @@ def test_estimate_computes_only_what_is_missing(store, chunks):
 
 @pytest.mark.parametrize(
   "other",
-  [{"key": 1}, {"data": Dataset(TOY.images + np.float32(1), TOY.labels)}],
+  [{"key": 1}, {"data": Dataset(TOY.inputs + np.float32(1), TOY.labels)}],
 )
 def test_a_store_made_by_another_plan_is_refused(store, other):
   with pytest.raises(ValueError, match=r"made by another plan .* Use another folder") as caught:

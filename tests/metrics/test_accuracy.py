@@ -29,7 +29,7 @@ def params(dataset):
 
 @pytest.fixture(scope="module")
 def hits(dataset, params):
-  logits = np.asarray(params(jnp.asarray(dataset.images / np.float32(255))))
+  logits = np.asarray(params(jnp.asarray(dataset.inputs / np.float32(255))))
   return logits.argmax(-1) == dataset.labels
 
 

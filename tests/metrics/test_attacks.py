@@ -104,7 +104,7 @@ ONES = np.ones(3, np.float32)
 
 
 def test_label_confidence_is_the_softmax_at_the_label(dataset):
-  p = np.exp(dataset.images.astype(float))
+  p = np.exp(dataset.inputs.astype(float))
   wanted = p[np.arange(100), dataset.labels] / p.sum(-1)
   for batch_size in (7, 1024):
     values = attacks.label_confidence(ONES, dataset, logits_from, batch_size=batch_size)

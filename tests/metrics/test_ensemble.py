@@ -35,13 +35,13 @@ def test_originals_are_trained_on_all_and_oracles_without_the_forget_set(dataset
   for work, part, kept in zip(works, (split.train, split.retain), found, strict=True):
     for model in range(3):
       own = memorization.train_key(work, model)
-      wanted = train.fit(RECIPE, dataset, own, ids=part).params
+      wanted = train.fit(RECIPE, dataset, own, ids=part).network
       said = oracle.outputs([wanted], dataset, kept.ids).logits[0]
       np.testing.assert_allclose(kept.logits[model], said, atol=1e-5)
 
 
 def test_any_original_can_be_trained_again(dataset, split, found):
-  again = oracle.original(RECIPE, dataset, split, KEY, 2).params
+  again = oracle.original(RECIPE, dataset, split, KEY, 2).network
   said = oracle.outputs([again], dataset, split.forget).logits
   np.testing.assert_allclose(said, found.originals.models([2]).take(split.forget).logits, atol=1e-5)
 

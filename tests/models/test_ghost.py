@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxmul import _gradients, models
-from jaxmul.binding import Bound, bind
+from jaxmul.binding import Network, bind
 from jaxmul.models._ghost import has_ghost_norms, tapped_squares
 
 CLASSES = 3
@@ -233,7 +233,7 @@ def test_a_forward_pass_that_is_already_jitted_falls_back():
 def test_any_function_that_calls_linen_has_ghost_norms():
   model = models.mlp((6,), CLASSES)
   bound, x, y = network(model, (4, 4))
-  scaled = Bound(bound.params["params"], None, lambda w, x: 2 * model.apply({"params": w}, x))
+  scaled = Network(bound.params, None, lambda w, x: 2 * model.apply({"params": w}, x))
   assert has_ghost_norms(scaled, x)
   want = jax.jit(_gradients._materialised_norms)(scaled, x, y)
   np.testing.assert_allclose(norms(scaled, x, y), want, rtol=1e-5)

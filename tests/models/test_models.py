@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxmul import models
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 
 KEY = jax.random.key(0)
 
@@ -61,12 +61,12 @@ def test_the_papers_networks_have_their_published_size(model, side, classes, by_
   bound = shapes(model, 1, side, side, 3)
   assert size(bound) == by_hand == weights
   images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
-  assert jax.eval_shape(Bound.__call__, bound, images).shape == (2, classes)
+  assert jax.eval_shape(Network.__call__, bound, images).shape == (2, classes)
 
 
 def test_cnn_costs_at_most_six_and_a_half_megaflop_forward():
   bound = shapes(models.cnn(), 1, 32, 32, 3)
-  layers = bound.params["params"]
+  layers = bound.params
   by_hand = 0
   for name, side in (("Conv_0", 32), ("Conv_1", 16), ("Conv_2", 8)):
     by_hand += 2 * side * side * layers[name]["kernel"].size
@@ -74,7 +74,7 @@ def test_cnn_costs_at_most_six_and_a_half_megaflop_forward():
   assert len(layers) == 5
   assert by_hand <= 6.5e6
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-  cost = jax.jit(Bound.__call__).lower(bound, image).compile().cost_analysis()["flops"]
+  cost = jax.jit(Network.__call__).lower(bound, image).compile().cost_analysis()["flops"]
   assert by_hand <= cost <= 6.5e6
 
 
@@ -103,7 +103,7 @@ def test_each_example_is_independent_in_evaluation(name):
   x = images()
   # The initial logits of vgg are next to nothing: with larger weights there is something to see.
   bound = filled(NETWORKS[name], 1, 6, 6, 2) if name == "vgg" else fresh(name)
-  call = jax.jit(Bound.__call__)
+  call = jax.jit(Network.__call__)
   together = call(bound, x)
   assert together.shape == (3, 3)
   assert together.dtype == jnp.float32
@@ -139,7 +139,10 @@ def test_normalization_inside_equals_normalization_outside(name):
   x = images()
   outside = (x - jnp.array(mean)[None, None, None]) / jnp.array(std)[None, None, None]
   np.testing.assert_allclose(
-    jax.jit(Bound.__call__)(inside, x), jax.jit(Bound.__call__)(fresh(name), outside), 1e-5, 1e-5
+    jax.jit(Network.__call__)(inside, x),
+    jax.jit(Network.__call__)(fresh(name), outside),
+    1e-5,
+    1e-5,
   )
 
 
@@ -156,7 +159,7 @@ def test_grey_images_need_no_channel_axis(name):
 def test_low_precision_computes_low_and_keeps_params_full(name):
   bound = shapes(NETWORKS[name].clone(dtype=jnp.bfloat16), 1, 6, 6, 2)
   assert {leaf.dtype for leaf in jax.tree.leaves(bound)} == {np.dtype("float32")}
-  logits = jax.eval_shape(Bound.__call__, bound, jnp.zeros((1, 6, 6, 2)))
+  logits = jax.eval_shape(Network.__call__, bound, jnp.zeros((1, 6, 6, 2)))
   assert logits.dtype == jnp.bfloat16
 
 
@@ -303,9 +306,9 @@ def test_group_norm_has_no_state_and_no_interaction_in_training():
   bound = fresh("group")
   assert bound.state is None
   x = images()
-  logits, state = jax.jit(Bound.train)(bound, x, KEY, jnp.ones(3, bool))
+  logits, state = jax.jit(Network.train)(bound, x, KEY, jnp.ones(3, bool))
   assert state is None
-  np.testing.assert_allclose(logits, jax.jit(Bound.__call__)(bound, x), 1e-6)
+  np.testing.assert_allclose(logits, jax.jit(Network.__call__)(bound, x), 1e-6)
   assert size(shapes(models.resnet18(10, norm="group"), 1, 32, 32, 3)) == 11_173_962
 
 
@@ -316,7 +319,7 @@ def test_an_unknown_norm_is_refused():
 
 def test_a_model_may_be_a_function_of_key_and_inputs():
   def model(key, inputs):
-    return Bound(jax.random.normal(key, (inputs.shape[-1], 3)), None, lambda w, x: x @ w)
+    return Network(jax.random.normal(key, (inputs.shape[-1], 3)), None, lambda w, x: x @ w)
 
   bound = models.init(model, KEY, jnp.zeros((1, 5)))
   assert bound(jnp.ones((2, 5))).shape == (2, 3)

@@ -244,10 +244,10 @@ def make_plain(key, inputs):
 @pytest.mark.parametrize(
   ("model", "message"),
   [
-    (make_dict, r"make_dict returned a dict, must be a Bound.*Return jaxmul\.bind\("),
+    (make_dict, r"make_dict returned a dict, must be a Network.*Return jaxmul\.bind\("),
     (make_linen, r"init\(make_linen\) got a Plain, a module without params"),
     (make_integers, r"init\(make_integers\) trains all params, but \['steps'\] is int"),
-    (make_plain(KEY, X), r"got a Bound, which has weights already.*\(key, inputs\)"),
+    (make_plain(KEY, X), r"got a Network, which has weights already.*\(key, inputs\)"),
   ],
 )
 def test_a_model_function_that_makes_no_network_is_refused(model, message):
@@ -266,7 +266,7 @@ class OnByDefault(nn.Module):
 
 def test_features_are_those_of_evaluation():
   bound = models.init(OnByDefault(), KEY, X)
-  layer = bound.params["params"]["hidden"]
+  layer = bound.params["hidden"]
   got = models.features(OnByDefault(), "head")(bound, X)
   np.testing.assert_allclose(got, X @ layer["kernel"] + layer["bias"], 1e-5, 1e-6)
 

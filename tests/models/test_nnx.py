@@ -10,7 +10,8 @@ from flax import nnx
 
 import jaxmul
 from jaxmul import checkpoint, data, metrics, models, proxies, train, unlearn
-from jaxmul.binding import Bound, as_bound
+from jaxmul._examples import examples_of
+from jaxmul.binding import Network, as_network
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
@@ -57,7 +58,7 @@ def small_arrays(bound):
 
 def test_only_params_are_params_and_only_statistics_are_state():
   module = Net(nnx.Rngs(0))
-  bound = as_bound(module, None, "x")
+  bound = as_network(module, None, "x")
   assert jax.tree.map(jnp.shape, bound.params) == {
     "head": {"bias": (3,), "kernel": (5, 3)},
     "hidden": {"kernel": (4, 5)},
@@ -87,8 +88,8 @@ def test_both_modes_are_the_modules_own():
 
 
 def test_one_key_is_one_mask():
-  bound = as_bound(Net(nnx.Rngs(0)), None, "x")
-  call = jax.jit(Bound.train)
+  bound = as_network(Net(nnx.Rngs(0)), None, "x")
+  call = jax.jit(Network.train)
   first, again, other = (call(bound, X, jax.random.key(seed), ALL)[0] for seed in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
   assert np.abs(first - other).max() > 0.01
@@ -97,7 +98,7 @@ def test_one_key_is_one_mask():
 
 
 def test_an_empty_batch_changes_no_statistic():
-  bound = as_bound(Net(nnx.Rngs(0)), None, "x")
+  bound = as_network(Net(nnx.Rngs(0)), None, "x")
   logits, state = bound.train(X, KEY, ~ALL)
   assert np.isfinite(logits).all()
   jax.tree.map(np.testing.assert_array_equal, state, bound.state)
@@ -112,11 +113,11 @@ def test_equal_modules_are_one_trace():
     return bound.train(X, KEY, ALL)[0] + bound(X)
 
   for seed in (0, 1):
-    call(as_bound(Net(nnx.Rngs(seed)), None, "x"))
+    call(as_network(Net(nnx.Rngs(seed)), None, "x"))
   assert len(traces) == 1
   module = Net(nnx.Rngs(0))
   module.norm.momentum = 0.5
-  call(as_bound(module, None, "x"))
+  call(as_network(module, None, "x"))
   assert len(traces) == 2
 
 
@@ -125,7 +126,7 @@ def test_gradients_are_of_params_alone():
   module = Net(nnx.Rngs(0))
   module.norm.mean[...] = jnp.arange(5.0)
   got = proxies.grand(module, (X, Y))
-  bound = as_bound(module, None, "x")
+  bound = as_network(module, None, "x")
 
   def norm(x, y):
     def loss(params):
@@ -139,14 +140,14 @@ def test_gradients_are_of_params_alone():
 
 
 def test_statistics_are_found_by_what_looks_for_batch_norm():
-  bound = as_bound(Net(nnx.Rngs(0)), None, "x")
+  bound = as_network(Net(nnx.Rngs(0)), None, "x")
   changed = metrics.batch_stats_changed(bound, 3.0).state["batch_stats"]["norm"]
   np.testing.assert_array_equal(changed["var"], np.full(5, 3.0))
   np.testing.assert_array_equal(changed["mean"], np.zeros(5))
 
 
 def test_a_module_without_two_modes_trains_as_it_is_evaluated():
-  bound = as_bound(Small(nnx.Rngs(0)), None, "x")
+  bound = as_network(Small(nnx.Rngs(0)), None, "x")
   assert (bound.state, bound.train_fn) == (None, None)
   kernel, bias = small_arrays(bound)
   np.testing.assert_allclose(bound(X), X @ kernel + bias, 1e-5, 1e-6)
@@ -165,7 +166,7 @@ class Flagged(nnx.Module):
 
 
 def test_flags_keys_and_masks_of_the_call_are_given():
-  bound = as_bound(Flagged(nnx.Rngs(0)), None, "x")
+  bound = as_network(Flagged(nnx.Rngs(0)), None, "x")
   kernel, bias = small_arrays(bound)
   np.testing.assert_allclose(bound(X), X @ kernel + bias, 1e-5, 1e-6)
   mask = ALL & (np.arange(6) < 4)
@@ -199,12 +200,12 @@ class Stack(nnx.Module):
 
 
 def test_lists_and_layers_of_many_keys(tmp_path):
-  bound = as_bound(Stack(nnx.Rngs(0)), None, "x")
+  bound = as_network(Stack(nnx.Rngs(0)), None, "x")
   many = np.tile(X, (50, 1))
   dropped = bound.train(many, KEY, np.ones(300, bool))[0] == 0
   assert 0.7 < dropped.mean() < 0.8  # 3/4 by two layers with keys of their own
   checkpoint.save(tmp_path / "stack", bound)
-  back = checkpoint.load(tmp_path / "stack", as_bound(Stack(nnx.Rngs(1)), None, "x"))
+  back = checkpoint.load(tmp_path / "stack", as_network(Stack(nnx.Rngs(1)), None, "x"))
   np.testing.assert_array_equal(back(X), bound(X))
 
 
@@ -216,7 +217,7 @@ def fresh(key, inputs):
 def trained():
   toy = data.Dataset(np.tile(X, (3, 1)), np.tile(Y, 3))
   recipe = train.Recipe(fresh, epochs=3, batch_size=8)
-  return toy, recipe, train.fit(recipe, toy, KEY).params
+  return toy, recipe, train.fit(recipe, toy, KEY).network
 
 
 def test_a_recipe_takes_a_function_that_makes_modules():
@@ -224,10 +225,12 @@ def test_a_recipe_takes_a_function_that_makes_modules():
   assert params.state["variables"]["count"] == 3 * 3  # ⌈18 / 8⌉ steps an epoch
   rows = jnp.stack([jnp.arange(12), jnp.arange(12) + 6])
   keys = jax.random.split(KEY, 2)
-  shared = jnp.asarray(toy.images), jnp.asarray(toy.labels)
-  one = jax.jit(train.run, static_argnums=(0, 1))
-  got = jax.jit(jax.vmap(lambda r, k: train.run(recipe, (), *shared, r, k).params))(rows, keys)
-  want = one(recipe, (), *shared, rows[1], keys[1]).params
+  examples = examples_of(toy)
+
+  def one(rows, key):
+    return train.run(recipe, (), examples._replace(rows=rows), key).network
+
+  got, want = jax.jit(jax.vmap(one))(rows, keys), jax.jit(one)(rows[1], keys[1])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, 1e-4, 1e-5), got, want)
 
 
@@ -263,14 +266,14 @@ class Grows(Small):
 
 def test_what_cannot_be_split_is_refused():
   with one_line("x got a Empty, an nnx.Module without nnx.Param"):
-    as_bound(Empty(), None, "x")
+    as_network(Empty(), None, "x")
   with one_line(r"x got a Unhashable, an nnx.Module with an attribute that cannot be hashed"):
-    as_bound(Unhashable(nnx.Rngs(0)), None, "x")
+    as_network(Unhashable(nnx.Rngs(0)), None, "x")
   with one_line(r"models.init got a Small, which has weights already.*\(key, inputs\)"):
     models.init(Small(nnx.Rngs(0)), KEY, X)
   with one_line(r"bind got a Net, an nnx.Module, with state or train_fn.*Drop them"):
     jaxmul.bind(lambda m, x: m(x), Net(nnx.Rngs(0)), {"batch_stats": 1})
-  grown = as_bound(Grows(nnx.Rngs(0)), None, "x")
+  grown = as_network(Grows(nnx.Rngs(0)), None, "x")
   assert grown(X).shape == (6, 3)
   with one_line(r"changes the structure, shapes or dtypes of 'variables'"):
     grown.train(X, KEY, ALL)

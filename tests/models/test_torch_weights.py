@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxmul import models
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 SMALL = {
@@ -180,4 +180,4 @@ def test_outputs_are_those_of_torch(name):
   assert np.abs(want).max() > 0.5
   again = models.from_torch(model, theirs.state_dict())
   for params in (bound, again):
-    np.testing.assert_allclose(jax.jit(Bound.__call__)(params, x), want, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(Network.__call__)(params, x), want, rtol=0, atol=1e-4)

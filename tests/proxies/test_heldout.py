@@ -7,7 +7,7 @@ import pytest
 
 import jaxmul
 from jaxmul import models, train
-from jaxmul.binding import Bound
+from jaxmul.binding import Network
 from jaxmul.data import Dataset
 from jaxmul.proxies import heldout_divergence, heldout_recipe, heldout_retrain
 
@@ -102,13 +102,13 @@ def test_retraining_equals_plain_full_batch_sgd():
   got = heldout_retrain(jaxmul.bind(linear, start), data, recipe(weight_decay=0.01), KEY)
   w, buffer = np.float64(start), 0.0
   for _ in range(5):
-    z = np.float64(data.images) @ w
+    z = np.float64(data.inputs) @ w
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    gradient = np.float64(data.images).T @ (p - np.eye(3)[data.labels]) / len(data)
+    gradient = np.float64(data.inputs).T @ (p - np.eye(3)[data.labels]) / len(data)
     buffer = 0.9 * buffer + gradient + 0.01 * w
     w = w - 0.1 * buffer
-  assert isinstance(got, Bound)
+  assert isinstance(got, Network)
   np.testing.assert_allclose(got.params, w, 0, 1e-5)
   assert np.abs(w - start).max() > 0.01
 
@@ -172,7 +172,7 @@ def test_a_network_with_batch_norm_keeps_its_state_apart():
   model = models.ResNet((1,), 4, 3)
   rng = np.random.default_rng(0)
   data = Dataset(rng.normal(size=(4, 4, 4, 1)), np.arange(4) % 3)
-  bound = jax.jit(lambda key: models.init(model, key, data.images[:1]))(KEY)
+  bound = jax.jit(lambda key: models.init(model, key, data.inputs[:1]))(KEY)
   got = heldout_retrain(bound, data, recipe(epochs=1, batch_size=2), KEY)
   assert jax.tree.structure(got) == jax.tree.structure(bound)
   moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), got.state, bound.state)
@@ -206,7 +206,7 @@ def test_nothing_to_learn_from_is_refused():
 
 
 def test_a_label_that_is_no_class_of_the_network_is_refused():
-  data = Dataset(heldout().images, np.full(8, 3))
+  data = Dataset(heldout().inputs, np.full(8, 3))
   with one_line(r"heldout_retrain got label 3, outside \[0, 3\)"):
     heldout_retrain(jaxmul.bind(linear, weights()), data, recipe(), KEY)
 

@@ -209,7 +209,7 @@ def trained():
   digits = sources.mnist5k()
   digits = digits.take(digits.ids[::5])
   recipe = train.Recipe(models.mlp(), epochs=5, batch_size=50, learning_rate=0.05)
-  return train.fit(recipe, digits, jax.random.key(0)).params, digits
+  return train.fit(recipe, digits, jax.random.key(0)).network, digits
 
 
 @pytest.mark.rounding

@@ -26,7 +26,7 @@ def order():
   """Records the rows of each step, and nothing that could be a score."""
   return train.Tracker(
     lambda n: (jnp.int32(0), jnp.zeros((EPOCHS * STEPS, BATCH), jnp.int32) + n),
-    lambda state, step: (state[0] + 1, state[1].at[state[0]].set(step.ids)),
+    lambda state, step: (state[0] + 1, state[1].at[state[0]].set(step.rows)),
     lambda state: {"order": state[1]},
   )
 
@@ -52,7 +52,7 @@ def test_learning_events_equal_a_plain_loop_over_the_same_training():
   both = {"events": trackers.learning_events(), "order": order()}
   fit = train.fit(recipe, data, jax.random.key(1), trackers=both)
 
-  bound = start(None, data.images[:1])
+  bound = start(None, data.inputs[:1])
   theta = bound.params
   buffers = jax.tree.map(jnp.zeros_like, theta)
   seen = np.full((EPOCHS, SIZE, CLASSES), np.nan)
@@ -68,7 +68,7 @@ def test_learning_events_equal_a_plain_loop_over_the_same_training():
   for number, rows in enumerate(fit.scores["order"]):
     rows, epoch = rows[rows < SIZE], number // STEPS
     rate = 0.3 * 0.5 * (1 + np.cos(np.pi * epoch / EPOCHS))
-    g, seen[epoch, rows] = gradient(theta, data.images[rows], data.labels[rows])
+    g, seen[epoch, rows] = gradient(theta, data.inputs[rows], data.labels[rows])
     buffers = jax.tree.map(lambda b, g, w: 0.9 * b + g + 5e-4 * w, buffers, g, theta)
     theta = jax.tree.map(lambda w, b, rate=rate: w - rate * b, theta, buffers)
 
@@ -147,10 +147,10 @@ def recorder():
 
   def update(state, step):
     number, rows, rates, params = state
-    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(step.params.params)])
+    flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(step.network.params)])
     return (
       number + 1,
-      rows.at[number].set(step.ids),
+      rows.at[number].set(step.rows),
       rates.at[number].set(step.learning_rate),
       params.at[number].set(flat),
     )
@@ -252,7 +252,7 @@ def test_every_tracker_equals_its_reference(every):
   epochs = np.repeat(np.arange(LENGTH), STEPS)
   cosine = 0.25 * (1 + np.cos(np.pi * epochs / LENGTH))
   np.testing.assert_allclose(scores["rates"], cosine, 1e-6)
-  found = seen_by_hand(scores, np.float64(data.images), labels, probe)
+  found = seen_by_hand(scores, np.float64(data.inputs), labels, probe)
   want = references(found, labels, every)
   assert set(want) == set(scores) - {"rows", "rates", "params"}
   for name, values in want.items():

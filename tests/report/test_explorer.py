@@ -131,7 +131,7 @@ def respond(page, name, value):
 
 @pytest.mark.slow  # compresses 50,000 images, and takes times on a shared machine
 def test_fifty_thousand_images_stay_small_and_quick(tmp_path, write_run, visit, cifar10_small):
-  images = np.resize(cifar10_small.images, (50_000, 32, 32, 3))
+  images = np.resize(cifar10_small.inputs, (50_000, 32, 32, 3))
   path = report.html(write_run(tmp_path, images, proxies=[f"proxy {i}" for i in range(10)]))
   assert path.stat().st_size < 25_000_000
   changes = [("sort", str(i)) for i in range(14)] + [("direction", "up"), ("class", "2")]

@@ -24,8 +24,8 @@ from jaxmul.data import Dataset, Split
 store, at, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 rng = np.random.default_rng(0)
 data = Dataset(rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 3, 40))
-params = models.init(models.mlp((5,), 3), jax.random.key(0), data.images[:1])
-fresh = models.init(models.mlp((5,), 3), jax.random.key(1), data.images[:1])
+params = models.init(models.mlp((5,), 3), jax.random.key(0), data.inputs[:1])
+fresh = models.init(models.mlp((5,), 3), jax.random.key(1), data.inputs[:1])
 plan = rum.Plan([
   rum.Step(unlearn.neg_grad_plus(), 2, 8),
   rum.Step(unlearn.msg(fresh), 2, 8),
@@ -81,7 +81,7 @@ def test_killed_in_each_step_it_goes_on_with_the_same_bits(tmp_path):
 def problem():
   rng = np.random.default_rng(0)
   toy = Dataset(rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 3, 40))
-  params = models.init(models.mlp((5,), 3), jax.random.key(0), toy.images[:1])
+  params = models.init(models.mlp((5,), 3), jax.random.key(0), toy.inputs[:1])
   return params, toy
 
 
@@ -92,7 +92,7 @@ def same(a, b):
 def test_a_store_serves_only_what_it_was_made_with(problem, tmp_path):
   """Another key, forget set, setting or array is another step, and is computed."""
   params, toy = problem
-  fresh = [models.init(models.mlp((5,), 3), jax.random.key(k), toy.images[:1]) for k in (1, 2)]
+  fresh = [models.init(models.mlp((5,), 3), jax.random.key(k), toy.inputs[:1]) for k in (1, 2)]
 
   def run(initial, group, key, epochs, rate=1e-3):
     plan = rum.Plan([rum.Step(unlearn.msg(initial, rate), epochs, 8)])
@@ -151,9 +151,9 @@ def test_a_store_does_not_serve_another_forward_pass_of_the_same_params(tmp_path
   found = []
   for activation in (nn.relu, nn.tanh):
     model = Activated(activation)
-    params = models.init(model, jax.random.key(0), toy.images[:1])
+    params = models.init(model, jax.random.key(0), toy.inputs[:1])
     found += [
-      rum.run(plan, params, toy, [[0, 1]], jax.random.key(1), store=store).params(toy.images)
+      rum.run(plan, params, toy, [[0, 1]], jax.random.key(1), store=store).params(toy.inputs)
       for store in (tmp_path, None)
     ]
   np.testing.assert_array_equal(found[0], found[1])
@@ -258,8 +258,8 @@ def test_tune_finds_the_candidate_that_makes_forget_look_held_out():
   from jaxmul import train
 
   recipe = train.Recipe(models.mlp((64,)), epochs=60, batch_size=32, weight_decay=0.0)
-  params = train.fit(recipe, toy, jax.random.key(0)).params
-  oracle = train.fit(recipe, toy, jax.random.key(1), retain).params
+  params = train.fit(recipe, toy, jax.random.key(0)).network
+  oracle = train.fit(recipe, toy, jax.random.key(1), retain).network
   tried = {
     "oracle": rum.Step(
       unlearn.Unlearner(lambda p, s: oracle, None, identity=("oracle",), start=lambda p, s: s),
@@ -291,10 +291,10 @@ def test_tune_needs_networks_without_what_is_harder_than_heldout_data():
   toy, heldout = digits.take(order[:100]), digits.take(order[300:500])
   forget, retain = toy.ids[:20], toy.ids[20:]
   labels = np.where(np.arange(100) < 20, (toy.labels + 1) % 10, toy.labels)
-  toy = Dataset(toy.images, labels, toy.ids, 10)
+  toy = Dataset(toy.inputs, labels, toy.ids, 10)
   recipe = train.Recipe(models.mlp((64,)), epochs=60, batch_size=32, weight_decay=0.0)
-  params = train.fit(recipe, toy, jax.random.key(0)).params
-  oracle = train.fit(recipe, toy, jax.random.key(1), retain).params
+  params = train.fit(recipe, toy, jax.random.key(0)).network
+  oracle = train.fit(recipe, toy, jax.random.key(1), retain).network
   estimate = memorization.cross_fit(
     recipe, toy, jax.random.key(2), folds=4, executor=memorization.serial
   )
@@ -325,8 +325,8 @@ def test_a_class_that_is_not_retained_is_to_be_unknown(with_estimate, left):
   forget = threes[left:]
   split = Split(forget=forget, retain=np.setdiff1d(toy.ids, forget))
   recipe = train.Recipe(models.mlp((64,)), epochs=40, batch_size=32, weight_decay=0.0)
-  params = train.fit(recipe, toy, jax.random.key(0)).params
-  oracle = train.fit(recipe, toy, jax.random.key(1), split.retain).params
+  params = train.fit(recipe, toy, jax.random.key(0)).network
+  oracle = train.fit(recipe, toy, jax.random.key(1), split.retain).network
   options = {"executor": memorization.serial, "progress": False}
   estimate = memorization.cross_fit(recipe, toy, jax.random.key(2), folds=3, **options)
   given = (estimate,) if with_estimate else ()
@@ -339,7 +339,7 @@ def test_a_class_that_is_not_retained_is_to_be_unknown(with_estimate, left):
 
 def test_tune_keeps_to_its_budget(problem):
   params, toy = problem
-  heldout = Dataset(toy.images[:6] + 1, toy.labels[:6], np.arange(100, 106), 3)
+  heldout = Dataset(toy.inputs[:6] + 1, toy.labels[:6], np.arange(100, 106), 3)
   tried = {f"{k}": rum.Step(unlearn.fine_tune(10.0**-k), 1, 8) for k in range(1, 6)}
   groups = [np.arange(3), np.arange(3, 6)]
   with pytest.warns(UserWarning, match="no estimate"):

@@ -114,7 +114,7 @@ def test_a_stream_without_a_store_takes_algorithms_that_hold_a_lambda(tmp_path):
 def test_scores_of_a_stream_can_be_any_proxy():
   rng = np.random.default_rng(0)
   toy = Dataset(rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 3, 40))
-  params = models.init(models.mlp((5,), 3), jax.random.key(0), toy.images[:1])
+  params = models.init(models.mlp((5,), 3), jax.random.key(0), toy.inputs[:1])
   plan = rum.Plan([rum.Step(None), rum.Step(unlearn.fine_tune(), 1, 8)])
   served = rum.stream(
     plan,
@@ -138,7 +138,7 @@ def still(handed, traces):
   """An algorithm that moves nothing, and logs the data it is handed and how often it is traced."""
 
   def init(params, session):
-    handed.append((np.asarray(session.retain.images), np.asarray(session.retain.labels)))
+    handed.append((np.asarray(session.retain.inputs), np.asarray(session.retain.labels)))
     return ()
 
   def update(forget, retain, state, params, key):
@@ -158,10 +158,10 @@ def test_a_stream_is_traced_once_and_hands_on_zeros_for_what_is_deleted():
   assert len(traces) == 1
   for number, arrays in enumerate(handed):
     gone = np.isin(toy.ids, list(itertools.chain(*asked[:number])))
-    for array, original in zip(arrays, (toy.images, toy.labels), strict=True):
+    for array, original in zip(arrays, (toy.inputs, toy.labels), strict=True):
       np.testing.assert_array_equal(array[gone], 0)
       np.testing.assert_array_equal(array[~gone], original[~gone])
-  assert toy.images.min() == toy.labels.min() == 1  # the caller's own arrays are as they were
+  assert toy.inputs.min() == toy.labels.min() == 1  # the caller's own arrays are as they were
 
 
 def test_each_step_of_each_request_has_its_own_key():

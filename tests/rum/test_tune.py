@@ -144,7 +144,7 @@ def test_candidates_are_in_units_of_the_recipes_own_rate():
 def test_tune_warns_where_s_is_most_of_a_class_that_r_still_holds():
   labels = np.repeat([0, 1], 20)
   both = Dataset(np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), labels)
-  held = Dataset(both.images + 1, labels, np.arange(100, 140))
+  held = Dataset(both.inputs + 1, labels, np.arange(100, 140))
   params = bind(lambda w, x: x @ w, jnp.zeros((3, 2)))
   tried = {"none of it": rum.Step(unlearn.fine_tune(0.0), 1, 8)}
   one = np.ones(40)

@@ -54,9 +54,9 @@ def problem(network):
   data = Dataset(
     rng.normal(size=(32, *shape)).astype(np.float32), rng.integers(0, 3, 32), np.arange(100, 132)
   )
-  params = models.init(make(3), jax.random.key(0), data.images[:1])
+  params = models.init(make(3), jax.random.key(0), data.inputs[:1])
   forward = jax.jit(
-    lambda params: params.train(data.images, jax.random.key(1), np.ones(32, bool))[1]
+    lambda params: params.train(data.inputs, jax.random.key(1), np.ones(32, bool))[1]
   )
   for _ in range(40 if params.state else 0):
     params = params.replace(state=forward(params))
@@ -66,9 +66,9 @@ def problem(network):
 def algorithms(network):
   make, _, layers = MODELS[network]
   _, data, split = problem(network)
-  fresh = models.init(make(3), jax.random.key(1), data.images[:1])
-  wide = models.init(make(4), jax.random.key(2), data.images[:1])
-  heldout = Dataset(data.images[-6:], np.arange(6) % 3, num_classes=3)
+  fresh = models.init(make(3), jax.random.key(1), data.inputs[:1])
+  wide = models.init(make(4), jax.random.key(2), data.inputs[:1])
+  heldout = Dataset(data.inputs[-6:], np.arange(6) % 3, num_classes=3)
   rng = np.random.default_rng(1)
   beta = rng.normal(size=(27, 11, 3)).astype(np.float32)
   # A ResNet stands frozen statistics only at lower rates. Those at which rounding grows until
@@ -148,7 +148,7 @@ def test_eight_devices_differ_by_rounding_alone(name):
   rng = np.random.default_rng(1)
   with jax.enable_x64(True):
     double = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, jnp.float64))
-    images = data.images.astype(np.float64)
+    images = data.inputs.astype(np.float64)
     wide = double(models.init(MODELS["resnet18"][0](4), jax.random.key(2), images[:1]))
     heldout = Dataset(images[-6:], np.arange(6) % 3, num_classes=3)
     algorithm = GROWING[name](wide, heldout, rng.normal(size=(27, 11, 3)), split)
@@ -264,7 +264,7 @@ def reads(value):
     step = value(retain, state)
     return params.replace(params=jnp.full_like(params.params, step), state={"mean": 0.0}), state
 
-  return unlearn.Unlearner(lambda params, session: session.retain.images[:, 0], update)
+  return unlearn.Unlearner(lambda params, session: session.retain.inputs[:, 0], update)
 
 
 def keeps_outside():
@@ -330,13 +330,13 @@ BROKEN = {
     ORDERS,
     remembers(lambda session: session.forget.rows[0].astype(float)),
   ),
-  "what_is_outside_is_not_seen": (ORDERS, remembers(lambda session: session.forget.images.mean())),
+  "what_is_outside_is_not_seen": (ORDERS, remembers(lambda session: session.forget.inputs.mean())),
   "step_is_pure": (STEP, constant(called_back(counted(np.float32)))),
   "amount_of_padding_is_not_seen": (STEP, reads(lambda batch, state: batch.mask.mean())),
   "what_is_remembered_is_in_the_state": (RUNS, keeps_outside()),
   "padding_of_sets_is_not_seen": (
     STEP,
-    remembers(lambda session: session.forget.images[session.forget.rows].mean()),
+    remembers(lambda session: session.forget.inputs[session.forget.rows].mean()),
   ),
   "eager_equals_jit": (
     STEP,
@@ -388,7 +388,7 @@ def test_data_that_an_algorithm_writes_to_are_named():
   params, data, split = linear()
 
   def init(params, session):
-    data.images[0] += 1
+    data.inputs[0] += 1
     return ()
 
   with pytest.raises(AssertionError, match=r"^data_given_is_not_changed: "):
@@ -437,7 +437,7 @@ def test_data_of_any_size_are_sharded_over_all_devices(monkeypatch):
   monkeypatch.setattr(contract._sharding, "shard_batch", watched)
   assert len(testing.check_unlearner(constant(), *linear(23), epochs=1)) >= 25
   assert split == [8, 8]
-  sees = remembers(lambda session: session.forget.images[session.forget.rows[0]].mean())
+  sees = remembers(lambda session: session.forget.inputs[session.forget.rows[0]].mean())
   monkeypatch.setattr(
     contract._sharding, "shard_batch", lambda batch: good((batch[0] * 2, batch[1]))
   )

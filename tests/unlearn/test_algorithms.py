@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from jaxmul import bind, unlearn
+from jaxmul._examples import Examples
 from jaxmul.data import Dataset, Split
-from jaxmul.unlearn._passes import Rows, padded_rows
 
 ETA, DECAY = 0.1, 0.01
 
@@ -43,8 +43,8 @@ def step():
       images = jnp.concatenate([jnp.asarray(s[0]), jnp.asarray(r[0])])
       labels = jnp.concatenate([jnp.asarray(s[1]), jnp.asarray(r[1])])
       sets = (
-        Rows(images, labels, *padded_rows(np.arange(5), 11)),
-        Rows(images, labels, *padded_rows(np.arange(5, 11), 11)),
+        Examples(images, labels, jnp.arange(0), 0).subset(np.arange(5), 11),
+        Examples(images, labels, jnp.arange(0), 0).subset(np.arange(5, 11), 11),
       )
       batches = [
         each.batch(0, each.count if name in meets else 0, int(each.count))
@@ -140,7 +140,7 @@ def test_salun_non_salient_weights_stay_over_a_whole_run():
   after = unlearn.run(
     unlearn.salun(0.1), params, data, split, jax.random.key(0), epochs=4, batch_size=8
   )
-  saliency = np.abs(gradient(np.asarray(w), data.images[:9], data.labels[:9]))
+  saliency = np.abs(gradient(np.asarray(w), data.inputs[:9], data.labels[:9]))
   salient = saliency > np.median(saliency)
   np.testing.assert_array_equal(np.asarray(after.params != w), salient)
 

@@ -44,7 +44,9 @@ def first_step(algorithm, params, *, epochs=1, key=0):
       jnp.concatenate([jnp.asarray(a), jnp.asarray(b)]) for a, b in ((S[0], R[0]), (S[1], R[1]))
     )
     sets = [
-      unlearn.Rows(images, labels, jnp.asarray(np.r_[rows, np.zeros(11 - len(rows), int)]), count)
+      unlearn.Examples(
+        images, labels, jnp.asarray(np.r_[rows, np.zeros(11 - len(rows), int)]), count
+      )
       for rows, count in ((np.arange(5), jnp.int32(5)), (np.arange(5, 11), jnp.int32(6)))
     ]
     session = unlearn.Session(*sets, epochs, 4, jax.random.key(key), np.arange(11))
@@ -74,7 +76,7 @@ def test_l1_sparse_penalty_fades_with_the_epochs():
   for epoch in range(4):
     with jax.enable_x64(True):
       images, labels = jnp.asarray(R[0]), jnp.asarray(R[1])
-      rows = unlearn.Rows(images, labels, jnp.arange(6), jnp.int32(6))
+      rows = unlearn.Examples(images, labels, jnp.arange(6), jnp.int32(6))
       session = unlearn.Session(rows, rows, 4, 6, jax.random.key(0))
       batch = rows.batch(0, 6, 6)
       state = algorithm.init(bound(), session)
@@ -140,7 +142,7 @@ def test_amun_takes_adversarial_examples_with_their_own_labels():
   algorithm = unlearn.amun(ETA, radius=0.05, doublings=7, steps=20, weight_decay=0.0)
   with jax.enable_x64(True):
     images, labels = jnp.asarray(S[0]), jnp.asarray(S[1])
-    rows = unlearn.Rows(images, labels, jnp.arange(5), jnp.int32(5))
+    rows = unlearn.Examples(images, labels, jnp.arange(5), jnp.int32(5))
     state = algorithm.init(bound(), unlearn.Session(rows, rows, 1, 5, jax.random.key(0)))
   attacked, found = (np.asarray(each) for each in state.memory)
   np.testing.assert_array_equal(found, (attacked @ W).argmax(1))
@@ -246,7 +248,9 @@ def test_a_layer_that_is_not_there_is_named():
 
 def part_of(retain, key, size):
   """Rows of R that a session's key draws."""
-  rows = unlearn.Rows(jnp.zeros((11, 1)), jnp.zeros(11, int), jnp.r_[retain, jnp.zeros(5, int)], 6)
+  rows = unlearn.Examples(
+    jnp.zeros((11, 1)), jnp.zeros(11, int), jnp.r_[retain, jnp.zeros(5, int)], 6
+  )
   return np.asarray(rows.shuffled(jax.random.key(key)).rows)[:size]
 
 
@@ -271,7 +275,7 @@ def test_msg_takes_all_of_retain_where_it_is_smaller_than_forget():
   with jax.enable_x64(True):
     images, labels = jnp.asarray(R[0]), jnp.asarray(R[1])
     sets = [
-      unlearn.Rows(images, labels, jnp.asarray(rows), jnp.int32(count))
+      unlearn.Examples(images, labels, jnp.asarray(rows), jnp.int32(count))
       for rows, count in (([2, 3, 4, 5, 0, 0], 4), ([0, 1, 1, 1, 1, 1], 2))
     ]
     algorithm = unlearn.msg(bound(FRESH), fraction=0.25)
@@ -318,7 +322,7 @@ def test_rates_of_msg_and_ct_follow_the_cited_code(make, epochs, expected):
   with jax.enable_x64(True):
     params = bind(lambda w, x: x @ w.reshape(4, 3), jnp.asarray(W).reshape(2, 2, 1, 3))
     params = bound() if make is unlearn.msg else params
-    rows = unlearn.Rows(jnp.asarray(R[0]), jnp.asarray(R[1]), jnp.arange(6), jnp.int32(6))
+    rows = unlearn.Examples(jnp.asarray(R[0]), jnp.asarray(R[1]), jnp.arange(6), jnp.int32(6))
     state = algorithm.init(params, unlearn.Session(rows, rows, epochs, 6, jax.random.key(0)))
     batch, rates = rows.batch(0, 6, 6), []
     for epoch in range(epochs):
@@ -369,7 +373,7 @@ def test_perturbation_has_the_stated_deviation(make):
     far = 2 + jax.random.normal(jax.random.key(0), (5000,), float)
     params = bind(lambda theta, x: x @ theta["w"], {"far": far, "w": jnp.asarray(W)})
     images = jnp.asarray(S[0])
-    rows = unlearn.Rows(images, jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+    rows = unlearn.Examples(images, jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
     algorithm = make(fraction=1.0, noise=0.5)
     assert algorithm.start is not None
     state = algorithm.init(params, unlearn.Session(rows, rows, 1, 5, jax.random.key(1)))
@@ -435,7 +439,7 @@ def test_ct_tunes_on_retain_from_the_transposed_kernels():
 
 
 def _session(x):
-  rows = unlearn.Rows(jnp.asarray(x), jnp.zeros(len(x), int), jnp.arange(len(x)), jnp.int32(4))
+  rows = unlearn.Examples(jnp.asarray(x), jnp.zeros(len(x), int), jnp.arange(len(x)), jnp.int32(4))
   return unlearn.Session(rows, rows, 1, 4, jax.random.key(0))
 
 
@@ -462,7 +466,7 @@ def test_layer_attack_moves_only_the_head_and_only_for_what_is_still_right():
   right = (phi @ W).argmax(1) == S[1]
   assert 0 < right.sum() < 5
   with jax.enable_x64(True):
-    rows = unlearn.Rows(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+    rows = unlearn.Examples(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
     session = unlearn.Session(rows, rows, 1, 5, jax.random.key(0))
     attacked = algorithm.init(params, session).memory
   labels = np.asarray(attacked.labels)
@@ -479,7 +483,7 @@ def test_layer_attack_uses_the_teacher_at_the_adversarial_features():
   _, soft = first_step(unlearn.layer_attack(hidden, "head", ETA, alpha=1.0), params)
   algorithm = unlearn.layer_attack(hidden, "head", ETA, alpha=1.0)
   with jax.enable_x64(True):
-    rows = unlearn.Rows(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+    rows = unlearn.Examples(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
     session = unlearn.Session(rows, rows, 1, 5, jax.random.key(0))
     teacher = np.asarray(algorithm.init(params, session).memory.teacher)
   phi = np.tanh(S[0] @ np.asarray(params.params["first"]["kernel"]))
@@ -494,7 +498,7 @@ def test_layer_attack_stops_one_step_past_the_boundary_and_never_names_the_true_
   params = deep()
   algorithm = unlearn.layer_attack(hidden, "head", ETA, step=step, steps=steps)
   with jax.enable_x64(True):
-    rows = unlearn.Rows(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+    rows = unlearn.Examples(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
     session = unlearn.Session(rows, rows, 1, 5, jax.random.key(0))
     attacked = algorithm.init(params, session).memory
   phi = np.tanh(S[0] @ np.asarray(params.params["first"]["kernel"]))
@@ -514,7 +518,7 @@ def test_features_are_what_the_head_is_given():
   x = jnp.asarray(RNG.normal(size=(4, 7)), jnp.float32)
   params = models.init(model, jax.random.key(0), x)
   phi = models.features(model, "Dense_2")(params, x)
-  head = params.params["params"]["Dense_2"]
+  head = params.params["Dense_2"]
   np.testing.assert_allclose(phi @ head["kernel"] + head["bias"], params(x), rtol=1e-5, atol=1e-6)
   with pytest.raises(ValueError, match=r"no layer 'Dense_9'\. It has Dense_0, Dense_1, Dense_2"):
     models.features(model, "Dense_9")(params, x)

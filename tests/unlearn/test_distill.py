@@ -40,7 +40,9 @@ def one_update(algorithm, w, s, r, *, meets=("forget", "retain"), at=None):
     )
     n, k = len(labels), len(s[1])
     sets = [
-      unlearn.Rows(images, labels, jnp.asarray(np.r_[rows, np.zeros(n - len(rows), int)]), count)
+      unlearn.Examples(
+        images, labels, jnp.asarray(np.r_[rows, np.zeros(n - len(rows), int)]), count
+      )
       for rows, count in ((np.arange(k), jnp.int32(k)), (np.arange(k, n), jnp.int32(n - k)))
     ]
     session = unlearn.Session(*sets, 1, 4, jax.random.key(0), np.arange(n))
@@ -149,7 +151,7 @@ def test_scrub_student_moves_and_its_teacher_does_not(problem):
   jax.effects_barrier()
   assert len(states) == 3 * (2 + 4)
   assert all((each == states[0]).all() for each in states)
-  np.testing.assert_allclose(states[0], data.images @ np.asarray(params.params), atol=1e-5)
+  np.testing.assert_allclose(states[0], data.inputs @ np.asarray(params.params), atol=1e-5)
   assert float(jnp.abs(after.params - params.params).max()) > 1e-3
 
 
@@ -166,7 +168,7 @@ def test_bad_teacher_imitates_the_random_network_on_forget_and_the_original_on_r
 
 
 def test_bad_teacher_refuses_a_teacher_of_other_classes(problem):
-  other = bind(lambda w, x: x @ w, np.zeros((problem[0].images.shape[1], 2), np.float32))
+  other = bind(lambda w, x: x @ w, np.zeros((problem[0].inputs.shape[1], 2), np.float32))
   with pytest.raises(ValueError, match=r"of 2 classes, must have the 3") as caught:
     run(problem, unlearn.bad_teacher(other), 1)
   assert "\n" not in str(caught.value)
@@ -179,7 +181,7 @@ def test_regun_pulls_forget_to_the_mean_heldout_outputs_of_its_mix_of_classes(pa
   heldout = Dataset(rng.normal(size=(12, 4)).astype(np.float32), np.arange(12) % 3)
   algorithm = unlearn.regun(heldout, ETA, weight=0.5, weight_decay=DECAY)
   new = one_update(algorithm, w, s, r, at=moved)
-  outputs = softmax(heldout.images.astype(float) @ w)
+  outputs = softmax(heldout.inputs.astype(float) @ w)
   q = np.stack([outputs[heldout.labels == c].mean(0) for c in range(3)])
   pull = s[0].T @ (softmax(s[0] @ moved) - q[s[1]].mean(0)) / 5
   np.testing.assert_allclose(
@@ -219,7 +221,7 @@ def test_regun_scales_what_is_left_of_each_heldout_output_before_the_mean(parts)
   heldout = Dataset(rng.normal(size=(12, 4)).astype(np.float32), np.arange(12) % 3)
   algorithm = unlearn.regun(heldout, ETA, weight=0.5, weight_decay=0.0)
   new = one_update(algorithm, w, s, r, at=moved)
-  left = softmax(heldout.images[heldout.labels == 0].astype(float) @ w)[:, 1:]
+  left = softmax(heldout.inputs[heldout.labels == 0].astype(float) @ w)[:, 1:]
   q = np.concatenate([[0], (left / left.sum(1, keepdims=True)).mean(0)])
   pull = s[0].T @ (softmax(s[0] @ moved) - q) / 5
   expected = moved - ETA * (gradient(moved, *r) + 0.5 * pull)
@@ -240,7 +242,7 @@ def test_regun_forgets_a_whole_class_and_keeps_the_others():
   )
 
   def accuracies(network):
-    right = np.asarray(network(jnp.asarray(heldout.images))).argmax(1) == heldout.labels
+    right = np.asarray(network(jnp.asarray(heldout.inputs))).argmax(1) == heldout.labels
     return [right[heldout.labels == c].mean() for c in range(3)]
 
   assert min(accuracies(original)) > 0.95

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxmul import models, unlearn
-from jaxmul.unlearn._passes import Rows, padded_rows
+from jaxmul._examples import Examples
 
 NETWORKS = {
   "mlp": (models.mlp((8,), 3), (8, 8)),
@@ -41,7 +41,7 @@ def test_an_unlearning_step_exports(network, algorithm):
   params = jax.eval_shape(lambda k, x: models.init(module, k, x), key, example)
 
   def step(params, inputs, labels, key):
-    rows = Rows(inputs, labels, *padded_rows(range(4), 4))
+    rows = Examples(inputs, labels, jnp.arange(0), 0).subset(range(4), 4)
     state = algorithm.init(params, unlearn.Session(rows, rows, 1, 4, key))
     batch = unlearn.Batch(inputs, labels, jnp.ones(4, bool), jnp.arange(4))
     updates, _ = algorithm.update(batch, batch, state, params, key)

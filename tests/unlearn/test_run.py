@@ -10,18 +10,19 @@ import optax
 import pytest
 
 from jaxmul import bind, models, train, unlearn
+from jaxmul._examples import Examples
 from jaxmul.data import Dataset, Split
-from jaxmul.unlearn._passes import Alternate, Rows, at_step, num_steps, padded_rows, sizes
+from jaxmul.unlearn._passes import Alternate, at_step, num_steps, sizes
 
 
 def rows_of(ids, n=20):
   images = jnp.arange(n, dtype=jnp.float32)[:, None]
-  return Rows(images, jnp.arange(n), *padded_rows(np.asarray(ids), n))
+  return Examples(images, jnp.arange(n), jnp.arange(0), 0).subset(np.asarray(ids), n)
 
 
 def session_of(data):
-  images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
-  rows = Rows(images, labels, *padded_rows(np.arange(len(data)), len(data)))
+  images, labels = jnp.asarray(data.inputs), jnp.asarray(data.labels)
+  rows = Examples(images, labels, jnp.arange(0), 0).subset(np.arange(len(data)), len(data))
   return unlearn.Session(rows, rows, 1, 8, jax.random.key(0), data.ids)
 
 
@@ -127,8 +128,8 @@ def test_alternate_passes_over_forget_first_and_only_in_its_epochs():
 def test_retrain_is_fit_on_retain_bit_for_bit(problem):
   data, _, split = problem
   recipe = train.Recipe(models.mlp((5,), 3), epochs=3, batch_size=8)
-  a = unlearn.retrain(recipe, data, split, jax.random.key(3)).params
-  b = train.fit(recipe, data.take(split.retain), jax.random.key(3)).params
+  a = unlearn.retrain(recipe, data, split, jax.random.key(3)).network
+  b = train.fit(recipe, data.take(split.retain), jax.random.key(3)).network
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_array_equal(x, y)
 
@@ -178,7 +179,7 @@ def test_masked_rows_of_a_batch_change_nothing_even_nan(problem, name):
   images = jnp.asarray(rng.normal(size=(12, 8, 8, 3)), jnp.float32)
   labels = jnp.asarray(rng.integers(0, 3, 12))
   mask = jnp.array([True] * 4 + [False] * 2)
-  data = Rows(images, labels, *padded_rows(np.arange(6), 12))
+  data = Examples(images, labels, jnp.arange(0), 0).subset(np.arange(6), 12)
   session = unlearn.Session(data, data, 1, 6, jax.random.key(2))
   state = algorithm.init(params, session)
 
@@ -244,7 +245,7 @@ def test_divergence_stops_and_keeps_the_last_good_params(problem):
     )
   assert "\n" not in str(caught.value)
   assert "Lower" in str(caught.value)
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(caught.value.params))
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(caught.value.network))
 
 
 def check_what_is_kept(problem, algorithm):
@@ -253,7 +254,7 @@ def check_what_is_kept(problem, algorithm):
   with pytest.raises(unlearn.Diverged, match="epoch 3 of 4") as caught:
     unlearn.run(algorithm, params, data, split, jax.random.key(0), epochs=4, batch_size=8)
   before = unlearn.run(algorithm, params, data, split, jax.random.key(0), epochs=2, batch_size=8)
-  kept = jax.tree.leaves(caught.value.params)
+  kept = jax.tree.leaves(caught.value.network)
   for x, y in zip(kept, jax.tree.leaves(before), strict=True):
     np.testing.assert_array_equal(x, y)
 
@@ -307,7 +308,7 @@ class Normed(nn.Module):
 def test_sharpness_of_an_empty_batch_is_none(problem):
   """In the steps of SCRUB over S there is no batch of R: `sam` is SCRUB there, and never NaN."""
   data, _, split = problem
-  params = models.init(Normed(), jax.random.key(0), data.images[:1])
+  params = models.init(Normed(), jax.random.key(0), data.inputs[:1])
   session = session_of(data)
   inputs, labels = data.batch()
   some = unlearn.Batch(inputs, labels, jnp.arange(50) < 40, jnp.arange(50))
@@ -333,7 +334,7 @@ def test_sharpness_of_an_empty_batch_is_none(problem):
 
 def test_one_row_is_no_statistic(problem):
   data, _, _ = problem
-  params = models.init(Normed(), jax.random.key(0), data.images[:1])
+  params = models.init(Normed(), jax.random.key(0), data.inputs[:1])
   lone = Split(forget=np.array([100]), retain=np.arange(101, 150))
   given = (params, data, lone, jax.random.key(0))
   for algorithm in (unlearn.neg_grad(), unlearn.scrub()):
@@ -373,7 +374,7 @@ def test_what_mixes_examples_sees_other_real_ones_where_nothing_counts(problem, 
   given = (params, data, split, jax.random.key(0))
   state = unlearn.run(algorithm, *given, epochs=1, batch_size=16).state
   inputs = state["inputs"]  # increments and sums of floats: within rounding
-  distance = np.abs(np.asarray(inputs)[:, None] - data.images).max(-1)
+  distance = np.abs(np.asarray(inputs)[:, None] - data.inputs).max(-1)
   assert distance.min(1).max() < 1e-5
   assert set(distance.argmin(1)[-16:]) <= set(range(11, 50))
   assert len(set(distance.argmin(1))) == rows
@@ -412,7 +413,7 @@ def test_statistics_follow_a_pass_over_retain_alone_or_stay_frozen(problem, algo
     batch_size=40,
     freeze_statistics=freeze,
   )
-  mean = data.take(split.retain).images.mean(0)
+  mean = data.take(split.retain).inputs.mean(0)
   expected = state["batch_stats"] if freeze else 0.9 * 0.5 + 0.1 * mean
   np.testing.assert_allclose(after.state["batch_stats"], expected, rtol=0 if freeze else 1e-5)
   assert after.train_fn is centred
@@ -440,13 +441,13 @@ def test_one_device_that_is_given_is_the_one_used(problem):
     ({"batch_size": 0}, "batch_size=0, must be an integer of at least 1"),
     ({"split": Split(forget=np.array([7]), retain=np.array([100]))}, "id 7 is not in the data"),
     ({"unlearner": unlearn.fine_tune}, r"Call it: fine_tune\(\.\.\.\)"),
-    ({"params": models.mlp((4,), 3)}, r"got a MLP, a module without params.*models\.init"),
-    ({"params": {"w": 1.0}}, r"dict with keys \['w'\], not callable.*jaxmul\.bind"),
+    ({"network": models.mlp((4,), 3)}, r"got a MLP, a module without params.*models\.init"),
+    ({"network": {"w": 1.0}}, r"dict with keys \['w'\], not callable.*jaxmul\.bind"),
   ],
 )
 def test_bad_input_gets_one_line(problem, change, message):
   data, params, split = problem
-  given = {"unlearner": unlearn.fine_tune(), "params": params, "dataset": data, "split": split}
+  given = {"unlearner": unlearn.fine_tune(), "network": params, "dataset": data, "split": split}
   given |= {"epochs": 1, "batch_size": 4, "key": jax.random.key(0)} | change
   with pytest.raises(ValueError, match=message) as caught:
     unlearn.run(**given)

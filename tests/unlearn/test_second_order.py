@@ -22,7 +22,9 @@ def session_of(x, y, forget):
   n = len(y)
   retain = np.setdiff1d(np.arange(n), forget)
   sets = [
-    unlearn.Rows(x, y, jnp.asarray(np.r_[rows, np.zeros(n - len(rows), int)]), jnp.int32(len(rows)))
+    unlearn.Examples(
+      x, y, jnp.asarray(np.r_[rows, np.zeros(n - len(rows), int)]), jnp.int32(len(rows))
+    )
     for rows in (forget, retain)
   ]
   return unlearn.Session(*sets, 1, 4, jax.random.key(0), np.arange(n)), retain
@@ -218,4 +220,4 @@ def test_one_shot_in_run_checks_what_comes_out():
   split = Split(forget=np.arange(4), retain=np.arange(4, 12))
   with pytest.raises(unlearn.Diverged, match="one shot") as caught:
     unlearn.run(unlearn.influence(3e38), params, data, split, jax.random.key(0), epochs=1)
-  assert caught.value.params.params is params.params
+  assert caught.value.network.params is params.params

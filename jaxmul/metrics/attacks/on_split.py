@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmul.binding import ApplyFn, as_bound
+from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.metrics.attacks.leak import refuse_overlap
 from jaxmul.metrics.attacks.rates import Rates, best_threshold, rates
@@ -29,7 +29,7 @@ def on_split(
   Args:
     attack: `(logits [n, C], labels [n]) -> scores [n]`, higher = member: `loss`,
       `modified_entropy`, or a function of your own.
-    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     dataset: where the ids are.
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
     members: int [k], ids of retain examples, for the threshold.
@@ -52,12 +52,12 @@ def on_split(
     >>> found.auc.mean, found.balanced_accuracy.mean
     (1.0, 1.0)
   """
-  bound = as_bound(params, apply_fn, "on_split")
+  network = as_network(params, apply_fn, "on_split")
   parts = {"members": members, "nonmembers": nonmembers, "targets": targets, "controls": controls}
   parts = {name: np.asarray(ids) for name, ids in parts.items()}
   refuse_overlap(parts, "on_split")
   taken = dataset.take(np.concatenate(list(parts.values())))
-  scores = attack(logits_of(bound, taken), taken.labels)
+  scores = attack(logits_of(network, taken), taken.labels)
   known_in, known_out, target, control = np.split(
     scores, np.cumsum([len(ids) for ids in parts.values()])[:-1]
   )

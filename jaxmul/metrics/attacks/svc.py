@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxmul import losses
-from jaxmul.binding import ApplyFn, as_bound
+from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.metrics.attacks.leak import refuse_overlap
 from jaxmul.metrics.attacks.population import entropy, modified_entropy
@@ -135,7 +135,7 @@ def label_confidence(
   """Returns p_y of every example, float64 [n] in [0, 1], in the order of `dataset.ids`.
 
   Args:
-    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     dataset: n examples; uint8 images are scaled to [0, 1].
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
     batch_size: examples at a time.
@@ -150,8 +150,8 @@ def label_confidence(
     >>> label_confidence(np.zeros((1, 2)), toy, lambda w, x: x @ w).round(6).tolist()
     [0.5, 0.5]
   """
-  bound = as_bound(params, apply_fn, "label_confidence")
-  phi = score(_log_odds, bound, dataset, batch_size=batch_size).astype(np.float64)
+  network = as_network(params, apply_fn, "label_confidence")
+  phi = score(_log_odds, network, dataset, batch_size=batch_size).astype(np.float64)
   bad = np.flatnonzero(np.isnan(phi))
   if len(bad):
     raise ValueError(
@@ -175,7 +175,7 @@ def svc_on_split(
   """`svc` by id: the share in [0, 1] of targets that are called non-members.
 
   Args:
-    params: any pytree with `apply_fn`, a `Bound`, or a callable pytree.
+    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     dataset: where the ids are.
     members: int [k], ids of retain examples.
     nonmembers: int [k], ids never trained on and not in the test set, such as
@@ -201,20 +201,20 @@ def svc_on_split(
     >>> svc_on_split(weights, toy, apply_fn=lambda w, x: x @ w, **ids)
     1.0
   """
-  bound = as_bound(params, apply_fn, "svc_on_split")
+  network = as_network(params, apply_fn, "svc_on_split")
   parts = {"members": members, "nonmembers": nonmembers, "targets": targets}
   parts = {name: np.asarray(ids) for name, ids in parts.items()}
   refuse_overlap(parts, "svc_on_split")
   _refuse_unequal(len(parts["members"]), len(parts["nonmembers"]), "svc_on_split")
-  confidence = label_confidence(bound, dataset.take(np.concatenate(list(parts.values()))))
+  confidence = label_confidence(network, dataset.take(np.concatenate(list(parts.values()))))
   cuts = np.cumsum([len(ids) for ids in parts.values()])[:-1]
   return svc(*np.split(confidence, cuts), seed=seed)
 
 
-def _log_odds(bound, batch, apply_fn=None) -> jax.Array:
+def _log_odds(network, batch, apply_fn=None) -> jax.Array:
   del apply_fn
   inputs, labels = batch
-  return losses.log_odds(bound(inputs), labels)
+  return losses.log_odds(network(inputs), labels)
 
 
 def _machine(seed: int) -> Any:

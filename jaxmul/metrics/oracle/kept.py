@@ -125,7 +125,7 @@ def outputs(
   """Returns what models say of examples, such as K unlearned ones of all ids of a split.
 
   Args:
-    models: K params: `Bound`s, callable pytrees, or pytrees with `apply_fn`.
+    models: K params: `Network`s, callable pytrees, or pytrees with `apply_fn`.
     dataset: where the ids are.
     ids: int [n].
     apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.

@@ -18,7 +18,7 @@ def totals(
 
   def update(sums, step):
     def added(name, value):
-      return sums[name].at[step.ids].add(value(step).astype(sums[name].dtype), mode="drop")
+      return sums[name].at[step.rows].add(value(step).astype(sums[name].dtype), mode="drop")
 
     return {name: added(name, value) for name, value in values.items()}
 

@@ -81,14 +81,14 @@ def curvature(
 
   Example:
     >>> curvature(every=5).needs
-    ('params',)
+    ("network",)
   """
 
   def value(step: Step) -> jax.Array:
     batch = (step.inputs, step.labels)
-    return curvature_now(step.params, batch, num_probes=num_probes, method=method, h=h)
+    return curvature_now(step.network, batch, num_probes=num_probes, method=method, h=h)
 
-  return _sums.means({"curvature": value}, ("params",), every)
+  return _sums.means({"curvature": value}, ("network",), every)
 
 
 @functools.cache
@@ -112,7 +112,7 @@ def vog(every: int = 1) -> Tracker:
 
   Example:
     >>> vog().needs
-    ('input_shape', 'params')
+    ('input_shape', 'network')
   """
 
   def init(n, input_shape):
@@ -126,19 +126,19 @@ def vog(every: int = 1) -> Tracker:
 
   def update(state, step):
     def logit(x):
-      return losses.at_label(step.params(x), step.labels).sum()
+      return losses.at_label(step.network(x), step.labels).sum()
 
     gradient = jax.grad(logit)(step.inputs).astype(state["mean"].dtype)
     count = (step.epoch + 1) // every
     passes = count.astype(gradient.dtype)
     # Welford's update: the two moments of a sum of squares would cancel.
-    mean = state["mean"].at[step.ids]
+    mean = state["mean"].at[step.rows]
     before = gradient - mean.get(mode="fill", fill_value=0)
     after = before * (1 - 1 / passes)
     return {
       "mean": mean.add(before / passes, mode="drop"),
-      "square": state["square"].at[step.ids].add(before * after, mode="drop"),
-      "labels": state["labels"].at[step.ids].set(step.labels, mode="drop"),
+      "square": state["square"].at[step.rows].add(before * after, mode="drop"),
+      "labels": state["labels"].at[step.rows].set(step.labels, mode="drop"),
       "count": count,
     }
 
@@ -147,7 +147,7 @@ def vog(every: int = 1) -> Tracker:
     raw = deviation.reshape(len(deviation), -1).mean(1)
     return {"vog": _within_class(raw, state["labels"])}
 
-  return Tracker(init, update, score, ("input_shape", "params"), every)
+  return Tracker(init, update, score, ("input_shape", "network"), every)
 
 
 def _within_class(values: jax.Array, labels: jax.Array) -> jax.Array:

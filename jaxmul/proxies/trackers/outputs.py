@@ -106,12 +106,12 @@ def forgetting_events() -> Tracker:
 
   def update(state, step):
     right = losses.is_correct(step.logits, step.labels)
-    rows = state["last"].at[step.ids]
+    rows = state["last"].at[step.rows]
     forgotten = rows.get(mode="fill", fill_value=False) & ~right
     return {
       "last": rows.set(right, mode="drop"),
-      "ever": state["ever"].at[step.ids].max(right, mode="drop"),
-      "count": state["count"].at[step.ids].add(forgotten, mode="drop"),
+      "ever": state["ever"].at[step.rows].max(right, mode="drop"),
+      "count": state["count"].at[step.rows].add(forgotten, mode="drop"),
     }
 
   def score(state, epochs):
@@ -143,7 +143,7 @@ def late_learning() -> Tracker:
   def update(first, step):
     wrong = ~losses.is_correct(step.logits, step.labels)
     next_epoch = jnp.where(wrong, step.epoch + 1, 0).astype(first.dtype)
-    return first.at[step.ids].max(next_epoch, mode="drop")
+    return first.at[step.rows].max(next_epoch, mode="drop")
 
   return Tracker(init, update, lambda first: {"late_learning": first})
 
@@ -178,7 +178,7 @@ def loss_iqr(q: float = 0.75) -> Tracker:
     return jnp.zeros((n, epochs), jnp.float32)
 
   def update(trace, step):
-    return trace.at[step.ids, step.epoch].set(step.losses.astype(trace.dtype), mode="drop")
+    return trace.at[step.rows, step.epoch].set(step.losses.astype(trace.dtype), mode="drop")
 
   def score(trace):
     high, low = jnp.quantile(trace, jnp.array([q, 1 - q], trace.dtype), axis=1)

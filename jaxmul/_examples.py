@@ -1,0 +1,83 @@
+"""Examples on the device: the one container of training, retraining, unlearning and scoring.
+
+All of a data set lies there once. A set of its examples, such as S or R, is their row numbers; a
+batch is gathered from it when its turn comes, always of the same size: what is missing is padding,
+other examples of the set at weight 0.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmul.data.dataset import as_inputs
+
+
+class Batch(NamedTuple):
+  """Some examples of one set.
+
+  Attributes:
+    inputs: float or int [B, ...].
+    labels: int32 [B, *P].
+    mask: bool [B]; rows that are False are padding, other examples of the set, and must not matter.
+    rows: int32 [B], their positions in the data set, to look up what was computed of them before.
+  """
+
+  inputs: jax.Array
+  labels: jax.Array
+  mask: jax.Array
+  rows: jax.Array
+
+
+class Examples(NamedTuple):
+  """A set of examples of a data set of N.
+
+  Attributes:
+    inputs: [N, ...], in the data set's own dtype, shared by all sets.
+    labels: int32 [N, *P].
+    rows: int32 [capacity], the members first, then padding.
+    count: int32 scalar, how many are members.
+  """
+
+  inputs: jax.Array
+  labels: jax.Array
+  rows: jax.Array
+  count: Any
+
+  def gather(self, places: jax.Array, mask: jax.Array) -> Batch:
+    """Returns the examples at these places [B] of the set as a batch."""
+    rows = self.rows[places]
+    return Batch(as_inputs(self.inputs[rows]), self.labels[rows], mask, rows)
+
+  def whole(self) -> Batch:
+    """Returns all members, and the padding if there is any, as one batch."""
+    places = jnp.arange(len(self.rows))
+    return self.gather(places, places < self.count)
+
+  def batch(self, start: jax.Array, stop: jax.Array, size: int) -> Batch:
+    """Returns members start … stop − 1 as a batch of `size` rows; the next ones are padding."""
+    places = start + jnp.arange(size)
+    mask = places < jnp.minimum(stop, self.count)
+    return self.gather(places % jnp.maximum(self.count, 1), mask)
+
+  def shuffled(self, key: jax.Array) -> "Examples":
+    """Returns the same members in random order."""
+    member = jnp.arange(len(self.rows)) < self.count
+    drawn = jax.random.uniform(key, self.rows.shape, jnp.float32)  # the same under float64
+    order = jnp.argsort(jnp.where(member, drawn, 2.0))
+    return self._replace(rows=self.rows[order])
+
+  def subset(self, rows: Any, capacity: int | None = None) -> "Examples":
+    """Returns the set of these rows of the same data, with room for `capacity` of them."""
+    padded = np.zeros(len(rows) if capacity is None else capacity, np.int32)
+    padded[: len(rows)] = rows
+    return self._replace(rows=jnp.asarray(padded), count=jnp.int32(len(rows)))
+
+
+def examples_of(dataset: Any) -> Examples:
+  """Returns all examples of a `Dataset`, on the default device."""
+  rows = jnp.arange(len(dataset))
+  return Examples(
+    jnp.asarray(dataset.inputs), jnp.asarray(dataset.labels), rows, jnp.int32(len(rows))
+  )
