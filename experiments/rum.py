@@ -123,10 +123,10 @@ class Config:
   out: Path = Path("runs/rum")
 
   def __post_init__(self):
-    if self.seeds < 1 or self.first_seed < 0:
-      raise ValueError(
-        f"--seeds {self.seeds}: must be at least 1; --first-seed {self.first_seed}: at least 0."
-      )
+    if self.seeds < 1:
+      raise ValueError(f"--seeds {self.seeds}: must be at least 1.")
+    if self.first_seed < 0:
+      raise ValueError(f"--first-seed {self.first_seed}: must be at least 0.")
     if self.audit_models and self.audit_models < 8:
       raise ValueError(f"--audit-models {self.audit_models}: must be at least 8, or 0 for none.")
     if len(set(self.proxy)) != len(self.proxy) or not self.proxy:

@@ -30,3 +30,15 @@ def test_influences_come_from_models_that_did_not_select_the_forget_sets(monkeyp
     unlearn.Problem.influence.func(problem)
   selecting = truth.truth_settings(config)["key"]
   assert not np.array_equal(*(jax.random.key_data(key) for key in (keys[0], selecting)))
+
+
+def test_a_row_is_marked_where_it_is_worse_by_more_than_the_seeds_differ():
+  def rows(gaps, tows):
+    return [{"example gap": g, "ToW by group": t} for g, t in zip(gaps, tows, strict=True)]
+
+  original = rows([0.10, 0.20, 0.30], [0.9, 0.8, 0.7])
+  further = rows([0.21, 0.30, 0.41], [0.9, 0.81, 0.69])
+  assert unlearn.worse_than(original, further) == ["example gap"]
+  assert unlearn.worse_than(original, rows([0.05, 0.1, 0.2], [0.7, 0.61, 0.5])) == ["ToW by group"]
+  assert unlearn.worse_than(original, rows([0.11, 0.19, 0.31], [0.9, 0.8, 0.7])) == []
+  assert unlearn.worse_than(original[:1], rows([0.9], [0.1])) == []

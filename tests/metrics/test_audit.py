@@ -152,6 +152,16 @@ def test_groups_in_the_wrong_order_fail_it(ensemble):
   )
 
 
+def test_groups_with_as_much_to_see_are_not_compared(ensemble):
+  """A class that is forgotten whole: leaving it out moves every example of it as far."""
+  half = len(HIGH) // 2
+  found = audited(ensemble, high=HIGH[half:], low=HIGH[:half])
+  (control,) = (c for c in found.controls if c.name.startswith("low group"))
+  assert control.passed is None
+  assert "p moved by" in control.said
+  assert found.passed
+
+
 def test_batch_norm_that_changes_nothing_fails_it(ensemble):
   same = simulated(5, 16, lift=0)
   assert failed(audited(ensemble, batch_norm=same)) == ["BatchNorm statistics changed, KLoM"]
