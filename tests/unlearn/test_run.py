@@ -96,7 +96,7 @@ def test_even_batches_meet_each_example_once_and_pad_with_the_next(passes, forge
 
 def test_union_counts_do_not_overflow():
   """step × |R| would, from about 740,000 examples on."""
-  rows = Rows(jnp.zeros((1, 1)), jnp.zeros(1, int), jnp.zeros(8, int), jnp.int32(1_200_000))
+  rows = Examples(jnp.zeros((1, 1)), jnp.zeros(1, int), jnp.zeros(8, int), jnp.int32(1_200_000))
   few = rows._replace(count=jnp.int32(80_000))
   size = sizes("union", 256, 80_000, 1_200_000)
   steps = int(num_steps("union", 256, few.count, rows.count, 0))
