@@ -113,8 +113,8 @@ def plan(
 
   Args:
     recipe: the recipe of the model that will be unlearned; or a learner of your own, a pure
-      module-level function `(examples, key) -> network` that trains under jit on `examples.whole()` and
-      returns a callable pytree, `network(inputs) -> logits [B, C]`.
+      module-level function `(examples, key) -> network` that trains under jit on
+      `examples.whole()` and returns a callable pytree, `network(inputs) -> logits [B, C]`.
     dataset: n training examples.
     key: of subsets and training runs.
     num_models: M, at least 2.
