@@ -184,6 +184,7 @@ COMMANDS: dict[str, Check] = {
   "pip install -e '.[ray]'": install,
   "pip install -e '.[bench]'": install,
   "python -m experiments.rum --out runs/mine": small(RUM),
+  "python -m experiments.rum --key 17 --seeds 5": small(f"{RUM} --out runs/new"),
   "python -m experiments.rum --forget random --out runs/random": small(REQUEST),
   "python -m experiments.rum --forget 3 --out runs/class": small(REQUEST),
   MEMORIZE: small(TRUTH),
