@@ -128,7 +128,7 @@ class Given:
   reference: data.Dataset
   features: Callable[[Network, jax.Array], jax.Array]
   layers: tuple[str, ...]
-  influence: memorization.RowInfluence | None
+  influence: memorization.ChosenInfluence | None
 
   def dmm(self, scale: float) -> unlearn.Unlearner:
     """Datamodel matching, by the influences."""
@@ -234,7 +234,7 @@ class Problem:
     return metrics.oracle.oracles(*what, num_models=ORACLES, store=store)
 
   @functools.cached_property
-  def influence(self) -> memorization.RowInfluence | None:
+  def influence(self) -> memorization.ChosenInfluence | None:
     """Of every forget example on the logits of every training example; read back if it is there."""
     # Models of their own: those of the ground truth selected the forget sets.
     config, key = self.config, jax.random.fold_in(self.key, 7)
@@ -245,7 +245,7 @@ class Problem:
     plan = memorization.plan(*what, **options, test=self.training, target="logits")
     folder = config.out / "cache" / f"influence-{digest(self.sets['mixed'])[:12]}-{plan.hash[:12]}"
     if folder.exists():
-      return memorization.RowInfluence.load(folder)
+      return memorization.ChosenInfluence.load(folder)
     print(f"influences for dmm: {config.influence_models} models")
     chunks = config.out / "cache" / f"chunks-{plan.hash[:12]}"
     return memorization.influence(

@@ -15,7 +15,7 @@ from experiments import logs, paper, rum
 from jaxmul import _files, checkpoint, memorization, models, report, train, unlearn
 from jaxmul import rum as refinement
 from jaxmul.data import Dataset
-from jaxmul.memorization import Estimate, RowInfluence
+from jaxmul.memorization import Estimate, ChosenInfluence
 from jaxmul.metrics import oracle
 
 NETWORK = jaxmul.bind(len, {"w": np.arange(6.0).reshape(2, 3)})
@@ -217,7 +217,7 @@ def test_ground_truth_and_influence_live_in_any_folder(tmp_path, name):
         store=tmp_path / "chunks" / name,
         **options,
       )
-  again = RowInfluence.load(tmp_path / name)
+  again = ChosenInfluence.load(tmp_path / name)
   np.testing.assert_array_equal(again.value, found.value)
   assert memorization.status(tmp_path / "chunks" / name).done == 4
 

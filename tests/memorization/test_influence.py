@@ -143,7 +143,7 @@ def test_a_damaged_or_foreign_folder_is_refused(tmp_path):
       out=out,
       executor=memorization.serial,
     )
-  read = memorization.RowInfluence.load(out)
+  read = memorization.ChosenInfluence.load(out)
   np.testing.assert_array_equal(read.value, found.value)
   np.testing.assert_array_equal(read.test_ids, TOY.ids)
   for file in out.iterdir():
@@ -152,11 +152,11 @@ def test_a_damaged_or_foreign_folder_is_refused(tmp_path):
     for damaged in (b"", whole[: len(whole) // 2], b"PK\x03\x04" + whole, flipped):
       file.write_bytes(damaged)
       with pytest.raises(ValueError, match="not a whole result of influence") as caught:
-        memorization.RowInfluence.load(out)
+        memorization.ChosenInfluence.load(out)
       assert "\n" not in str(caught.value)
     file.write_bytes(whole)
   with pytest.raises(ValueError, match="not a whole result of influence"):
-    memorization.RowInfluence.load(tmp_path)
+    memorization.ChosenInfluence.load(tmp_path)
 
 
 def test_rows_that_are_not_there_are_refused():
