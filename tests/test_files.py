@@ -15,7 +15,7 @@ from experiments import logs, paper, rum
 from jaxmul import _files, checkpoint, memorization, models, report, train, unlearn
 from jaxmul import rum as refinement
 from jaxmul.data import Dataset
-from jaxmul.memorization import Estimate, ChosenInfluence
+from jaxmul.memorization import ChosenInfluence, Estimate
 from jaxmul.metrics import oracle
 
 NETWORK = jaxmul.bind(len, {"w": np.arange(6.0).reshape(2, 3)})
