@@ -87,7 +87,7 @@ def test_an_mlp_without_state_comes_back(tmp_path):
   checkpoint.save(tmp_path / "mlp", params)
   loaded = checkpoint.load(tmp_path / "mlp", like)
   assert_same(loaded.params, params.params)
-  assert loaded.state is None
+  assert loaded.state == {}
   inputs = jnp.ones((3, 8, 8))
   np.testing.assert_array_equal(loaded(inputs), params(inputs))
   assert not np.array_equal(loaded(inputs), like(inputs))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxmul import models, proxies, train
+from jaxmul._examples import Examples
 from jaxmul.proxies import trackers
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -51,7 +52,7 @@ def training(name):
     # Those that take gradients once, with the network that compiles fastest.
     some = trackers.__all__ if name == "mlp" else ("learning_events",)
     every = tuple(getattr(trackers, each)() for each in some)
-    result = train.run(recipe, every, images, labels, jnp.arange(4), key)
+    result = train.run(recipe, every, Examples(images, labels, jnp.arange(4), 4), key)
     return jax.tree.leaves((result.network, result.scores, result.history))
 
   return run

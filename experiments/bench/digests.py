@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +38,12 @@ def measure(pairs: int, seconds: float) -> dict[str, Any]:
     "NPROC": "1",
     "JAX_PLATFORMS": "cpu",
   }
-  command = [sys.executable, "-m", "experiments.bench.digests", *networks]
-  done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-  digests = json.loads(done.stdout.splitlines()[-1])
+  digests: dict[str, str] = {}
+  for name in networks:  # a process each: all compiled programs of one are near the limit of Linux
+    command = [sys.executable, "-m", "experiments.bench.digests", name]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    digests |= json.loads(done.stdout.splitlines()[-1])
+    print(f"{name}: done", file=sys.stderr)
   kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
   different = None
   if kept.get("cpu") == cpu():
@@ -187,6 +189,7 @@ def battery(name: str) -> dict[str, Any]:
     except unlearn.Diverged as error:
       network = error.network
     found[f"unlearn {label}"] = (network.params, network.state)
+    jax.clear_caches()  # a process may map 65,530 pieces of memory, and each program takes some
 
   plan = rum.Plan(
     [
@@ -250,17 +253,12 @@ def main_job() -> dict[str, Any]:
   return {"methods": methods, "spearman": ranks, "groups": found["groups"], "audit": audit["line"]}
 
 
-def main(networks: list[str]) -> None:
-  """Prints {name: digest} as the last line."""
+def main(name: str) -> None:
+  """Prints {name: digest} of a network, or of the main job, as the last line."""
   warnings.simplefilter("ignore")
-  found: dict[str, str] = {}
-  for name in networks:
-    made: Callable[[], dict[str, Any]] = (
-      main_job if name == "main job" else lambda name=name: battery(name)
-    )
-    found |= {f"{name}: {what}": digest(arrays) for what, arrays in made().items()}
-  print(json.dumps(found))
+  found = main_job() if name == "main job" else battery(name)
+  print(json.dumps({f"{name}: {what}": digest(arrays) for what, arrays in found.items()}))
 
 
 if __name__ == "__main__":
-  main(sys.argv[1:])
+  main(sys.argv[1])

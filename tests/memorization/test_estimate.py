@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxmul import Network, memorization, metrics, models, retraining, train
+from jaxmul._examples import examples_of
 from jaxmul.data import Dataset, sources
 from jaxmul.retraining.chunk import arrays_of, outcome
 
@@ -144,10 +145,10 @@ def test_estimate_equals_every_subset_of_a_dozen_examples(learner, left_out):
   labels = np.arange(12) % 2  # two classes that overlap
   toy = Dataset((rng.normal(size=(12, 3)) + labels[:, None]).astype(np.float32), labels)
   hits, seen = np.zeros((2, 12)), np.zeros((2, 12))
-  images, targets = toy.batch()
+  inputs, _ = toy.batch()
   for out in itertools.combinations(range(12), left_out):
     rows = np.setdiff1d(np.arange(12), out)
-    logits = learner(images, targets, jnp.asarray(rows), None)(images)
+    logits = learner(examples_of(toy).subset(jnp.asarray(rows)), None)(inputs)
     correct = np.argmax(logits, 1) == labels
     inside = np.isin(np.arange(12), rows).astype(int)
     hits[inside, np.arange(12)] += correct

@@ -225,7 +225,7 @@ def test_what_a_tap_cannot_see_falls_back_to_gradients(name, double):
 
 def test_a_forward_pass_that_is_already_jitted_falls_back():
   bound, x, y = network(models.mlp((6,), CLASSES), (4, 4))
-  jitted = bind(jax.jit(bound.apply_fn), bound.params)
+  jitted = bind(jax.jit(bound.apply_fn), bound.params, bound.state)
   assert not has_ghost_norms(jitted, x)
   np.testing.assert_allclose(norms(jitted, x, y), norms(bound, x, y), rtol=1e-5)
 

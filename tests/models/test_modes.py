@@ -178,7 +178,7 @@ def test_every_collection_is_carried():
   assert bound.train(X, KEY, ~ALL)[1] == {"count": {"steps": 0.0}}  # an empty batch is no step
   constant = models.init(Variables("constants"), KEY, X)
   assert constant.train(X, KEY, ALL)[1] == {"constants": {"scale": 1.0}}
-  assert models.init(Variables("sows away"), KEY, X).state is None
+  assert models.init(Variables("sows away"), KEY, X).state == {}
 
 
 def test_streams_of_any_name_follow_the_key():

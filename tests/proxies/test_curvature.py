@@ -388,7 +388,7 @@ BAD_BATCHES = {
   "needs batch = .*got ndarray": X,
   "needs batch = .*tuple of length 3": (X, Y, Y),
   r"rank 2 or more, got shape \(6,\).*inputs\[None\]": (X[0], Y[:1]),
-  r"float inputs, got uint8.*as_inputs\(images\)": (X.astype(np.uint8), Y),
+  r"float inputs, got uint8.*as_inputs\(inputs\)": (X.astype(np.uint8), Y),
   r"inputs hold nan at \(1, 2\), must be finite": (
     np.where(np.arange(12).reshape(2, 6) == 8, np.nan, X),
     Y,

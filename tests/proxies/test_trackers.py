@@ -60,7 +60,7 @@ def test_learning_events_equal_a_plain_loop_over_the_same_training():
   @jax.jit
   def gradient(theta, x, y):
     def risk(theta):
-      z = bound.apply_fn(theta, x)
+      z = bound.replace(params=theta)(x)
       return (jax.nn.logsumexp(z, -1) - z[jnp.arange(len(y)), y]).mean(), z
 
     return jax.grad(risk, has_aux=True)(theta)
@@ -159,8 +159,8 @@ def recorder():
   return train.Tracker(
     lambda n: (0, jnp.full((steps, BATCH), n), jnp.zeros(steps), jnp.zeros((steps, weights))),
     update,
-    lambda state: {"rows": state[1], "rates": state[2], "params": state[3]},
-    ("params",),
+    lambda state: {"rows": state[1], "rates": state[2], "network": state[3]},
+    ("network",),
   )
 
 
@@ -177,7 +177,7 @@ def seen_by_hand(scores, x, labels, probe):
   found["z"] = np.full((LENGTH, SIZE, CLASSES), np.nan)
   found["dx"], found["dz"] = (np.full((LENGTH, SIZE, WIDTH), np.nan) for _ in range(2))
   for number, rows in enumerate(scores["rows"]):
-    b1, w1, b2, w2 = unflattened(scores["params"][number])
+    b1, w1, b2, w2 = unflattened(scores["network"][number])
     for i in rows[rows < SIZE]:
       at = (number // STEPS, i)
       h = np.maximum(x[i] @ w1 + b1, 0)
@@ -254,7 +254,7 @@ def test_every_tracker_equals_its_reference(every):
   np.testing.assert_allclose(scores["rates"], cosine, 1e-6)
   found = seen_by_hand(scores, np.float64(data.inputs), labels, probe)
   want = references(found, labels, every)
-  assert set(want) == set(scores) - {"rows", "rates", "params"}
+  assert set(want) == set(scores) - {"rows", "rates", "network"}
   for name, values in want.items():
     assert scores[name].shape == (SIZE,)
     np.testing.assert_allclose(scores[name], values, 2e-4, 2e-5, err_msg=name)
@@ -289,7 +289,7 @@ def test_trackers_get_what_they_declare_and_gradients_are_computed_once(monkeypa
   monkeypatch.setattr(_gradients, "of_examples", counted)
   toy = Dataset(np.eye(WIDTH, dtype=np.float32)[:3], np.array([0, 1, 2]), num_classes=CLASSES)
   recipe = train.Recipe(start, epochs=3, batch_size=3)
-  always = {"ids", "labels", "logits", "losses", "epoch", "inputs", "learning_rate"}
+  always = {"rows", "labels", "logits", "losses", "epoch", "inputs", "learning_rate"}
 
   free, seen = handed(("epochs", "input_shape"))
   train.fit(recipe, toy, jax.random.key(0), trackers={"": free})
@@ -297,11 +297,11 @@ def test_trackers_get_what_they_declare_and_gradients_are_computed_once(monkeypa
   assert seen[-1] == always
   assert not calls
 
-  users = [handed(needs) for needs in (("input_gradients",), ("parameter_norms",), ("params",))]
+  users = [handed(needs) for needs in (("input_gradients",), ("parameter_norms",), ("network",))]
   both = {str(i): tracker for i, (tracker, _) in enumerate(users)}
   train.fit(recipe, toy, jax.random.key(0), trackers=both)
   gradients = always | {"input_gradients", "parameter_norms"}
-  assert [seen[-1] for _, seen in users] == [gradients, gradients, gradients | {"params"}]
+  assert [seen[-1] for _, seen in users] == [gradients, gradients, gradients | {"network"}]
   assert calls == [{"to_inputs": True, "norms": True}] * len(calls)
   per_trace = len(calls)
 

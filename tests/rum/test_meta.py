@@ -153,7 +153,7 @@ def test_a_store_does_not_serve_another_forward_pass_of_the_same_params(tmp_path
     model = Activated(activation)
     params = models.init(model, jax.random.key(0), toy.inputs[:1])
     found += [
-      rum.run(plan, params, toy, [[0, 1]], jax.random.key(1), store=store).params(toy.inputs)
+      rum.run(plan, params, toy, [[0, 1]], jax.random.key(1), store=store).network(toy.inputs)
       for store in (tmp_path, None)
     ]
   np.testing.assert_array_equal(found[0], found[1])
@@ -199,9 +199,9 @@ def test_effects_are_accuracies_on_each_group_before_and_after_each_step(problem
   assert set(none.before) == {"group 0", "group 1", "retain"}
   kept = toy.take(np.arange(9, 40))
   inputs, labels = kept.batch()
-  expected = float((outcome.params(inputs).argmax(-1) == labels).mean())
+  expected = float((outcome.network(inputs).argmax(-1) == labels).mean())
   assert ascent.after["retain"] == pytest.approx(expected)
-  assert same(outcome.params, rum.meta_unlearn(plan, params, toy, groups, jax.random.key(0)))
+  assert same(outcome.network, rum.meta_unlearn(plan, params, toy, groups, jax.random.key(0)))
 
 
 def test_refine_by_thresholds_and_quantiles():
@@ -279,7 +279,7 @@ def test_tune_finds_the_candidate_that_makes_forget_look_held_out():
   assert found["diverge"] == 0
   assert tuned.plan.steps[0] is tried["oracle"]
   again = rum.meta_unlearn(tuned.plan, params, toy, [forget], jax.random.key(2))
-  assert same(again, tuned.params)
+  assert same(again, tuned.network)
 
 
 def test_tune_needs_networks_without_what_is_harder_than_heldout_data():

@@ -59,14 +59,14 @@ def test_a_stream_of_five_requests_never_touches_deleted_data_again(tmp_path):
     # A request is scored, and its upper group unlearned, before it is gone.
     assert set(touched) == set(range(3 * number, 30))
     assert not set(touched) & set(range(3 * number))
-  steps = np.diff([*seen_params, float(served[-1].params.params[0, 0])])
+  steps = np.diff([*seen_params, float(served[-1].network.params[0, 0])])
   assert (steps > 0).all()  # scores are computed on the current network
   lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
   assert [sorted(itertools.chain(*line["groups"])) for line in lines] == [
     [start, start + 1, start + 2] for start in range(0, 15, 3)
   ]
   assert all(a["after"] == b["before"] for a, b in itertools.pairwise(lines))
-  assert lines[-1]["after"] == rum.params_hash(served[-1].params)
+  assert lines[-1]["after"] == rum.params_hash(served[-1].network)
   assert "tracer" in lines[0]["plan"]
 
 
