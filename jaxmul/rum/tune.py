@@ -109,7 +109,7 @@ def tune(
     >>> schedule = retraining.cross_fit(recipe, seen, key, folds=3)
     >>> said = memorization.estimate(schedule, executor=retraining.serial)
     >>> tried = {"ascent": rum.Step(unlearn.neg_grad(0.1), epochs=1)}
-    >>> original = train.fit(recipe, seen, key).params
+    >>> original = train.fit(recipe, seen, key).network
     >>> tuned = rum.tune(tried, original, seen, [np.array([0, 1])], heldout, key, estimate=said)
     >>> [trial.name for trial in tuned.trials]
     ['none', 'ascent']
