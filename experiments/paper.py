@@ -211,7 +211,7 @@ def cut(
     parts = data.Holdout(training.ids, heldout, rest)
   arrays = (
     np.concatenate([getattr(each, name) for each in (training, test)])
-    for name in ("images", "labels", "ids")
+    for name in ("inputs", "labels", "ids")
   )
   return data.Dataset(*arrays, num_classes=preset.num_classes), parts
 
