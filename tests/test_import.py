@@ -123,7 +123,7 @@ def packages_of(path):
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.ImportFrom) and node.module == "jaxmul":
       yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxmul."):
+    elif isinstance(node, ast.ImportFrom) and node.module and node.module[:7] == "jaxmul.":
       yield node.module.split(".")[1]
     elif isinstance(node, ast.Import):
       yield from (alias.name.split(".")[1] for alias in node.names if alias.name[:7] == "jaxmul.")
