@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul import _identity, _settings, checkpoint, memorization, report
+from jaxmul import _identity, _settings, checkpoint, report, retraining
 from jaxmul._progress import stages
 from jaxmul.binding import Network
 
@@ -39,9 +39,10 @@ def name_of(*deciding: Any) -> str:
   return _identity.digest(deciding, around, report.versions()["device"])[:16]
 
 
-def ensemble_store(out: Path, plans: Iterable[memorization.Plan]) -> Path:
-  """Returns the folder, in a run directory, for the models that these plans train."""
-  return out / "cache" / f"ensemble-{_identity.digest(*(plan.hash for plan in plans))[:16]}"
+def ensemble_store(out: Path, schedules: Iterable[retraining.Schedule]) -> Path:
+  """Returns the folder, in a run directory, for the models that these schedules train."""
+  name = _identity.digest(*(schedule.hash for schedule in schedules))[:16]
+  return out / "cache" / f"ensemble-{name}"
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:

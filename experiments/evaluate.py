@@ -177,7 +177,7 @@ def main(config: Config) -> None:
     batch_norm = batch_norm_changed(config.originals, recipe, dataset, ids)
   else:
     what = (recipe, dataset, split, models_key)
-    store = ensemble_store(config.out, metrics.oracle.plans(*what, config.num_models))
+    store = ensemble_store(config.out, metrics.oracle.schedules(*what, config.num_models))
     ensemble = metrics.oracle.ensemble(*what, num_models=config.num_models, store=store)
     batch_norm = metrics.batch_norm_control(*what, num_models=config.num_models // 2)
   # The cut of experiments.rum and unlearn: what tuned a method or a proxy there attacks nothing.

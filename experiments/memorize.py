@@ -24,7 +24,7 @@ import tyro
 from experiments import cli, logs
 from experiments.setting import cut, recipe_of
 from experiments.truth import truth_settings
-from jaxmul import memorization, report
+from jaxmul import memorization, report, retraining
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,31 +99,25 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
   training = dataset.take(parts.train)
   test = dataset.take(np.concatenate([parts.heldout, parts.test])) if config.influence else None
   recipe = recipe_of(config, dataset.num_classes)
-  settings = truth_settings(config)
   first = jax.process_index() == 0
   log = logs.start(config.out, config.log, config) if first else lambda step, metrics: None
-  executor = _logged(_executor(config.executor) or memorization.default(), log)
+  executor = _logged(_executor(config.executor) or retraining.default(), log)
   store = config.out / "chunks"
-  work = memorization.plan(recipe, training, **settings, test=test)
+  schedule = retraining.leave_out(recipe, training, **truth_settings(config), test=test)
   if not config.active:
-    memorization.Store(store, work)  # refuses the chunks of another plan before anything is written
+    retraining.Store(store, schedule)  # refuses another's chunks before anything is written
   if first and not config.part:
     record = {"config": config, "versions": report.versions()}
     report.write_json(config.out / "config.json", record)
   start = time.perf_counter()
   if config.part:
-    compute_part(work, store, executor, *part_of(config.part))
+    compute_part(schedule, store, executor, *part_of(config.part))
     return
   if config.active:
-    found = memorization.active(recipe, training, **settings, store=store, executor=executor)
+    found = memorization.active(schedule, store=store, executor=executor)
   else:
     found = memorization.estimate(
-      *(recipe, training),
-      **settings,
-      test=test,
-      until_width=config.until_width,
-      store=store,
-      executor=executor,
+      schedule, until_width=config.until_width, store=store, executor=executor
     )
   if first:
     found.save(config.out / "estimate.npz")
@@ -133,14 +127,18 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
 
 
 def compute_part(
-  work: memorization.Plan, store: Path, executor: memorization.Executor, index: int, count: int
+  schedule: retraining.Schedule,
+  store: Path,
+  executor: retraining.Executor,
+  index: int,
+  count: int,
 ) -> None:
   """Computes every `count`-th missing chunk into a store that other machines share."""
-  kept = memorization.Store(store, work)
+  kept = retraining.Store(store, schedule)
   kept.describe()
   mine = [number for number in kept.missing() if number % count == index]
   print(f"part {index + 1} of {count}: {len(mine)} chunks to compute")
-  computed = executor(work, mine) if mine else iter(())
+  computed = executor(schedule, mine) if mine else iter(())
   for done, (number, chunk) in enumerate(computed, 1):
     kept.commit(number, chunk)
     print(f"{done} of {len(mine)} chunks", flush=True)
@@ -161,22 +159,22 @@ def summarize(found: memorization.Estimate) -> None:
 
 
 def _executor(name: str) -> Any:
-  named = {"serial": memorization.serial, "processes": memorization.processes()}
+  named = {"serial": retraining.serial, "processes": retraining.processes()}
   if name in named:
     return named[name]
-  return {"devices": memorization.devices, "ray": memorization.ray}.get(name, lambda: None)()
+  return {"devices": retraining.devices, "ray": retraining.ray}.get(name, lambda: None)()
 
 
-def _logged(execute: memorization.Executor, log: logs.Log) -> memorization.Executor:
+def _logged(execute: retraining.Executor, log: logs.Log) -> retraining.Executor:
   """Returns an executor that does the same, and logs the models done and their rate."""
 
-  def logged(plan: memorization.Plan, chunks: Sequence[int]) -> Iterator[Any]:
-    left = sum(len(plan.models(number)) for number in chunks)
+  def logged(schedule: retraining.Schedule, chunks: Sequence[int]) -> Iterator[Any]:
+    left = sum(len(schedule.models(number)) for number in chunks)
     done, start = 0, time.perf_counter()
-    for number, chunk in execute(plan, chunks):
-      done += len(plan.models(number))
+    for number, chunk in execute(schedule, chunks):
+      done += len(schedule.models(number))
       rate = done / (time.perf_counter() - start)
-      log(plan.num_models - left + done, {"models_per_second": rate})
+      log(schedule.num_models - left + done, {"models_per_second": rate})
       yield number, chunk
 
   return logged
@@ -185,9 +183,11 @@ def _logged(execute: memorization.Executor, log: logs.Log) -> memorization.Execu
 def status(out: tyro.conf.Positional[Path]) -> None:
   """Says how far a run is."""
   for folder in _stores(out):
-    found = memorization.status(folder)
+    found = retraining.status(folder)
     of = f" of {found.num_models}" if found.num_models else ""
-    print(f"{folder}: {found.done}{of} models done; {found.design or 'plan.jaxmul is not whole'}")
+    print(
+      f"{folder}: {found.done}{of} models done; {found.design or 'schedule.jaxmul is not whole'}"
+    )
     for name in found.damaged:
       print(f"  damaged: {name}")
 
@@ -197,7 +197,7 @@ def verify(out: tyro.conf.Positional[Path]) -> None:
 
   After --until-width models are missing for good: the run did not need them.
   """
-  stores = [(folder, memorization.status(folder)) for folder in _stores(out)]
+  stores = [(folder, retraining.status(folder)) for folder in _stores(out)]
   damaged = [folder / name for folder, found in stores for name in found.damaged]
   estimate = out / "estimate.npz"
   if estimate.exists():
@@ -208,9 +208,9 @@ def verify(out: tyro.conf.Positional[Path]) -> None:
   for path in damaged:
     print(f"damaged: {path}")
   for folder, found in stores:
-    if found.design is None and "plan.jaxmul" not in found.damaged:
-      damaged.append(folder / "plan.jaxmul")
-      print(f"missing: {folder / 'plan.jaxmul'}")
+    if found.design is None and "schedule.jaxmul" not in found.damaged:
+      damaged.append(folder / "schedule.jaxmul")
+      print(f"missing: {folder / 'schedule.jaxmul'}")
     elif found.num_models and found.done < found.num_models:
       print(f"missing: {found.num_models - found.done} of {found.num_models} models of {folder}")
       damaged.append(folder)

@@ -35,8 +35,8 @@ import tyro
 
 from experiments import cli, logs, rum
 from experiments.memorize import compute_part, part_of
-from experiments.truth import planned_truth
-from jaxmul import data, memorization, models, train
+from experiments.truth import scheduled_truth
+from jaxmul import data, models, retraining, train
 
 Name = Literal["cifar10", "cifar100", "tiny_imagenet", "tiny_imagenet_vit"]
 
@@ -211,7 +211,7 @@ def cut(
     parts = data.Holdout(training.ids, heldout, rest)
   arrays = (
     np.concatenate([getattr(each, name) for each in (training, test)])
-    for name in ("images", "labels", "ids")
+    for name in ("inputs", "labels", "ids")
   )
   return data.Dataset(*arrays, num_classes=preset.num_classes), parts
 
@@ -252,11 +252,11 @@ def main(config: Config) -> None:
   if not (config.part or config.distributed):
     rum.run(job, dataset, parts, recipe)
     return
-  plan, chunks = planned_truth(job, recipe, dataset.take(parts.train))
+  schedule, chunks = scheduled_truth(job, recipe, dataset.take(parts.train))
   if config.part:
-    compute_part(plan, chunks, memorization.default(), *part_of(config.part))
+    compute_part(schedule, chunks, retraining.default(), *part_of(config.part))
   else:
-    for _ in memorization.stream(plan, store=chunks):
+    for _ in retraining.stream(schedule, store=chunks):
       pass
   print(f"ground truth: this part is in {chunks}; now run it without --part or --distributed.")
 

@@ -192,7 +192,7 @@ def prepare(
   split = split_of(groups, training, heldout, parts.test)
   count = config.audit_models or ORACLES
   what = (recipe, dataset, split, jax.random.fold_in(key, 3))
-  store = ensemble_store(config.out, metrics.oracle.plans(*what, count))
+  store = ensemble_store(config.out, metrics.oracle.schedules(*what, count))
   return Problem(
     dataset,
     training,
@@ -214,7 +214,7 @@ def audited(config: Config, problem: Problem) -> metrics.Audit:
   split = split_of(problem.groups, problem.training, problem.heldout, problem.test)
   count = config.audit_models
   what = (problem.recipe, problem.dataset, split, key)
-  store = ensemble_store(config.out, metrics.oracle.plans(*what, count))
+  store = ensemble_store(config.out, metrics.oracle.schedules(*what, count))
   start = time.perf_counter()
   ensemble = metrics.oracle.ensemble(*what, num_models=count, store=store)
   found = metrics.audit(

@@ -2,14 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxmul import data, memorization, report, train
+from jaxmul import data, memorization, report, retraining, train
 
 
 def truth_settings(config: Any) -> dict[str, Any]:
@@ -18,12 +17,12 @@ def truth_settings(config: Any) -> dict[str, Any]:
   return {"key": key, "num_models": config.num_models, "fraction": config.fraction}
 
 
-def planned_truth(
+def scheduled_truth(
   config: Any, recipe: train.Recipe, training: data.Dataset
-) -> tuple[memorization.Plan, Path]:
+) -> tuple[retraining.Schedule, Path]:
   """Returns what the ground truth of a config trains, and the folder for its chunks."""
-  plan = memorization.plan(recipe, training, **truth_settings(config))
-  return plan, config.out / "cache" / f"chunks-{plan.hash[:12]}"
+  schedule = retraining.leave_out(recipe, training, **truth_settings(config))
+  return schedule, config.out / "cache" / f"chunks-{schedule.hash[:12]}"
 
 
 def ground_truth(
@@ -32,14 +31,10 @@ def ground_truth(
   """Estimates the ground truth of a config, or reads it back.
 
   Returns:
-    The estimate, the seconds that all of it took, and the hash of its plan.
+    The estimate, the seconds that all of it took, and the hash of its schedule.
   """
-  plan, chunks = planned_truth(config, recipe, training)
-
-  def estimate() -> memorization.Estimate:
-    return memorization.estimate(recipe, training, **truth_settings(config), store=chunks)
-
-  return *kept_estimate(config.out, "ground truth", plan, chunks, estimate), plan.hash
+  schedule, chunks = scheduled_truth(config, recipe, training)
+  return *kept_estimate(config.out, "ground truth", schedule, chunks), schedule.hash
 
 
 def cross_fitted(
@@ -49,36 +44,28 @@ def cross_fitted(
 
   The key is not that of the ground truth: what models select for being hard is less so to others.
   """
-  settings = {"key": jax.random.fold_in(jax.random.key(config.key), 5), "folds": config.folds}
-  plan = memorization.cross_fit_plan(recipe, training, **settings)
-  chunks = config.out / "cache" / f"chunks-{plan.hash[:12]}"
-
-  def estimate() -> memorization.Estimate:
-    return memorization.cross_fit(recipe, training, **settings, store=chunks)
-
-  return kept_estimate(config.out, "cross-fit", plan, chunks, estimate)
+  key = jax.random.fold_in(jax.random.key(config.key), 5)
+  schedule = retraining.cross_fit(recipe, training, key, folds=config.folds)
+  chunks = config.out / "cache" / f"chunks-{schedule.hash[:12]}"
+  return kept_estimate(config.out, "cross-fit", schedule, chunks)
 
 
 def kept_estimate(
-  out: Path,
-  label: str,
-  plan: memorization.Plan,
-  chunks: Path,
-  estimate: Callable[[], memorization.Estimate],
+  out: Path, label: str, schedule: retraining.Schedule, chunks: Path
 ) -> tuple[memorization.Estimate, float]:
   """Returns an estimate and the seconds that all of it took, read back where it is there."""
-  count = plan.num_models
-  path = out / "cache" / f"{label.replace(' ', '_')}-{plan.hash[:12]}-{count}.npz"
+  count = schedule.num_models
+  path = out / "cache" / f"{label.replace(' ', '_')}-{schedule.hash[:12]}-{count}.npz"
   clock = path.with_suffix(".json")
   if path.exists() and clock.exists():
     print(f"{label}: read back from {path}")
     return memorization.Estimate.load(path), json.loads(clock.read_text())["seconds"] or np.nan
-  print(f"{label}: {count} models of {plan.subset_size} examples each")
-  missing = memorization.Store(chunks, plan).missing()
+  print(f"{label}: {count} models of {schedule.subset_size} examples each")
+  missing = retraining.Store(chunks, schedule).missing()
   start = time.perf_counter()
-  found = estimate()
+  found = memorization.estimate(schedule, store=chunks)
   # After a kill only a part was computed now: the time of all is the time of that part, scaled.
-  new = sum(len(plan.models(number)) for number in missing)
+  new = sum(len(schedule.models(number)) for number in missing)
   seconds = (time.perf_counter() - start) * count / new if new else float("nan")
   found.save(path)
   report.write_json(clock, {"seconds": seconds})

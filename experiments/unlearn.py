@@ -4,7 +4,7 @@ For each training seed and each forget set (of low, medium and high memorization
 together, "mixed") every algorithm runs with its published settings; those that a paper only gives
 ranges for are named in their docstrings. On the mixed set of the first seed `rum.tune` also chooses
 each algorithm's rate among a few, without the oracle and without test data, by what networks that
-never saw an example say of it (`memorization.cross_fit`). The mixed set is also given to RUM's
+never saw an example say of it (`retraining.cross_fit`). The mixed set is also given to RUM's
 published plan, at once and as five requests for deletion one after another. What ends worse than
 the untouched original, by the example gap or by ToW by group, is marked, where the difference is
 more than that of the seeds.
@@ -35,7 +35,18 @@ from experiments.cache import ensemble_store, name_of, timed, told
 from experiments.judge import HEADLINE, METRICS, Judge, unseeing
 from experiments.setting import TIES_RULE, cut, recipe_of, show_groups, size_of, soft_of
 from experiments.truth import cross_fitted, ground_truth, read_truth
-from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
+from jaxmul import (
+  data,
+  memorization,
+  metrics,
+  models,
+  proxies,
+  report,
+  retraining,
+  rum,
+  train,
+  unlearn,
+)
 from jaxmul._identity import digest
 from jaxmul._progress import stages
 from jaxmul.binding import Network
@@ -128,7 +139,7 @@ class Given:
   reference: data.Dataset
   features: Callable[[Network, jax.Array], jax.Array]
   layers: tuple[str, ...]
-  influence: memorization.RowInfluence | None
+  influence: memorization.ChosenInfluence | None
 
   def dmm(self, scale: float) -> unlearn.Unlearner:
     """Datamodel matching, by the influences."""
@@ -230,27 +241,27 @@ class Problem:
   def oracles(self, name: str) -> metrics.oracle.Outputs:
     """Oracles of a forget set, of other seeds than those that are judged; kept in a store."""
     what = (self.recipe, self.dataset, self.split(name), jax.random.fold_in(self.key, 3))
-    store = ensemble_store(self.config.out, metrics.oracle.plans(*what, ORACLES))
+    store = ensemble_store(self.config.out, metrics.oracle.schedules(*what, ORACLES))
     return metrics.oracle.oracles(*what, num_models=ORACLES, store=store)
 
   @functools.cached_property
-  def influence(self) -> memorization.RowInfluence | None:
+  def influence(self) -> memorization.ChosenInfluence | None:
     """Of every forget example on the logits of every training example; read back if it is there."""
     # Models of their own: those of the ground truth selected the forget sets.
     config, key = self.config, jax.random.fold_in(self.key, 7)
     if "dmm" not in config.names or not config.influence_models:
       return None
     options = {"num_models": config.influence_models, "fraction": config.fraction}
-    what = (self.recipe, self.training, key)
-    plan = memorization.plan(*what, **options, test=self.training, target="logits")
-    folder = config.out / "cache" / f"influence-{digest(self.sets['mixed'])[:12]}-{plan.hash[:12]}"
-    if folder.exists():
-      return memorization.RowInfluence.load(folder)
-    print(f"influences for dmm: {config.influence_models} models")
-    chunks = config.out / "cache" / f"chunks-{plan.hash[:12]}"
-    return memorization.influence(
-      *what, **options, rows=self.sets["mixed"], target="logits", out=folder, store=chunks
+    schedule = retraining.leave_out(
+      self.recipe, self.training, key, **options, test=self.training, target="logits"
     )
+    forget, cache = self.sets["mixed"], config.out / "cache"
+    folder = cache / f"influence-{digest(forget)[:12]}-{schedule.hash[:12]}"
+    if folder.exists():
+      return memorization.ChosenInfluence.load(folder)
+    print(f"influences for dmm: {config.influence_models} models")
+    chunks = cache / f"chunks-{schedule.hash[:12]}"
+    return memorization.influence(schedule, forget, out=folder, store=chunks)
 
 
 class Seed:

@@ -12,10 +12,10 @@ import pytest
 
 import jaxmul
 from experiments import logs, paper, rum
-from jaxmul import _files, checkpoint, memorization, models, report, train, unlearn
+from jaxmul import _files, checkpoint, memorization, models, report, retraining, train, unlearn
 from jaxmul import rum as refinement
 from jaxmul.data import Dataset
-from jaxmul.memorization import Estimate, RowInfluence
+from jaxmul.memorization import ChosenInfluence, Estimate
 from jaxmul.metrics import oracle
 
 NETWORK = jaxmul.bind(len, {"w": np.arange(6.0).reshape(2, 3)})
@@ -204,22 +204,18 @@ def never(*_, **__):
 
 @pytest.mark.parametrize("name", ["a[b]c", "x" * 240, "é "], ids=lambda name: ascii(name)[:20])
 def test_ground_truth_and_influence_live_in_any_folder(tmp_path, name):
-  options = {"executor": memorization.serial, "progress": False}
+  given = {"num_models": 4, "test": TOY, "target": "logits"}
+  schedule = retraining.leave_out(RECIPE, TOY, jax.random.key(0), **given)
+  options = {"executor": retraining.serial, "progress": False}
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # examples that were never left out
     for _ in range(2):
       found = memorization.influence(
-        *(RECIPE, TOY, jax.random.key(0)),
-        rows=[1, 4],
-        num_models=4,
-        target="logits",
-        out=tmp_path / name,
-        store=tmp_path / "chunks" / name,
-        **options,
+        schedule, [1, 4], out=tmp_path / name, store=tmp_path / "chunks" / name, **options
       )
-  again = RowInfluence.load(tmp_path / name)
+  again = ChosenInfluence.load(tmp_path / name)
   np.testing.assert_array_equal(again.value, found.value)
-  assert memorization.status(tmp_path / "chunks" / name).done == 4
+  assert retraining.status(tmp_path / "chunks" / name).done == 4
 
 
 def halves(examples, key):
@@ -234,10 +230,10 @@ def product(weights, inputs):
 
 def test_outputs_of_bfloat16_networks_are_read_again(tmp_path):
   key = jax.random.key(0)
-  plan = memorization.plan(halves, TOY, key, num_models=2, test=TOY, target="logits")
-  chunk = memorization.run_chunk(plan, 0)
+  schedule = retraining.leave_out(halves, TOY, key, num_models=2, test=TOY, target="logits")
+  chunk = retraining.run_chunk(schedule, 0)
   assert chunk.test.dtype == np.float32
-  store = memorization.Store(tmp_path / "store", plan)
+  store = retraining.Store(tmp_path / "store", schedule)
   store.commit(0, chunk)
   assert same(store.load([0])[0], chunk)
   params = jaxmul.bind(product, jnp.ones((6, 2), jnp.bfloat16))
@@ -247,11 +243,11 @@ def test_outputs_of_bfloat16_networks_are_read_again(tmp_path):
 
 
 def test_a_chunk_that_no_store_would_read_is_not_written(tmp_path):
-  plan = memorization.plan(
+  schedule = retraining.leave_out(
     *(RECIPE, TOY, jax.random.key(0)), num_models=2, chunk_size=2, test=TOY, target="logits"
   )
-  store = memorization.Store(tmp_path, plan)
-  chunk = memorization.run_chunk(plan, 0)
+  store = retraining.Store(tmp_path, schedule)
+  chunk = retraining.run_chunk(schedule, 0)
   logits = np.random.default_rng(0).random((2, len(TOY), 2**15))  # of a network with more classes
   with pytest.raises(ValueError, match=r"no more than \d+ are read"):
     store.commit(0, dataclasses.replace(chunk, test=logits))

@@ -106,3 +106,41 @@ def test_only_one_module_knows_meshes():
 
   knowing = {path.name for path in ROOT.rglob("*.py") if MESHES & set(names(path))}
   assert knowing == {"_sharding.py"}
+
+
+# What a layer may not know: those above it.
+ABOVE = {
+  "data": {"memorization", "metrics", "models", "proxies", "retraining", "rum", "train", "unlearn"},
+  "train": {"memorization", "metrics", "proxies", "retraining", "rum", "unlearn"},
+  "retraining": {"memorization", "metrics", "proxies", "report", "rum", "testing", "unlearn"},
+  "memorization": {"metrics", "proxies", "report", "rum", "testing", "unlearn"},
+  "metrics": {"memorization", "report", "rum", "testing", "unlearn"},
+}
+
+
+def packages_of(path):
+  """What a file imports of jaxmul: the names right below it, wherever in the file it stands."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module == "jaxmul":
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and node.module[:7] == "jaxmul.":
+      yield node.module.split(".")[1]
+    elif isinstance(node, ast.Import):
+      yield from (alias.name.split(".")[1] for alias in node.names if alias.name[:7] == "jaxmul.")
+
+
+@pytest.mark.parametrize("layer", ABOVE)
+def test_a_layer_does_not_know_those_above_it(layer):
+  one = ROOT / f"{layer}.py"
+  files = [one] if one.exists() else list((ROOT / layer).rglob("*.py"))
+  known = {name for path in files for name in packages_of(path)}
+  assert known & ({layer, "data", "losses", "_identity", "_check"} | set(ABOVE)), files
+  assert not known & ABOVE[layer]
+
+
+@pytest.mark.parametrize("name", ["memorization", "retraining"])
+def test_no_module_is_hidden_by_a_name_that_its_package_exports(name):
+  package = getattr(jaxmul, name)
+  modules = {path.stem for path in (ROOT / name).glob("[!_]*.py")}
+  assert len(modules) >= 5
+  assert not modules & set(package.__all__)

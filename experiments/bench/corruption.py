@@ -1,6 +1,6 @@
 """Is a damaged file ever taken for a whole one?
 
-Every kind of file that is kept: a chunk, the plan beside the chunks, a saved estimate, a
+Every kind of file that is kept: a chunk, the description beside the chunks, a saved estimate, a
 checkpoint. Copies are truncated at 0, 25, 50 and 99 %, deleted, and have one of 200 random bits
 flipped. `silent` counts the copies that were read without a word.
 """
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import checkpoint, memorization, models, train
+from jaxmul import checkpoint, memorization, models, retraining, train
 from jaxmul.data import sources
 
 GOALS = {"tried": "at least 200 bit flips", "silent": "0"}
@@ -51,16 +51,14 @@ def _kinds(folder: Path) -> list[tuple[Path, Callable[[], bool]]]:
   """Returns files, each with a function that tells whether damage to it is noticed."""
   digits = sources.digits()
   recipe = train.Recipe(models.mlp((32,)), epochs=1, batch_size=32)
-  given = (recipe, digits, jax.random.key(0))
+  key = jax.random.key(0)
+  schedule = retraining.leave_out(recipe, digits, key, num_models=8, test=digits)
   chunks, saved, network = folder / "chunks", folder / "truth.npz", folder / "network"
-  found = memorization.estimate(
-    *given, num_models=8, store=chunks, test=digits, executor=memorization.serial
-  )
+  found = memorization.estimate(schedule, store=chunks, executor=retraining.serial)
   found.save(saved)
-  checkpoint.save(network, models.init(models.mlp((32,)), jax.random.key(0), jnp.zeros((1, 8, 8))))
-  plan = memorization.plan(*given, num_models=8, test=digits)
-  store = memorization.Store(chunks, plan)
-  described = chunks / "plan.jaxmul"
+  checkpoint.save(network, models.init(models.mlp((32,)), key, jnp.zeros((1, 8, 8))))
+  store = retraining.Store(chunks, schedule)
+  described = chunks / "schedule.jaxmul"
 
   def refuses(read: Callable[[], object]) -> Callable[[], bool]:
     def noticed() -> bool:
@@ -72,14 +70,14 @@ def _kinds(folder: Path) -> list[tuple[Path, Callable[[], bool]]]:
 
     return noticed
 
-  def plan_is_named() -> bool:
+  def description_is_named() -> bool:
     if not described.exists():
-      return memorization.status(chunks).design is None
-    return described.name in memorization.status(chunks).damaged
+      return retraining.status(chunks).design is None
+    return described.name in retraining.status(chunks).damaged
 
   kinds = [
     (chunks / "chunk-000000.jaxmul", lambda: store.missing() == [0]),
-    (described, plan_is_named),
+    (described, description_is_named),
     (saved, refuses(lambda: memorization.Estimate.load(saved))),
   ]
   for file in sorted(path for path in network.rglob("*") if path.is_file()):

@@ -81,7 +81,17 @@ def battery(name: str) -> dict[str, Any]:
   import jax
   import numpy as np
 
-  from jaxmul import data, memorization, metrics, models, proxies, rum, train, unlearn
+  from jaxmul import (
+    data,
+    memorization,
+    metrics,
+    models,
+    proxies,
+    retraining,
+    rum,
+    train,
+    unlearn,
+  )
   from jaxmul.proxies import trackers
 
   model, head, layers = {
@@ -131,13 +141,15 @@ def battery(name: str) -> dict[str, Any]:
   partial = jax.tree_util.Partial(proxies.heldout_divergence, heldout_params=after)
   found["proxy heldout_divergence"] = proxies.score(partial, original, training)
 
-  run = {"executor": memorization.serial, "progress": False}
+  run = {"executor": retraining.serial, "progress": False}
   test = digits.take(parts.test[:20])
-  truth = memorization.estimate(recipe, training, key, num_models=10, test=test, **run)
+  schedule = retraining.leave_out(recipe, training, key, num_models=10, test=test)
+  truth = memorization.estimate(schedule, **run)
   found["estimate"] = (truth.memorization, truth.low, truth.high, truth.soft, truth.log_odds)
   assert truth.influence is not None
   found["influence"] = tuple(truth.influence.block())
-  said = memorization.cross_fit(recipe, training, jax.random.key(8), folds=3, **run)
+  schedule = retraining.cross_fit(recipe, training, jax.random.key(8), folds=3)
+  said = memorization.estimate(schedule, **run)
   found["cross_fit"] = (said.confidence_out, said.soft)
   known = np.isfinite(truth.memorization)
   groups = rum.select(truth.memorization[known], truth.ids[known], size=10, soft=truth.soft[known])
@@ -145,9 +157,10 @@ def battery(name: str) -> dict[str, Any]:
   retain = np.setdiff1d(training.ids, forget)
   split = data.Split(forget=forget, retain=retain, heldout=parts.heldout, test=parts.test)
   found["groups"] = tuple(groups)
-  rows = memorization.influence(
-    recipe, training, key, rows=forget, num_models=10, target="logits", **run
+  schedule = retraining.leave_out(
+    recipe, training, key, num_models=10, test=training, target="logits"
   )
+  rows = memorization.influence(schedule, forget, **run)
   found["row influence"] = np.nan_to_num(rows.value)
 
   inputs = training.batch()[0][:1]

@@ -20,14 +20,15 @@ MODELS_A_KILL = 64  # more than an idle machine trains in the half second before
 WORK = """
 import sys, warnings
 import jax
-from jaxmul import memorization, models, train
+from jaxmul import memorization, models, retraining, train
 from jaxmul.data import sources
 if __name__ == "__main__":
   warnings.simplefilter("ignore")
   digits = sources.digits()
   recipe = train.Recipe(models.mlp((64,)), epochs=10, batch_size=32, learning_rate=0.1)
-  found = memorization.estimate(
-    recipe, digits, jax.random.key(0), num_models=int(sys.argv[2]), store=sys.argv[1], test=digits)
+  schedule = retraining.leave_out(
+    recipe, digits, jax.random.key(0), num_models=int(sys.argv[2]), test=digits)
+  found = memorization.estimate(schedule, store=sys.argv[1])
   print(found.digest)
 """
 

@@ -24,12 +24,14 @@ MODELS = 60
 WORK = """
 import json, resource, sys, time, warnings
 import jax
-from jaxmul import data, memorization, models, train
+from jaxmul import data, memorization, models, retraining, train
 if __name__ == "__main__":
   warnings.simplefilter("ignore")
   digits = data.mnist5k()
   recipe = train.Recipe(models.mlp(), 10, 64, 0.05)
-  memorization.estimate(recipe, digits, jax.random.key(0), num_models=int(sys.argv[1]))
+  schedule = retraining.leave_out(
+    recipe, digits, jax.random.key(0), num_models=int(sys.argv[1]))
+  memorization.estimate(schedule)
   own, workers = (resource.getrusage(who) for who in
                   (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
   print(json.dumps({"cpu": own.ru_utime + own.ru_stime + workers.ru_utime + workers.ru_stime,

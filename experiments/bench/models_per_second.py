@@ -1,11 +1,11 @@
 """How many models of a ground truth does this machine train in a second?
 
-Ours is `memorization`'s default on CPU, one single-threaded process per core, from the public
+Ours is `retraining`'s default on CPU, one single-threaded process per core, from the public
 executor: each sample starts its processes anew, leaves out their first chunks (start-up and
 compilation, reported as `*_startup_seconds`) and counts whole rounds of chunks after them.
 References, each in processes of its own, which wait while others are measured:
 
-- naive: one jitted model after another in one process (`memorization.serial`, XLA's own threads);
+- naive: one jitted model after another in one process (`retraining.serial`, XLA's own threads);
 - torch: PyTorch's hand-tuned loop, one single-threaded process per core;
 - torch_loop: the same loop in one process with all cores.
 
@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from experiments import cifar10_small
 from experiments.bench import torch_training
 from experiments.bench.workers import Work, Workers
-from jaxmul import data, memorization, models, train
+from jaxmul import data, models, retraining, train
 
 EPOCHS, MEASURED_EPOCHS, FRACTION = 10, 2, 0.7
 GOALS = {
@@ -63,11 +63,11 @@ class Task:
   epochs: int
   chunk_size: int
 
-  def plan(self, chunk_size: int) -> memorization.Plan:
-    """Returns a plan that no sample comes to the end of."""
+  def schedule(self, chunk_size: int) -> retraining.Schedule:
+    """Returns a schedule that no sample comes to the end of."""
     model = getattr(models, self.name)(num_classes=self.dataset.num_classes)
     recipe = train.Recipe(model, self.epochs, batch_size=64, learning_rate=0.05)
-    return memorization.plan(
+    return retraining.leave_out(
       recipe,
       self.dataset,
       jax.random.key(0),
@@ -78,17 +78,17 @@ class Task:
 
   def training(self) -> torch_training.Training:
     """Returns the same for PyTorch."""
-    plan = self.plan(1)
+    schedule = self.schedule(1)
     numbers = {
-      name: getattr(plan.recipe, name)
+      name: getattr(schedule.recipe, name)
       for name in ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay")
     }
     images, labels = self.dataset.inputs, self.dataset.labels
-    return torch_training.Training(self.name, images, labels, plan.subset_size, **numbers)
+    return torch_training.Training(self.name, images, labels, schedule.subset_size, **numbers)
 
   def share(self) -> float:
     """Returns the work of a measured model over that of a whole one."""
-    per_epoch, evaluation = 3 * self.plan(1).subset_size, len(self.dataset)
+    per_epoch, evaluation = 3 * self.schedule(1).subset_size, len(self.dataset)
     return (per_epoch * self.epochs + evaluation) / (per_epoch * EPOCHS + evaluation)
 
 
@@ -162,10 +162,10 @@ def steady(task: Task, cores: int, seconds: float) -> tuple[float, float]:
   The first chunk of each process is left out. After them, chunks are counted in whole rounds, one
   for each process, so that both ends of the sample fall on the same process's chunk.
   """
-  plan = task.plan(task.chunk_size)
+  schedule = task.schedule(task.chunk_size)
   start = time.perf_counter()
   # A generator, as the default executor is: closing it ends the processes.
-  chunks: Any = memorization.processes()(plan, range(plan.num_chunks))
+  chunks: Any = retraining.processes()(schedule, range(schedule.num_chunks))
   for _ in itertools.islice(chunks, cores):
     pass
   first = time.perf_counter()
@@ -181,8 +181,8 @@ def steady(task: Task, cores: int, seconds: float) -> tuple[float, float]:
 
 def naive(task: Task) -> Work:
   """Returns the work of one model, by the same jitted function in this one process."""
-  plan = task.plan(1)
-  return lambda number: next(iter(memorization.serial(plan, [number % plan.num_chunks])))
+  schedule = task.schedule(1)
+  return lambda number: next(iter(retraining.serial(schedule, [number % schedule.num_chunks])))
 
 
 def products() -> Work:
@@ -198,8 +198,8 @@ def mlp_operations(task: Task) -> float:
   For each example of a step: a layer's output, the gradient of its weights and, but for the first
   layer, that of its inputs; for each prediction the outputs alone.
   """
-  plan = task.plan(1)
+  schedule = task.schedule(1)
   widths = (task.dataset.inputs[0].size, *models.mlp().widths, task.dataset.num_classes)
   layers = [2 * a * b for a, b in itertools.pairwise(widths)]
   step = 2 * sum(layers) + sum(layers[1:])
-  return step * plan.subset_size * task.epochs + sum(layers) * len(task.dataset)
+  return step * schedule.subset_size * task.epochs + sum(layers) * len(task.dataset)

@@ -21,10 +21,10 @@ import numpy as np
 
 from jaxmul._files import npz, write_atomic
 from jaxmul.data.dataset import check_ids
-from jaxmul.memorization.chunk import Chunk, add
 from jaxmul.memorization.intervals import newcombe
 from jaxmul.memorization.matrix import Influence
-from jaxmul.memorization.plan import Plan
+from jaxmul.retraining.chunk import Chunk, add
+from jaxmul.retraining.schedule import Schedule
 
 _COUNTS = ("correct_in", "count_in", "correct_out", "count_out")
 _SCORES = ("memorization", "low", "high", *_COUNTS, "soft", "log_odds", "confidence_out")
@@ -214,15 +214,15 @@ def _foreign(path: Path, arrays, names: Mapping[str, str], ids: Any) -> dict[str
   return filled
 
 
-def merge(plan: Plan, chunks: Iterable[Chunk]) -> Estimate:
+def merge(schedule: Schedule, chunks: Iterable[Chunk]) -> Estimate:
   """Adds the tallies of chunks, in the given order, into scores.
 
   A candidate that was never in a subset, or never out of one, gets NaN and is counted in a warning.
 
   Args:
-    plan: what the chunks belong to, some or all of it.
+    schedule: what the chunks belong to, some or all of it.
     chunks: at least one; each is read once and dropped, but for a bit per model and example where
-      the plan has test examples.
+      the schedule has test examples.
 
   Returns:
     An `Estimate`.
@@ -233,7 +233,7 @@ def merge(plan: Plan, chunks: Iterable[Chunk]) -> Estimate:
   total, member, correct = None, [], []
   for chunk in chunks:
     total = chunk if total is None else add(total, chunk)
-    if plan.target == "correct":
+    if schedule.target == "correct":
       member.append(chunk.member)
       correct.append(chunk.test)
   if total is None:
@@ -242,26 +242,26 @@ def merge(plan: Plan, chunks: Iterable[Chunk]) -> Estimate:
   different = len(np.union1d(total.models, total.diverged))
   if different != models:
     raise ValueError(f"merge got {models - different} models twice. Pass each chunk once.")
-  warn_of(plan, total)
+  warn_of(schedule, total)
   influence = None
-  if plan.test and plan.target == "correct":
-    ids = (plan.dataset.ids, plan.test.ids)
+  if schedule.test and schedule.target == "correct":
+    ids = (schedule.dataset.ids, schedule.test.ids)
     influence = Influence(*ids, np.concatenate(member), np.concatenate(correct))
-  found = from_tallies(plan, total)
-  design = dataclasses.replace(plan, num_models=models).design
+  found = from_tallies(schedule, total)
+  design = dataclasses.replace(schedule, num_models=models).design
   return dataclasses.replace(found, influence=influence, design=design)
 
 
-def warn_of(plan: Plan, total: Chunk) -> None:
+def warn_of(schedule: Schedule, total: Chunk) -> None:
   """Warns of models that diverged and of candidates without a score."""
   models = len(total.models) + len(total.diverged)
   if len(total.diverged):
     warnings.warn(
       f"{len(total.diverged)} of {models} models diverged and do not count.", stacklevel=3
     )
-  if plan.folds:
+  if schedule.folds:
     return  # each was left out; with two folds of an odd number one was never in, which is no loss
-  rows = plan.dataset.rows(plan.candidates)
+  rows = schedule.dataset.rows(schedule.candidates)
   undefined = int(np.sum((total.count_in[rows] == 0) | (total.count_out[rows] == 0)))
   if undefined:
     warnings.warn(
@@ -271,7 +271,7 @@ def warn_of(plan: Plan, total: Chunk) -> None:
     )
 
 
-def from_tallies(plan: Plan, total: Chunk) -> Estimate:
+def from_tallies(schedule: Schedule, total: Chunk) -> Estimate:
   """Returns the scores of added tallies, with no word on what is undefined."""
 
   def difference(name: str) -> np.ndarray:
@@ -283,7 +283,7 @@ def from_tallies(plan: Plan, total: Chunk) -> Estimate:
   with np.errstate(invalid="ignore", divide="ignore"):
     confidence_out = total.p_out / total.count_out
   return Estimate(
-    plan.dataset.ids,
+    schedule.dataset.ids,
     difference("correct"),
     *newcombe(*tallies),
     *tallies,

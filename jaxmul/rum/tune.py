@@ -1,7 +1,7 @@
 """Autopilot: each group's algorithm and settings, chosen without an oracle and without test data.
 
 A plan is good if the network then treats S as networks do that never saw S, and nothing else is
-lost. `memorization.cross_fit` asks such networks, once for all requests: t_i is the mean p_y of
+lost. `retraining.cross_fit` trains such networks, once for all requests: t_i is the mean p_y of
 example i under those that left it out. The surrogate of ToW by group is
 
   (1 − mean_S (p_y − t)²) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H),
@@ -85,7 +85,7 @@ def tune(
       `data.cut_heldout`. Never the test set.
     key: group i is unlearned with `fold_in(key, i)`, as `meta_unlearn` does.
     budget: at most so many trials in all.
-    estimate: what networks without them say of the groups, from `memorization.cross_fit` (or a
+    estimate: what networks without them say of the groups, from `retraining.cross_fit` (or a
       ground truth), of models that chose neither the forget set nor the groups: what was chosen for
       being hard looks harder than it is to those that chose it. Without it memorized groups are
       left as they are, and a warning says so.
@@ -100,15 +100,16 @@ def tune(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import memorization, models, rum, train, unlearn
+    >>> from jaxmul import memorization, models, retraining, rum, train, unlearn
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
     >>> seen, heldout = toy.take(range(6)), toy.take([6, 7])
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2, batch_size=4)
     >>> key = jax.random.key(0)
-    >>> said = memorization.cross_fit(recipe, seen, key, folds=3, executor=memorization.serial)
+    >>> schedule = retraining.cross_fit(recipe, seen, key, folds=3)
+    >>> said = memorization.estimate(schedule, executor=retraining.serial)
     >>> tried = {"ascent": rum.Step(unlearn.neg_grad(0.1), epochs=1)}
-    >>> original = train.fit(recipe, seen, key).params
+    >>> original = train.fit(recipe, seen, key).network
     >>> tuned = rum.tune(tried, original, seen, [np.array([0, 1])], heldout, key, estimate=said)
     >>> [trial.name for trial in tuned.trials]
     ['none', 'ascent']
@@ -124,7 +125,8 @@ def tune(
     )
   _refuse_other("heldout", heldout, Dataset, "dataset.take(ids)")
   if estimate is not None:
-    _refuse_other("estimate", estimate, Estimate, "memorization.cross_fit(recipe, dataset, key)")
+    cure = "memorization.estimate(retraining.cross_fit(recipe, dataset, key))"
+    _refuse_other("estimate", estimate, Estimate, cure)
   network, splits = as_network(network, None, "tune"), shrinking(dataset, groups)
   shared = np.intersect1d(dataset.ids, heldout.ids)
   if len(shared):
@@ -134,7 +136,8 @@ def tune(
   if estimate is None:
     warnings.warn(
       "rum.tune got no estimate: held-out examples stand in for networks without the groups, and "
-      "memorized groups are left as they are. Pass estimate=memorization.cross_fit(recipe, …).",
+      "memorized groups are left as they are. Pass "
+      "estimate=memorization.estimate(retraining.cross_fit(recipe, …)).",
       stacklevel=2,
     )
   _warn_of_shares(dataset, groups)
@@ -181,7 +184,7 @@ def surrogate(
     split: only `forget` and `retain` are used.
     heldout: H. Without an estimate it is weighted to the classes of S; a class of S without
       held-out examples is compared with all of H.
-    estimate: of S, such as `memorization.cross_fit` gives. Where a file of an older version lacks
+    estimate: of S, such as one of `retraining.cross_fit`. Where a file of an older version lacks
       `confidence_out`, t is the share of such networks that are right.
 
   Returns:
@@ -267,7 +270,8 @@ def _from_estimate(
   if not (left_out | gone).any():
     raise ValueError(
       f"the estimate has no model that left out any of the {len(ids)} forget ids, such as "
-      f"{ids[0]}. Estimate this data set: memorization.cross_fit(recipe, dataset, key)."
+      f"{ids[0]}. Estimate this data set: "
+      "memorization.estimate(retraining.cross_fit(recipe, dataset, key))."
     )
   with np.errstate(invalid="ignore", divide="ignore"):
     right = estimate.correct_out[rows] / estimate.count_out[rows]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments import memorize as script
-from jaxmul import memorization
+from jaxmul import memorization, retraining
 
 pytestmark = pytest.mark.xdist_group("memorize")  # their runs are made once
 
@@ -100,7 +100,7 @@ def test_parts_make_a_whole(whole, tmp_path, capsys, monkeypatch):
   def never(*_):
     raise AssertionError("nothing was left to compute")
 
-  monkeypatch.setattr(memorization, "serial", never)
+  monkeypatch.setattr(retraining, "serial", never)
   script.run(config)
   assert digest(tmp_path) == digest(whole[0])
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import cache, evaluate, memorize, paper, rum, score, setting, truth, unlearn
-from jaxmul import _identity, data, memorization, metrics
+from jaxmul import _identity, data, metrics, retraining
 from jaxmul.memorization import Estimate
 from jaxmul.metrics.oracle import Outputs
 
@@ -96,7 +96,7 @@ def replace(folder, part):
   cut = data.cut_heldout(parts.heldout, jax.random.fold_in(jax.random.key(0), 2))._asdict()
   ids = (parts._asdict() | {f"heldout for {use}": found for use, found in cut.items()}).get(part)
   if ids is not None:
-    arrays["images"][dataset.rows(ids[-1:])] += 1
+    arrays["inputs"][dataset.rows(ids[-1:])] += 1
   elif part == "labels":
     arrays["labels"][:2] = arrays["labels"][1::-1]
   elif part == "ids":
@@ -105,7 +105,7 @@ def replace(folder, part):
     arrays["num_classes"] = 11
   else:
     assert part == "order"
-    arrays |= {name: arrays[name][::-1] for name in ("images", "labels", "ids")}
+    arrays |= {name: arrays[name][::-1] for name in ("inputs", "labels", "ids")}
   write(path, arrays)
 
 
@@ -271,8 +271,9 @@ def folder_of_ensemble(folder, forget):
   dataset, parts = setting.cut(config)
   split = evaluate.split_of(config, dataset, parts)
   recipe = setting.recipe_of(config, dataset.num_classes)
-  plans = metrics.oracle.plans(recipe, dataset, split, jax.random.key(0), config.num_models)
-  return cache.ensemble_store(folder, plans)
+  key = jax.random.key(0)
+  schedules = metrics.oracle.schedules(recipe, dataset, split, key, config.num_models)
+  return cache.ensemble_store(folder, schedules)
 
 
 @pytest.mark.parametrize("part", [*PARTS, *MORE])
@@ -371,22 +372,22 @@ def test_a_ground_truth_is_refused_where_its_data_changed(files):
     memorize.run(dataclasses.replace(config, log=()))
   assert {file: file.stat().st_mtime_ns for file in kept} == kept
   replace(files, "train")
-  with pytest.raises(ValueError, match="was made by another plan"):
+  with pytest.raises(ValueError, match="was made by another schedule"):
     memorize.run(config)
 
 
-def test_a_planned_truth_is_kept_by_its_plan(files):
+def test_a_scheduled_truth_is_kept_by_its_schedule(files):
   config = config_of("rum", files)
   dataset, parts = setting.cut(config)
   recipe = setting.recipe_of(config, dataset.num_classes)
   training = dataset.take(parts.train)
 
   def chunks(config):
-    plan, folder = truth.planned_truth(config, recipe, training)
-    assert isinstance(plan, memorization.Plan)
+    schedule, folder = truth.scheduled_truth(config, recipe, training)
+    assert isinstance(schedule, retraining.Schedule)
     return folder
 
   before = chunks(config)
-  assert chunks(dataclasses.replace(config, num_models=8)) == before  # more models of the same plan
+  assert chunks(dataclasses.replace(config, num_models=8)) == before  # more models of the same
   assert chunks(dataclasses.replace(config, fraction=0.5)) != before
   assert chunks(dataclasses.replace(config, key=1)) != before

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import outcome, paper
-from jaxmul import data, memorization, models, proxies, train, unlearn
+from jaxmul import data, models, proxies, retraining, train, unlearn
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = train.Recipe(models.mlp())  # its defaults are the papers'
@@ -142,7 +142,7 @@ def test_machines_share_the_ground_truth_and_a_stopped_run_goes_on(tmp_path, mon
   small = dataclasses.replace(paper.cifar10(), network="mlp")
   monkeypatch.setitem(paper.PRESETS, "cifar10", lambda: small)
   given = config("cifar10", smoke=True, bfloat16=True, out=tmp_path)
-  monkeypatch.setattr(memorization, "default", lambda: memorization.serial)
+  monkeypatch.setattr(retraining, "default", lambda: retraining.serial)
   paper.main(dataclasses.replace(given, part="1/1"))
   assert "now run it without --part" in capsys.readouterr().out
   (chunk,) = tmp_path.glob("cache/chunks-*/chunk-*")
@@ -208,7 +208,7 @@ def test_a_job_of_two_processes_computes_the_ground_truth(tmp_path):
   said = [job.communicate()[1] for job in jobs]
   assert [job.returncode for job in jobs] == [0, 0], said
   (store,) = tmp_path.glob("cache/chunks-*")
-  found = memorization.status(store)
+  found = retraining.status(store)
   assert (found.done, found.num_models, found.damaged) == (4, 4, ())
 
 

@@ -18,11 +18,11 @@ def test_influences_come_from_models_that_did_not_select_the_forget_sets(monkeyp
   config = unlearn.Config(algorithms=("dmm",))
   keys = []
 
-  def plan(recipe, training, key, **options):
+  def leave_out(recipe, training, key, **options):
     keys.append(key)
     raise Stop
 
-  monkeypatch.setattr(unlearn.memorization, "plan", plan)
+  monkeypatch.setattr(unlearn.retraining, "leave_out", leave_out)
   problem = SimpleNamespace(
     config=config, key=jax.random.key(config.key), recipe=None, training=None, sets={"mixed": []}
   )

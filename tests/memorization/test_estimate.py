@@ -1,7 +1,6 @@
 """Ground truth: right tallies, the same models in any order and process, NaN where undefined."""
 
 import dataclasses
-import functools
 import itertools
 from pathlib import Path
 
@@ -10,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmul import Network, memorization, metrics, models, train
+from jaxmul import Network, memorization, metrics, models, retraining, train
 from jaxmul._examples import examples_of
 from jaxmul.data import Dataset, sources
-from jaxmul.memorization.chunk import arrays_of, outcome
-from jaxmul.memorization.plan import cross_fit_plan
+from jaxmul.retraining.chunk import arrays_of, outcome
 
 
 def nearest(weights, inputs):
@@ -36,14 +34,14 @@ RECIPE = train.Recipe(models.mlp((6,), 2), epochs=6, batch_size=8)
 
 
 def test_tallies_equal_the_models_one_at_a_time(toy):
-  plan = memorization.plan(RECIPE, toy, jax.random.key(1), num_models=10, chunk_size=4)
+  schedule = retraining.leave_out(RECIPE, toy, jax.random.key(1), num_models=10, chunk_size=4)
   with pytest.warns(UserWarning, match="never"):
-    result = memorization.merge(plan, [memorization.run_chunk(plan, k) for k in range(3)])
+    result = memorization.merge(schedule, [retraining.run_chunk(schedule, k) for k in range(3)])
   correct_in, count_in = np.zeros(24, int), np.zeros(24, int)
   correct_out, count_out = np.zeros(24, int), np.zeros(24, int)
   one = jax.jit(outcome, static_argnums=(0, 1, 2, 3))
   for model in range(10):
-    member, correct, *_ = one(RECIPE, 17, "correct", 0, arrays_of(plan), model)
+    member, correct, *_ = one(RECIPE, 17, "correct", 0, arrays_of(schedule), model)
     assert int(member.sum()) == 17
     count_in += np.asarray(member)
     count_out += ~np.asarray(member)
@@ -68,8 +66,8 @@ def test_tallies_equal_the_models_one_at_a_time(toy):
 @pytest.mark.parametrize("folds", [2, 3, 5])  # 24 examples: 5 does not divide them
 def test_cross_fitting_leaves_each_example_out_once(toy, folds):
   key = jax.random.key(4)
-  plan = cross_fit_plan(RECIPE, toy, key, folds=folds, repeats=2)
-  chunks = [memorization.run_chunk(plan, k) for k in range(2 * folds)]
+  schedule = retraining.cross_fit(RECIPE, toy, key, folds=folds, repeats=2)
+  chunks = [retraining.run_chunk(schedule, k) for k in range(2 * folds)]
   out = np.stack([chunk.count_out for chunk in chunks])
   assert (out.sum(1) == -(-24 // folds)).all()
   for each in (out[:folds].sum(0), out[folds:].sum(0)):
@@ -79,13 +77,11 @@ def test_cross_fitting_leaves_each_example_out_once(toy, folds):
   # What is said of an example is said by the model that is trained without it.
   for number in (1, folds):
     ids = toy.ids[out[number] == 0]
-    fit = train.fit(RECIPE, toy, memorization.train_key(plan, number), ids)
+    fit = train.fit(RECIPE, toy, retraining.train_key(schedule, number), ids)
     left = out[number] == 1
     said = metrics.attacks.label_confidence(fit.network, toy)
     np.testing.assert_allclose(chunks[number].p_out[left], said[left], atol=1e-5)
-  whole = memorization.cross_fit(
-    RECIPE, toy, key, folds=folds, repeats=2, executor=memorization.serial, progress=False
-  )
+  whole = memorization.estimate(schedule, executor=retraining.serial, progress=False)
   wanted = sum(chunk.p_out for chunk in chunks) / out.sum(0)
   np.testing.assert_allclose(whole.confidence_out, wanted)
   np.testing.assert_allclose(
@@ -94,22 +90,23 @@ def test_cross_fitting_leaves_each_example_out_once(toy, folds):
 
 
 def test_cross_fits_are_the_same_on_any_executor_and_have_a_name_of_their_own(toy, tmp_path):
-  plan = cross_fit_plan(RECIPE, toy, jax.random.key(4), folds=3)
-  other = dataclasses.replace(plan, folds=0)
-  assert plan.hash != other.hash
-  here = dict(memorization.serial(plan, range(3)))
-  there = dict(memorization.devices()(plan, range(3)))
+  schedule = retraining.cross_fit(RECIPE, toy, jax.random.key(4), folds=3)
+  other = dataclasses.replace(schedule, folds=0)
+  assert schedule.hash != other.hash
+  here = dict(retraining.serial(schedule, range(3)))
+  there = dict(retraining.devices()(schedule, range(3)))
   for k in range(3):
     np.testing.assert_array_equal(here[k].count_out, there[k].count_out)
     np.testing.assert_allclose(here[k].p_out, there[k].p_out, atol=1e-5)
-  options = {"folds": 3, "executor": memorization.serial, "progress": False}
-  found = memorization.cross_fit(RECIPE, toy, jax.random.key(4), store=tmp_path, **options)
+  found = memorization.estimate(
+    schedule, store=tmp_path, executor=retraining.serial, progress=False
+  )
   found.save(tmp_path / "cross_fit.npz")
   read = memorization.Estimate.load(tmp_path / "cross_fit.npz")
   assert read.digest == found.digest
   for options, message in (({"folds": 1}, r"folds=1.*\[2, 24\]"), ({"repeats": 0}, "repeats=0")):
     with pytest.raises(ValueError, match=message):
-      memorization.cross_fit(RECIPE, toy, jax.random.key(4), **options)
+      retraining.cross_fit(RECIPE, toy, jax.random.key(4), **options)
 
 
 def test_a_file_of_an_older_version_lacks_what_came_later():
@@ -117,40 +114,6 @@ def test_a_file_of_an_older_version_lacks_what_came_later():
   read = memorization.Estimate.load(old)
   assert np.isnan(read.confidence_out).all()
   assert np.isfinite(read.soft).all()
-
-
-def test_same_models_whatever_the_order_of_the_data_the_chunks_and_the_process(toy):
-  plan = memorization.plan(RECIPE, toy, jax.random.key(1), num_models=12, chunk_size=4)
-  turned = toy.take(toy.ids[::-1])
-  again = memorization.plan(RECIPE, turned, jax.random.key(1), num_models=12, chunk_size=4)
-  assert again.hash == plan.hash
-  here = dict(memorization.serial(plan, [2, 0, 1]))
-  assert len(jax.devices()) == 8
-  for executor in (memorization.processes(2), memorization.devices(), memorization.devices(2)):
-    there = dict(executor(again, range(3)))
-    for k in range(3):
-      for field in dataclasses.fields(memorization.Chunk):
-        a, b = getattr(here[k], field.name), getattr(there[k], field.name)
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=field.name)
-
-
-def test_a_plan_of_something_else_has_another_hash(toy):
-  def hash_of(recipe=RECIPE, data=toy, key=1, **options):
-    given = {"num_models": 12} | options
-    return memorization.plan(recipe, data, jax.random.key(key), **given).hash
-
-  changed = Dataset(toy.inputs + np.float32(1e-6), toy.labels, toy.ids)
-  others = [
-    hash_of(dataclasses.replace(RECIPE, learning_rate=0.2)),
-    hash_of(dataclasses.replace(RECIPE, schedule=train.constant)),
-    hash_of(dataclasses.replace(RECIPE, model=models.mlp((7,), 2))),
-    hash_of(data=changed),
-    hash_of(key=2),
-    hash_of(fraction=0.5),
-    hash_of(chunk_size=5),
-  ]
-  assert len({hash_of(), *others}) == 8
-  assert hash_of() == hash_of(num_models=99)
 
 
 def nearest_neighbour(examples, key):
@@ -192,18 +155,16 @@ def test_estimate_equals_every_subset_of_a_dozen_examples(learner, left_out):
     seen[inside, np.arange(12)] += 1
   p = hits / seen
   truth = p[1] - p[0]
-  found = memorization.estimate(
-    *(learner, toy, jax.random.key(3)),
-    num_models=400,
-    fraction=1 - left_out / 12,
-    executor=memorization.serial,
+  schedule = retraining.leave_out(
+    *(learner, toy, jax.random.key(3)), num_models=400, fraction=1 - left_out / 12
   )
+  found = memorization.estimate(schedule, executor=retraining.serial)
   error = np.sqrt(p[1] * (1 - p[1]) / found.count_in + p[0] * (1 - p[0]) / found.count_out)
   assert (np.abs(found.memorization - truth) <= 3 * error + 1e-12).all()
   assert (truth > 0.2).any()
 
   # Unbiased: over many estimates from ten models each, where they are defined, errors average out.
-  work = memorization.plan(
+  schedule = retraining.leave_out(
     *(learner, toy, jax.random.key(4)),
     num_models=1000,
     fraction=1 - left_out / 12,
@@ -212,7 +173,7 @@ def test_estimate_equals_every_subset_of_a_dozen_examples(learner, left_out):
   with np.errstate(invalid="ignore"):
     scores = [
       chunk.correct_in / chunk.count_in - chunk.correct_out / chunk.count_out
-      for _, chunk in memorization.serial(work, range(work.num_chunks))
+      for _, chunk in retraining.serial(schedule, range(schedule.num_chunks))
     ]
   errors = np.nanmean(scores - truth, axis=1)  # [100], independent of each other
   assert abs(errors.mean()) <= 3 * errors.std(ddof=1) / 10
@@ -223,9 +184,8 @@ def test_estimate_agrees_with_many_subsets_of_a_nearest_neighbour():
   rng = np.random.default_rng(0)
   labels = np.arange(24) % 2  # two classes that overlap
   toy = Dataset((rng.normal(size=(24, 3)) + labels[:, None]).astype(np.float32), labels)
-  found = memorization.estimate(
-    nearest_neighbour, toy, jax.random.key(3), num_models=600, executor=memorization.serial
-  )
+  schedule = retraining.leave_out(nearest_neighbour, toy, jax.random.key(3), num_models=600)
+  found = memorization.estimate(schedule, executor=retraining.serial)
   rng = np.random.default_rng(1)
   hits, seen = np.zeros((2, 24)), np.zeros((2, 24))
   squared = ((toy.inputs[:, None] - toy.inputs[None]) ** 2).sum(-1)
@@ -241,14 +201,6 @@ def test_estimate_agrees_with_many_subsets_of_a_nearest_neighbour():
   assert (np.abs(found.memorization - truth) < 4 * error).all()
   assert np.mean((found.low <= truth) & (truth <= found.high)) > 0.8
   assert (truth > 0.2).any()
-
-
-def test_diverged_models_are_left_out_and_counted(toy):
-  recipe = dataclasses.replace(RECIPE, learning_rate=1e30)
-  plan = memorization.plan(recipe, toy, jax.random.key(1), num_models=2)
-  chunk = memorization.run_chunk(plan, 0)
-  assert len(chunk.diverged) == 2
-  assert not chunk.count_in.any()
 
 
 def saved():
@@ -341,12 +293,8 @@ def test_it_stops_where_the_intervals_are_narrow(monkeypatch):
   monkeypatch.setattr("jaxmul.memorization.scores._MIN_EXAMPLES", 1)
 
   def width(models, **options):
-    return memorization.estimate(
-      *(nearest_neighbour, toy, jax.random.key(3)),
-      num_models=models,
-      executor=memorization.serial,
-      **options,
-    )
+    schedule = retraining.leave_out(nearest_neighbour, toy, jax.random.key(3), num_models=models)
+    return memorization.estimate(schedule, executor=retraining.serial, **options)
 
   narrow = width(400, until_width=0.8)
   models = int((narrow.count_in + narrow.count_out)[0])
@@ -361,9 +309,8 @@ def test_a_learner_sees_uint8_images_as_its_params_do():
   digits = sources.digits()
   some = digits.take(digits.ids[:60])
   assert some.inputs.dtype == np.uint8
-  found = memorization.estimate(
-    remember_all, some, jax.random.key(0), num_models=24, executor=memorization.serial
-  )
+  schedule = retraining.leave_out(remember_all, some, jax.random.key(0), num_models=24)
+  found = memorization.estimate(schedule, executor=retraining.serial)
   np.testing.assert_array_equal(found.correct_in, found.count_in)  # 1-NN knows what it has seen
 
 
@@ -381,63 +328,21 @@ def nearest_of_ten(weights, inputs):
   return 10.0 * jax.nn.one_hot(labels[jnp.argmin(distance, axis=1)].astype(int), 10)
 
 
-class Shifted:
-  def __init__(self, by):
-    self.by = by
-
-  def __repr__(self):
-    return f"Shifted({self.by})"
-
-  def learn(self, examples, key):
-    return nearest_neighbour(examples._replace(inputs=examples.inputs + self.by), key)
-
-
-def test_learners_that_differ_have_different_hashes(toy):
-  def hash_of(learner):
-    return memorization.plan(learner, toy, jax.random.key(0), num_models=4).hash
-
-  one, other = np.zeros(5000), np.zeros(5000)
-  other[2500] = 1
-  learners = [
-    *(Shifted(0.0).learn, Shifted(1.0).learn),
-    *(functools.partial(nearest_neighbour, extra=each) for each in (one, other)),
-  ]
-  assert len({hash_of(each) for each in learners}) == 4
-  with pytest.raises(ValueError, match="has no text of its own"):
-    hash_of(functools.partial(nearest_neighbour, extra=object()))
-
-
 def test_a_chunk_counts_once(toy):
-  plan = memorization.plan(RECIPE, toy, jax.random.key(1), num_models=4)
-  chunk = memorization.run_chunk(plan, 0)
+  schedule = retraining.leave_out(RECIPE, toy, jax.random.key(1), num_models=4)
+  chunk = retraining.run_chunk(schedule, 0)
   with pytest.raises(ValueError, match="merge got 4 models twice"):
-    memorization.merge(plan, [chunk, chunk])
+    memorization.merge(schedule, [chunk, chunk])
   with pytest.raises(ValueError, match="no chunks"):
-    memorization.merge(plan, [])
-
-
-def test_chunks_are_not_held(toy, tmp_path):
-  """Memory grows with the chunk, not with the number of models."""
-  import gc
-
-  plan = memorization.plan(RECIPE, toy, jax.random.key(1), num_models=32, chunk_size=2)
-  alive = []
-  for chunk in memorization.stream(plan, store=tmp_path, executor=memorization.processes(2)):
-    del chunk
-    alive.append(sum(isinstance(each, memorization.Chunk) for each in gc.get_objects()))
-  assert len(alive) == 16
-  assert max(alive) <= 8  # two for each worker, and what is at hand
+    memorization.merge(schedule, [])
 
 
 def test_only_candidates_are_left_out(toy):
   chosen = toy.ids[[3, 5, 7, 20]]
-  found = memorization.estimate(
-    *(RECIPE, toy, jax.random.key(0)),
-    num_models=16,
-    fraction=0.5,
-    candidates=chosen,
-    executor=memorization.serial,
+  schedule = retraining.leave_out(
+    RECIPE, toy, jax.random.key(0), num_models=16, fraction=0.5, candidates=chosen
   )
+  found = memorization.estimate(schedule, executor=retraining.serial)
   picked = np.isin(found.ids, chosen)
   assert (found.count_in + found.count_out == 16).all()
   assert not found.count_out[~picked].any()
@@ -445,54 +350,45 @@ def test_only_candidates_are_left_out(toy):
   np.testing.assert_array_equal(np.isnan(found.memorization), ~picked)
   assert "without 2 of 4 candidates of 24" in found.design
   with pytest.raises(ValueError, match="id 1 is not in the data"):
-    memorization.plan(RECIPE, toy, jax.random.key(0), num_models=4, candidates=[1])
+    retraining.leave_out(RECIPE, toy, jax.random.key(0), num_models=4, candidates=[1])
 
 
 def test_active_spends_models_on_wide_intervals(toy, tmp_path):
   def spent(**options):
+    schedule = retraining.leave_out(RECIPE, toy, jax.random.key(0), num_models=64)
     return memorization.active(
-      *(RECIPE, toy, jax.random.key(0)),
-      num_models=64,
-      rounds=2,
-      share=0.25,
-      executor=memorization.serial,
-      **options,
+      schedule, rounds=2, share=0.25, executor=retraining.serial, **options
     )
 
   found = spent(store=tmp_path)
   models = found.count_in + found.count_out
   assert models.sum() == 32 * 24 + 2 * 16 * 6
   assert set(models) <= {32, 48, 64}
-  plain = memorization.estimate(
-    RECIPE, toy, jax.random.key(0), num_models=32, executor=memorization.serial
-  )
+  schedule = retraining.leave_out(RECIPE, toy, jax.random.key(0), num_models=32)
+  plain = memorization.estimate(schedule, executor=retraining.serial)
   order = np.argsort(-(plain.high - plain.low), kind="stable")
   assert (models[order[:6]] > 32).all()
   assert spent(store=tmp_path).digest == found.digest
   with pytest.raises(ValueError, match="num_models=4, rounds=4"):
-    memorization.active(RECIPE, toy, jax.random.key(0), num_models=4)
+    memorization.active(retraining.leave_out(RECIPE, toy, jax.random.key(0), num_models=4))
 
 
-@pytest.mark.parametrize(
-  ("options", "message"),
-  [
-    ({"num_models": 1}, "num_models=1, must be at least 2"),
-    ({"fraction": 1.0}, r"fraction=1.0, must be in \(0, 1\)"),
-    ({"fraction": 0.001}, "some in and some out"),
-    ({"chunk_size": 0}, "chunk_size=0, must be at least 1"),
-    ({"recipe": models.mlp()}, r"got a MLP as recipe: use train\.Recipe\(model\)"),
-    ({"recipe": dataclasses.replace(RECIPE, augment=lambda k, x: x)}, "module-level function"),
-    ({"key": jax.random.key(0, impl="rbg")}, "threefry"),
-  ],
-)
-def test_bad_input_gets_one_line(toy, options, message):
-  given = {"recipe": RECIPE, "key": jax.random.key(0), "num_models": 4} | options
-  with pytest.raises(ValueError, match=message) as caught:
-    memorization.plan(dataset=toy, **given)
-  assert "\n" not in str(caught.value)
-
-
-def test_no_such_chunk(toy):
-  plan = memorization.plan(RECIPE, toy, jax.random.key(0), num_models=4)
-  with pytest.raises(ValueError, match="chunk 1 is not in this plan"):
-    memorization.run_chunk(plan, 1)
+def test_a_schedule_of_another_kind_is_refused_in_one_line(toy):
+  key = jax.random.key(0)
+  crossed = retraining.cross_fit(RECIPE, toy, key, folds=3)
+  random = retraining.leave_out(RECIPE, toy, key, num_models=16)
+  some = retraining.leave_out(RECIPE, toy, key, num_models=16, candidates=toy.ids[:4], fraction=0.5)
+  tested = retraining.leave_out(RECIPE, toy, key, num_models=16, test=toy)
+  repeated = retraining.repeat(RECIPE, toy, key, num_models=2, test=toy)
+  for ask, message in (
+    (lambda: memorization.estimate(repeated), "leaves nothing out: 2 models on all of 24"),
+    (lambda: memorization.estimate(crossed, until_width=0.5), "until_width=0.5 and .* 3 folds"),
+    *(
+      (lambda each=each: memorization.active(each), "active chooses candidates itself")
+      for each in (crossed, some, tested)
+    ),
+    (lambda: memorization.influence(random, toy.ids[:2]), "keeps no outputs: 16 models"),
+  ):
+    with pytest.raises(ValueError, match=message) as caught:
+      ask()
+    assert "\n" not in str(caught.value)

@@ -1,13 +1,13 @@
-"""Influence equals a loop over models, whole, in blocks, and for chosen rows on disk."""
+"""Influence equals a loop over models, whole, in blocks, and for chosen examples on disk."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmul import memorization, models, train
+from jaxmul import memorization, models, retraining, train
 from jaxmul.data import Dataset
-from jaxmul.memorization.chunk import arrays_of, outcome
+from jaxmul.retraining.chunk import arrays_of, outcome
 
 RECIPE = train.Recipe(models.mlp((6,), 2), epochs=4, batch_size=8)
 MODELS = 24
@@ -27,10 +27,11 @@ TOY, TEST = data(20, 0), data(11, 1)
 def truth():
   """Members [M, n] and logits [M, t, C] of every model, one at a time."""
   options = {"num_models": MODELS, "test": TEST, "target": "logits"}
-  plan = memorization.plan(RECIPE, TOY, jax.random.key(2), **options)
+  schedule = retraining.leave_out(RECIPE, TOY, jax.random.key(2), **options)
   one = jax.jit(outcome, static_argnums=(0, 1, 2, 3))
   found = [
-    one(RECIPE, plan.subset_size, "logits", 0, arrays_of(plan), jnp.int32(i)) for i in range(MODELS)
+    one(RECIPE, schedule.subset_size, "logits", 0, arrays_of(schedule), jnp.int32(i))
+    for i in range(MODELS)
   ]
   return np.stack([each.member for each in found]), np.stack([each.test for each in found])
 
@@ -46,12 +47,8 @@ def difference(member, outputs):
 def test_blocks_equal_a_loop(truth):
   member, logits = truth
   correct = (logits.argmax(-1) == TEST.labels).astype(float)
-  found = memorization.estimate(
-    *(RECIPE, TOY, jax.random.key(2)),
-    num_models=MODELS,
-    test=TEST,
-    executor=memorization.serial,
-  )
+  schedule = retraining.leave_out(RECIPE, TOY, jax.random.key(2), num_models=MODELS, test=TEST)
+  found = memorization.estimate(schedule, executor=retraining.serial)
   assert found.influence is not None
   whole = found.influence.block()
   wanted = difference(member, correct)
@@ -85,18 +82,15 @@ def test_the_strongest_of_equal_pairs_follow_no_order():
 
 @pytest.mark.parametrize("on_disk", [False, True])
 @pytest.mark.parametrize("target", ["correct", "logits"])
-def test_chosen_rows_equal_a_loop(truth, tmp_path, target, on_disk, monkeypatch):
-  monkeypatch.setattr("jaxmul.memorization.rows._BLOCK_NUMBERS", 16)  # several blocks
+def test_chosen_examples_equal_a_loop(truth, tmp_path, target, on_disk, monkeypatch):
+  monkeypatch.setattr("jaxmul.memorization.chosen._BLOCK_NUMBERS", 16)  # several blocks
   member, logits = truth
-  rows = TOY.ids[[5, 1, 13]]
+  options = {"num_models": MODELS, "test": TEST, "target": target}
   found = memorization.influence(
-    *(RECIPE, TOY, jax.random.key(2)),
-    rows=rows,
-    num_models=MODELS,
-    test=TEST,
-    target=target,
+    retraining.leave_out(RECIPE, TOY, jax.random.key(2), **options),
+    TOY.ids[[5, 1, 13]],
     out=tmp_path / "influence" if on_disk else None,
-    executor=memorization.serial,
+    executor=retraining.serial,
   )
   outputs = logits if target == "logits" else (logits.argmax(-1) == TEST.labels).astype(float)
   inside = member[:, [5, 1, 13]]
@@ -112,13 +106,9 @@ def test_chosen_rows_equal_a_loop(truth, tmp_path, target, on_disk, monkeypatch)
 
 def test_only_an_earlier_result_is_replaced(tmp_path):
   def run(out, **options):
+    schedule = retraining.leave_out(RECIPE, TOY, jax.random.key(0), num_models=4, test=TOY)
     return memorization.influence(
-      *(RECIPE, TOY, jax.random.key(0)),
-      rows=TOY.ids[:2],
-      num_models=4,
-      out=out,
-      executor=memorization.serial,
-      **options,
+      schedule, TOY.ids[:2], out=out, executor=retraining.serial, **options
     )
 
   (tmp_path / "mine").mkdir()
@@ -135,15 +125,10 @@ def test_only_an_earlier_result_is_replaced(tmp_path):
 
 def test_a_damaged_or_foreign_folder_is_refused(tmp_path):
   out = tmp_path / "result"
+  schedule = retraining.leave_out(RECIPE, TOY, jax.random.key(0), num_models=4, test=TOY)
   with pytest.warns(UserWarning, match="influence is NaN"):
-    found = memorization.influence(
-      *(RECIPE, TOY, jax.random.key(0)),
-      rows=TOY.ids[:2],
-      num_models=4,
-      out=out,
-      executor=memorization.serial,
-    )
-  read = memorization.RowInfluence.load(out)
+    found = memorization.influence(schedule, TOY.ids[:2], out=out, executor=retraining.serial)
+  read = memorization.ChosenInfluence.load(out)
   np.testing.assert_array_equal(read.value, found.value)
   np.testing.assert_array_equal(read.test_ids, TOY.ids)
   for file in out.iterdir():
@@ -152,15 +137,16 @@ def test_a_damaged_or_foreign_folder_is_refused(tmp_path):
     for damaged in (b"", whole[: len(whole) // 2], b"PK\x03\x04" + whole, flipped):
       file.write_bytes(damaged)
       with pytest.raises(ValueError, match="not a whole result of influence") as caught:
-        memorization.RowInfluence.load(out)
+        memorization.ChosenInfluence.load(out)
       assert "\n" not in str(caught.value)
     file.write_bytes(whole)
   with pytest.raises(ValueError, match="not a whole result of influence"):
-    memorization.RowInfluence.load(tmp_path)
+    memorization.ChosenInfluence.load(tmp_path)
 
 
-def test_rows_that_are_not_there_are_refused():
-  with pytest.raises(ValueError, match="no rows"):
-    memorization.influence(RECIPE, TOY, jax.random.key(0), rows=[], num_models=4)
+def test_ids_that_are_not_there_are_refused():
+  schedule = retraining.leave_out(RECIPE, TOY, jax.random.key(0), num_models=4, test=TOY)
+  with pytest.raises(ValueError, match="no ids"):
+    memorization.influence(schedule, [])
   with pytest.raises(ValueError, match="id 1 is not in the data"):
-    memorization.influence(RECIPE, TOY, jax.random.key(0), rows=[1], num_models=4)
+    memorization.influence(schedule, [1])

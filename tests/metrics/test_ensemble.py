@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmul import memorization, models, train
+from jaxmul import memorization, models, retraining, train
 from jaxmul.data import Dataset, Split
 from jaxmul.metrics import attacks, oracle
 
@@ -27,14 +27,14 @@ def split(dataset):
 
 @pytest.fixture(scope="module")
 def found(dataset, split):
-  return oracle.ensemble(RECIPE, dataset, split, KEY, num_models=3, executor=memorization.serial)
+  return oracle.ensemble(RECIPE, dataset, split, KEY, num_models=3, executor=retraining.serial)
 
 
 def test_originals_are_trained_on_all_and_oracles_without_the_forget_set(dataset, split, found):
-  works = oracle.plans(RECIPE, dataset, split, KEY, 3)
-  for work, part, kept in zip(works, (split.train, split.retain), found, strict=True):
+  schedules = oracle.schedules(RECIPE, dataset, split, KEY, 3)
+  for schedule, part, kept in zip(schedules, (split.train, split.retain), found, strict=True):
     for model in range(3):
-      own = memorization.train_key(work, model)
+      own = retraining.train_key(schedule, model)
       wanted = train.fit(RECIPE, dataset, own, ids=part).network
       said = oracle.outputs([wanted], dataset, kept.ids).logits[0]
       np.testing.assert_allclose(kept.logits[model], said, atol=1e-5)
@@ -56,9 +56,9 @@ def test_all_models_differ(found):
 def test_it_resumes_grows_and_repairs(tmp_path, dataset, split, found):
   done = []
 
-  def counting(plan, chunks):
+  def counting(schedule, chunks):
     done.extend(chunks)
-    return memorization.serial(plan, chunks)
+    return retraining.serial(schedule, chunks)
 
   def run(count):
     done.clear()
@@ -81,17 +81,17 @@ def test_it_resumes_grows_and_repairs(tmp_path, dataset, split, found):
 
 
 def test_another_split_is_refused_by_the_store(tmp_path, dataset, split):
-  options = {"num_models": 1, "store": tmp_path, "executor": memorization.serial}
+  options = {"num_models": 1, "store": tmp_path, "executor": retraining.serial}
   oracle.ensemble(RECIPE, dataset, split, KEY, **options)
   other = Split(split.forget[1:], split.retain, split.heldout, split.test)
-  with pytest.raises(ValueError, match="another plan"):
+  with pytest.raises(ValueError, match="another schedule"):
     oracle.ensemble(RECIPE, dataset, other, KEY, **options)
 
 
 def test_divergence_is_an_error(dataset, split):
   wild = train.Recipe(models.mlp((8,), 3), epochs=4, batch_size=8, learning_rate=1e30)
   with pytest.raises(ValueError, match="all 2 originals diverged"):
-    oracle.ensemble(wild, dataset, split, KEY, num_models=2, executor=memorization.serial)
+    oracle.ensemble(wild, dataset, split, KEY, num_models=2, executor=retraining.serial)
 
 
 def test_outputs_are_joined_by_id_and_survive_a_file(tmp_path, dataset, split, found):
@@ -112,15 +112,15 @@ def test_outputs_are_joined_by_id_and_survive_a_file(tmp_path, dataset, split, f
 def test_leave_subset_out_models_become_references(dataset, split):
   training = dataset.take(split.train)
   seen_by_all = dataset.take(np.concatenate([split.train, split.heldout]))
-  work = memorization.plan(
+  schedule = retraining.leave_out(
     *(RECIPE, training, KEY), num_models=12, fraction=0.5, test=seen_by_all, target="logits"
   )
-  chunks = list(memorization.stream(work, executor=memorization.serial))
-  kept, seen = oracle.references(work, chunks)
+  chunks = list(retraining.stream(schedule, executor=retraining.serial))
+  kept, seen = oracle.references(schedule, chunks)
   assert kept.logits.shape == (12, 50, 3)
   assert (seen[:, :40].sum(1) == 20).all()
   assert not seen[:, 40:].any()
-  count = sum(memorization.merge(work, chunks).count_in)
+  count = sum(memorization.merge(schedule, chunks).count_in)
   assert seen.sum() == count
   phi = kept.log_odds[:, :40]
   inside, outside = np.where(seen[:, :40], phi, np.nan), np.where(seen[:, :40], np.nan, phi)

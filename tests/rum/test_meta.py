@@ -284,7 +284,7 @@ def test_tune_finds_the_candidate_that_makes_forget_look_held_out():
 
 def test_tune_needs_networks_without_what_is_harder_than_heldout_data():
   """Wrong labels are memorized: no network without them gets them right, held-out data mislead."""
-  from jaxmul import memorization, train
+  from jaxmul import memorization, retraining, train
 
   digits = data.digits()
   order = np.random.default_rng(0).permutation(len(digits))
@@ -295,9 +295,8 @@ def test_tune_needs_networks_without_what_is_harder_than_heldout_data():
   recipe = train.Recipe(models.mlp((64,)), epochs=60, batch_size=32, weight_decay=0.0)
   params = train.fit(recipe, toy, jax.random.key(0)).network
   oracle = train.fit(recipe, toy, jax.random.key(1), retain).network
-  estimate = memorization.cross_fit(
-    recipe, toy, jax.random.key(2), folds=4, executor=memorization.serial
-  )
+  schedule = retraining.cross_fit(recipe, toy, jax.random.key(2), folds=4)
+  estimate = memorization.estimate(schedule, executor=retraining.serial)
   split = Split(forget=forget, retain=retain)
 
   def surrogates(*given):
@@ -316,7 +315,7 @@ def test_tune_needs_networks_without_what_is_harder_than_heldout_data():
 @pytest.mark.parametrize("left", [0, 1])
 def test_a_class_that_is_not_retained_is_to_be_unknown(with_estimate, left):
   """A network that never saw a class is not right on it; held-out examples of it would be."""
-  from jaxmul import memorization, train
+  from jaxmul import memorization, retraining, train
 
   digits = data.digits()
   order = np.random.default_rng(0).permutation(len(digits))
@@ -327,8 +326,8 @@ def test_a_class_that_is_not_retained_is_to_be_unknown(with_estimate, left):
   recipe = train.Recipe(models.mlp((64,)), epochs=40, batch_size=32, weight_decay=0.0)
   params = train.fit(recipe, toy, jax.random.key(0)).network
   oracle = train.fit(recipe, toy, jax.random.key(1), split.retain).network
-  options = {"executor": memorization.serial, "progress": False}
-  estimate = memorization.cross_fit(recipe, toy, jax.random.key(2), folds=3, **options)
+  schedule = retraining.cross_fit(recipe, toy, jax.random.key(2), folds=3)
+  estimate = memorization.estimate(schedule, executor=retraining.serial, progress=False)
   given = (estimate,) if with_estimate else ()
   untouched, retrained = (
     rum.surrogate(p, params, toy, split, heldout, *given) for p in (params, oracle)

@@ -1,6 +1,6 @@
 """K originals and K oracles by one recipe, which differ in their seeds only.
 
-They are trained by the engine of the ground truth: on any executor, into a hashed store, resumable.
+They are trained as all retraining is: on any executor, into a hashed store, resumable.
 What they say of every example of the split is kept; their params are not, for `original` trains
 any of them again.
 """
@@ -14,11 +14,11 @@ import numpy as np
 
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
-from jaxmul.memorization import executors
-from jaxmul.memorization.plan import Plan, repeat, train_key
-from jaxmul.memorization.progress import Progress
-from jaxmul.memorization.run import stream
 from jaxmul.metrics.oracle.kept import Outputs
+from jaxmul.retraining.executors import Executor
+from jaxmul.retraining.progress import Progress
+from jaxmul.retraining.resume import stream
+from jaxmul.retraining.schedule import Schedule, repeat, train_key
 from jaxmul.train import Fit, Recipe, fit
 
 
@@ -50,7 +50,7 @@ def ensemble(
     num_models: K of each kind.
     store: folder for finished models, or None. A killed run goes on from there; damaged files are
       reported and computed again.
-    executor: who computes, as in `memorization.estimate`.
+    executor: who computes, as in `retraining.stream`.
     progress: show models done and time left on stderr, likewise.
 
   Returns:
@@ -58,27 +58,27 @@ def ensemble(
 
   Raises:
     ValueError: an id is not in the data, a number is outside its range, the store was made by
-      another plan, or all models diverged.
+      another schedule, or all models diverged.
     OSError: the store cannot be written; what was finished stays.
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import data, memorization, models, train
+    >>> from jaxmul import data, models, retraining, train
     >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> split = data.Split(forget=[0, 1], retain=[2, 3], test=[4, 5])
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2)
     >>> found = ensemble(recipe, toy, split, jax.random.key(0), num_models=3,
-    ...   executor=memorization.serial)
+    ...   executor=retraining.serial)
     >>> found.originals.logits.shape, found.oracles.logits.shape
     ((3, 6, 2), (3, 6, 2))
   """
-  works = plans(recipe, dataset, split, key, num_models)
+  pair = schedules(recipe, dataset, split, key, num_models)
   found = []
   with Progress(2 * num_models, progress, "originals and oracles") as bar:
-    execute = bar.counting(executors.of(executor))
-    for name, work in zip(Ensemble._fields, works, strict=True):
+    execute = bar.counting(executor)
+    for name, schedule in zip(Ensemble._fields, pair, strict=True):
       bar.next_round(num_models * len(found))
-      found.append(_outputs_of(work, name, store, execute))
+      found.append(_outputs_of(schedule, name, store, execute))
     bar.reached(2 * num_models)
   return Ensemble(*found)
 
@@ -109,39 +109,41 @@ def oracles(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import data, memorization, models, train
+    >>> from jaxmul import data, models, retraining, train
     >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> split = data.Split(forget=[0, 1], retain=[2, 3], test=[4, 5])
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2)
     >>> oracles(recipe, toy, split, jax.random.key(0), num_models=2,
-    ...   executor=memorization.serial).logits.shape
+    ...   executor=retraining.serial).logits.shape
     (2, 6, 2)
   """
-  work = plans(recipe, dataset, split, key, num_models)[1]
+  schedule = schedules(recipe, dataset, split, key, num_models)[1]
   with Progress(num_models, progress, "oracles") as bar:
-    return _outputs_of(work, "oracles", store, bar.counting(executors.of(executor)))
+    return _outputs_of(schedule, "oracles", store, bar.counting(executor))
 
 
-def _outputs_of(work: Plan, name: str, store: Path | str | None, execute: Any) -> Outputs:
-  """Returns what the models of a plan say, without those that diverged."""
+def _outputs_of(
+  schedule: Schedule, name: str, store: Path | str | None, execute: Executor
+) -> Outputs:
+  """Returns what the models of a schedule say, without those that diverged."""
   folder = None if store is None else Path(store) / name
-  chunks = list(stream(work, store=folder, executor=execute))
+  chunks = list(stream(schedule, store=folder, executor=execute))
   diverged = sum(len(chunk.diverged) for chunk in chunks)
-  if diverged == work.num_models:
-    raise ValueError(f"all {work.num_models} {name} diverged. Lower the learning rate.")
+  if diverged == schedule.num_models:
+    raise ValueError(f"all {schedule.num_models} {name} diverged. Lower the learning rate.")
   if diverged:
     warnings.warn(
-      f"{diverged} of {work.num_models} {name} diverged and are left out.", stacklevel=3
+      f"{diverged} of {schedule.num_models} {name} diverged and are left out.", stacklevel=3
     )
-  assert work.test is not None
+  assert schedule.test is not None
   logits = np.concatenate([chunk.test for chunk in chunks])
-  return Outputs(work.test.ids, work.test.labels, logits)
+  return Outputs(schedule.test.ids, schedule.test.labels, logits)
 
 
-def plans(
+def schedules(
   recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, num_models: int
-) -> tuple[Plan, Plan]:
-  """Returns the plans of originals and oracles, to compute on machines of your own."""
+) -> tuple[Schedule, Schedule]:
+  """Returns the schedules of originals and oracles, to compute on machines of your own."""
   ids = np.sort(np.concatenate([split.forget, split.retain, split.heldout, split.test]))
   seen = dataset.take(ids)
   keys = jax.random.split(key)
@@ -167,5 +169,5 @@ def original(recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, mod
     ValueError: as `ensemble`.
     train.Diverged: the loss became NaN or inf.
   """
-  work, _ = plans(recipe, dataset, split, key, model + 1)
-  return fit(recipe, work.dataset, train_key(work, model))
+  schedule, _ = schedules(recipe, dataset, split, key, model + 1)
+  return fit(recipe, schedule.dataset, train_key(schedule, model))

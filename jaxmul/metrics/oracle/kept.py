@@ -12,9 +12,9 @@ import numpy as np
 from jaxmul._files import npz, write_atomic
 from jaxmul.binding import ApplyFn
 from jaxmul.data.dataset import Dataset, check_ids
-from jaxmul.memorization.chunk import Chunk
-from jaxmul.memorization.plan import Plan
 from jaxmul.metrics.outputs import log_odds, logits_of
+from jaxmul.retraining.chunk import Chunk
+from jaxmul.retraining.schedule import Schedule
 
 _NAMES = ("ids", "labels", "logits")
 
@@ -148,32 +148,32 @@ def outputs(
   return Outputs(taken.ids, taken.labels, logits)
 
 
-def references(work: Plan, chunks: Iterable[Chunk]) -> tuple[Outputs, np.ndarray]:
+def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np.ndarray]:
   """Turns leave-subset-out models, such as those of a ground truth, into reference models.
 
   For LiRA and RMIA, model k is an inside reference of example i where `seen[k, i]`, else an outside
   one; an example that is in no subset, such as a held-out one, is outside of all.
 
   Args:
-    work: a plan with test examples and target "logits".
-    chunks: of that plan, from `memorization.stream`.
+    schedule: with test examples and target "logits".
+    chunks: of that schedule, from `retraining.stream`.
 
   Returns:
-    Outputs of M models on the plan's test examples, and seen, bool [M, t].
+    Outputs of M models on the schedule's test examples, and seen, bool [M, t].
 
   Raises:
-    ValueError: the plan keeps no logits.
+    ValueError: the schedule keeps no logits.
   """
-  if work.test is None or work.target != "logits":
+  if schedule.test is None or schedule.target != "logits":
     raise ValueError(
-      "references needs a plan that keeps logits. "
-      "Make it with memorization.plan(..., test=..., target='logits')."
+      "references needs a schedule that keeps logits. "
+      "Make it with retraining.leave_out(..., test=..., target='logits')."
     )
   found = list(chunks)
-  test = work.test
+  test = schedule.test
   member = np.concatenate([chunk.member for chunk in found])
-  member = np.unpackbits(member, axis=1, count=len(work.dataset)).astype(bool)
-  at = np.minimum(np.searchsorted(work.dataset.ids, test.ids), len(work.dataset) - 1)
-  trained = work.dataset.ids[at] == test.ids
+  member = np.unpackbits(member, axis=1, count=len(schedule.dataset)).astype(bool)
+  at = np.minimum(np.searchsorted(schedule.dataset.ids, test.ids), len(schedule.dataset) - 1)
+  trained = schedule.dataset.ids[at] == test.ids
   logits = np.concatenate([chunk.test for chunk in found])
   return Outputs(test.ids, test.labels, logits), member[:, at] & trained

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmul import memorization, models, train
+from jaxmul import memorization, models, retraining, train
 from jaxmul.data import Dataset, sources
-from jaxmul.memorization import executors
+from jaxmul.retraining import executors
 
 pytestmark = pytest.mark.rounding
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ distributed = {distributed}
 if distributed:
   jax.distributed.initialize("localhost:" + sys.argv[1], 2, int(sys.argv[2]))
 import test_executors
-from jaxmul import memorization
+from jaxmul import retraining
 if __name__ == "__main__":
   warnings.simplefilter("ignore")
   assert len(jax.devices()) == {devices}, jax.devices()
@@ -43,14 +43,12 @@ def estimate(executor, num_models=16, store=None):
   digits = sources.digits()
   recipe = train.Recipe(models.mlp((32,)), epochs=2, batch_size=32, learning_rate=0.1)
   with jax.threefry_partitionable(False):
-    return memorization.estimate(
+    schedule = retraining.leave_out(
       *(recipe, digits.take(digits.ids[:300]), jax.random.key(0)),
       num_models=num_models,
       test=digits.take(digits.ids[300:340]),
-      store=store,
-      executor=executor,
-      progress=False,
     )
+    return memorization.estimate(schedule, store=store, executor=executor, progress=False)
 
 
 def script(executor, devices=1, distributed=False, store=None, local=None):
@@ -88,21 +86,21 @@ def digest(work):
 
 @pytest.fixture(scope="module")
 def serial():
-  return digest(start(*script("memorization.serial")))
+  return digest(start(*script("retraining.serial")))
 
 
 def test_serial_and_processes_give_one_digest(serial, monkeypatch):
   monkeypatch.setenv("PJRT_NPROC", "8")
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    assert estimate(memorization.processes(2)).digest == serial
+    assert estimate(retraining.processes(2)).digest == serial
 
 
 @pytest.mark.parametrize(
   "devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4)), 2, 8]
 )
 def test_any_number_of_devices_gives_the_same_digest(serial, devices):
-  assert digest(start(*script("memorization.devices()", devices))) == serial
+  assert digest(start(*script("retraining.devices()", devices))) == serial
 
 
 def test_two_processes_with_four_devices_are_one_job(serial, tmp_path):
@@ -111,7 +109,7 @@ def test_two_processes_with_four_devices_are_one_job(serial, tmp_path):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = str(free.getsockname()[1])
-  given = script("memorization.devices()", 8, distributed=True, store=str(tmp_path), local=4)
+  given = script("retraining.devices()", 8, distributed=True, store=str(tmp_path), local=4)
   both = [start(*given, port, str(number)) for number in range(2)]
   assert [digest(work) for work in both] == [serial, serial]
   assert len(list(tmp_path.glob("chunk-*"))) == 2
@@ -121,9 +119,9 @@ def test_a_distributed_job_mends_one_damaged_chunk_though_one_process_is_late(se
   import socket
 
   code, variables = script(
-    "memorization.devices()", 8, distributed=True, store=str(tmp_path), local=4
+    "retraining.devices()", 8, distributed=True, store=str(tmp_path), local=4
   )
-  digest(start(*script("memorization.serial", store=str(tmp_path))))
+  digest(start(*script("retraining.serial", store=str(tmp_path))))
   (tmp_path / "chunk-000001.jaxmul").unlink()
   late = code.replace("  warnings", "  import time; time.sleep(5 * int(sys.argv[2]))\n  warnings")
   with socket.socket() as free:
@@ -135,41 +133,41 @@ def test_a_distributed_job_mends_one_damaged_chunk_though_one_process_is_late(se
 
 def test_ray_gives_the_same_digest(serial):
   pytest.importorskip("ray", reason="the extra `ray` is not installed")
-  assert digest(start(*script("memorization.ray()"))) == serial
+  assert digest(start(*script("retraining.ray()"))) == serial
 
 
 def test_any_object_with_submit_computes(serial):
   found = estimate(concurrent.futures.ThreadPoolExecutor(2))
   np.testing.assert_array_equal(found.count_in + found.count_out, 16)
   with pytest.raises(TypeError, match=r"without submit.*Pass a concurrent\.futures"):
-    memorization.pool(object())
+    retraining.pool(object())
   with pytest.raises(ValueError, match=r"Call it: devices\("):
-    estimate(memorization.devices)
+    estimate(retraining.devices)
   with pytest.raises(ValueError, match="executor got 'ray'"):
     estimate("ray")
 
 
-def die_once(plan, chunk, marker):
+def die_once(schedule, chunk, marker):
   """A worker that is killed on its first chunk, as by the out-of-memory killer."""
   if not os.path.exists(marker):
     Path(marker).touch()
     os.kill(os.getpid(), 9)
-  return memorization.run_chunk(plan, chunk)
+  return retraining.run_chunk(schedule, chunk)
 
 
 def test_a_worker_that_is_killed_is_replaced(monkeypatch, tmp_path):
   import functools
 
-  whole = estimate(memorization.processes(1))
+  whole = estimate(retraining.processes(1))
   marker = str(tmp_path / "died")
   lost = functools.partial(_die_in_worker, marker=marker)
   monkeypatch.setattr(executors, "_run_in_worker", lost)
-  assert estimate(memorization.processes(1)).digest == whole.digest
+  assert estimate(retraining.processes(1)).digest == whole.digest
   assert os.path.exists(marker)
 
 
 def _die_in_worker(chunk, marker):
-  return die_once(executors._worker_plan[0], chunk, marker)
+  return die_once(executors._worker_schedule[0], chunk, marker)
 
 
 def test_the_ctrl_c_of_a_terminal_is_left_to_who_started_the_workers(monkeypatch):
@@ -177,8 +175,8 @@ def test_the_ctrl_c_of_a_terminal_is_left_to_who_started_the_workers(monkeypatch
   before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
   toy = Dataset(np.eye(4, dtype=np.float32), np.arange(4) % 2)
   recipe = train.Recipe(models.mlp((4,), 2), epochs=1)
-  plan = memorization.plan(recipe, toy, jax.random.key(0), num_models=8)
-  ((_, found),) = memorization.processes(1)(plan, [0])
+  schedule = retraining.leave_out(recipe, toy, jax.random.key(0), num_models=8)
+  ((_, found),) = retraining.processes(1)(schedule, [0])
   assert found == signal.SIG_IGN
   assert signal.signal(signal.SIGINT, before) == signal.default_int_handler
 
@@ -191,7 +189,7 @@ def _on_interrupt(chunk):
 def test_a_pool_that_only_dies_is_given_up(monkeypatch):
   monkeypatch.setattr(executors, "_run_in_worker", _always_die)
   with pytest.raises(RuntimeError, match="were killed 3 times"):
-    estimate(memorization.processes(1))
+    estimate(retraining.processes(1))
 
 
 def _always_die(chunk):

@@ -1,4 +1,4 @@
-"""Whoever waits for a ground truth sees how long: on a terminal, in a log, and after a resume."""
+"""Whoever waits for many models sees how long: on a terminal, in a log, and after a resume."""
 
 import io
 import re
@@ -8,12 +8,12 @@ import time
 import jax
 import numpy as np
 
-from jaxmul import memorization, models, train
+from jaxmul import memorization, models, retraining, train
 from jaxmul.data import Dataset
-from jaxmul.memorization.progress import Progress
+from jaxmul.retraining.progress import Progress
 
 TOY = Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
-PLAN = memorization.plan(
+SCHEDULE = retraining.leave_out(
   train.Recipe(models.mlp((4,), 2)), TOY, jax.random.key(0), num_models=16, chunk_size=4
 )
 
@@ -23,15 +23,15 @@ class Terminal(io.StringIO):
     return True
 
 
-def slow(plan, chunks):
+def slow(schedule, chunks):
   for number in chunks:
     time.sleep(0.05)
     yield number, None
 
 
 def run(chunks, **options):
-  with Progress(PLAN.num_models, **options) as bar:
-    done = [number for number, _ in bar.counting(slow)(PLAN, chunks)]
+  with Progress(SCHEDULE.num_models, label="ground truth", **options) as bar:
+    done = [number for number, _ in bar.counting(slow)(SCHEDULE, chunks)]
     assert done == list(chunks)
 
 
@@ -49,9 +49,9 @@ def test_in_a_job_of_several_processes_one_speaks_for_all(monkeypatch):
   for index in (0, 1):
     monkeypatch.setattr(jax, "process_index", lambda index=index: index)
     monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
-    with Progress(PLAN.num_models, shown=True, every=0.0) as bar:
+    with Progress(SCHEDULE.num_models, True, "ground truth", every=0.0) as bar:
       # Its share: two of the four chunks that the job computes.
-      for _ in bar.counting(lambda plan, _: slow(plan, [0, 2]))(PLAN, range(4)):
+      for _ in bar.counting(lambda schedule, _: slow(schedule, [0, 2]))(SCHEDULE, range(4)):
         pass
     lines = stderr.getvalue().splitlines()
     assert len(lines) == (0 if index else 3)
@@ -60,20 +60,20 @@ def test_in_a_job_of_several_processes_one_speaks_for_all(monkeypatch):
 
 def test_what_was_stored_shows_too(monkeypatch):
   monkeypatch.setattr(sys, "stderr", stderr := Terminal())
-  with Progress(16, shown=True) as bar:
-    bar.reached(12, 0.25)
+  with Progress(16, True, "ground truth") as bar:
+    bar.reached(12, "interval 0.25")
   assert "12 of 16 models, interval 0.25" in stderr.getvalue()
 
 
 def test_after_a_resume_stored_models_count_once(monkeypatch, tmp_path):
-  store = memorization.Store(tmp_path, PLAN)
-  for number, chunk in memorization.serial(PLAN, [0, 1]):
+  store = retraining.Store(tmp_path, SCHEDULE)
+  for number, chunk in retraining.serial(SCHEDULE, [0, 1]):
     store.commit(number, chunk)
   monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
-  with Progress(PLAN.num_models, shown=True, every=0.0) as bar:
-    execute = bar.counting(memorization.serial)
+  with Progress(SCHEDULE.num_models, True, "ground truth", every=0.0) as bar:
+    execute = bar.counting(retraining.serial)
     seen = 0
-    for chunk in memorization.stream(PLAN, store=tmp_path, executor=execute):
+    for chunk in retraining.stream(SCHEDULE, store=tmp_path, executor=execute):
       seen += len(chunk.models)
       bar.reached(seen)
   done = [int(each) for each in re.findall(r"(\d+) of 16 models", stderr.getvalue())]
@@ -96,10 +96,12 @@ def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch):
 
 def test_active_and_influence_show_it_too(monkeypatch):
   monkeypatch.setattr(sys, "stderr", stderr := Terminal())
-  options = {"num_models": 16, "executor": memorization.serial}
+  options = {"executor": retraining.serial}
   recipe, key = train.Recipe(models.mlp((4,), 2), epochs=1, batch_size=4), jax.random.key(0)
-  memorization.active(recipe, TOY, key, rounds=1, share=0.5, **options)
+  schedule = retraining.leave_out(recipe, TOY, key, num_models=16)
+  memorization.active(schedule, rounds=1, share=0.5, **options)
   assert "16 of 16 models" in stderr.getvalue()
   stderr.truncate(0)
-  memorization.influence(recipe, TOY, key, rows=[1], fraction=0.5, **options)
+  schedule = retraining.leave_out(recipe, TOY, key, num_models=16, fraction=0.5, test=TOY)
+  memorization.influence(schedule, [1], **options)
   assert "16 of 16 models" in stderr.getvalue()

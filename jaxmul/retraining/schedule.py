@@ -23,9 +23,11 @@ Learner = Callable[[Examples, jax.Array], Callable[[jax.Array], jax.Array]]
 Target = Literal["correct", "logits"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
-  """Leave-subset-out retraining of M models in chunks; made by `plan`.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Schedule:
+  """M models in chunks, each to be trained without some of the data, or with other seeds.
+
+  Made by `leave_out`, `repeat` or `cross_fit`.
 
   Attributes:
     recipe: of every model.
@@ -38,7 +40,7 @@ class Plan:
     test: t examples whose outputs are kept for every model, or None.
     target: what is kept of them, "correct" or "logits".
     folds: K where model i leaves out one of K folds that share no example; 0 for random subsets.
-    settings: JAX's own, such as `jax_enable_x64`, as they were when it was planned: whoever trains
+    settings: JAX's own, such as `jax_enable_x64`, as they were when it was made: whoever trains
       a chunk, in whatever process, does so with these.
     versions: of the packages that decide numbers.
   """
@@ -69,7 +71,7 @@ class Plan:
     """
     if not 0 <= chunk < self.num_chunks:
       raise ValueError(
-        f"chunk {chunk} is not in this plan; it has chunks 0 … {self.num_chunks - 1}."
+        f"chunk {chunk} is not in this schedule; it has chunks 0 … {self.num_chunks - 1}."
       )
     start = chunk * self.chunk_size
     return range(start, min(start + self.chunk_size, self.num_models))
@@ -97,7 +99,7 @@ class Plan:
     return f"{self.num_models} models, each without {left} of {who} of {all_} examples"
 
 
-def plan(
+def leave_out(
   recipe: Recipe | Learner,
   dataset: Dataset,
   key: jax.Array,
@@ -108,8 +110,8 @@ def plan(
   test: Dataset | None = None,
   target: Target = "correct",
   chunk_size: int = 8,
-) -> Plan:
-  """Plans the retraining of `num_models` models, each without a random part of the data.
+) -> Schedule:
+  """Schedules the training of `num_models` models, each without a random part of the data.
 
   Args:
     recipe: the recipe of the model that will be unlearned; or a learner of your own, a pure
@@ -125,7 +127,7 @@ def plan(
     chunk_size: models a chunk, the unit of work that is handed out, stored and resumed.
 
   Returns:
-    A `Plan`.
+    A `Schedule`.
 
   Raises:
     ValueError: a number is outside its range, a subset would be empty or everything, the recipe
@@ -139,46 +141,47 @@ def plan(
     >>> from jaxmul import models, train
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
-    >>> work = plan(train.Recipe(models.mlp((4,), 2)), toy, jax.random.key(0), num_models=20)
-    >>> work.subset_size, work.num_chunks, list(work.models(2))
+    >>> recipe = train.Recipe(models.mlp((4,), 2))
+    >>> schedule = leave_out(recipe, toy, jax.random.key(0), num_models=20)
+    >>> schedule.subset_size, schedule.num_chunks, list(schedule.models(2))
     (7, 3, [16, 17, 18, 19])
   """
   if not isinstance(recipe, Recipe) and (not callable(recipe) or hasattr(recipe, "apply")):
-    raise ValueError(f"plan got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
+    raise ValueError(f"leave_out got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
   if num_models != int(num_models) or num_models < 2:
-    raise ValueError(f"plan got num_models={num_models}, must be at least 2.")
+    raise ValueError(f"leave_out got num_models={num_models}, must be at least 2.")
   if target not in ("correct", "logits"):
-    raise ValueError(f"plan got target {target!r}: use 'correct' or 'logits'.")
+    raise ValueError(f"leave_out got target {target!r}: use 'correct' or 'logits'.")
   if not 0 < fraction < 1:
-    raise ValueError(f"plan got fraction={fraction}, must be in (0, 1); the papers' is 0.7.")
+    raise ValueError(f"leave_out got fraction={fraction}, must be in (0, 1); the papers' is 0.7.")
   if chunk_size < 1:
-    raise ValueError(f"plan got chunk_size={chunk_size}, must be at least 1.")
+    raise ValueError(f"leave_out got chunk_size={chunk_size}, must be at least 1.")
   candidates = dataset.ids if candidates is None else np.asarray(candidates).reshape(-1)
   dataset.rows(candidates)
   kept = round(fraction * len(candidates))
   if not 0 < kept < len(candidates):
     raise ValueError(
-      f"plan: {fraction} of {len(candidates)} examples is {kept}; a subset must leave some in "
+      f"leave_out: {fraction} of {len(candidates)} examples is {kept}; a subset must leave some in "
       "and some out. Give more examples."
     )
   if test is not None and test.inputs.shape[1:] != dataset.inputs.shape[1:]:
     raise ValueError(
-      f"plan got test inputs {list(test.inputs.shape[1:])} for a network of "
+      f"leave_out got test inputs {list(test.inputs.shape[1:])} for a network of "
       f"{list(dataset.inputs.shape[1:])}. Bring them to the same shape."
     )
   if isinstance(recipe, Recipe) and test:
-    check_labels(recipe.model, test, "plan")
-  dataset, data = _checked(recipe, dataset, key, "plan")
-  return Plan(
-    recipe,
-    dataset,
-    data,
-    num_models,
-    len(dataset) - len(candidates) + kept,
-    chunk_size,
-    np.sort(candidates).astype(np.int64),
-    test,
-    target,
+    check_labels(recipe.model, test, "leave_out")
+  dataset, key_data = _checked(recipe, dataset, key, "leave_out")
+  return Schedule(
+    recipe=recipe,
+    dataset=dataset,
+    key=key_data,
+    num_models=num_models,
+    subset_size=len(dataset) - len(candidates) + kept,
+    chunk_size=chunk_size,
+    candidates=np.sort(candidates).astype(np.int64),
+    test=test,
+    target=target,
   )
 
 
@@ -189,16 +192,16 @@ def repeat(
   *,
   num_models: int,
   test: Dataset,
-) -> Plan:
-  """Plans `num_models` trainings on all the data that differ in their seeds only.
+) -> Schedule:
+  """Schedules `num_models` trainings on all the data that differ in their seeds only.
 
   Args:
-    recipe, dataset, key: as `plan`.
+    recipe, dataset, key: as `leave_out`.
     num_models: K, at least 1.
     test: examples whose logits [t, C] under every model are kept.
 
   Returns:
-    A `Plan` in chunks of one model.
+    A `Schedule` in chunks of one model.
 
   Raises:
     ValueError: a number is outside its range, the recipe holds a lambda or local function, or the
@@ -215,28 +218,54 @@ def repeat(
   """
   if num_models < 1:
     raise ValueError(f"repeat got num_models={num_models}, must be at least 1.")
-  dataset, data = _checked(recipe, dataset, key, "repeat")
-  nobody = np.zeros(0, np.int64)
-  return Plan(recipe, dataset, data, num_models, len(dataset), 1, nobody, test, "logits")
+  dataset, key_data = _checked(recipe, dataset, key, "repeat")
+  return Schedule(
+    recipe=recipe,
+    dataset=dataset,
+    key=key_data,
+    num_models=num_models,
+    subset_size=len(dataset),
+    chunk_size=1,
+    candidates=np.zeros(0, np.int64),
+    test=test,
+    target="logits",
+  )
 
 
-def cross_fit_plan(
-  recipe: Recipe | Learner, dataset: Dataset, key: jax.Array, *, folds: int, repeats: int = 1
-) -> Plan:
-  """Plans K trainings, each without one of K folds, so that each example is left out once.
+def cross_fit(
+  recipe: Recipe | Learner,
+  dataset: Dataset,
+  key: jax.Array,
+  *,
+  folds: int = 5,
+  repeats: int = 1,
+) -> Schedule:
+  """Schedules K trainings, each without one of K folds: each example has a network without it.
+
+  Paid once for a trained network, it serves every later request for deletion: the mean over any
+  group of what each example's own network says of it, by `memorization.estimate`, is what to expect
+  of networks that lack it and a random K-th of the data.
+
+  An oracle is another network in two ways. It saw nearly all of the rest, and does slightly better.
+  And it lacks all of the request: where that is most of a class or a cluster, it does far worse,
+  and nothing here says so. Use a key of its own: what selects a forget set must not also say how
+  hard it is, or the winners look harder than they are.
 
   Args:
-    recipe, dataset: as `plan`.
+    recipe, dataset: as `leave_out`.
     key: of the folds and the training runs; each repeat has folds of its own.
     folds: K, at least 2. Where it does not divide n, up to K − 1 examples are left out twice.
     repeats: how often all of it is done.
 
   Returns:
-    A `Plan` in chunks of one model.
+    A `Schedule` in chunks of one model.
 
   Raises:
     ValueError: a number is outside its range, the recipe holds a lambda or local function, or the
       key is not threefry.
+
+  References:
+    Cross-fitting: Chernozhukov et al., [Double Machine Learning](https://arxiv.org/abs/1608.00060).
 
   Example:
     >>> import jax, numpy as np
@@ -244,26 +273,35 @@ def cross_fit_plan(
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
     >>> recipe = train.Recipe(models.mlp((4,), 2))
-    >>> cross_fit_plan(recipe, toy, jax.random.key(0), folds=5).design
+    >>> cross_fit(recipe, toy, jax.random.key(0), folds=5).design
     '5 models, each without one of 5 folds of 10 examples'
   """
   _check.count(folds, "folds", "cross_fit")
   _check.count(repeats, "repeats", "cross_fit")
   if not 2 <= folds <= len(dataset):
     raise ValueError(f"cross_fit got folds={folds}, must be in [2, {len(dataset)}], the examples.")
-  dataset, data = _checked(recipe, dataset, key, "cross_fit")
+  dataset, key_data = _checked(recipe, dataset, key, "cross_fit")
   kept = len(dataset) - -(-len(dataset) // folds)
-  return Plan(recipe, dataset, data, folds * repeats, kept, 1, dataset.ids, folds=folds)
+  return Schedule(
+    recipe=recipe,
+    dataset=dataset,
+    key=key_data,
+    num_models=folds * repeats,
+    subset_size=kept,
+    chunk_size=1,
+    candidates=dataset.ids,
+    folds=folds,
+  )
 
 
-def train_key(plan: Plan, model: int) -> jax.Array:
-  """Returns the key with which a model of a plan is trained, for `train.fit` on its subset."""
-  with _settings.applied(plan.settings):
-    return keys_of(plan.key, model)[1]
+def train_key(schedule: Schedule, model: int) -> jax.Array:
+  """Returns the key with which a model is trained, for `train.fit` on its subset."""
+  with _settings.applied(schedule.settings):
+    return keys_of(schedule.key, model)[1]
 
 
 def keys_of(key: Any, model: Any) -> jax.Array:
-  """Returns the keys of a model's subset and of its training, from the key data of a plan."""
+  """Returns the keys of a model's subset and of its training, from the key data of a schedule."""
   own = jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
   return jax.random.split(jax.random.fold_in(own, model))
 

@@ -1,8 +1,8 @@
-"""Who computes the chunks of a plan: this process, its devices, one process per core, a cluster.
+"""Who computes the chunks of a schedule: this process, its devices, a process per core, a cluster.
 
-An executor is a function `(plan, chunks) -> iterator of (number, Chunk)`, in any order. Each model
-is the same whoever trains it, with the settings of JAX that the plan has; its last bits depend on
-how many threads XLA has, so the workers of `processes` and `ray` have one each.
+An executor is a function `(schedule, chunks) -> iterator of (number, Chunk)`, in any order. Each
+model is the same whoever trains it, with the settings of JAX that the schedule has; its last bits
+depend on how many threads XLA has, so the workers of `processes` and `ray` have one each.
 """
 
 import concurrent.futures
@@ -20,18 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _sharding
-from jaxmul.memorization.chunk import (
+from jaxmul.retraining.chunk import (
   Chunk,
   Outcome,
   arrays_of,
-  as_planned,
+  as_scheduled,
   outcome,
   run_chunk,
   tally,
 )
-from jaxmul.memorization.plan import Plan
+from jaxmul.retraining.schedule import Schedule
 
-Executor = Callable[[Plan, Sequence[int]], Iterator[tuple[int, Chunk]]]
+Executor = Callable[[Schedule, Sequence[int]], Iterator[tuple[int, Chunk]]]
 
 # XLA's CPU products do not scale over threads as processes do: one thread each.
 _SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false"
@@ -39,10 +39,10 @@ _POLL_SECONDS = 0.05
 _PATIENCE = 3  # pools in a row that die without finishing a chunk
 
 
-def serial(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
+def serial(schedule: Schedule, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
   """Computes chunk after chunk in this process, on its default device."""
   for chunk in chunks:
-    yield chunk, run_chunk(plan, chunk)
+    yield chunk, run_chunk(schedule, chunk)
 
 
 def processes(workers: int | None = None) -> Executor:
@@ -57,7 +57,7 @@ def processes(workers: int | None = None) -> Executor:
   if workers is not None and workers < 1:
     raise ValueError(f"processes got workers={workers}, must be at least 1.")
 
-  def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
+  def execute(schedule: Schedule, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
     import loky
     from loky.process_executor import TerminatedWorkerError
 
@@ -66,7 +66,7 @@ def processes(workers: int | None = None) -> Executor:
       before = len(left)
       count = min(workers or loky.cpu_count(), len(left))
       pool = loky.ProcessPoolExecutor(
-        count, initializer=_set_plan, initargs=(plan,), env=worker_environment()
+        count, initializer=_set_schedule, initargs=(schedule,), env=worker_environment()
       )
       try:
         # Two for each worker: none waits, and no more results than that wait for who reads them.
@@ -111,11 +111,11 @@ def devices(width: int = 1) -> Executor:
   if width < 1:
     raise ValueError(f"devices got width={width}, must be at least 1.")
 
-  def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
+  def execute(schedule: Schedule, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
     found = jax.local_devices()
-    with as_planned(plan):
-      arrays = arrays_of(plan)
-    static = (plan.recipe, plan.subset_size, plan.target, plan.folds)
+    with as_scheduled(schedule):
+      arrays = arrays_of(schedule)
+    static = (schedule.recipe, schedule.subset_size, schedule.target, schedule.folds)
 
     def train(model, arrays):
       return outcome(*static, arrays, model)
@@ -124,12 +124,12 @@ def devices(width: int = 1) -> Executor:
     for chunk in chunks:
       if chunk % jax.process_count() != jax.process_index():
         continue
-      models = np.asarray(plan.models(chunk))
+      models = np.asarray(schedule.models(chunk))
       padded = np.resize(models, -(-len(models) // (width * len(found))) * width * len(found))
-      with as_planned(plan):  # not around the yield: the settings of who reads are theirs
+      with as_scheduled(schedule):  # not around the yield: the settings of who reads are theirs
         outcomes = mapped(jnp.asarray(padded), arrays)
       kept = Outcome(*(np.asarray(each)[: len(models)] for each in outcomes))
-      yield chunk, tally(plan, models, kept)
+      yield chunk, tally(schedule, models, kept)
 
   return execute
 
@@ -137,10 +137,11 @@ def devices(width: int = 1) -> Executor:
 def pool(submitter: Any) -> Executor:
   """Returns an executor over any object with `submit`: `concurrent.futures`, Dask, submitit.
 
-  The whole plan, data included, is sent with every chunk.
+  The whole schedule, data included, is sent with every chunk.
 
   Args:
-    submitter: its `submit(run_chunk, plan, number)` returns a future with `done()` and `result()`.
+    submitter: its `submit(run_chunk, schedule, number)` returns a future with `done()` and
+      `result()`.
 
   Raises:
     TypeError: it has no `submit`.
@@ -151,8 +152,8 @@ def pool(submitter: Any) -> Executor:
       "Pass a concurrent.futures executor, a Dask client or a submitit executor."
     )
 
-  def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
-    futures = {chunk: submitter.submit(run_chunk, plan, chunk) for chunk in chunks}
+  def execute(schedule: Schedule, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
+    futures = {chunk: submitter.submit(run_chunk, schedule, chunk) for chunk in chunks}
     try:
       while futures:
         finished = [chunk for chunk, future in futures.items() if future.done()]
@@ -182,14 +183,14 @@ def ray(address: str | None = None, **options: Any) -> Executor:
     import ray as client
     from ray.exceptions import RayTaskError
   except ImportError as error:
-    raise ImportError("executors.ray needs Ray: pip install 'jaxmul[ray]'.") from error
+    raise ImportError("retraining.ray needs Ray: pip install 'jaxmul[ray]'.") from error
 
-  def execute(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
+  def execute(schedule: Schedule, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
     if not client.is_initialized():
       client.init(address, log_to_driver=False, include_dashboard=False)
     variables = {} if options.get("num_gpus") else worker_environment()
     given: Any = {"runtime_env": {"env_vars": variables}} | options
-    remote, shared = client.remote(**given)(run_chunk), client.put(plan)
+    remote, shared = client.remote(**given)(run_chunk), client.put(schedule)
     tasks = {remote.remote(shared, chunk): chunk for chunk in chunks}
     try:
       while tasks:
@@ -208,7 +209,11 @@ def ray(address: str | None = None, **options: Any) -> Executor:
 
 
 def of(given: Any) -> Executor:
-  """Returns an executor from what a user gave: one, an object with `submit`, or None."""
+  """Returns an executor from what a user gave: one, an object with `submit`, or None.
+
+  Raises:
+    ValueError: it is none of these, or a function that makes one.
+  """
   if given is None:
     return default()
   if given in (devices, processes, pool, ray):
@@ -219,8 +224,8 @@ def of(given: Any) -> Executor:
     return pool(given)
   if not callable(given):
     raise ValueError(
-      f"executor got {given!r}. Use memorization.processes(), devices(), ray(), serial, or an "
-      "object with submit."
+      f"executor got {given!r}. Use retraining.processes(), devices(), ray(), serial, or an object "
+      "with submit."
     )
   return cast(Executor, given)
 
@@ -244,7 +249,7 @@ def worker_environment() -> dict[str, str]:
   }
 
 
-_worker_plan: list[Plan] = []  # in a worker process only: sent once, not with every chunk
+_worker_schedule: list[Schedule] = []  # in a worker process only: sent once, not with every chunk
 
 
 @contextlib.contextmanager
@@ -260,9 +265,9 @@ def _deaf_to_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def _set_plan(plan: Plan) -> None:
-  _worker_plan[:] = [plan]
+def _set_schedule(schedule: Schedule) -> None:
+  _worker_schedule[:] = [schedule]
 
 
 def _run_in_worker(chunk: int) -> Chunk:
-  return run_chunk(_worker_plan[0], chunk)
+  return run_chunk(_worker_schedule[0], chunk)

@@ -19,13 +19,10 @@ import jax
 import numpy as np
 
 from jaxmul._files import sha256, sync
-from jaxmul.data.dataset import Dataset
-from jaxmul.memorization import executors
-from jaxmul.memorization.chunk import Chunk
-from jaxmul.memorization.plan import Learner, Target, plan
-from jaxmul.memorization.progress import Progress
-from jaxmul.memorization.run import stream
-from jaxmul.train import Recipe
+from jaxmul.retraining.chunk import Chunk
+from jaxmul.retraining.progress import Progress
+from jaxmul.retraining.resume import stream
+from jaxmul.retraining.schedule import Schedule
 
 _BLOCK_NUMBERS = 2**22
 _ARRAYS = ("value.npy", "stderr.npy", "ids.npy", "test_ids.npy")
@@ -33,7 +30,7 @@ _DIGESTS = "sha256.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RowInfluence:
+class ChosenInfluence:
   """Influence of r chosen training examples on t examples.
 
   Attributes:
@@ -50,7 +47,7 @@ class RowInfluence:
   stderr: np.ndarray
 
   @classmethod
-  def load(cls, path: Path | str) -> "RowInfluence":
+  def load(cls, path: Path | str) -> "ChosenInfluence":
     """Returns what `influence` wrote to its folder `out`, with memory-mapped arrays.
 
     Every byte is read once and checked against the SHA-256 that `influence` wrote beside it.
@@ -74,71 +71,65 @@ class RowInfluence:
 
 
 def influence(
-  recipe: Recipe | Learner,
-  dataset: Dataset,
-  key: jax.Array,
+  schedule: Schedule,
+  ids: Any,
   *,
-  rows: Any,
-  num_models: int,
-  fraction: float = 0.7,
-  test: Dataset | None = None,
-  target: Target = "correct",
   out: Path | str | None = None,
   store: Path | str | None = None,
   executor: Any = None,
   progress: bool = True,
-) -> RowInfluence:
+) -> ChosenInfluence:
   """Estimates what chosen training examples do to the outputs on others, by leaving them out.
 
   Args:
-    recipe, dataset, key, num_models, fraction, store, executor, progress: as
-      `memorization.estimate`.
-    rows: ids of the r chosen training examples, such as a forget set.
-    test: the t examples whose outputs are compared; the training set by default.
-    target: "correct", or "logits".
+    schedule: of `retraining.leave_out`. Its `test` holds the t examples whose outputs are compared,
+      such as the training set itself; its `target` says what of them, "correct" or "logits".
+    ids: int [r], the chosen training examples, such as a forget set.
     out: folder for the result, written block by block and renamed when whole; its arrays come back
       memory-mapped. An earlier result there is replaced. In memory by default, with 24 bytes for
       each of t × r (× C) numbers while it works.
+    store, executor, progress: as `memorization.estimate`.
 
   Returns:
-    A `RowInfluence`.
+    A `ChosenInfluence`.
 
   Raises:
-    ValueError: a number is outside its range, an id is not in the data, or `out` is a folder of
-      something else.
+    ValueError: the schedule keeps no outputs, an id is not in its data, the store was made by
+      another schedule, or `out` is a folder of something else.
     OSError: the store or `out` cannot be written.
 
   Example:
-    >>> import jax, numpy as np, warnings
-    >>> from jaxmul import memorization, models, train
+    >>> import jax, numpy as np
+    >>> from jaxmul import memorization, models, retraining, train
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=10, batch_size=4)
-    >>> found = memorization.influence(
-    ...   recipe, toy, jax.random.key(0), rows=[1, 4], num_models=16, target="logits",
-    ...   executor=memorization.serial)
+    >>> schedule = retraining.leave_out(
+    ...   recipe, toy, jax.random.key(0), num_models=16, test=toy, target="logits")
+    >>> found = memorization.influence(schedule, [1, 4], executor=retraining.serial)
     >>> found.value.shape
     (6, 2, 2)
   """
-  ids = np.asarray(rows).reshape(-1)
-  dataset.rows(ids)
+  dataset, test, target = schedule.dataset, schedule.test, schedule.target
+  ids = np.asarray(ids).reshape(-1)
+  chosen = dataset.rows(ids)
   if not len(ids):
-    raise ValueError("influence got no rows. Name at least one training example.")
+    raise ValueError("influence got no ids. Name at least one training example.")
+  if not test:
+    raise ValueError(
+      f"influence got a schedule that keeps no outputs: {schedule.design}. "
+      "Make it with retraining.leave_out(..., test=dataset)."
+    )
   ids = ids.astype(np.int64)
   if out is not None:
     _refuse_foreign(Path(out), store)
     out = out if jax.process_index() == 0 else None
-  test = dataset if test is None else test
-  work = plan(
-    *(recipe, dataset, key), num_models=num_models, fraction=fraction, test=test, target=target
-  )
-  chosen = work.dataset.rows(ids)
   with (
     tempfile.TemporaryDirectory(dir=None if out is None else _parent(out)) as folder,
-    Progress(work.num_models, shown=progress) as bar,
+    Progress(schedule.num_models, progress, "ground truth") as bar,
   ):
-    sums, execute = None, bar.counting(executors.of(executor))
-    for chunk in stream(work, store=store, executor=execute):
+    sums = None
+    for chunk in stream(schedule, store=store, executor=bar.counting(executor)):
       outputs = _outputs(chunk, len(test))
       sums = sums or _Sums(outputs.shape[1:], len(ids), Path(folder) if out else None)
       sums.add(np.unpackbits(chunk.member, axis=1, count=len(dataset))[:, chosen], outputs)
@@ -148,7 +139,7 @@ def influence(
     if out is None:
       value, stderr = (np.empty(shape, np.float32) for _ in range(2))
       sums.finish(value, stderr)
-      return RowInfluence(ids, test.ids, value, stderr)
+      return ChosenInfluence(ids, test.ids, value, stderr)
     whole = Path(folder) / "whole"
     whole.mkdir()
     files = [
@@ -168,11 +159,11 @@ def influence(
       Path(out).rename(Path(folder) / "before")
     whole.rename(out)
     sync(Path(out).parent)
-  return RowInfluence.load(out)
+  return ChosenInfluence.load(out)
 
 
 class _Sums:
-  """Running sums of outputs [t, C] and their squares, over models with and without each row."""
+  """Sums of outputs [t, C] and of their squares, over models with and without each example."""
 
   def __init__(self, shape: tuple[int, int], count: int, folder: Path | None):
     self._t, self._classes = shape
@@ -206,12 +197,12 @@ class _Sums:
         whole[at] += power.sum(0)
 
   def warn(self) -> None:
-    """Says how many rows have no result."""
+    """Says how many examples have no result."""
     undefined = int(np.sum((self._count_in == 0) | (self._count_in == self._models)))
     if undefined:
       warnings.warn(
-        f"{undefined} of {len(self._count_in)} rows were never in or never out of a subset; their "
-        "influence is NaN. Train more models.",
+        f"{undefined} of {len(self._count_in)} chosen examples were never in or never out of a "
+        "subset; their influence is NaN. Train more models.",
         stacklevel=3,
       )
 

@@ -1,4 +1,4 @@
-"""One unit of work: train a few models without random parts of the data and tally the outcome.
+"""One unit of schedule: train a few models without random parts of the data and tally the outcome.
 
 For each training example a chunk keeps sums over its models, split by whether the example was in
 the model's subset. Sums add across chunks and machines; means do not.
@@ -18,7 +18,7 @@ from jaxmul import _identity, _settings, losses
 from jaxmul._blocks import map_blocks
 from jaxmul._examples import Examples, examples_of
 from jaxmul.data.dataset import as_inputs
-from jaxmul.memorization.plan import Learner, Plan, Target, keys_of
+from jaxmul.retraining.schedule import Learner, Schedule, Target, keys_of
 from jaxmul.train import Recipe, run
 
 _BLOCK = 512
@@ -30,7 +30,7 @@ TALLIES = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chunk:
-  """Tallies of some models over the n examples of a plan, and their outputs on its test examples.
+  """Tallies of some models over the n examples of a schedule, and their outputs on its test set.
 
   Attributes:
     models: int64 [k], which models; a diverged model is not counted.
@@ -58,14 +58,14 @@ class Chunk:
 
 
 class Arrays(NamedTuple):
-  """What every model of a plan reads: one transfer, never part of a compiled program.
+  """What every model of a schedule reads: one transfer, never part of a compiled program.
 
   Attributes:
     examples: all n training examples.
     always: int [n − c], rows that are in every subset.
     candidates: int [c], rows that may be left out.
     test: t examples; t = 0 where nothing is kept.
-    key: uint32 key data of the plan.
+    key: uint32 key data of the schedule.
   """
 
   examples: Examples
@@ -86,17 +86,17 @@ class Outcome(NamedTuple):
   finite: Any
 
 
-def arrays_of(plan: Plan) -> Arrays:
-  """Returns the arrays of a plan on the default device."""
-  data = plan.dataset
-  rows = data.rows(plan.candidates)
+def arrays_of(schedule: Schedule) -> Arrays:
+  """Returns the arrays of a schedule on the default device."""
+  data = schedule.dataset
+  rows = data.rows(schedule.candidates)
   always = np.delete(np.arange(len(data)), rows)
   return Arrays(
     examples_of(data),
     jnp.asarray(always),
     jnp.asarray(rows),
-    examples_of(plan.test or data.take([])),
-    jnp.asarray(plan.key),
+    examples_of(schedule.test or data.take([])),
+    jnp.asarray(schedule.key),
   )
 
 
@@ -111,8 +111,8 @@ def outcome(
   """Trains one model on its subset: a pure function of the model's number.
 
   Args:
-    recipe, subset_size, target, folds: of the plan; static.
-    arrays: of the plan.
+    recipe, subset_size, target, folds: of the schedule; static.
+    arrays: of the schedule.
     model: int scalar.
   """
   examples, always, candidates, test, key = arrays
@@ -164,13 +164,13 @@ def _train(recipe, examples, key):
   return recipe(examples, key), jnp.array(True)
 
 
-def run_chunk(plan: Plan, chunk: int) -> Chunk:
+def run_chunk(schedule: Schedule, chunk: int) -> Chunk:
   """Trains the models of a chunk and tallies them; deterministic, no side effects.
 
-  JAX's settings are those of the plan while it runs, in whatever process that is.
+  JAX's settings are those of the schedule while it runs, in whatever process that is.
 
   Args:
-    plan: what to train.
+    schedule: what to train.
     chunk: which part of it.
 
   Returns:
@@ -178,39 +178,45 @@ def run_chunk(plan: Plan, chunk: int) -> Chunk:
 
   Raises:
     ValueError: there is no such chunk.
-    RuntimeError: this process has other versions than the one that planned.
+    RuntimeError: this process has other versions than the one that made the schedule.
 
   References:
     Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
   """
-  models = np.asarray(plan.models(chunk))
-  static = (plan.settings, plan.recipe, plan.subset_size, plan.target, plan.folds)
-  with as_planned(plan):
-    arrays = arrays_of(plan)
+  models = np.asarray(schedule.models(chunk))
+  static = (
+    schedule.settings,
+    schedule.recipe,
+    schedule.subset_size,
+    schedule.target,
+    schedule.folds,
+  )
+  with as_scheduled(schedule):
+    arrays = arrays_of(schedule)
     outcomes = [jax.tree.map(np.asarray, _jitted_outcome(*static, arrays, each)) for each in models]
-  return tally(plan, models, Outcome(*map(np.stack, zip(*outcomes, strict=True))))
+  return tally(schedule, models, Outcome(*map(np.stack, zip(*outcomes, strict=True))))
 
 
 @contextlib.contextmanager
-def as_planned(plan: Plan) -> Iterator[None]:
-  """Inside, JAX has the settings of a plan; raises RuntimeError where versions are others."""
+def as_scheduled(schedule: Schedule) -> Iterator[None]:
+  """Inside, JAX has the settings of a schedule; raises RuntimeError where versions are others."""
   here = _identity.versions()
-  for name, version in plan.versions.items():
+  for name, version in schedule.versions.items():
     if here.get(name) != version:
       raise RuntimeError(
-        f"this process has {name} {here.get(name)}, the plan was made with {version}, and would "
-        "train other models. Install the same versions, or plan it here."
+        f"this process has {name} {here.get(name)}, the schedule was made with {version}, "
+        "and would train other models. Install the same versions, or make it here."
       )
-  with _settings.applied(plan.settings):
+  with _settings.applied(schedule.settings):
     yield
 
 
-def tally(plan: Plan, models: np.ndarray, outcome: Outcome) -> Chunk:
+def tally(schedule: Schedule, models: np.ndarray, outcome: Outcome) -> Chunk:
   """Returns the sums over models [k] of their outcomes, each with a leading axis [k]."""
   finite = outcome.finite
   member, correct = outcome.member[finite], outcome.correct[finite]
   p, odds = outcome.p[finite].astype(float), outcome.odds[finite].astype(float)
-  test = outcome.test[finite] if plan.test else member[:, :0]
+  test = outcome.test[finite] if schedule.test else member[:, :0]
   return Chunk(
     models[finite],
     models[~finite],
@@ -222,8 +228,8 @@ def tally(plan: Plan, models: np.ndarray, outcome: Outcome) -> Chunk:
     p_out=np.sum(p * ~member, 0),
     odds_in=np.sum(np.where(member, odds, 0), 0),
     odds_out=np.sum(np.where(member, 0, odds), 0),
-    member=np.packbits(member if plan.test else member[:, :0], axis=1),
-    test=test if plan.target == "logits" else np.packbits(test, axis=1),
+    member=np.packbits(member if schedule.test else member[:, :0], axis=1),
+    test=test if schedule.target == "logits" else np.packbits(test, axis=1),
   )
 
 

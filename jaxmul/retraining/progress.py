@@ -8,20 +8,20 @@ import datetime
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
-import numpy as np
 
 from jaxmul._progress import bar
-from jaxmul.memorization.chunk import Chunk
-from jaxmul.memorization.executors import Executor
-from jaxmul.memorization.plan import Plan
+from jaxmul.retraining.chunk import Chunk
+from jaxmul.retraining.executors import Executor, of
+from jaxmul.retraining.schedule import Schedule
 
 _LINE_SECONDS = 60.0
 
 
 class Progress:
-  """Models done, models per second, time left and the median width, on stderr.
+  """Models done, models per second, time left and a word of the caller's, on stderr.
 
   Args:
     total: models in all.
@@ -30,16 +30,14 @@ class Progress:
     every: seconds from one line to the next where stderr is no terminal.
   """
 
-  def __init__(
-    self, total: int, shown: bool, label: str = "ground truth", every: float = _LINE_SECONDS
-  ):
+  def __init__(self, total: int, shown: bool, label: str, every: float = _LINE_SECONDS):
     from rich.progress import BarColumn, TextColumn
 
     self._shown = shown and jax.process_index() == 0
     self.terminal = self._shown and sys.stderr.isatty()
     self._total, self._label, self._every = total, label, every
     self._done, self._computed, self._start, self._last = 0, 0, 0.0, 0.0
-    self._width, self._earlier = np.nan, 0
+    self._said, self._earlier = "", 0
     self._bar = bar(
       TextColumn(label),
       BarColumn(),
@@ -55,32 +53,40 @@ class Progress:
   def __exit__(self, *exception):
     self._bar.stop()
 
-  def counting(self, execute: Executor) -> Executor:
-    """Returns an executor that does the same and is counted."""
-    # In a job of several processes each computes its share of a plan, at about the same rate.
+  def counting(self, executor: Any) -> Executor:
+    """Returns an executor that does the same as the given one and is counted.
+
+    Args:
+      executor: an executor, an object with `submit`, or None for the default.
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    execute = of(executor)
+    # In a job of several processes each computes its share of a schedule, at about the same rate.
     share = jax.process_count()
 
-    def counted(plan: Plan, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
-      stored = plan.num_models - sum(len(plan.models(number)) for number in chunks)
+    def counted(schedule: Schedule, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
+      stored = schedule.num_models - sum(len(schedule.models(number)) for number in chunks)
       self._done = max(self._done, self._earlier + stored)
       if not self._start:
         self._start = self._last = time.monotonic()
       self._show()
-      for number, chunk in execute(plan, chunks):
-        new = share * len(plan.models(number))
+      for number, chunk in execute(schedule, chunks):
+        new = share * len(schedule.models(number))
         self._done, self._computed = self._done + new, self._computed + new
         self._show()
         yield number, chunk
 
     return counted
 
-  def reached(self, models: int, width: float = np.nan) -> None:
-    """Says that so many models are done, stored ones included, and how wide intervals are now."""
-    self._done, self._width = max(models, self._done), width
+  def reached(self, models: int, said: str = "") -> None:
+    """Says that so many models are done, stored ones included, and what is known of them now."""
+    self._done, self._said = max(models, self._done), said
     self._show()
 
   def next_round(self, models: int) -> None:
-    """Says that earlier plans, of so many models, are done and another one begins."""
+    """Says that earlier schedules, of so many models, are done and another one begins."""
     self._earlier = models
     self.reached(models)
 
@@ -93,10 +99,10 @@ class Progress:
       print(f"{self._label}: {self._text(now)}", file=sys.stderr, flush=True)
 
   def _text(self, now: float) -> str:
-    done = min(self._done, self._total)  # shares of a plan may differ by a chunk
+    done = min(self._done, self._total)  # shares of a schedule may differ by a chunk
     text = f"{done} of {self._total} models"
     if self._computed:
       rate = self._computed / (now - self._start)
       left = datetime.timedelta(seconds=round((self._total - done) / rate))
       text += f", {rate:.{0 if rate >= 10 else 2}f} /s, {left} left"
-    return text if np.isnan(self._width) else f"{text}, interval {self._width:.2f}"
+    return f"{text}, {self._said}" if self._said else text

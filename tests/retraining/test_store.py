@@ -11,27 +11,27 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmul import memorization, models, train
+from jaxmul import memorization, models, retraining, train
 from jaxmul.data import Dataset
 
 RECIPE = train.Recipe(models.mlp((4,), 2), epochs=3, batch_size=8)
 TOY = Dataset(np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32), np.arange(12) % 2)
 
 
-def plan(num_models=12, key=0, **changes):
-  return memorization.plan(
+def schedule(num_models=12, key=0, **changes):
+  return retraining.leave_out(
     RECIPE, changes.get("data", TOY), jax.random.key(key), num_models=num_models, chunk_size=4
   )
 
 
 @pytest.fixture(scope="module")
 def chunks():
-  return dict(memorization.serial(plan(), range(3)))
+  return dict(retraining.serial(schedule(), range(3)))
 
 
 @pytest.fixture
 def store(tmp_path, chunks):
-  kept = memorization.Store(tmp_path / "store", plan())
+  kept = retraining.Store(tmp_path / "store", schedule())
   for number, chunk in chunks.items():
     kept.commit(number, chunk)
   return kept
@@ -48,14 +48,14 @@ def test_round_trip(store, chunks):
 
 def test_each_of_200_flipped_bits_is_noticed(store):
   file = store.path / "chunk-000001.jaxmul"
-  whole, rng, planned = file.read_bytes(), np.random.default_rng(0), plan()
+  whole, rng, scheduled = file.read_bytes(), np.random.default_rng(0), schedule()
   for at in rng.choice(8 * len(whole), 200, replace=False):
     damaged = bytearray(whole)
     damaged[at // 8] ^= 1 << (at % 8)
     file.write_bytes(damaged)
     with pytest.warns(UserWarning, match=r"1 damaged chunks .* chunk-000001"):
       assert set(store.load(range(3))) == {0, 2}
-    memorization.Store(store.path, planned)  # damage is not another plan
+    retraining.Store(store.path, scheduled)  # damage is not another schedule
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 0.5, 0.99])
@@ -87,18 +87,17 @@ def test_estimate_computes_only_what_is_missing(store, chunks):
   (store.path / "chunk-000001.jaxmul").unlink()
   computed = []
 
-  def watched(plan, numbers):
+  def watched(schedule, numbers):
     computed.extend(numbers)
-    return memorization.serial(plan, numbers)
+    return retraining.serial(schedule, numbers)
 
   def estimate(num_models=12, **options):
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # examples that were never left out
-      return memorization.estimate(
-        RECIPE, TOY, jax.random.key(0), num_models=num_models, executor=watched, **options
-      )
+      asked = retraining.leave_out(RECIPE, TOY, jax.random.key(0), num_models=num_models)
+      return memorization.estimate(asked, executor=watched, **options)
 
-  # chunk_size is part of a plan: `estimate` uses the default, so it has a store of its own.
+  # chunk_size is part of a schedule: this one has the default, so it has a store of its own.
   folder = store.path / "own"
   whole = estimate(store=folder)
   assert computed == [0, 1]
@@ -119,19 +118,19 @@ def test_estimate_computes_only_what_is_missing(store, chunks):
   "other",
   [{"key": 1}, {"data": Dataset(TOY.inputs + np.float32(1), TOY.labels)}],
 )
-def test_a_store_made_by_another_plan_is_refused(store, other):
-  with pytest.raises(ValueError, match=r"made by another plan .* Use another folder") as caught:
-    memorization.Store(store.path, plan(**other))
+def test_a_store_made_by_another_schedule_is_refused(store, other):
+  with pytest.raises(ValueError, match=r"made by another schedule .* Use another folder") as caught:
+    retraining.Store(store.path, schedule(**other))
   assert "\n" not in str(caught.value)
 
 
 def test_the_description_is_written_read_and_mended(tmp_path, chunks):
-  kept = memorization.Store(tmp_path, plan())
+  kept = retraining.Store(tmp_path, schedule())
   kept.describe()
   kept.commit(0, chunks[0])
-  file = tmp_path / "plan.jaxmul"
+  file = tmp_path / "schedule.jaxmul"
   whole = file.read_bytes()
-  found = memorization.status(tmp_path)
+  found = retraining.status(tmp_path)
   assert (found.done, found.num_models, found.damaged) == (4, 12, ())
   assert found.design == "12 models, each without 4 of all of 12 examples"
   rng = np.random.default_rng(0)
@@ -142,12 +141,12 @@ def test_the_description_is_written_read_and_mended(tmp_path, chunks):
     copies.append(bytes(damaged))
   for copy in copies:
     file.write_bytes(copy)
-    assert memorization.status(tmp_path).damaged == ("plan.jaxmul",)
-    with pytest.warns(UserWarning, match=r"plan\.jaxmul was damaged and is written again"):
+    assert retraining.status(tmp_path).damaged == ("schedule.jaxmul",)
+    with pytest.warns(UserWarning, match=r"schedule\.jaxmul was damaged and is written again"):
       kept.describe()
     assert file.read_bytes() == whole
   with pytest.raises(FileNotFoundError, match="there is no store"):
-    memorization.status(tmp_path / "elsewhere")
+    retraining.status(tmp_path / "elsewhere")
 
 
 LIMITED = """
@@ -156,9 +155,9 @@ import os, resource, sys
 sys.path.insert(0, {folder!r})
 import test_store as t
 {limit}
-chunk = dict(t.memorization.serial(t.plan(), [1]))[1]
+chunk = dict(t.retraining.serial(t.schedule(), [1]))[1]
 try:
-  t.memorization.Store({store!r}, t.plan()).commit(1, chunk)
+  t.retraining.Store({store!r}, t.schedule()).commit(1, chunk)
 except OSError as error:
   print("OSError", error)
 """
@@ -194,12 +193,9 @@ def test_two_processes_on_one_store_lose_and_repeat_nothing(tmp_path):
   ]
   assert [work.wait(timeout=200) for work in both] == [0, 0]
   assert len(list(folder.iterdir())) == 11  # ten chunks and the description
-  read = memorization.estimate(
-    RECIPE, TOY, jax.random.key(0), num_models=80, store=folder, executor=None
-  )
-  whole = memorization.estimate(
-    RECIPE, TOY, jax.random.key(0), num_models=80, executor=memorization.serial
-  )
+  asked = retraining.leave_out(RECIPE, TOY, jax.random.key(0), num_models=80)
+  read = memorization.estimate(asked, store=folder, executor=None)
+  whole = memorization.estimate(asked, executor=retraining.serial)
   assert read.digest == whole.digest
 
 
@@ -208,10 +204,10 @@ import sys, jax, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, {folder!r})
 import test_store as t
-from jaxmul import memorization
+from jaxmul import memorization, retraining
 print("ready", flush=True)
-memorization.estimate(t.RECIPE, t.TOY, jax.random.key(0), num_models={models}, store={store!r},
-                      executor=memorization.serial, progress=False)
+asked = retraining.leave_out(t.RECIPE, t.TOY, jax.random.key(0), num_models={models})
+memorization.estimate(asked, store={store!r}, executor=retraining.serial, progress=False)
 """
 
 
@@ -232,11 +228,9 @@ def test_killed_at_any_time_it_goes_on_with_the_same_result(tmp_path):
     work.stdout.close()
   found = len(list(folder.glob("chunk-*")))
   assert found >= 5
+  asked = retraining.leave_out(RECIPE, TOY, jax.random.key(0), num_models=400)
   resumed, whole = (
-    memorization.estimate(
-      RECIPE, TOY, jax.random.key(0), num_models=400, store=path, executor=memorization.serial
-    )
-    for path in (folder, None)
+    memorization.estimate(asked, store=path, executor=retraining.serial) for path in (folder, None)
   )
   assert same(resumed, whole)
 

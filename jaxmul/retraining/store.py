@@ -1,8 +1,8 @@
-"""Finished chunks on disk: whole or absent, each with its plan's hash and a SHA-256 of its own.
+"""Finished chunks on disk: whole or absent, each with its schedule's hash and its own SHA-256.
 
-A file is one line of SHA-256, one line of the plan's hash, then its content; the digest covers all
-that follows it. `plan.jaxmul` says in JSON what the chunks belong to. Nothing read can execute, and
-nothing larger than such a file can be is read.
+A file is one line of SHA-256, one line of the schedule's hash, then its content; the digest covers
+all that follows it. `schedule.jaxmul` says in JSON what the chunks belong to. Nothing read can
+execute, and nothing larger than such a file can be is read.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ import numpy as np
 
 from jaxmul._files import npz, write_atomic
 from jaxmul._identity import describe
-from jaxmul.memorization.chunk import TALLIES, Chunk
-from jaxmul.memorization.plan import Plan
+from jaxmul.retraining.chunk import TALLIES, Chunk
+from jaxmul.retraining.schedule import Schedule
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Chunk))
-_PLAN = "plan.jaxmul"
-_PLAN_LIMIT = 2**20
+_DESCRIPTION = "schedule.jaxmul"
+_DESCRIPTION_LIMIT = 2**20
 _MAX_CLASSES = 2**14
 _HEAD = 130  # bytes of the two lines before the content
 _ABANDONED_SECONDS = 24 * 3600
@@ -37,7 +37,7 @@ class Status:
   """What is in a store.
 
   Attributes:
-    design: one line on what is trained, or None where `plan.jaxmul` is damaged or missing.
+    design: one line on what is trained, or None where `schedule.jaxmul` is damaged or missing.
     num_models: models asked for last, or None.
     done: models in whole chunks.
     damaged: names of damaged files.
@@ -50,38 +50,39 @@ class Status:
 
 
 class Store:
-  """The chunks of one plan in one folder.
+  """The chunks of one schedule in one folder.
 
   Args:
     path: the folder; made when the first file is committed.
-    plan: what the chunks belong to. More models of the same plan may be asked for later.
+    schedule: what the chunks belong to. More models of the same schedule may be asked for later.
 
   Raises:
-    ValueError: the folder holds chunks of another plan.
+    ValueError: the folder holds chunks of another schedule.
 
   Example:
     >>> import jax, numpy as np, tempfile
-    >>> from jaxmul import memorization, models, train
+    >>> from jaxmul import models, retraining, train
     >>> from jaxmul.data import Dataset
     >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=1, batch_size=4)
-    >>> work = memorization.plan(recipe, toy, jax.random.key(0), num_models=16)  # 2 chunks of 8
-    >>> store = memorization.Store(tempfile.mkdtemp(), work)
-    >>> for number, chunk in memorization.serial(work, [1]): store.commit(number, chunk)
+    >>> schedule = retraining.leave_out(recipe, toy, jax.random.key(0), num_models=16)
+    >>> store = retraining.Store(tempfile.mkdtemp(), schedule)
+    >>> for number, chunk in retraining.serial(schedule, [1]): store.commit(number, chunk)
     >>> store.missing()
     [0]
   """
 
-  def __init__(self, path: Path | str, plan: Plan):
-    self.path, self.plan = Path(path), plan
+  def __init__(self, path: Path | str, schedule: Schedule):
+    self.path, self.schedule = Path(path), schedule
     for file in _files(self.path):
       with file.open("rb") as opened:
         _, _, rest = opened.read(256).partition(b"\n")
       found = rest.partition(b"\n")[0].decode("ascii", "replace")
-      if found != plan.hash and _content(file, file.stat().st_size) is not None:
+      if found != schedule.hash and _content(file, file.stat().st_size) is not None:
         raise ValueError(
-          f"{self.path} was made by another plan ({found[:12]}, this one is {plan.hash[:12]}): "
-          f"recipe, data, key, settings or versions differ{self._changed()}. Use another folder."
+          f"{self.path} was made by another schedule ({found[:12]}, this one is "
+          f"{schedule.hash[:12]}): recipe, data, key, settings or versions differ"
+          f"{self._changed()}. Use another folder."
         )
 
   def describe(self) -> None:
@@ -90,19 +91,19 @@ class Store:
     Raises:
       OSError: the folder cannot be written.
     """
-    plan, file = self.plan, self.path / _PLAN
+    schedule, file = self.schedule, self.path / _DESCRIPTION
     for left in self.path.glob(".*.jaxmul.*.tmp"):  # by writers that were killed
       with contextlib.suppress(OSError):  # somebody else's, or gone already
         if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
           left.unlink()
     facts = {
-      "design": plan.design,
-      "num_models": plan.num_models,
-      "recipe": describe(plan.recipe)[:10_000],
+      "design": schedule.design,
+      "num_models": schedule.num_models,
+      "recipe": describe(schedule.recipe)[:10_000],
     }
-    facts |= {"settings": dict(plan.settings), "versions": plan.versions}
+    facts |= {"settings": dict(schedule.settings), "versions": schedule.versions}
     content = json.dumps(facts, indent=2).encode()
-    found = _content(file, _PLAN_LIMIT) if file.exists() else content
+    found = _content(file, _DESCRIPTION_LIMIT) if file.exists() else content
     if found is None:
       warnings.warn(f"{file} was damaged and is written again.", stacklevel=2)
     if found != content or not file.exists():
@@ -118,7 +119,7 @@ class Store:
     content = npz({name: getattr(chunk, name) for name in _NAMES})
     if len(content) > self._limit - _HEAD:
       raise ValueError(
-        f"chunk {number} has {len(content)} bytes, and of this plan no more than "
+        f"chunk {number} has {len(content)} bytes, and of this schedule no more than "
         f"{self._limit - _HEAD} are read. Keep the outputs on fewer test examples."
       )
     self._write(self._file(number), content)
@@ -132,7 +133,7 @@ class Store:
         chunk = _read(file, self._limit)
         if chunk is None or not self._fits(chunk):
           damaged.append(file.name)
-        elif set(chunk.models) | set(chunk.diverged) == set(self.plan.models(number)):
+        elif set(chunk.models) | set(chunk.diverged) == set(self.schedule.models(number)):
           chunks[number] = chunk
     if damaged:
       warnings.warn(
@@ -143,57 +144,57 @@ class Store:
 
   def missing(self) -> list[int]:
     """Returns the numbers of chunks that are not there or damaged, in order."""
-    numbers = range(self.plan.num_chunks)
+    numbers = range(self.schedule.num_chunks)
     return [number for number in numbers if number not in self.load([number])]
 
   def _write(self, file: Path, content: bytes) -> None:
-    body = self.plan.hash.encode() + b"\n" + content
+    body = self.schedule.hash.encode() + b"\n" + content
     write_atomic(file, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
   def _changed(self) -> str:
-    """Says which settings and versions are others than those that `plan.jaxmul` names."""
-    file = self.path / _PLAN
-    facts = json.loads((file.exists() and _content(file, _PLAN_LIMIT)) or "{}")
-    now = dict(self.plan.settings) | self.plan.versions
+    """Says which settings and versions are others than those that `schedule.jaxmul` names."""
+    file = self.path / _DESCRIPTION
+    facts = json.loads((file.exists() and _content(file, _DESCRIPTION_LIMIT)) or "{}")
+    now = dict(self.schedule.settings) | self.schedule.versions
     before = facts.get("settings", {}) | facts.get("versions", {})
     names = [name for name in before if now.get(name) != before[name]]
     said = (f"{name} was {before[name]} and is {now.get(name)}" for name in names)
     return f" ({', '.join(said)})" if names else ""
 
   def _fits(self, chunk: Chunk) -> bool:
-    size = (len(self.plan.dataset),)
+    size = (len(self.schedule.dataset),)
     return all(getattr(chunk, name).shape == size for name in TALLIES)
 
   @property
   def _limit(self) -> int:
-    data, test = self.plan.dataset, self.plan.test
+    data, test = self.schedule.dataset, self.schedule.test
     each = len(data) // 8 + 1
     if test:
       each += len(test) // 8 + 1
-      if self.plan.target == "logits":
+      if self.schedule.target == "logits":
         each += 8 * len(test) * max(_MAX_CLASSES, 2 * data.num_classes)
-    return 2**16 + 100 * len(data) + (16 + each) * self.plan.chunk_size
+    return 2**16 + 100 * len(data) + (16 + each) * self.schedule.chunk_size
 
   def _file(self, number: int) -> Path:
     # A last chunk that is not full has a name of its own: asking for other numbers of models never
     # replaces what is finished.
-    count = len(self.plan.models(number))
-    part = "" if count == self.plan.chunk_size else f"-{count}"
+    count = len(self.schedule.models(number))
+    part = "" if count == self.schedule.chunk_size else f"-{count}"
     return self.path / f"chunk-{number:06d}{part}.jaxmul"
 
 
 def status(path: Path | str) -> Status:
-  """Returns what is in a store, every file checked; no plan is needed.
+  """Returns what is in a store, every file checked; no schedule is needed.
 
   Raises:
     FileNotFoundError: there is no store at `path`.
   """
   path = Path(path)
-  file = path / _PLAN
+  file = path / _DESCRIPTION
   files = _files(path)
   if not files and not file.exists():
     raise FileNotFoundError(f"there is no store at {path}. Name the folder given as store=.")
-  facts = _content(file, _PLAN_LIMIT) if file.exists() else None
+  facts = _content(file, _DESCRIPTION_LIMIT) if file.exists() else None
   damaged = [file.name] if file.exists() and facts is None else []
   done: set[int] = set()
   for each in files:
