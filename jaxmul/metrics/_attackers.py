@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxmul.metrics import attacks
-from jaxmul.metrics.attacks.svc import FEATURES
-from jaxmul.metrics.oracle.kept import Outputs
+from jaxmul.metrics.attacks.svc_attacks import FEATURES
+from jaxmul.metrics.oracle.model_outputs import Outputs
 from jaxmul.metrics.outputs import label_probability
 
 MACHINES = {

@@ -14,13 +14,13 @@ from jaxmul._ids import scattered
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
 from jaxmul.metrics.beside import gaps, of_seeds
-from jaxmul.metrics.examples import agreement_of_examples
 from jaxmul.metrics.game import ATTACKS, Known, Scores
 from jaxmul.metrics.intervals import Interval, paired, t_interval
-from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.epsilon import challenge_score, epsilon, forgetting_quality
-from jaxmul.metrics.oracle.kept import Outputs
-from jaxmul.metrics.oracle.klom import klom, percentiles
+from jaxmul.metrics.oracle.challenge_epsilon import challenge_score, epsilon, forgetting_quality
+from jaxmul.metrics.oracle.ensembles import Ensemble
+from jaxmul.metrics.oracle.kl_of_margins import klom, percentiles
+from jaxmul.metrics.oracle.model_outputs import Outputs
+from jaxmul.metrics.per_example import agreement_of_examples
 
 # Bonferroni: all attacks and KLoM together say of equal models that they differ in 5 % of audits.
 NULL_LEVEL = 1 - 0.05 / (len(ATTACKS) + 1)

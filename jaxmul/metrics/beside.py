@@ -9,17 +9,16 @@ import numpy as np
 
 from jaxmul.data.dataset import check_ids
 from jaxmul.data.split import Split
-from jaxmul.metrics.examples import agreement_of_examples
 from jaxmul.metrics.game import Known, attack_all, known, nonmember_rate
-from jaxmul.metrics.gaps import average_gap, run_time_efficiency
+from jaxmul.metrics.gaps import average_gap, example_gap, run_time_efficiency
 from jaxmul.metrics.intervals import Interval, over_examples, t_interval
-from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.epsilon import challenge_score, forgetting_quality
-from jaxmul.metrics.oracle.kept import Outputs
-from jaxmul.metrics.oracle.klom import klom, klom_null, percentiles
+from jaxmul.metrics.oracle.challenge_epsilon import challenge_score, forgetting_quality
+from jaxmul.metrics.oracle.ensembles import Ensemble
+from jaxmul.metrics.oracle.kl_of_margins import klom, klom_null, percentiles
+from jaxmul.metrics.oracle.model_outputs import Outputs
 from jaxmul.metrics.outputs import label_probability
-from jaxmul.metrics.tow import tow, tow_mia
-from jaxmul.metrics.where import example_gap, tow_by_group
+from jaxmul.metrics.per_example import agreement_of_examples
+from jaxmul.metrics.tug_of_war import tow, tow_by_group, tow_mia
 
 SEEDS = "95 % t over training seeds"
 EXAMPLES = "95 % bootstrap over examples"

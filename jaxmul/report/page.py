@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxmul._files import write_atomic
-from jaxmul.report import explorer, figures
+from jaxmul.report import charts, explorer
 from jaxmul.report.read import Run, read
 
 MAX_BYTES = 24_000_000
@@ -62,16 +62,16 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
     "forget": run.forget.tolist(),
     "forget_digest": hashlib.sha256(run.forget.astype("<i8").tobytes()).hexdigest(),
     "groups": {name: np.sort(ids).tolist() for name, ids in _groups(run).items()},
-    "histogram": figures.histogram(
+    "histogram": charts.histogram(
       memorization, {name: memorization[np.isin(run.ids, ids)] for name, ids in run.groups.items()}
     ),
     "densities": {
-      name: figures.density(values[known], memorization[known])
+      name: charts.density(values[known], memorization[known])
       for name, values in run.proxies.items()
       if known.any()
     },
     "dots": {
-      metric: figures.dots({name: found[metric] for name, found in methods.items()})
+      metric: charts.dots({name: found[metric] for name, found in methods.items()})
       for metric in ("example gap", "ToW by group", "ToW", "ToW-MIA")
       if metric not in blind and all(metric in found for found in methods.values())
     },
@@ -80,7 +80,7 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
       name: " ".join(map(str, found["classes"]))
       for name, found in run.metrics.get("groups", {}).items()
     },
-    "cost": figures.cost(methods, proxies, truth.get("seconds")),
+    "cost": charts.cost(methods, proxies, truth.get("seconds")),
     "after": _by_group(run),
     "digests": run.digests,
     "data": None,

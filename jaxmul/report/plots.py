@@ -9,7 +9,7 @@ import numpy as np
 from jaxmul._ids import SOFT_DECIMALS
 from jaxmul.metrics.intervals import Interval
 from jaxmul.proxies import Agreement
-from jaxmul.report.figures import mean_rank
+from jaxmul.report.charts import mean_rank
 
 _INK, _ACCENT, _WARM = "#333333", "#2f6db3", "#c8553d"
 

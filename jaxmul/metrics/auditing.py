@@ -26,9 +26,9 @@ from jaxmul.metrics._controls import (
   of_percentiles,
 )
 from jaxmul.metrics.game import ATTACKS, Scores, attack, known
-from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.kept import Outputs
-from jaxmul.metrics.oracle.klom import klom, klom_null
+from jaxmul.metrics.oracle.ensembles import Ensemble
+from jaxmul.metrics.oracle.kl_of_margins import klom, klom_null
+from jaxmul.metrics.oracle.model_outputs import Outputs
 from jaxmul.metrics.outputs import label_probability
 
 __all__ = ["Audit", "Control", "audit", "contrast"]

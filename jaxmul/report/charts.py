@@ -1,4 +1,4 @@
-"""The numbers behind the page's SVG figures: plain lists with coordinates in [0, 1]."""
+"""The numbers behind the page's SVG charts: plain lists with coordinates in [0, 1]."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +48,7 @@ def histogram(memorization: np.ndarray, groups: Mapping[str, np.ndarray]) -> dic
 
 
 def density(scores: np.ndarray, memorization: np.ndarray) -> dict[str, Any]:
-  """Counts examples by the rank of a proxy and by memorization, for a figure that scales with n.
+  """Counts examples by the rank of a proxy and by memorization, for a chart that scales with n.
 
   Args:
     scores: [n], a proxy.

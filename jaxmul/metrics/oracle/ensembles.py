@@ -18,7 +18,7 @@ from jaxmul.memorization import executors
 from jaxmul.memorization.plan import Plan, repeat, train_key
 from jaxmul.memorization.progress import Progress
 from jaxmul.memorization.run import stream
-from jaxmul.metrics.oracle.kept import Outputs
+from jaxmul.metrics.oracle.model_outputs import Outputs
 from jaxmul.train import Fit, Recipe, fit
 
 
