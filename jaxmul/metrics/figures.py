@@ -11,6 +11,9 @@ import numpy as np
 
 from jaxmul.metrics.intervals import Interval, paired, t_interval
 
+# What `jaxmul.metrics` does not already export.
+__all__ = ["difference", "over_seeds", "read", "with_interval"]
+
 SEEDS = "95 % t over training seeds"
 EXAMPLES = "95 % bootstrap over examples"
 _NAN = float("nan")

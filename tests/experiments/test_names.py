@@ -98,7 +98,7 @@ def replace(folder, part):
   cut = data.cut_heldout(parts.heldout, jax.random.fold_in(jax.random.key(0), 2))._asdict()
   ids = (parts._asdict() | {f"heldout for {use}": found for use, found in cut.items()}).get(part)
   if ids is not None:
-    arrays["images"][dataset.rows(ids[-1:])] += 1
+    arrays["inputs"][dataset.rows(ids[-1:])] += 1
   elif part == "labels":
     arrays["labels"][:2] = arrays["labels"][1::-1]
   elif part == "ids":
@@ -107,7 +107,7 @@ def replace(folder, part):
     arrays["num_classes"] = 11
   else:
     assert part == "order"
-    arrays |= {name: arrays[name][::-1] for name in ("images", "labels", "ids")}
+    arrays |= {name: arrays[name][::-1] for name in ("inputs", "labels", "ids")}
   write(path, arrays)
 
 
