@@ -175,12 +175,18 @@ def _environment():
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters |= {"ends": _ends, "interval": _interval, "number": _number}
+  filters = {"ends": _ends, "interval": _interval, "number": _number, "times": _times}
+  environment.filters |= filters
   return environment
 
 
 def _number(value: float | None, digits: int = 3) -> str:
   return "–" if value is None or np.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _times(value: float, digits: int = 0) -> str:
+  """Returns a ratio as "12×"."""
+  return _number(value, digits) + ("" if np.isnan(value) else "×")
 
 
 def _ends(figure: Figure, digits: int = 3) -> str:

@@ -19,6 +19,7 @@ _FILES = (
   "images.npz",
   "unlearned.npz",
 )
+_OLDER = "as an older jaxmul wrote it. Run the same command again."
 
 
 class Method(NamedTuple):
@@ -119,7 +120,7 @@ def read(folder: Path) -> Run:
     config=metrics.get("config") or config.get("config", {}),
     versions=metrics.get("versions") or config.get("versions", {}),
     audit=audit,
-    blind=[Blind(**each) for each in audit.get("blind", [])],
+    blind=_blind(audit),
     digests={name: sha256(folder / name) for name in there},
   )
 
@@ -129,13 +130,19 @@ def _methods(metrics: dict[str, Any]) -> dict[str, Method]:
   found = {}
   for name, each in metrics.get("methods", {}).items():
     if "figures" not in each:
-      raise ValueError(
-        f"metrics.json holds {name!r} as an older jaxmul wrote it. Run the same command again."
-      )
+      raise ValueError(f"metrics.json holds {name!r} {_OLDER}")
     found[name] = Method(
       each.get("scores"), each.get("tuned", False), figures.read(each["figures"])
     )
   return found
+
+
+def _blind(audit: dict[str, Any]) -> list[Blind]:
+  """Returns what the audit found blind, as audit.json has it."""
+  found = audit.get("blind", [])
+  if not all(isinstance(each, dict) for each in found):
+    raise ValueError(f"audit.json holds {found[0]!r} {_OLDER}")
+  return [Blind(**each) for each in found]
 
 
 def _scattered(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -85,6 +85,6 @@ def test_the_table_of_kept_rows(tmp_path):
   tuned = " | ".join(7 * ["0.500"])
   assert f"| scrub, tuned | {tuned} | 4.00 | 0.5× | rate × 3 |" in lines
   assert "| salun | diverged |" + 8 * " |" in lines
-  assert "Not told apart here, original from retrain" in lines[-2]
+  assert lines[-1] == f"Not told apart here, original from retrain: {', '.join(HEADLINE)}."
   kept = json.loads((tmp_path / "results.json").read_text())
   assert kept["mixed"]["salun"][1]["figures"] == []

@@ -128,6 +128,10 @@ def test_a_run_of_an_older_version_is_named(toy, tmp_path):
   (tmp_path / "metrics.json").write_text(json.dumps(record))
   with pytest.raises(ValueError, match=r"metrics\.json holds 'original' as an older jaxmul wrote"):
     report.html(tmp_path)
+  shutil.copy(toy.parent / "metrics.json", tmp_path)
+  (tmp_path / "audit.json").write_text(json.dumps({"line": "", "blind": ["ToW-MIA"]}))
+  with pytest.raises(ValueError, match=r"audit\.json holds 'ToW-MIA' as an older jaxmul wrote"):
+    report.html(tmp_path)
 
 
 def test_each_of_metrics_and_scores_makes_a_report_alone(toy, tmp_path):
