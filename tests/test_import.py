@@ -130,11 +130,10 @@ def test_no_module_has_the_name_of_something_that_its_package_exports(name):
   """`package.name` would be the function, and the module could not be reached by its name."""
   package = importlib.import_module(name)
   modules = {module.name for module in pkgutil.iter_modules(package.__path__)} - {"__main__"}
-  shadowed = set()
   for module in modules:
     importlib.import_module(f"{name}.{module}")
-    if not isinstance(getattr(package, module), types.ModuleType):
-      shadowed.add(module)
+  exported = {key for key, each in vars(package).items() if not isinstance(each, types.ModuleType)}
+  shadowed = modules & exported
   assert shadowed <= SHADOWED.get(name, set())
 
 

@@ -1,5 +1,6 @@
-"""How each attack of the game scores models: makers by name, so that only what is asked for runs.
+"""How each attack of the game scores models.
 
+Functions return {attack: function of no arguments}: an attack runs when its function is called.
 A side is all models of one kind; sides are unlearned models and oracles, in this order.
 """
 
