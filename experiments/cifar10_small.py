@@ -6,51 +6,17 @@
 CIFAR-10's own indices, those of the test part after the 50,000 of the training part.
 """
 
-import importlib.util
-import os
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from experiments import cli
+from experiments.setting import cifar10_small
 from jaxmul import report
-from jaxmul.data import Dataset
-
-TRAINING = 50_000
-
-
-def load(*parts: str) -> Dataset:
-  """Returns the images of the parts "train" and "test", uint8 [n, 32, 32, 3].
-
-  Raises:
-    FileNotFoundError: neither JAXMUL_SHARED_DATA nor ../shared/data holds them.
-  """
-  root = Path(__file__).parents[2] / "shared" / "data"
-  root = Path(os.environ.get("JAXMUL_SHARED_DATA", root))
-  if not (root / "load.py").is_file():
-    raise FileNotFoundError(
-      f"there are no real images in {root}. Set JAXMUL_SHARED_DATA to the folder of load.py."
-    )
-  spec = importlib.util.spec_from_file_location("shared_data_load", root / "load.py")
-  assert spec is not None
-  assert spec.loader is not None
-  reader = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(reader)
-  folder = root / "cifar10_small"
-  images, labels, classes = zip(
-    *(reader.load_images(str(folder), part) for part in parts), strict=True
-  )
-  ids = [np.load(folder / f"{part}_index.npy") + TRAINING * (part == "test") for part in parts]
-  arrays = {"inputs": images, "labels": labels, "ids": ids}
-  return Dataset(
-    **{name: np.concatenate(each) for name, each in arrays.items()}, num_classes=len(classes[0])
-  )
 
 
 def main(path: Path) -> None:
   """Writes both parts to an .npz file."""
-  images = load("train", "test")
+  images = cifar10_small("train", "test")
   arrays = {"images": images.inputs, "labels": images.labels, "ids": images.ids}
   report.write_arrays(path, arrays)
   print(f"written: {path}, {len(images)} images")

@@ -23,10 +23,11 @@ from experiments import cli, logs, tables
 from experiments.cache import ensemble_store
 from experiments.setting import TIES_RULE, cut, recipe_of, soft_of
 from jaxmul import checkpoint, data, memorization, metrics, models, report, rum, train
+from jaxmul.metrics import Figure
 from jaxmul.metrics.oracle import Ensemble, Outputs
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """Evaluates unlearned models.
 
@@ -121,12 +122,12 @@ def groups_of(config: Config, split: data.Split) -> dict[str, np.ndarray]:
   return dict(zip(rum.Selection._fields, groups, strict=True))
 
 
-def read_figures(path: Path) -> dict:
+def read_figures(path: Path) -> list[Figure]:
   """Returns the figures of an evaluation.json."""
   try:
-    return json.loads(path.read_text())["figures"]
+    return metrics.figures.read(json.loads(path.read_text())["figures"])
   except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"{path} is no evaluation.json of experiments.evaluate.") from error
+    raise ValueError(f"{path} is no evaluation.json of this experiments.evaluate.") from error
 
 
 def read_models(
@@ -201,32 +202,30 @@ def main(config: Config) -> None:
   record = {"config": config, "versions": report.versions(), "audit": examined}
   record |= {"classes": dict(zip(groups, counts, strict=True)), "ties": TIES_RULE}
   report.write_json(config.out / "evaluation.json", {"figures": found, **record})
-  for figure, parts_of in found.items():
-    log(0, {f"{figure}/{part}": each["value"] for part, each in parts_of.items()})
+  log(0, logs.named(found))
   unlearned.save(config.out / "outputs.npz")
   report.write_arrays(config.out / "examples.npz", metrics.by_example(*given))
   show(examined.without_blind(found), len(unlearned), len(ensemble.oracles))
   if examined.blind:
-    print(f"Blind here, left out of the tables: {', '.join(examined.blind)}.")
+    print(f"Blind here, left out of the tables: {', '.join(map(str, examined.blind))}.")
   print(f"written: {config.out}/evaluation.json, and outputs, examples, originals and oracles .npz")
   if other is not None:
-    differences = examined.without_blind(metrics.compare(found, other))
     rows = [
-      (figure, part, *each) for figure, parts in differences.items() for part, each in parts.items()
+      (figure.title, figure.part, figure.kind, figure.value, figure.low, figure.high, figure.p)
+      for figure in examined.without_blind(metrics.compare(found, other))
     ]
-    names = ("figure", "part", "difference", "low", "high", "p (sign flip)")
+    names = ("figure", "part", "kind", "difference", "low", "high", "p (sign flip)")
     tables.show(f"Minus {config.against}, seed by seed, 95 % t", names, rows)
 
 
-def show(found: dict, unlearned: int, oracles: int) -> None:
+def show(found: list[Figure], unlearned: int, oracles: int) -> None:
   """Prints one row for each figure."""
   title = f"{unlearned} unlearned models beside {oracles} oracles"
   rows = [
-    (figure, part, *(each[k] for k in ("value", "low", "high")), each["interval"] or each["note"])
-    for figure, figures in found.items()
-    for part, each in figures.items()
+    (figure.title, figure.part, figure.kind, figure.value, figure.low, figure.high, figure.note)
+    for figure in found
   ]
-  names = ("figure", "part", "value", "low", "high", "interval, or why there is none")
+  names = ("figure", "part", "kind", "value", "low", "high", "interval, or why there is none")
   tables.show(title, names, rows)
   if unlearned == 1:
     print("One unlearned model gives no interval over seeds.")

@@ -7,29 +7,71 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul import data, metrics
+from jaxmul import data, metrics, proxies
 from jaxmul.binding import Network
+from jaxmul.metrics import Figure, find
 
 # What tables show first; the gap is best at 0, the others at 1.
 HEADLINE = ("example gap", "ToW by group", "ToW", "ToW-MIA")
-METRICS = (*HEADLINE, "forget", "retain", "test", "attack", "seconds")
+_PARTS = ("forget", "retain", "test")
 
 
-def unseeing(seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
+def over_seeds(seeds: Sequence[Sequence[Figure]]) -> list[Figure]:
+  """Returns the means of what one network of each seed scored, with t-intervals.
+
+  Args:
+    seeds: of each, the figures of a `Judge`.
+  """
+  found = []
+  for figure in seeds[0]:
+    values = [find(each, figure.name, figure.part).value for each in seeds]
+    found.append(metrics.figures.over_seeds(values, name=figure.name, part=figure.part))
+  return found
+
+
+def maybe_over_seeds(values: Sequence[float | None], *, name: str) -> Figure:
+  """Returns the mean over seeds with its t-interval; NaN where a seed has no value."""
+  numbers = np.array(values, float)
+  if not np.isfinite(numbers).all():
+    return Figure(name=name, value=np.nan, note="a seed has no value")
+  return metrics.figures.over_seeds(numbers, name=name)
+
+
+def rank_figures(agreements: Sequence[proxies.Agreement]) -> list[Figure]:
+  """Returns Spearman's ρ of a proxy with the ground truth: the mean, and that of each seed.
+
+  Args:
+    agreements: of each seed, with its bootstrap over examples.
+  """
+  return [
+    maybe_over_seeds([each.spearman for each in agreements], name="spearman"),
+    *(
+      metrics.figures.with_interval(
+        metrics.intervals.Interval(each.spearman, each.low, each.high),
+        metrics.figures.EXAMPLES,
+        name="spearman",
+        kind=f"seed {number}",
+      )
+      for number, each in enumerate(agreements, 1)
+    ),
+  ]
+
+
+def unseeing(original: Sequence[Figure], retrain: Sequence[Figure]) -> list[str]:
   """Returns the headline figures that do not tell the originals from retrained models.
 
   Those whose paired difference over seeds does not have its 95 % interval on the right side of 0;
   none where there is one seed.
 
   Args:
-    seeds: of each, {method: {figure: value}} with "original" and "retrain".
+    original, retrain: figures of several seeds, of `over_seeds`.
   """
   found = []
-  for figure in HEADLINE if len(seeds) > 1 else ():
-    ours, theirs = ([seed[name][figure] for seed in seeds] for name in ("original", "retrain"))
-    sides = (ours, theirs) if figure == "example gap" else (theirs, ours)
-    if not metrics.intervals.paired(*sides).low > 0:
-      found.append(figure)
+  for name in HEADLINE if len(find(original, "ToW").seeds) > 1 else ():
+    ours, theirs = find(original, name), find(retrain, name)
+    sides = (ours, theirs) if name == "example gap" else (theirs, ours)
+    if not metrics.figures.difference(*sides).low > 0:
+      found.append(name)
   return found
 
 
@@ -53,6 +95,7 @@ class Judge:
     self,
     dataset: data.Dataset,
     split: data.Split,
+    *,
     attack_ids: np.ndarray,
     groups: Mapping[str, np.ndarray],
     oracles: metrics.oracle.Outputs,
@@ -77,22 +120,27 @@ class Judge:
     found = metrics.evaluate(params, self._dataset, self._split)
     attack = metrics.attacks.svc_on_split(params, self._dataset, **self._attack)
     groups = [metrics.accuracy(params, self._dataset.take(ids)) for ids in self._groups.values()]
-    kept = {name: found[name] for name in ("forget", "retain", "test")}
+    kept = {name: found[name] for name in _PARTS}
     return kept | {"attack": attack, "groups": groups}
 
-  def __call__(self, params: Network, seconds: float) -> dict[str, float]:
-    """Returns every one of `METRICS`: accuracies, rates and figures in [0, 1], and the seconds."""
+  def __call__(self, params: Network, seconds: float) -> list[Figure]:
+    """Returns the figures of one network: accuracies, rates, what is made of them, the seconds."""
     ours, theirs = self._rates(params), self._oracle
 
     def triples(entry: str) -> list[Any]:
       return [(each[entry], each["retain"], each["test"]) for each in (ours, theirs)]
 
     confidence = metrics.attacks.label_confidence(params, self._forget)
-    return {
-      "example gap": metrics.example_gap(confidence, self._oracles),
-      "ToW by group": metrics.tow_by_group(*triples("groups")),
-      "ToW": metrics.tow(*triples("forget")),
-      "ToW-MIA": metrics.tow_mia(*triples("attack")),
-      **{name: ours[name] for name in ("forget", "retain", "test", "attack")},
-      "seconds": seconds,
-    }
+    gap = metrics.example_gap(confidence, self._oracles)
+    return [
+      Figure(name="example gap", part="forget", value=gap),
+      Figure(name="ToW by group", value=metrics.tow_by_group(*triples("groups"))),
+      Figure(name="ToW", value=metrics.tow(*triples("forget"))),
+      Figure(name="ToW-MIA", value=metrics.tow_mia(*triples("attack"))),
+      *(
+        Figure(name="accuracy", part=part, value=ours[part])
+        for part in ("forget", "retain", "test")
+      ),
+      Figure(name="attack rate", part="forget", value=ours["attack"]),
+      Figure(name="seconds", value=seconds),
+    ]

@@ -8,11 +8,13 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from jaxmul.metrics import Figure
 
 Log = Callable[[int, Mapping[str, Any]], None]
 Service = Literal["tensorboard", "wandb", "trackio"]
@@ -47,6 +49,15 @@ def history(log: Log, name: str, loss: Any, accuracy: Any) -> None:
   """Logs a finished training run, its mean loss [E] and accuracy [E], from epoch 1."""
   for epoch, values in enumerate(zip(np.asarray(loss), np.asarray(accuracy), strict=True), 1):
     log(epoch, {f"{name}/loss": values[0], f"{name}/accuracy": values[1]})
+
+
+def named(figures: Iterable[Figure], *before: str) -> dict[str, float]:
+  """Returns {name: value} of figures for a log: what is before, name, part unless all, kind."""
+  found = {}
+  for figure in figures:
+    part = "" if figure.part == "all" else figure.part
+    found["/".join(filter(None, (*before, figure.title, part, figure.kind)))] = figure.value
+  return found
 
 
 def _jsonl(path: Path) -> Log:

@@ -23,11 +23,11 @@ import tyro
 
 from experiments import cli, logs
 from experiments.setting import cut, recipe_of
-from experiments.truth import truth_settings
+from experiments.truth import compute_part, part_of, truth_settings
 from jaxmul import memorization, report, retraining
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """Estimates the memorization of every training example.
 
@@ -83,14 +83,6 @@ class Config:
       part_of(self.part)
 
 
-def part_of(text: str) -> tuple[int, int]:
-  """Returns (index from 0, count) of a part such as 3/16."""
-  index, _, count = text.partition("/")
-  if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-    raise ValueError(f"--part {text}: write the part and their number, such as 3/16.")
-  return int(index) - 1, int(count)
-
-
 def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
   """Trains what is missing and writes the estimate."""
   if config.distributed:
@@ -124,24 +116,6 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
     print(f"{found.design}; {time.perf_counter() - start:.0f} s now")
     summarize(found)
     print(f"written: {config.out}/estimate.npz")
-
-
-def compute_part(
-  schedule: retraining.Schedule,
-  store: Path,
-  executor: retraining.Executor,
-  index: int,
-  count: int,
-) -> None:
-  """Computes every `count`-th missing chunk into a store that other machines share."""
-  kept = retraining.Store(store, schedule)
-  kept.describe()
-  mine = [number for number in kept.missing() if number % count == index]
-  print(f"part {index + 1} of {count}: {len(mine)} chunks to compute")
-  computed = executor(schedule, mine) if mine else iter(())
-  for done, (number, chunk) in enumerate(computed, 1):
-    kept.commit(number, chunk)
-    print(f"{done} of {len(mine)} chunks", flush=True)
 
 
 def summarize(found: memorization.Estimate) -> None:

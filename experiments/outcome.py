@@ -2,81 +2,74 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import tables
-from experiments.judge import HEADLINE, METRICS, unseeing
+from experiments import judge, tables
+from experiments.judge import HEADLINE, unseeing
 from experiments.setting import TIES_RULE
 from jaxmul import metrics, proxies, report, rum
+from jaxmul.metrics import Blind, Figure, find
 
-Difference = metrics.intervals.Difference
+LAYOUT = 2  # of what is kept of a seed: raise it where an older file cannot be read
+
+
+class Method(NamedTuple):
+  """One way to a network that is judged.
+
+  Attributes:
+    scores: what RUM refines the forget set by: a proxy, "ground truth" or "shuffle"; None where the
+      forget set stays whole.
+    tuned: whether the autopilot chose what is done.
+  """
+
+  scores: str | None = None
+  tuned: bool = False
 
 
 def write(
   out: Path,
   problem: Any,
+  methods: Mapping[str, Method],
   seeds: Sequence[dict[str, Any]],
   record: dict,
-  blind: Sequence[str] = (),
+  *,
+  blind: Sequence[Blind] = (),
 ) -> None:
   """Writes metrics.json, the arrays and the plots, and prints the table.
 
   Args:
     out: the run directory.
-    problem: `experiments.rum.Problem`.
-    seeds: the result of each seed, see `experiments.rum.run_seed`.
+    problem: `experiments.main_job.Problem`.
+    methods: what was judged, from top to bottom.
+    seeds: the result of each seed, see `experiments.main_job.run_seed`.
     record: config and versions.
-    blind: figures that the audit found blind here: in metrics.json, but in no table or plot.
+    blind: what the audit found blind here: in metrics.json, but in no table or plot.
   """
   truth = problem.truth
-  methods = {
-    name: {
-      metric: metrics.intervals.t_interval([seed["methods"][name][metric] for seed in seeds])
-      for metric in METRICS
-    }
-    for name in seeds[0]["methods"]
-  }
-  scored = {
-    name: {
-      "seconds": metrics.intervals.t_interval([seed["proxies"][name]["seconds"] for seed in seeds]),
-      "scores": np.stack([seed["proxies"][name]["scores"] for seed in seeds]),
-    }
-    for name in seeds[0]["proxies"]
-  }
-  scoring = scoring_of(methods, scored, problem.seconds, record["config"].plan == "auto")
-  differences = differences_of(seeds)
+  figures = {name: judge.over_seeds([seed["methods"][name] for seed in seeds]) for name in methods}
   known = np.isfinite(truth.memorization)
-  high = len(problem.groups.high)
-  first, agreements = {}, {}
-  for name, found in scored.items():
-    each = [ranked(scores[known], truth.memorization[known], high) for scores in found["scores"]]
-    first[name], agreements[name] = (found["scores"][0][known], each)
+  first, agreements, scored = {}, {}, {}
+  for name in seeds[0]["proxies"]:
+    scores = np.stack([seed["proxies"][name]["scores"] for seed in seeds])
+    high = len(problem.groups.high)
+    first[name] = scores[0][known]
+    agreements[name] = [ranked(row[known], truth.memorization[known], high) for row in scores]
+    seconds = [seed["proxies"][name]["seconds"] for seed in seeds]
+    scored[name] = proxy_figures(agreements[name], seconds, problem.seconds["ground truth"])
+  for name, cost in scoring_of(methods, scored, problem.seconds).items():
+    figures[name].append(Figure(name="scoring", value=cost))
+  differences = differences_of(methods, figures)
 
   report.write_json(
     out / "metrics.json",
     {
       "methods": {
-        name: _named(intervals) | {"scoring": scoring.get(name)}
-        for name, intervals in methods.items()
+        name: {**method._asdict(), "figures": figures[name]} for name, method in methods.items()
       },
-      "differences": {
-        name: {other: _named(figures) for other, figures in others.items()}
-        for name, others in differences.items()
-      },
-      "proxies": {
-        name: {
-          "spearman": over_seeds([each.spearman for each in agreements[name]])._asdict(),
-          "precision_at_high_group": over_seeds(
-            [each.precision_at_k for each in agreements[name]]
-          )._asdict(),
-          "spearman_each_seed": agreements[name],
-          "seconds": found["seconds"]._asdict(),
-          "speed_up": problem.seconds["ground truth"] / found["seconds"].mean,
-        }
-        for name, found in scored.items()
-      },
+      "differences": differences,
+      "proxies": scored,
       "ground_truth": {
         "seconds": problem.seconds["ground truth"],
         "models": int(truth.count_in[0] + truth.count_out[0]),
@@ -94,8 +87,6 @@ def write(
         "chosen": [seed["tuned"] for seed in seeds],
       },
       "oracles_of_the_gap": len(problem.oracles),
-      "intervals": f"95 % Student t over {len(seeds)} training seeds; "
-      "spearman_each_seed: 95 % bootstrap over examples",
       "record": {"ground_truth_plan": problem.plan_hash, "ground_truth_digest": truth.digest},
       **record,
     },
@@ -108,7 +99,10 @@ def write(
       "memorization_low": truth.low,
       "memorization_high": truth.high,
       **{f"group_{name}": ids for name, ids in problem.groups._asdict().items()},
-      **{f"proxy_{name}": found["scores"] for name, found in scored.items()},
+      **{
+        f"proxy_{name}": np.stack([seed["proxies"][name]["scores"] for seed in seeds])
+        for name in scored
+      },
     },
   )
   forget = np.sort(np.concatenate(problem.groups))
@@ -138,18 +132,23 @@ def write(
     {name: each[0] for name, each in agreements.items()},
     "The first training seed; 95 % bootstrap over examples",
   )
-  blind = [*blind, *unseeing([seed["methods"] for seed in seeds])]
-  shown = [name for name in HEADLINE if name not in blind]
-  plots.method_intervals(out / "methods.png", methods, shown)
+  unseen = unseeing(figures["original"], figures["retrain"])
+  missing = [
+    name
+    for name in HEADLINE
+    if name in unseen or any(each.hides(find(figures["original"], name)) for each in blind)
+  ]
+  shown = [name for name in HEADLINE if name not in missing]
+  refined = {name for name, method in methods.items() if method.scores is not None}
+  plots.method_intervals(out / "methods.png", figures, shown, refined)
   plots.gallery(out / "gallery.png", data.inputs, data.labels, truth.memorization, truth.soft)
-  print_table(methods, scoring, problem.seconds["ground truth"], agreements, shown)
-  missing = [name for name in HEADLINE if name in blind]
+  print_table(methods, figures, scored, problem.seconds["ground truth"], shown)
   if missing:
     print(f"Blind here, left out of the table: {', '.join(missing)}.")
   if len(seeds) > 1:
-    for figure in ("example gap", "ToW"):
-      if figure not in blind:
-        show_differences(differences, figure, len(seeds))
+    for name in ("example gap", "ToW"):
+      if name not in missing:
+        show_differences(differences, name, len(seeds))
 
 
 def groups_of(problem: Any) -> dict[str, dict[str, Any]]:
@@ -167,80 +166,88 @@ def groups_of(problem: Any) -> dict[str, dict[str, Any]]:
 
 
 def scoring_of(
-  methods: Mapping[str, Any],
-  scored: Mapping[str, Mapping[str, Any]],
+  methods: Mapping[str, Method],
+  scored: Mapping[str, Sequence[Figure]],
   seconds: Mapping[str, float],
-  auto: bool,
 ) -> dict[str, float]:
   """Returns the seconds of what a method is told of examples, of those that are told anything.
 
   Learning events are charged the training run they ride in, the autopilot all of cross-fitting.
   """
-  own = {f"RUM {name}": found["seconds"].mean for name, found in scored.items()}
-  own["RUM ground truth"] = seconds["ground truth"]
+  own = {name: find(figures, "seconds").value for name, figures in scored.items()}
+  own["ground truth"] = seconds["ground truth"]
   found = {}
-  for name in methods:
-    cost = own.get(name.removesuffix(", tuned"))
-    if name.endswith(", tuned") or (auto and name.startswith("RUM ")):
-      cost = (cost or 0.0) + seconds["cross-fit"]
-    if cost is not None:
-      found[name] = cost
+  for name, method in methods.items():
+    costs = [own[method.scores]] if method.scores in own else []
+    costs += [seconds["cross-fit"]] if method.tuned else []
+    if costs:
+      found[name] = sum(costs)
   return found
 
 
 def differences_of(
-  seeds: Sequence[dict[str, Any]],
-) -> dict[str, dict[str, dict[str, Difference]]]:
-  """Returns {method: {other: {figure: …}}}: each RUM beside what it should not lose to.
+  methods: Mapping[str, Method], figures: Mapping[str, Sequence[Figure]]
+) -> dict[str, dict[str, list[Figure]]]:
+  """Returns {method: {other: differences}}: each RUM beside what it should not lose to.
 
   The others are the same plan on groups drawn at random, the plan's own algorithm on the whole
   forget set, the autopilot on it, and RUM with the ground truth. Methods of a seed share the
   original and the oracle.
   """
-  methods = list(seeds[0]["methods"])
-  vanilla = [name for name in methods if name.endswith("vanilla")][-1:]
-  others = ["RUM shuffle", *vanilla, "vanilla, tuned", "RUM ground truth"]
-
-  def values(name: str, figure: str) -> list[float]:
-    return [seed["methods"][name][figure] for seed in seeds]
-
+  whole = [name for name, method in methods.items() if method == Method()]
+  others = ["RUM shuffle", whole[-1], "vanilla, tuned", "RUM ground truth"]
   return {
     name: {
-      other: {
-        figure: metrics.intervals.paired(values(name, figure), values(other, figure))
-        for figure in HEADLINE
-      }
+      other: [
+        metrics.figures.difference(find(figures[name], each), find(figures[other], each))
+        for each in HEADLINE
+      ]
       for other in others
       if other != name
     }
-    for name in methods
-    if name.startswith("RUM ") and name != "RUM shuffle"
+    for name, method in methods.items()
+    if method.scores not in (None, "shuffle")
   }
 
 
 def show_differences(
-  found: dict[str, dict[str, dict[str, Difference]]], figure: str, seeds: int
+  found: Mapping[str, Mapping[str, Sequence[Figure]]], figure: str, seeds: int
 ) -> None:
   """Prints one row for each method: its figure minus that of others, seed by seed."""
   others = list(dict.fromkeys(other for each in found.values() for other in each))
-  rows = [
-    (
-      name,
-      *(
-        f"{tables.with_half_width(each[other][figure])} (p {each[other][figure].p:.2f})"
-        if other in each
-        else ""
-        for other in others
-      ),
-    )
-    for name, each in found.items()
-  ]
+
+  def cell(differences: Sequence[Figure] | None) -> str:
+    if differences is None:
+      return ""
+    difference = find(differences, figure)
+    return f"{tables.with_half_width(difference)} (p {difference.p:.2f})"
+
+  rows = [(name, *(cell(each.get(other)) for other in others)) for name, each in found.items()]
   better = "below 0 is better" if figure == "example gap" else "above 0 is better"
   title = (
     f"{figure} minus that of another method ({better}), mean ± 95 % t over {seeds} seeds; p: sign "
     f"flips, at least {2 ** (1 - seeds):.2f}"
   )
   tables.show(title, ("method", *(f"− {other}" for other in others)), rows)
+
+
+def proxy_figures(
+  agreements: Sequence[proxies.Agreement], seconds: Sequence[float], truth_seconds: float
+) -> list[Figure]:
+  """Returns how well a proxy ranks examples as the ground truth does, and what it costs.
+
+  Args:
+    agreements: of each seed.
+    seconds: of scoring, of each seed.
+    truth_seconds: of the ground truth; NaN where they are not known.
+  """
+  cost = metrics.figures.over_seeds(seconds, name="seconds")
+  return [
+    *judge.rank_figures(agreements),
+    judge.maybe_over_seeds([a.precision_at_k for a in agreements], name="precision at high group"),
+    cost,
+    Figure(name="speed-up", value=truth_seconds / cost.value),
+  ]
 
 
 def ranked(scores: np.ndarray, truth: np.ndarray, top_k: int) -> proxies.Agreement:
@@ -250,42 +257,36 @@ def ranked(scores: np.ndarray, truth: np.ndarray, top_k: int) -> proxies.Agreeme
   return proxies.agreement(scores, truth, top_k=top_k)
 
 
-def over_seeds(values: Sequence[float]) -> metrics.intervals.Interval:
-  """Returns the t-interval over seeds; NaN where a seed has no value."""
-  if not np.isfinite(values).all():
-    return metrics.intervals.Interval(np.nan, np.nan, np.nan)
-  return metrics.intervals.t_interval(values)
-
-
 def print_table(
-  methods: dict[str, dict[str, metrics.intervals.Interval]],
-  scoring: Mapping[str, float],
+  methods: Mapping[str, Method],
+  figures: Mapping[str, Sequence[Figure]],
+  scored: Mapping[str, Sequence[Figure]],
   truth_seconds: float,
-  agreements: dict[str, list[proxies.Agreement]],
   shown: Sequence[str],
 ) -> None:
   """Prints one row for each method: the shown figures, test accuracy, and what its scores cost."""
   from rich import box
   from rich.table import Table
 
-  seeds = len(next(iter(agreements.values())))
+  seeds = len(find(figures["original"], "ToW").seeds)
   title = f"Unlearning beside models retrained from scratch, mean ± 95 % t over {seeds} seeds"
   if seeds == 1:
     title = "Unlearning beside models retrained from scratch; one seed gives no interval"
   table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
   for name in ("method", *shown, "test", "seconds", "scoring", "ρ", "speed-up"):
     table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-  for name, found in methods.items():
-    cost, proxy = scoring.get(name), name.removeprefix("RUM ")
-    known = cost is not None and np.isfinite(cost)
-    compared = known and np.isfinite(truth_seconds)  # not where the truth was read from a file
-    rank = np.mean([each.spearman for each in agreements[proxy]]) if proxy in agreements else None
+  ranks = {name: find(each, "spearman", kind="").value for name, each in scored.items()}
+  for name, found in figures.items():
+    cost = next((each.value for each in found if each.name == "scoring"), np.nan)
+    compared = np.isfinite([cost, truth_seconds]).all()  # not where the truth was read from a file
+    scores = methods[name].scores
+    rank = ranks.pop(scores, None) if scores is not None else None  # said once
     table.add_row(
       name,
-      *(tables.with_half_width(found[figure]) for figure in shown),
-      f"{found['test'].mean:.3f}",
-      f"{found['seconds'].mean:.2f}",
-      f"{cost:.1f}" if known else "",
+      *(tables.with_half_width(find(found, each)) for each in shown),
+      f"{find(found, 'accuracy', 'test').value:.3f}",
+      f"{find(found, 'seconds').value:.2f}",
+      f"{cost:.1f}" if np.isfinite(cost) else "",
       "" if rank is None else f"{rank:.2f}",
       f"{truth_seconds / cost:.0f}×" if compared and cost else "",
     )
@@ -299,7 +300,3 @@ def print_table(
     "the training that they ride in, “tuned” all of cross-fitting. ρ: Spearman with the ground\n"
     "truth. speed-up: scoring against the ground truth's seconds. Seconds include compilation."
   )
-
-
-def _named(intervals: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-  return {name: interval._asdict() for name, interval in intervals.items()}

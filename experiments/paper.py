@@ -33,15 +33,14 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import cli, logs, rum
-from experiments.memorize import compute_part, part_of
-from experiments.truth import scheduled_truth
+from experiments import cli, logs, main_job
+from experiments.truth import compute_part, part_of, scheduled_truth
 from jaxmul import data, models, retraining, train
 
 Name = Literal["cifar10", "cifar100", "tiny_imagenet", "tiny_imagenet_vit"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
   """A published experiment.
 
@@ -55,7 +54,7 @@ class Preset:
     learning_rate: of the first epoch.
   """
 
-  network: rum.ModelName
+  network: main_job.ModelName
   num_classes: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
@@ -71,7 +70,15 @@ def cifar10() -> Preset:
   3.33 GFLOP an image, 1.26 EFLOP for the ground truth: 3.5 hours on an H100, 2.2 on a v5e-8.
   """
   mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-  return Preset("resnet18", 10, mean, std, _tfds("cifar10"), False, 8)
+  return Preset(
+    network="resnet18",
+    num_classes=10,
+    mean=mean,
+    std=std,
+    read=_tfds("cifar10"),
+    heldout_of_test=False,
+    smoke_side=8,
+  )
 
 
 def cifar100() -> Preset:
@@ -83,7 +90,15 @@ def cifar100() -> Preset:
   with steps of × 0.2 in the rate; here it is the cosine of the original.
   """
   mean, std = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
-  return Preset("resnet50", 100, mean, std, _tfds("cifar100"), False, 8)
+  return Preset(
+    network="resnet50",
+    num_classes=100,
+    mean=mean,
+    std=std,
+    read=_tfds("cifar100"),
+    heldout_of_test=False,
+    smoke_side=8,
+  )
 
 
 def tiny_imagenet() -> Preset:
@@ -95,7 +110,15 @@ def tiny_imagenet() -> Preset:
   val/, 25 images a class, and so does this; the other half is held out.
   """
   mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-  return Preset("vgg16", 200, mean, std, _tiny_imagenet, True, 32)
+  return Preset(
+    network="vgg16",
+    num_classes=200,
+    mean=mean,
+    std=std,
+    read=_tiny_imagenet,
+    heldout_of_test=True,
+    smoke_side=32,
+  )
 
 
 def tiny_imagenet_vit() -> Preset:
@@ -117,7 +140,7 @@ PRESETS: dict[Name, Callable[[], Preset]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """A published experiment.
 
@@ -164,9 +187,9 @@ class Config:
       part_of(self.part)
 
 
-def job_of(config: Config, preset: Preset) -> rum.Config:
+def job_of(config: Config, preset: Preset) -> main_job.Config:
   """Returns the main job of a preset, at its own size or small enough to try out."""
-  job = rum.Config(
+  job = main_job.Config(
     dataset=config.preset,
     model=preset.network,
     plan=config.plan,
@@ -228,7 +251,7 @@ def made_up(preset: Preset) -> tuple[data.Dataset, data.Dataset]:
   return both.take(both.ids[:training]), both.take(both.ids[training:])
 
 
-def recipe_of(config: Config, preset: Preset, job: rum.Config) -> train.Recipe:
+def recipe_of(config: Config, preset: Preset, job: main_job.Config) -> train.Recipe:
   """Returns the training recipe of a preset."""
   model = getattr(models, preset.network)(
     num_classes=preset.num_classes,
@@ -250,7 +273,7 @@ def main(config: Config) -> None:
   dataset, parts = cut(preset, *images, key)
   recipe = recipe_of(config, preset, job)
   if not (config.part or config.distributed):
-    rum.run(job, dataset, parts, recipe)
+    main_job.run(job, dataset, parts, recipe)
     return
   schedule, chunks = scheduled_truth(job, recipe, dataset.take(parts.train))
   if config.part:

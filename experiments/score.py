@@ -23,9 +23,11 @@ from jax.tree_util import Partial
 
 from experiments import cli, logs, tables
 from experiments.cache import Begin, compute_missing, name_of, timed, told
+from experiments.judge import rank_figures
 from experiments.setting import cut, recipe_of
 from experiments.truth import ground_truth, read_truth
 from jaxmul import data, metrics, proxies, report, train
+from jaxmul.metrics import Figure
 from jaxmul.proxies import trackers
 
 TRACKERS = {
@@ -63,7 +65,7 @@ OTHERS = (
 PROXIES = (*TRACKERS, *POINTS, "heldout_divergence")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """Proxies against the truth.
 
@@ -261,14 +263,14 @@ def run_seed(
 def write(
   config: Config, problem: Problem, truth: np.ndarray | None, seeds: list[dict[str, np.ndarray]]
 ) -> dict[str, Any]:
-  """Writes scores.npz and metrics.json, and returns what the latter holds of each proxy."""
+  """Writes scores.npz and metrics.json, and returns what the latter holds."""
   n = len(problem.training)
   names = [
     name.removeprefix("clean/")
     for name, each in seeds[0].items()
     if name.startswith("clean/") and each.shape == (n,)
   ]
-  found: dict[str, Any] = {name: {} for name in names}
+  found: dict[str, list[Figure]] = {name: [] for name in names}
   arrays = {"ids": problem.training.ids}
   known = None
   if truth is not None:
@@ -279,19 +281,17 @@ def write(
     clean = np.stack([each[f"clean/{name}"] for each in seeds])
     arrays[f"proxy_{name}"] = clean
     if truth is not None:
-      found[name] |= agreements(clean[:, known], truth[known])
+      found[name] += agreements(clean[:, known], truth[known])
     if config.planted:
       noisy = arrays[f"planted_{name}"] = np.stack([each[f"noisy/{name}"] for each in seeds])
       rates = [auroc(*each) for each in zip(noisy, arrays["planted"], strict=True)]
-      found[name]["auroc"] = metrics.intervals.t_interval(rates)._asdict()
-      found[name]["auroc_each_seed"] = rates
+      found[name].append(metrics.figures.over_seeds(rates, name="auroc"))
     if f"clean/seconds/{name}" in seeds[0]:
       times = [float(each[f"clean/seconds/{name}"]) for each in seeds]
-      found[name]["seconds"] = float(np.median(times))
+      median = float(np.median(times))
+      found[name].append(Figure(name="seconds", kind="median", value=median, seeds=tuple(times)))
   record: dict[str, Any] = {
     "proxies": found,
-    "intervals": f"95 % Student t over {len(seeds)} training seeds; each seed: 95 % bootstrap over "
-    "examples",
     "training_seconds": [float(each["clean/seconds/training"]) for each in seeds],
     "final_loss": [float(each["clean/loss"][-1]) for each in seeds],
     "config": config,
@@ -308,14 +308,13 @@ def write(
   return record
 
 
-def agreements(scores: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+def agreements(scores: np.ndarray, truth: np.ndarray) -> list[Figure]:
   """Returns ρ of scores [seeds, n] with its interval over seeds, and each seed's own."""
   try:
     each = [proxies.agreement(row, truth, top_k=max(1, len(truth) // 20)) for row in scores]
   except ValueError as error:  # a constant, such as the correctness of a perfect network
-    return {"undefined": str(error)}
-  values = [one.spearman for one in each]
-  return {"spearman": metrics.intervals.t_interval(values)._asdict(), "spearman_each_seed": each}
+    return [Figure(name="spearman", value=np.nan, note=str(error))]
+  return rank_figures(each)
 
 
 def combine(
@@ -348,7 +347,7 @@ def combine(
   }
 
 
-def print_table(found: dict[str, Any]) -> None:
+def print_table(found: dict[str, list[Figure]]) -> None:
   """Prints ρ and AUROC of each proxy."""
   from rich.console import Console
   from rich.table import Table
@@ -356,10 +355,13 @@ def print_table(found: dict[str, Any]) -> None:
   table = Table(title="Proxies against ground truth and planted labels, mean ± 95 % t over seeds")
   for name in ("proxy", "ρ", "AUROC"):
     table.add_column(name, justify="left" if name == "proxy" else "right", no_wrap=True)
-  for name, each in found.items():
+  for name, figures in found.items():
+    shown = {figure.name: figure for figure in figures if not figure.kind}
     cells = [
-      tables.with_half_width(metrics.intervals.Interval(**each[figure])) if figure in each else ""
-      for figure in ("spearman", "auroc")
+      tables.with_half_width(shown[each])
+      if each in shown and np.isfinite(shown[each].value)
+      else ""
+      for each in ("spearman", "auroc")
     ]
     table.add_row(name, *cells)
   Console().print(table)

@@ -1,5 +1,8 @@
 """What a job works on, from its flags: the data and its parts, the recipe, the forget set."""
 
+import importlib.util
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +12,7 @@ from jaxmul import data, memorization, models, rum, train
 from jaxmul._ids import SOFT_DECIMALS, TIES
 
 TIES_RULE = f"soft in steps of {10.0**-SOFT_DECIMALS}, then a permutation of the ids, key {TIES}"
+_CIFAR10_TRAINING = 50_000
 
 
 def load(config: Any) -> data.Dataset:
@@ -20,6 +24,37 @@ def load(config: Any) -> data.Dataset:
   if config.dataset.endswith(".npz"):
     return data.from_npz(config.dataset)
   return data.from_tfds(config.dataset, "train", data_dir=config.data_dir)
+
+
+def cifar10_small(*parts: str) -> data.Dataset:
+  """Returns real CIFAR-10 images of the parts "train" and "test", uint8 [n, 32, 32, 3].
+
+  Ids are CIFAR-10's own indices, those of the test part after the training part.
+
+  Raises:
+    FileNotFoundError: neither JAXMUL_SHARED_DATA nor ../shared/data holds them.
+  """
+  root = Path(__file__).parents[2] / "shared" / "data"
+  root = Path(os.environ.get("JAXMUL_SHARED_DATA", root))
+  if not (root / "load.py").is_file():
+    raise FileNotFoundError(
+      f"there are no real images in {root}. Set JAXMUL_SHARED_DATA to the folder of load.py."
+    )
+  spec = importlib.util.spec_from_file_location("shared_data_load", root / "load.py")
+  assert spec is not None
+  assert spec.loader is not None
+  reader = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(reader)
+  folder = root / "cifar10_small"
+  images, labels, classes = zip(
+    *(reader.load_images(str(folder), part) for part in parts), strict=True
+  )
+  first = {"train": 0, "test": _CIFAR10_TRAINING}
+  ids = [np.load(folder / f"{part}_index.npy") + first[part] for part in parts]
+  arrays = {"inputs": images, "labels": labels, "ids": ids}
+  return data.Dataset(
+    **{name: np.concatenate(each) for name, each in arrays.items()}, num_classes=len(classes[0])
+  )
 
 
 def cut(config: Any) -> tuple[data.Dataset, data.Holdout]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmul import metrics
+from jaxmul.metrics import Figure
 
 
 def show(title: str, names: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
@@ -35,8 +35,8 @@ def _cell(value: str | float) -> str:
   return f"{value:.3f}" if not math.isnan(value) else ""
 
 
-def with_half_width(interval: metrics.intervals.Interval | metrics.intervals.Difference) -> str:
-  """Returns "mean ± half width", or the mean alone where one seed gives no interval."""
-  if not np.isfinite(interval.low):
-    return f"{interval.mean:.3f}"
-  return f"{interval.mean:.3f} ± {interval.high - interval.mean:.3f}"
+def with_half_width(figure: Figure) -> str:
+  """Returns "value ± half width", or the value alone where one seed gives no interval."""
+  if not np.isfinite(figure.low):
+    return f"{figure.value:.3f}"
+  return f"{figure.value:.3f} ± {figure.high - figure.value:.3f}"

@@ -1,4 +1,7 @@
-"""Estimates that a job needs of its training set: computed once, or read back from its cache."""
+"""Estimates that a job needs of its training set: computed once, or read back from its cache.
+
+Or in parts, by several machines that share a folder.
+"""
 
 import json
 import time
@@ -85,3 +88,29 @@ def read_truth(path: Path, training: data.Dataset) -> memorization.Estimate:
     )
   print(f"ground truth: read from {path}")
   return estimate.take(training.ids)
+
+
+def part_of(text: str) -> tuple[int, int]:
+  """Returns (index from 0, count) of a part such as 3/16."""
+  index, _, count = text.partition("/")
+  if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    raise ValueError(f"--part {text}: write the part and their number, such as 3/16.")
+  return int(index) - 1, int(count)
+
+
+def compute_part(
+  schedule: retraining.Schedule,
+  store: Path,
+  executor: retraining.Executor,
+  index: int,
+  count: int,
+) -> None:
+  """Computes every `count`-th missing chunk into a store that other machines share."""
+  kept = retraining.Store(store, schedule)
+  kept.describe()
+  mine = [number for number in kept.missing() if number % count == index]
+  print(f"part {index + 1} of {count}: {len(mine)} chunks to compute")
+  computed = executor(schedule, mine) if mine else iter(())
+  for done, (number, chunk) in enumerate(computed, 1):
+    kept.commit(number, chunk)
+    print(f"{done} of {len(mine)} chunks", flush=True)

@@ -23,16 +23,17 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
 
-from experiments import cli, logs
+from experiments import cli, logs, tables
+from experiments.algorithms import ALGORITHMS, LAYERS, Given
 from experiments.cache import ensemble_store, name_of, timed, told
-from experiments.judge import HEADLINE, METRICS, Judge, unseeing
+from experiments.judge import HEADLINE, Judge, over_seeds, unseeing
 from experiments.setting import TIES_RULE, cut, recipe_of, show_groups, size_of, soft_of
 from experiments.truth import cross_fitted, ground_truth, read_truth
 from jaxmul import (
@@ -50,10 +51,12 @@ from jaxmul import (
 from jaxmul._identity import digest
 from jaxmul._progress import stages
 from jaxmul.binding import Network
+from jaxmul.metrics import Figure, find
 
 SETS = ("mixed", "high", "medium", "low")
 SCALES = (1.0, 3.0, 10.0, 0.3, 30.0)
 REQUESTS = 5
+LAYOUT = 2  # of what is kept of a row: raise it where an older file cannot be read
 ORACLES = 8  # whose mean p_y the example gap is measured from
 # What changes no row, and what is told by its content: the data and the ground truth.
 OTHERS = (
@@ -62,7 +65,7 @@ OTHERS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """All unlearning algorithms.
 
@@ -128,59 +131,6 @@ class Config:
     absent = {"ct"} if self.model == "mlp" else set()
     absent |= set() if self.influence_models else {"dmm"}
     return tuple(name for name in ALGORITHMS if name not in absent)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Given:
-  """What factories need besides settings."""
-
-  fresh: Network
-  wide: Network
-  reference: data.Dataset
-  features: Callable[[Network, jax.Array], jax.Array]
-  layers: tuple[str, ...]
-  influence: memorization.ChosenInfluence | None
-
-  def dmm(self, scale: float) -> unlearn.Unlearner:
-    """Datamodel matching, by the influences."""
-    if self.influence is None:
-      raise ValueError("dmm needs influences: --influence-models must be at least 2.")
-    found = self.influence
-    return unlearn.dmm(found.value, found.test_ids, found.ids, 0.003 * scale)
-
-
-# Each: (given, factor on the published rate) -> algorithm, and the published number of epochs.
-ALGORITHMS: dict[str, tuple[Callable[[Given, float], unlearn.Unlearner], int]] = {
-  "fine_tune": (lambda g, s: unlearn.fine_tune(0.01 * s), 10),
-  "l1_sparse": (lambda g, s: unlearn.l1_sparse(0.01 * s), 10),
-  "neg_grad": (lambda g, s: unlearn.neg_grad(1e-4 * s), 5),
-  "neg_grad_plus": (lambda g, s: unlearn.neg_grad_plus(0.01 * s), 5),
-  "random_label": (lambda g, s: unlearn.random_label(0.1 * s), 10),
-  "salun": (lambda g, s: unlearn.salun(0.1 * s), 10),
-  "scrub": (lambda g, s: unlearn.scrub(5e-3 * s), 5),
-  "influence": (lambda g, s: unlearn.influence(s), 1),
-  "fisher": (lambda g, s: unlearn.fisher(1e-9 * s), 1),
-  "ssd": (lambda g, s: unlearn.ssd(10.0 / s), 1),
-  "bad_teacher": (lambda g, s: unlearn.bad_teacher(g.fresh, 1e-4 * s), 1),
-  "boundary_shrink": (lambda g, s: unlearn.boundary_shrink(1e-5 * s), 10),
-  "boundary_expand": (lambda g, s: unlearn.boundary_expand(g.wide, 1e-5 * s), 10),
-  "cf_k": (lambda g, s: unlearn.cf_k(g.layers, 1, 0.01 * s), 10),
-  "eu_k": (lambda g, s: unlearn.eu_k(g.layers, g.fresh, 1, 0.01 * s), 10),
-  "msg": (lambda g, s: unlearn.msg(g.fresh, 1e-3 * s), 5),
-  "ct": (lambda g, s: unlearn.ct(1e-3 * s), 3),
-  "amun": (lambda g, s: unlearn.amun(0.01 * s), 10),
-  "dmm": (lambda g, s: g.dmm(s), 5),
-  "localized_reset": (lambda g, s: unlearn.localized_reset(g.fresh, 0.01 * s), 10),
-  "regun": (lambda g, s: unlearn.regun(g.reference, 0.01 * s), 5),
-  "sam": (lambda g, s: unlearn.sam(unlearn.neg_grad_plus(0.01 * s)), 5),
-  "top_k": (lambda g, s: unlearn.top_k(0.01 * s), 5),
-  "random_k": (lambda g, s: unlearn.random_k(0.01 * s), 5),
-  "layer_attack": (lambda g, s: unlearn.layer_attack(g.features, g.layers[-1], 0.01 * s), 10),
-}
-LAYERS = {
-  "mlp": ("Dense_0", "Dense_1", "Dense_2"),
-  "cnn": ("Conv_0", "Conv_1", "Conv_2", "Dense_0", "Dense_1"),
-}
 
 
 class Problem:
@@ -264,6 +214,27 @@ class Problem:
     return memorization.influence(schedule, forget, out=folder, store=chunks)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """What one network scored, kept as a file.
+
+  Attributes:
+    figures: of a `Judge`; none where it diverged.
+    first_call: seconds of the first run, compilation included, where it ran twice.
+    chosen: name of the rate that the autopilot chose.
+  """
+
+  figures: list[Figure] = dataclasses.field(default_factory=list)
+  first_call: float | None = None
+  chosen: str | None = None
+
+  @classmethod
+  def read(cls, path: Path) -> "Row":
+    """Returns what is kept in a file."""
+    found = json.loads(path.read_text())
+    return cls(**found | {"figures": metrics.figures.read(found["figures"])})
+
+
 class Seed:
   """One training seed: the original, and for each forget set its oracle and a judge."""
 
@@ -277,12 +248,12 @@ class Seed:
     model = problem.model(classes)
     layers = LAYERS[problem.config.model]
     self.given = Given(
-      models.init(model, keys[4], inputs),
-      models.init(problem.model(classes + 1), keys[5], inputs),
-      problem.dataset.take(problem.heldout.proxy),
-      models.features(model, layers[-1]),
-      layers,
-      problem.influence,
+      fresh=models.init(model, keys[4], inputs),
+      wide=models.init(problem.model(classes + 1), keys[5], inputs),
+      reference=problem.dataset.take(problem.heldout.proxy),
+      features=models.features(model, layers[-1]),
+      layers=layers,
+      influence=problem.influence,
     )
     self._judges: dict[str, Judge] = {}
 
@@ -295,27 +266,27 @@ class Seed:
       self._judges[name] = Judge(
         problem.dataset,
         split,
-        problem.heldout.attack,
-        groups if name == "mixed" else {name: groups[name]},
-        problem.oracles(name),
-        oracle,
-        self.key,
+        attack_ids=problem.heldout.attack,
+        groups=groups if name == "mixed" else {name: groups[name]},
+        oracles=problem.oracles(name),
+        oracle=oracle,
+        key=self.key,
       )
     return self._judges[name]
 
-  def original_row(self, name: str) -> dict[str, float]:
+  def original_row(self, name: str) -> Row:
     """What doing nothing scores."""
-    return self.judge(name)(self.original, self.seconds)
+    return Row(figures=self.judge(name)(self.original, self.seconds))
 
-  def retrain_row(self, name: str) -> dict[str, float]:
+  def retrain_row(self, name: str) -> Row:
     """What a second oracle scores."""
     split, recipe = self.problem.split(name), self.problem.recipe
     second, seconds = timed(
       lambda: unlearn.retrain(recipe, self.problem.training, split, self.oracle_keys[1]).network
     )
-    return self.judge(name)(second, seconds)
+    return Row(figures=self.judge(name)(second, seconds))
 
-  def row(self, name: str, algorithm: str) -> dict[str, Any]:
+  def row(self, name: str, algorithm: str) -> Row:
     """What an algorithm scores with its published settings; compilation is not timed."""
     make, epochs = ALGORITHMS[algorithm]
     problem, split = self.problem, self.problem.split(name)
@@ -332,17 +303,17 @@ class Seed:
         batch_size=problem.config.batch_size,
       )
 
-    first_call = {}
+    first_call = None
     try:
       if shape not in problem.compiled:
-        first_call = {"first_call": timed(run)[1]}
+        first_call = timed(run)[1]
         problem.compiled.add(shape)
       after, seconds = timed(run)
     except FloatingPointError:
-      return dict.fromkeys(METRICS)
-    return self.judge(name)(after, seconds) | first_call
+      return Row()
+    return Row(figures=self.judge(name)(after, seconds), first_call=first_call)
 
-  def stream_row(self, name: str, requests: int) -> dict[str, Any]:
+  def stream_row(self, name: str, requests: int) -> Row:
     """What RUM scores when the forget set arrives in so many requests, dealt at random.
 
     Every request is refined by the confidence of the network that the last one left.
@@ -359,9 +330,9 @@ class Seed:
       return list(done)[-1].network
 
     timed(serve)
-    return self.judge(name)(*timed(serve))
+    return Row(figures=self.judge(name)(*timed(serve)))
 
-  def tuned_row(self, name: str, algorithm: str) -> dict[str, Any]:
+  def tuned_row(self, name: str, algorithm: str) -> Row:
     """What an algorithm scores with the rate that `rum.tune` chose."""
     make, epochs = ALGORITHMS[algorithm]
     batch = self.problem.config.batch_size
@@ -382,7 +353,7 @@ class Seed:
       )
     )
     best = max(tuned.trials, key=lambda trial: trial.surrogate)
-    return self.judge(name)(tuned.network, seconds) | {"chosen": best.name}
+    return Row(figures=self.judge(name)(tuned.network, seconds), chosen=best.name)
 
 
 def main(config: Config) -> None:
@@ -408,7 +379,7 @@ def main(config: Config) -> None:
   missing = [
     row for at, rows in work.items() for row in rows if not kept(at[1], at[0], row).exists()
   ]
-  results: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in config.sets}
+  results: dict[str, dict[str, list[Row]]] = {name: {} for name in config.sets}
   with stages(len(missing)) as begin:
     for (number, name), rows in work.items():
       for row, compute in rows.items():
@@ -420,10 +391,10 @@ def main(config: Config) -> None:
           found = compute()
           report.write_json(path, found)
           seconds = time.perf_counter() - start
-          said = "diverged" if found["ToW"] is None else f"ToW {found['ToW']:.3f}"
+          said = f"ToW {find(found.figures, 'ToW').value:.3f}" if found.figures else "diverged"
           print(f"{label}: {said}, {seconds:.0f} s", flush=True)
-          log(number, {f"{name}/{row}/{metric}": found[metric] for metric in METRICS})
-        results[name].setdefault(row, []).append(json.loads(path.read_text()))
+          log(number, logs.named(found.figures, name, row))
+        results[name].setdefault(row, []).append(Row.read(path))
       write(config, results)
   print((config.out / "table.md").read_text())
 
@@ -432,14 +403,15 @@ def name_of_rows(problem: Problem) -> str:
   """Returns what the rows of all seeds are named by: everything that decides them."""
   ids = (problem.training.ids, problem.heldout, problem.test, problem.sets)
   truth = None if problem.truth is None else problem.truth.digest
-  return name_of(told(problem.config, *OTHERS), problem.dataset, ids, problem.recipe, truth)
+  given = (ids, problem.recipe, truth, LAYOUT)
+  return name_of(told(problem.config, *OTHERS), problem.dataset, *given)
 
 
 def work_on(
   config: Config, name: str, number: int, seed: Callable[[], Seed]
-) -> dict[str, Callable[[], dict[str, Any]]]:
+) -> dict[str, Callable[[], Row]]:
   """Returns what computes each row of the table of one forget set and training seed."""
-  work: dict[str, Callable[[], dict[str, Any]]] = {
+  work: dict[str, Callable[[], Row]] = {
     "original": lambda: seed().original_row(name),
     "retrain": lambda: seed().retrain_row(name),
   }
@@ -454,7 +426,7 @@ def work_on(
   return work
 
 
-def write(config: Config, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+def write(config: Config, rows: dict[str, dict[str, list[Row]]]) -> None:
   """Writes results.json and table.md of what there is."""
   report.write_json(config.out / "results.json", rows)
   lines = []
@@ -469,56 +441,50 @@ def write(config: Config, rows: dict[str, dict[str, list[dict[str, Any]]]]) -> N
       f"| algorithm | {' | '.join(HEADLINE)} | forget | retain | test | seconds | speed-up | |",
       "|---" * (len(HEADLINE) + 6) + "|",
     ]
-    retrain = mean(methods["retrain"])
-    blind = unseeing(
-      [{row: methods[row][seed] for row in ("original", "retrain")} for seed in range(seeds)]
-    )
+    figures = {
+      method: over_seeds([row.figures for row in found])
+      for method, found in methods.items()
+      if all(row.figures for row in found)
+    }
+    retrain = find(figures["retrain"], "seconds").value
     for method, found in methods.items():
-      if any(each["ToW"] is None for each in found):
+      if method not in figures:
         lines.append(f"| {method} | diverged |" + " |" * (len(HEADLINE) + 4))
         continue
-      at = mean(found)
+      mean = figures[method]
       worse = worse_than(methods["original"][: len(found)], found)
       worse = f"worse than the original by {' and '.join(worse)}" if worse else ""
-      chosen = found[0].get("chosen", "")
+      chosen = found[0].chosen
       chosen = "no candidate chosen" if chosen == "none" else chosen and f"rate × {chosen}"
+      seconds = find(mean, "seconds").value
+      accuracies = (find(mean, "accuracy", part) for part in ("forget", "retain", "test"))
       lines.append(
-        f"| {method} | {' | '.join(spread(found, figure) for figure in HEADLINE)} | "
-        f"{at['forget']:.3f} | "
-        f"{at['retain']:.3f} | {at['test']:.3f} | {at['seconds']:.2f} | "
-        f"{retrain['seconds'] / at['seconds']:.1f}× | "
-        f"{', '.join(filter(None, (worse, chosen)))} |"
+        f"| {method} | {' | '.join(spread(find(mean, each)) for each in HEADLINE)} | "
+        f"{' | '.join(f'{figure.value:.3f}' for figure in accuracies)} | {seconds:.2f} | "
+        f"{retrain / seconds:.1f}× | {', '.join(filter(None, (worse, chosen)))} |"
       )
-    if blind:
+    if blind := unseeing(figures["original"], figures["retrain"]):
       lines += ["", f"Not told apart here, original from retrain: {', '.join(blind)}."]
     lines.append("")
   (config.out / "table.md").write_text("\n".join(lines))
 
 
-def worse_than(original: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[str]:
+def worse_than(original: Sequence[Row], found: Sequence[Row]) -> list[str]:
   """Returns the figures in which a row is worse than the original of the same seeds.
 
   That is where the 95 % t-interval of the differences lies wholly on that side: one seed tells
   nothing.
   """
-  worse = []
-  for figure, sign in (("example gap", 1), ("ToW by group", -1)):
-    differences = [sign * (a[figure] - b[figure]) for a, b in zip(found, original, strict=True)]
-    if metrics.intervals.t_interval(differences).low > 0:
-      worse.append(figure)
-  return worse
+  ours, theirs = (over_seeds([row.figures for row in each]) for each in (found, original))
+  further = metrics.figures.difference(find(ours, "example gap"), find(theirs, "example gap"))
+  lower = metrics.figures.difference(find(ours, "ToW by group"), find(theirs, "ToW by group"))
+  worse = {further.name: further.low > 0, lower.name: lower.high < 0}
+  return [name for name, is_worse in worse.items() if is_worse]
 
 
-def mean(found: list[dict[str, Any]]) -> dict[str, float]:
-  """Returns the mean of each metric over seeds."""
-  return {metric: float(np.mean([each[metric] for each in found])) for metric in METRICS}
-
-
-def spread(found: list[dict[str, Any]], metric: str) -> str:
+def spread(figure: Figure) -> str:
   """Returns "mean ± half width of the 95 % t-interval", unbroken; one seed gives the mean alone."""
-  interval = metrics.intervals.t_interval([each[metric] for each in found])
-  half = interval.high - interval.mean
-  return f"{interval.mean:.3f}" + (f"\u00a0±\u00a0{half:.3f}" if np.isfinite(half) else "")
+  return tables.with_half_width(figure).replace(" ", "\u00a0")
 
 
 if __name__ == "__main__":

@@ -247,7 +247,8 @@ def _kinds_of(tree: Any) -> list:
 
 
 def _of_nnx(module: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
-  from jaxmul.models._nnx import bound_of  # which needs flax.nnx: it is imported if there is one
+  # Which needs flax.nnx: it is imported if there is one.
+  from jaxmul.models.nnx_modules import bound_of
 
   return bound_of(module, apply_fn, caller)
 

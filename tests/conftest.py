@@ -37,9 +37,9 @@ def _compiled(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cifar10_small() -> Dataset:
   """4,000 CIFAR-10 training images, class-balanced; ids are CIFAR-10's own indices."""
-  from experiments import cifar10_small
+  from experiments import setting
 
   try:
-    return cifar10_small.load("train")
+    return setting.cifar10_small("train")
   except FileNotFoundError as error:
     pytest.skip(str(error))

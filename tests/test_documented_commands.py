@@ -21,9 +21,9 @@ import tyro
 import yaml
 from markdown_it import MarkdownIt
 
-from experiments import cifar10_small, paper
+from experiments import paper, setting
 from experiments.evaluate import Config
-from experiments.rum import cut
+from experiments.setting import cut
 from jaxmul import checkpoint, metrics, models
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def small(flags: str = "") -> Check:
   def check(command: str, folder: Path) -> None:
     if "cifar10_small" in command:
       try:
-        cifar10_small.load("test")
+        setting.cifar10_small("test")
       except FileNotFoundError as error:
         pytest.skip(str(error))
       if not (folder / "cifar10_small.npz").exists():

@@ -190,7 +190,7 @@ def test_stores_of_networks_are_refused_before_the_first_step(tmp_path, name, mo
     lambda: refinement.run(*given, store=tmp_path / name / "below"),
     lambda: next(refinement.stream(*given, score=never, store=tmp_path / name)),
     lambda: rum.Config(checkpoints=True, out=tmp_path / name),
-    lambda: paper.main(paper.Config("cifar10", smoke=True, out=tmp_path / name)),
+    lambda: paper.main(paper.Config(preset="cifar10", smoke=True, out=tmp_path / name)),
   ):
     with pytest.raises(ValueError, match="Name another folder"):
       call()

@@ -1,10 +1,14 @@
 """Importing costs nothing: no heavy module, no device, no changed setting; layers stay apart."""
 
 import ast
+import functools
+import importlib
 import json
 import operator
+import pkgutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,8 @@ import pytest
 import jaxmul
 
 ROOT = Path(jaxmul.__file__).parent
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+SCRIPT = '\nif __name__ == "__main__":'
 
 HEAVY = (
   *("equinox", "matplotlib", "orbax", "scipy", "sklearn", "tensorflow", "tensorflow_datasets"),
@@ -114,7 +120,7 @@ ABOVE = {
   "train": {"memorization", "metrics", "proxies", "retraining", "rum", "unlearn"},
   "retraining": {"memorization", "metrics", "proxies", "report", "rum", "testing", "unlearn"},
   "memorization": {"metrics", "proxies", "report", "rum", "testing", "unlearn"},
-  "metrics": {"memorization", "report", "rum", "testing", "unlearn"},
+  "metrics": {"memorization", "proxies", "report", "rum", "testing", "unlearn"},
 }
 
 
@@ -138,9 +144,85 @@ def test_a_layer_does_not_know_those_above_it(layer):
   assert not known & ABOVE[layer]
 
 
-@pytest.mark.parametrize("name", ["memorization", "retraining"])
-def test_no_module_is_hidden_by_a_name_that_its_package_exports(name):
-  package = getattr(jaxmul, name)
-  modules = {path.stem for path in (ROOT / name).glob("[!_]*.py")}
-  assert len(modules) >= 5
-  assert not modules & set(package.__all__)
+@functools.cache
+def packages():
+  """Every folder of the library that is a package, by its dotted name."""
+  folders = [path.parent for path in ROOT.rglob("__init__.py")]
+  return sorted(".".join(folder.relative_to(ROOT.parent).parts) for folder in folders)
+
+
+@pytest.mark.parametrize("name", packages())
+def test_no_module_has_the_name_of_something_that_its_package_exports(name):
+  """`package.name` would be the function, and the module could not be reached by its name."""
+  package = importlib.import_module(name)
+  modules = {module.name for module in pkgutil.iter_modules(package.__path__)} - {"__main__"}
+  for module in modules:
+    importlib.import_module(f"{name}.{module}")
+  exported = {key for key, each in vars(package).items() if not isinstance(each, types.ModuleType)}
+  assert not modules & exported
+
+
+def imported(path):
+  """Yields (module, name) of every import of ours in a file, from files as from packages."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      yield from ((node.module, alias.name) for alias in node.names)
+    elif isinstance(node, ast.Import):
+      yield from ((alias.name, "") for alias in node.names)
+
+
+def private(folder, module, name):
+  """Whether an import from a folder takes what is private to another package.
+
+  Modules beside the packages, such as `jaxmul._ids`, are the library's own and free to all of it;
+  but no name with an underscore is free to another folder than that of its module.
+  """
+  parts = [*module.split("."), name]
+  first = next((at for at, part in enumerate(parts) if part.startswith("_")), None)
+  if parts[0] != "jaxmul" or first is None:
+    return False
+  owner = parts[:first]
+  while ".".join(owner) not in packages():
+    owner.pop()
+  if owner == ["jaxmul"]:
+    return name.startswith("_") and module != "jaxmul" and folder != "jaxmul"
+  return folder.split(".")[: len(owner)] != owner
+
+
+@pytest.mark.parametrize(
+  ("folder", "module", "name", "expected"),
+  [
+    ("jaxmul.rum", "jaxmul", "_ids", False),
+    ("jaxmul.rum", "jaxmul._ids", "scattered", False),
+    ("jaxmul.rum", "jaxmul._ids", "_first", True),
+    ("jaxmul.rum", "jaxmul.losses", "_mean", True),
+    ("jaxmul.metrics.oracle", "jaxmul.metrics._controls", "Control", False),
+    ("jaxmul.report", "jaxmul.metrics._controls", "Control", True),
+    ("jaxmul", "jaxmul.models._init", "init", True),
+    ("jaxmul.report", "jaxmul.metrics.beside", "_klom", True),
+    ("jaxmul.report", "jaxmul.metrics", "beside", False),
+  ],
+)
+def test_what_counts_as_private(folder, module, name, expected):
+  assert private(folder, module, name) == expected
+
+
+def test_no_package_imports_what_is_private_to_another():
+  found = []
+  for path in ROOT.rglob("*.py"):
+    folder = ".".join(path.relative_to(ROOT.parent).parent.parts)
+    found += [(path.name, *each) for each in imported(path) if private(folder, *each)]
+  assert found == []
+
+
+def test_no_script_imports_another():
+  scripts = {path.stem for path in EXPERIMENTS.glob("*.py") if SCRIPT in path.read_text()}
+  assert {"rum", "paper", "unlearn", "memorize", "score", "evaluate"} <= scripts
+  found = [
+    (path.name, module, name)
+    for path in EXPERIMENTS.glob("*.py")
+    for module, name in imported(path)
+    if (module == "experiments" and name in scripts)
+    or (module.startswith("experiments.") and module.split(".")[1] in scripts)
+  ]
+  assert found == []

@@ -229,9 +229,11 @@ def battery(name: str) -> dict[str, Any]:
   outputs = metrics.oracle.outputs([network, original] * 4, digits, ensemble.oracles.ids)
   thirds = dict(zip(rum.Selection._fields, groups, strict=True))
   figures = metrics.beside_oracles(outputs, ensemble, split, held.attack, key, groups=thirds)
-  for figure, parts_of in figures.items():
-    for part, row in parts_of.items():
-      found[f"figure {figure}/{part}"] = [row[end] for end in ("value", "low", "high")]
+  for figure in figures:
+    # Called as in the first file that was kept.
+    where = f"{figure.title} {figure.part}" if figure.name == "KLoM" else figure.title
+    name = f"figure {where}/{figure.kind or figure.part}"
+    found[name] = [figure.value, figure.low, figure.high]
   examples = metrics.by_example(outputs, ensemble, split, held.attack, key)
   found |= {f"example {label}": values for label, values in examples.items()}
   audit = metrics.audit(ensemble, split, held.attack, key)
@@ -256,13 +258,20 @@ def main_job() -> dict[str, Any]:
     rum.main(job)
     found = json.loads((job.out / "metrics.json").read_text())
     methods = {
-      name: {figure: each["mean"] for figure, each in figures.items() if isinstance(each, dict)}
-      for name, figures in found["methods"].items()
+      name: [
+        figure["value"]
+        for figure in method["figures"]
+        if figure["name"] not in ("seconds", "scoring")
+      ]
+      for name, method in found["methods"].items()
     }
-    for figures in methods.values():
-      del figures["seconds"]
     audit = json.loads((job.out / "audit.json").read_text())
-    ranks = {name: each["spearman"]["mean"] for name, each in found["proxies"].items()}
+    ranks = [
+      figure["value"]
+      for figures in found["proxies"].values()
+      for figure in figures
+      if (figure["name"], figure["kind"]) == ("spearman", "")
+    ]
   return {"methods": methods, "spearman": ranks, "groups": found["groups"], "audit": audit["line"]}
 
 

@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import cifar10_small
+from experiments import setting
 from experiments.bench import torch_training
 from experiments.bench.workers import Work, Workers
 from jaxmul import data, models, retraining, train
@@ -99,7 +99,7 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   mlp = Task("mlp", digits.take(kept), EPOCHS, chunk_size=8)
   figures = compare(mlp, pairs, seconds)
   try:
-    images = cifar10_small.load("train")
+    images = setting.cifar10_small("train")
   except FileNotFoundError as error:
     print(f"models_per_second: no figures of the cnn: {error}", file=sys.stderr)
     return figures

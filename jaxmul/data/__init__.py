@@ -4,7 +4,7 @@ from jaxmul.data.dataset import Dataset, as_inputs
 from jaxmul.data.sources import digits, from_folder, from_npz, mnist5k
 from jaxmul.data.split import Heldout, Holdout, Split, cut_heldout, holdout
 from jaxmul.data.tfds import from_tfds, from_tfds_folder
-from jaxmul.data.tiny_imagenet import tiny_imagenet
+from jaxmul.data.tiny_imagenet_files import tiny_imagenet
 
 __all__ = [
   "Dataset",

@@ -1,19 +1,20 @@
 """How well data was forgotten: always beside models retrained without it, over several seeds."""
 
-from jaxmul.metrics import attacks, game, intervals, oracle, outputs
-from jaxmul.metrics.accuracy import accuracy, evaluate
-from jaxmul.metrics.audit import Audit, Control, audit
+from jaxmul.metrics import attacks, figures, game, intervals, oracle, outputs
+from jaxmul.metrics.accuracies import accuracy, evaluate
+from jaxmul.metrics.auditing import Audit, Control, audit
 from jaxmul.metrics.batch_norm import batch_norm_control, batch_stats_changed
-from jaxmul.metrics.beside import beside_oracles, table
-from jaxmul.metrics.compare import compare
-from jaxmul.metrics.examples import by_example
-from jaxmul.metrics.gaps import average_gap, run_time_efficiency
-from jaxmul.metrics.tow import tow, tow_mia
-from jaxmul.metrics.where import example_gap, tow_by_group
+from jaxmul.metrics.beside import beside_oracles
+from jaxmul.metrics.figures import Blind, Figure, compare, find, table
+from jaxmul.metrics.gaps import average_gap, example_gap, run_time_efficiency
+from jaxmul.metrics.per_example import by_example
+from jaxmul.metrics.tug_of_war import tow, tow_by_group, tow_mia
 
 __all__ = [
   "Audit",
+  "Blind",
   "Control",
+  "Figure",
   "accuracy",
   "attacks",
   "audit",
@@ -25,6 +26,8 @@ __all__ = [
   "compare",
   "evaluate",
   "example_gap",
+  "figures",
+  "find",
   "game",
   "intervals",
   "oracle",

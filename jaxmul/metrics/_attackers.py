@@ -1,5 +1,6 @@
-"""How each attack of the game scores models: makers by name, so that only what is asked for runs.
+"""How each attack of the game scores models.
 
+Functions return {attack: function of no arguments}: an attack runs when its function is called.
 A side is all models of one kind; sides are unlearned models and oracles, in this order.
 """
 
@@ -9,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxmul.metrics import attacks
-from jaxmul.metrics.attacks.svc import FEATURES
-from jaxmul.metrics.oracle.kept import Outputs
+from jaxmul.metrics.attacks.svc_attacks import FEATURES
+from jaxmul.metrics.oracle.model_outputs import Outputs
 from jaxmul.metrics.outputs import label_probability
 
 MACHINES = {

@@ -13,14 +13,15 @@ import numpy as np
 from jaxmul._ids import scattered
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
-from jaxmul.metrics.beside import gaps, of_seeds
-from jaxmul.metrics.examples import agreement_of_examples
+from jaxmul.metrics.beside import gap_figures, seed_figures
+from jaxmul.metrics.figures import Blind, find
 from jaxmul.metrics.game import ATTACKS, Known, Scores
 from jaxmul.metrics.intervals import Interval, paired, t_interval
-from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.epsilon import challenge_score, epsilon, forgetting_quality
-from jaxmul.metrics.oracle.kept import Outputs
-from jaxmul.metrics.oracle.klom import klom, percentiles
+from jaxmul.metrics.oracle.challenge_epsilon import challenge_score, epsilon, forgetting_quality
+from jaxmul.metrics.oracle.ensembles import Ensemble
+from jaxmul.metrics.oracle.kl_of_margins import klom, percentiles
+from jaxmul.metrics.oracle.model_outputs import Outputs
+from jaxmul.metrics.per_example import agreement_of_examples
 
 # Bonferroni: all attacks and KLoM together say of equal models that they differ in 5 % of audits.
 NULL_LEVEL = 1 - 0.05 / (len(ATTACKS) + 1)
@@ -46,11 +47,11 @@ class Control:
   """One control.
 
   Attributes:
-    name: what was examined; for an attack or a figure its key in `beside_oracles`.
+    name: what was examined; of an attack or a figure its name in `beside_oracles`.
     passed: whether the evaluator said what is known; None where it was not run or is blind.
     said: the figures, one line.
-    blind: what told nothing apart and does not belong into a table: keys of `beside_oracles`, such
-      as "attack svc", or "attack svc/tpr_at_1" where it is one part.
+    blind: what told nothing apart and does not belong into a table: whole figures of
+      `beside_oracles`, or parts or kinds of them.
     equal: of an attack, the mean AUC of oracles beside other oracles with its interval, which must
       hold 0.5; at a level at which a sound evaluator fails in 5 % of audits, by all of them.
     different: the same of originals beside oracles on the high group, 95 %; of a figure, how much
@@ -63,7 +64,7 @@ class Control:
   passed: bool | None
   said: str
   _: dataclasses.KW_ONLY
-  blind: tuple[str, ...] = ()
+  blind: tuple[Blind, ...] = ()
   equal: Interval | None = None
   different: Interval | None = None
   detectable: float | None = None
@@ -79,12 +80,12 @@ def of_attacks(
     different: of originals beside the same oracles.
     high: positions among the scored examples of those that were memorized most.
   """
-  each = [_of_attack(name, equal[name], different[name], high) for name in equal]
-  best = max(each, key=lambda control: _low(control.different))
-  seeing = sum(_low(control.different) > 0.5 for control in each)
-  said = f"{seeing} of {len(each)} tell originals from oracles on the high group"
-  said += f"; the surest is {best.name.removeprefix('attack ')}: AUC {_range(best.different)}"
-  return [*each, Control("attacks, not all blind", seeing > 0, said)]
+  controls = {name: _of_attack(name, equal[name], different[name], high) for name in equal}
+  best = max(controls, key=lambda name: _low(controls[name].different))
+  seeing = sum(_low(control.different) > 0.5 for control in controls.values())
+  said = f"{seeing} of {len(controls)} tell originals from oracles on the high group"
+  said += f"; the surest is {best}: AUC {_range(controls[best].different)}"
+  return [*controls.values(), Control("attacks, not all blind", seeing > 0, said)]
 
 
 def _of_attack(name: str, equal: Scores, different: Scores, high: np.ndarray) -> Control:
@@ -96,24 +97,24 @@ def _of_attack(name: str, equal: Scores, different: Scores, high: np.ndarray) ->
     f"oracles beside oracles: AUC {_range(null)}, {noticed(detectable)}",
     f"originals beside oracles, high group: {_range(told)}",
   ]
-  key = f"attack {name}"
+  figure = f"attack {name}"
   passed, blind = True, ()
   if told.low > 0.5:
-    parts = _blind_rates(on_high, different)
-    blind = tuple(f"{key}/{part}" for part in parts)
-    if parts:
-      said.append(f"blind here: its {', '.join(_CALLED[part] for part in parts)}")
+    kinds = _blind_rates(on_high, different)
+    blind = tuple(Blind(figure, kind=kind) for kind in kinds)
+    if kinds:
+      said.append(f"blind here: its {', '.join(_CALLED[kind] for kind in kinds)}")
   elif t_interval(on_high.auc_of_pairs, level=NULL_LEVEL).high < 0.5:
-    passed, blind = False if name in _DIRECTED else None, (key,)
+    passed, blind = False if name in _DIRECTED else None, (Blind(figure),)
     said.append("the wrong way round, so blind here")
   else:
-    passed, blind = None, (key,)
+    passed, blind = None, (Blind(figure),)
     said.append("blind here")
   if not null.low <= 0.5 <= null.high:
     passed = False
     said.append("it tells equal models apart")
   return Control(
-    key,
+    figure,
     passed,
     "; ".join(said),
     blind=blind,
@@ -132,11 +133,11 @@ def _blind_rates(high: Scores, everything: Scores) -> list[str]:
     for each in (high, everything)
   )
   blind = []
-  for part, chance in _CHANCE.items():
-    low = getattr(first, part).low
-    low = low if np.isfinite(low) else getattr(second, part).low
+  for kind, chance in _CHANCE.items():
+    low = getattr(first, kind).low
+    low = low if np.isfinite(low) else getattr(second, kind).low
     if low <= chance:  # not where it is NaN in both: it was not examined
-      blind.append(part)
+      blind.append(kind)
   return blind
 
 
@@ -164,24 +165,25 @@ def of_figures(
       return {name: (models.take(ids), second.take(ids)) for name, ids in some.items()}
 
     ours, theirs = (
-      of_seeds(on(models, parts), (models, second), split, fit, on(models, groups))
+      seed_figures(on(models, parts), (models, second), split, fit, on(models, groups))
       for models in (originals, first)
     )
     for name, sign in _BESIDE_ORACLES.items():
-      a, b = (ours[key]["forget"]["seeds"] for key in (name, f"oracle {name}"))
+      a, b = (find(ours, name, "forget", of=of).seeds for of in ("unlearned", "oracle"))
       controls.append(_told(name, a, b, sign))
     for name, sign in _AS_UNLEARNED.items():
-      a, b = (found[name]["all"]["seeds"] for found in (ours, theirs))
+      a, b = (find(figures, name).seeds for figures in (ours, theirs))
       controls.append(_told(name, a, b, sign))
   else:
     said = "there are no test ids, or no retain ids but those of attacks"
     controls += [Control(name, None, said) for name in (*_BESIDE_ORACLES, *_AS_UNLEARNED)]
   ours, theirs, compared = (models.take(split.forget) for models in (originals, first, second))
   a, b = (
-    gaps({"forget": split.forget}, models, Ensemble(ours, compared))["example gap"]["forget"]
+    gap_figures({"forget": split.forget}, models, Ensemble(ours, compared))
     for models in (ours, theirs)
   )
-  controls.append(_told("example gap", a["seeds"], b["seeds"], 1))
+  a, b = (find(figures, "example gap").seeds for figures in (a, b))
+  controls.append(_told("example gap", a, b, 1))
   each = [
     [agreement_of_examples(models.models([at]), compared) for at in range(len(models))]
     for models in (ours, theirs)
@@ -213,7 +215,7 @@ def of_epsilon(originals: Outputs, oracles: Outputs, null: Outputs) -> Control:
   said += f"of equal oracles {np.mean(equal):.3f} and hardly below {limit:.3f}"
   if found < limit:
     return Control("epsilon", True, said)
-  return Control("epsilon", None, f"{said}; blind here", blind=("epsilon",))
+  return Control("epsilon", None, f"{said}; blind here", blind=(Blind("epsilon"),))
 
 
 def of_percentiles(originals: Outputs, oracles: tuple[Outputs, Outputs]) -> Control:
@@ -225,18 +227,20 @@ def of_percentiles(originals: Outputs, oracles: tuple[Outputs, Outputs]) -> Cont
   """
   first, second = (half.log_odds for half in oracles)
   ours, theirs = (percentiles(klom(phi, second)) for phi in (originals.log_odds, first))
-  blind = tuple(f"KLoM forget/{at}" for at in ours if not ours[at] > theirs[at])
+  unseen = [at for at in ours if not ours[at] > theirs[at]]
   listed = ", ".join(f"{at} {ours[at]:.2f} and {theirs[at]:.2f}" for at in ours)
   said = f"high group: of originals and of equal oracles, {listed}"
-  if blind:
-    said += f"; blind here: {', '.join(name.partition('/')[2] for name in blind)}"
+  if unseen:
+    said += f"; blind here: {', '.join(unseen)}"
+  blind = tuple(Blind("KLoM", "forget", at) for at in unseen)
   return Control("KLoM, percentiles", True if len(blind) < len(ours) else None, said, blind=blind)
 
 
 def _told(name: str, originals: Sequence[float], oracles: Sequence[float], sign: int) -> Control:
   """Returns the control of a figure: originals must differ from oracles as the sign says."""
   ours, theirs = np.asarray(originals), np.asarray(oracles)
-  apart = Interval(*paired(sign * ours, sign * theirs)[:3])
+  found = paired(sign * ours, sign * theirs)
+  apart = Interval(found.mean, found.low, found.high)
   said = f"high group: originals {ours.mean():.3f}, oracles {theirs.mean():.3f}, apart by "
   said += _range(apart)
   if apart.low > 0:
@@ -245,8 +249,8 @@ def _told(name: str, originals: Sequence[float], oracles: Sequence[float], sign:
   if name == "ToW":  # without it there is nothing to report
     return Control(name, False, said, different=apart)
   # Accuracies on R and T stand beside that on S, which alone was examined.
-  key = f"{name}/forget" if name == "accuracy" else name
-  return Control(name, None, said, blind=(key,), different=apart)
+  blind = Blind(name, "forget" if name == "accuracy" else None)
+  return Control(name, None, said, blind=(blind,), different=apart)
 
 
 def noticed(detectable: float | None) -> str:

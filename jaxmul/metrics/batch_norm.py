@@ -14,8 +14,8 @@ from jaxmul._progress import shown
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
-from jaxmul.metrics.oracle.ensemble import original
-from jaxmul.metrics.oracle.kept import Outputs, outputs
+from jaxmul.metrics.oracle.ensembles import original
+from jaxmul.metrics.oracle.model_outputs import Outputs, outputs
 from jaxmul.train import Diverged, Recipe
 
 

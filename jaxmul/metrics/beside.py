@@ -1,5 +1,6 @@
-"""Everything about unlearned models beside an ensemble of oracles: one dict, and one tidy table."""
+"""Everything about unlearned models beside an ensemble of oracles, as one list of figures."""
 
+import dataclasses
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,22 +10,20 @@ import numpy as np
 
 from jaxmul.data.dataset import check_ids
 from jaxmul.data.split import Split
-from jaxmul.metrics.examples import agreement_of_examples
-from jaxmul.metrics.game import Known, attack_all, known, nonmember_rate
-from jaxmul.metrics.gaps import average_gap, run_time_efficiency
-from jaxmul.metrics.intervals import Interval, over_examples, t_interval
-from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.epsilon import challenge_score, forgetting_quality
-from jaxmul.metrics.oracle.kept import Outputs
-from jaxmul.metrics.oracle.klom import klom, klom_null, percentiles
+from jaxmul.metrics.attacks.success_rates import KINDS
+from jaxmul.metrics.figures import EXAMPLES, Figure, find, over_seeds, with_interval
+from jaxmul.metrics.game import Known, Scores, attack_all, known, nonmember_rate
+from jaxmul.metrics.gaps import average_gap, example_gap, run_time_efficiency
+from jaxmul.metrics.intervals import over_examples
+from jaxmul.metrics.oracle.challenge_epsilon import challenge_score, forgetting_quality
+from jaxmul.metrics.oracle.ensembles import Ensemble
+from jaxmul.metrics.oracle.kl_of_margins import klom, klom_null, percentiles
+from jaxmul.metrics.oracle.model_outputs import Outputs
 from jaxmul.metrics.outputs import label_probability
-from jaxmul.metrics.tow import tow, tow_mia
-from jaxmul.metrics.where import example_gap, tow_by_group
+from jaxmul.metrics.per_example import agreement_of_examples
+from jaxmul.metrics.tug_of_war import tow, tow_by_group, tow_mia
 
-SEEDS = "95 % t over training seeds"
-EXAMPLES = "95 % bootstrap over examples"
 _KLOM_ORACLES = 16
-Figures = dict[str, dict[str, dict[str, Any]]]
 
 
 def beside_oracles(
@@ -38,7 +37,7 @@ def beside_oracles(
   references: tuple[Outputs, np.ndarray] | None = None,
   seconds: Sequence[float] = (),
   retrained_seconds: float | None = None,
-) -> Figures:
+) -> list[Figure]:
   """Returns every figure of unlearned models.
 
   Args:
@@ -57,15 +56,13 @@ def beside_oracles(
     retrained_seconds: those of retraining one on the same machine.
 
   Returns:
-    {figure: {part: {"value", "low", "high", "interval", "note", "seeds"}}}; `interval` names what
-    low and high are, and is None where there is none; `note` says why a value is NaN; `seeds` are
-    the values of each seed, where there are any (`compare` uses them). "retain" is R without the
-    examples that fit attacks, as many as half of the attack ids. Attacks need 4 models of each kind
-    and 2 other originals, and are left out below that; so is what KLoM's null is. The median of ε
-    is inf where most examples are told apart entirely. "example gap" needs 2 oracles; beside it
-    "oracle example gap" has each oracle beside the mean of the others, which no method can be
-    expected to beat, and "original example gap" what doing nothing leaves. KLoM of groups needs 16
-    oracles.
+    A list of `Figure`; `find` picks one, `table` shows them. Those that are measured of each seed
+    have `seeds` (`compare` uses them). "retain" is R without the examples that fit attacks, as many
+    as half of the attack ids. Attacks need 4 models of each kind and 2 other originals, and are
+    left out below that; so is what KLoM's null is. The median of ε is inf where most examples are
+    told apart entirely. "example gap" needs 2 oracles; that of "oracle" is each oracle beside the
+    mean of the others, which no method can be expected to beat, and that of "original" is what
+    doing nothing leaves. KLoM of groups needs 16 oracles.
 
   Raises:
     ValueError: an id has no outputs, there is no test set, attacks leave nothing of R, attack ids
@@ -92,53 +89,25 @@ def beside_oracles(
     return unlearned.take(ids), ensemble.oracles.take(ids)
 
   on, grouped = ({name: sides(ids) for name, ids in of.items()} for of in (parts, groups))
-  found = of_seeds(on, (unlearned, ensemble.oracles), split, fit, grouped)
+  found = seed_figures(on, (unlearned, ensemble.oracles), split, fit, grouped)
   if len(ensemble.oracles) > 1:
-    found |= gaps({"forget": split.forget, **groups}, unlearned, ensemble)
+    found += gap_figures({"forget": split.forget, **groups}, unlearned, ensemble)
   if len(seconds) and retrained_seconds:
     ratios = [run_time_efficiency(each, retrained_seconds) for each in seconds]
-    found["run-time efficiency"] = {"all": _over_seeds(ratios)}
-  game = attack_all(unlearned, ensemble, split.forget, fit, references)
-  for name, scores in game.items():
-    rates = scores.rates
-    found[f"attack {name}"] = {
-      figure: _named(value, EXAMPLES, note=rates.notes.get(figure, ""))
-      for figure, value in rates._asdict().items()
-      if figure != "notes"
-    } | {"auc of each seed": _over_seeds(scores.auc_of_pairs)}
+    found.append(over_seeds(ratios, name="run-time efficiency"))
+  found += _attack_figures(attack_all(unlearned, ensemble, split.forget, fit, references))
   agreement = {name: agreement_of_examples(*both) for name, both in on.items()}
-  for name, each in agreement.items():
-    found[f"KLoM {name}"] = _klom(each["klom"], *on[name])
-    for figure in ("churn", "total variation"):
-      found.setdefault(figure, {})[name] = _named(over_examples(each[figure]), EXAMPLES)
+  for name, of_examples in agreement.items():
+    found += _klom(of_examples["klom"], name, *on[name])
   if len(ensemble.oracles) >= _KLOM_ORACLES:
     for name, both in grouped.items():
-      found[f"KLoM {name}"] = _klom(klom(both[0].log_odds, both[1].log_odds), *both)
-  found["epsilon"] = _challenge(agreement["forget"]["epsilon"], found)
-  return found
-
-
-def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
-  """Returns one row for each figure and part: a pandas DataFrame if pandas is there, else a list.
-
-  Args:
-    found: of `beside_oracles`; the values of each seed are left out.
-
-  Example:
-    >>> rows = table({"ToW": {"all": {"value": 0.9, "low": 0.8, "high": 1.0, "interval": "t"}}})
-    >>> len(rows)
-    1
-  """
-  rows = [
-    {"figure": figure, "part": part, **{k: v for k, v in values.items() if k != "seeds"}}
-    for figure, parts in found.items()
-    for part, values in parts.items()
+      found += _klom(klom(both[0].log_odds, both[1].log_odds), name, *both)
+  found += [
+    with_interval(over_examples(of_examples[name]), EXAMPLES, name=name, part=part)
+    for name in ("churn", "total variation")
+    for part, of_examples in agreement.items()
   ]
-  try:
-    import pandas as pd  # pyright: ignore[reportMissingImports]
-  except ImportError:
-    return rows
-  return pd.DataFrame(rows)
+  return found + _epsilon(agreement["forget"]["epsilon"], found)
 
 
 def _refuse_groups(groups: Any, split: Split) -> None:
@@ -164,41 +133,44 @@ def _refuse_groups(groups: Any, split: Split) -> None:
     check_ids(np.concatenate(list(groups.values())), sum(map(len, groups.values())), "groups")
 
 
-def gaps(parts: Mapping[str, np.ndarray], unlearned: Outputs, ensemble: Ensemble) -> Figures:
+def gap_figures(
+  parts: Mapping[str, np.ndarray], unlearned: Outputs, ensemble: Ensemble
+) -> list[Figure]:
   """The example gap of S and its groups, and on S that of oracles and of originals."""
   oracles = label_probability(ensemble.oracles.logits, ensemble.oracles.labels)
-  rows = {name: ensemble.oracles.rows(ids) for name, ids in parts.items()}
 
-  def of(models: Outputs, ids: np.ndarray, at: np.ndarray) -> dict[str, Any]:
-    taken = models.take(ids)
+  def gaps(models: Outputs, part: str) -> list[float]:
+    taken, rows = models.take(parts[part]), ensemble.oracles.rows(parts[part])
     p = label_probability(taken.logits, taken.labels)
-    return _over_seeds([example_gap(each, oracles[:, at]) for each in p])
+    return [example_gap(each, oracles[:, rows]) for each in p]
 
-  forget, at = parts["forget"], rows["forget"]
-  found = {"example gap": {name: of(unlearned, ids, rows[name]) for name, ids in parts.items()}}
+  found = [over_seeds(gaps(unlearned, part), name="example gap", part=part) for part in parts]
   if len(oracles) > 2:
-    others = [np.delete(oracles[:, at], k, 0) for k in range(len(oracles))]
-    values = [example_gap(oracles[k, at], rest) for k, rest in enumerate(others)]
-    found["oracle example gap"] = {"forget": _over_seeds(values)}
-  found["original example gap"] = {"forget": of(ensemble.originals, forget, at)}
-  return found
+    rows = ensemble.oracles.rows(parts["forget"])
+    others = [np.delete(oracles[:, rows], k, 0) for k in range(len(oracles))]
+    values = [example_gap(oracles[k, rows], rest) for k, rest in enumerate(others)]
+    found.append(over_seeds(values, name="example gap", of="oracle", part="forget"))
+  values = gaps(ensemble.originals, "forget")
+  return [*found, over_seeds(values, name="example gap", of="original", part="forget")]
 
 
-def of_seeds(
+def seed_figures(
   on: Mapping[str, tuple[Outputs, Outputs]],
   models: tuple[Outputs, Outputs],
   split: Split,
   fit: Known,
   grouped: Mapping[str, tuple[Outputs, Outputs]] = types.MappingProxyType({}),
-) -> Figures:
+) -> list[Figure]:
   """Accuracies, attack rates and what is made of both, each with one value a seed."""
-  found: Figures = {}
+  found: list[Figure] = []
   sides = []
-  for at, prefix in enumerate(("", "oracle ")):
+  for at, of in enumerate(("unlearned", "oracle")):
     accuracy = {name: both[at].accuracy for name, both in (*on.items(), *grouped.items())}
     rate = nonmember_rate(models[at], split.forget, fit)
-    found[f"{prefix}accuracy"] = {name: _over_seeds(each) for name, each in accuracy.items()}
-    found[f"{prefix}attack rate"] = {"forget": _over_seeds(rate)}
+    found += [
+      over_seeds(values, name="accuracy", of=of, part=part) for part, values in accuracy.items()
+    ]
+    found.append(over_seeds(rate, name="attack rate", of=of, part="forget"))
     sides.append(accuracy | {"attack": rate})
   count = min(map(len, models))
   pairs = [[{n: float(v[k]) for n, v in side.items()} for side in sides] for k in range(count)]
@@ -211,50 +183,55 @@ def of_seeds(
     figures["ToW by group"] = lambda a, b: tow_by_group(
       *(([each[name] for name in grouped], each["retain"], each["test"]) for each in (a, b))
     )
-  for name, figure in figures.items():
-    found[name] = {"all": _over_seeds([figure(*each) for each in pairs])}
+  return found + [
+    over_seeds([figure(*each) for each in pairs], name=name) for name, figure in figures.items()
+  ]
+
+
+def _attack_figures(game: Mapping[str, Scores]) -> list[Figure]:
+  """How well each attack tells unlearned models from oracles on the forget set."""
+  found = []
+  for attack, scores in game.items():
+    what = {"name": f"attack {attack}", "part": "forget"}
+    rates = scores.rates
+    for kind in KINDS:
+      figure = with_interval(getattr(rates, kind), EXAMPLES, kind=kind, **what)
+      note = rates.notes.get(kind, "")
+      found.append(dataclasses.replace(figure, note=note) if note else figure)
+    found.append(over_seeds(scores.auc_of_pairs, kind="auc of each seed", **what))
   return found
 
 
-def _klom(distance: np.ndarray, ours: Outputs, theirs: Outputs) -> dict[str, dict[str, Any]]:
+def _klom(distance: np.ndarray, part: str, ours: Outputs, theirs: Outputs) -> list[Figure]:
   """KLoM's percentiles, and its mean over as many models a side as its null has."""
-  found = {name: _named(value) for name, value in percentiles(distance).items()}
+  values = percentiles(distance)
   half = len(theirs) // 2
   if half >= 2 and len(ours) >= half:
     a, b = ours.models(slice(half)), theirs.models(slice(half, 2 * half))
-    found["mean of halves"] = _named(float(klom(a.log_odds, b.log_odds).mean()))
+    values["mean of halves"] = float(klom(a.log_odds, b.log_odds).mean())
     null = klom_null(theirs.log_odds, permutations=100)
-    found["null of halves, 97.5 %"] = _named(float(np.quantile(null, 0.975)))
-  return found
+    values["null of halves, 97.5 %"] = float(np.quantile(null, 0.975))
+  return [Figure(name="KLoM", part=part, kind=kind, value=value) for kind, value in values.items()]
 
 
-def _challenge(each: np.ndarray, found: Figures) -> dict[str, dict[str, Any]]:
-  ours, theirs = (
-    (found[figure]["retain"]["value"], found[figure]["test"]["value"])
-    for figure in ("accuracy", "oracle accuracy")
-  )
-  median = float(np.median(each))
+def _epsilon(of_examples: np.ndarray, found: list[Figure]) -> list[Figure]:
+
+  def accuracies(of: str) -> tuple[float, float]:
+    retain, test = (find(found, "accuracy", part, of=of).value for part in ("retain", "test"))
+    return retain, test
+
+  median = float(np.median(of_examples))
   note = "" if np.isfinite(median) else "inf: half of the examples or more are told apart entirely"
-  return {
-    "median": _named(median, note=note),
-    "forgetting quality": _named(over_examples(np.exp2(-np.floor(each / 0.5))), EXAMPLES),
-    "challenge score": _named(challenge_score(forgetting_quality(each), ours, theirs)),
-  }
+  quality = over_examples(np.exp2(-np.floor(of_examples / 0.5)))
+  score = challenge_score(
+    forgetting_quality(of_examples), accuracies("unlearned"), accuracies("oracle")
+  )
+  return [
+    Figure(name="epsilon", part="forget", kind="median", value=median, note=note),
+    with_interval(quality, EXAMPLES, name="epsilon", part="forget", kind="forgetting quality"),
+    Figure(name="epsilon", kind="challenge score", value=score),
+  ]
 
 
 def _triple(rates: Mapping[str, float], entry: str) -> tuple[float, float, float]:
   return rates[entry], rates["retain"], rates["test"]
-
-
-def _over_seeds(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-  seeds = [float(value) for value in values]
-  return _named(t_interval(seeds), SEEDS) | {"seeds": seeds}
-
-
-def _named(value: Interval | float, kind: str | None = None, note: str = "") -> dict[str, Any]:
-  if isinstance(value, Interval):
-    mean, low, high = value
-    kind = kind if np.isfinite(low) else None
-    return {"value": mean, "low": low, "high": high, "interval": kind, "note": note}
-  nan = float("nan")
-  return {"value": value, "low": nan, "high": nan, "interval": None, "note": note}

@@ -24,8 +24,8 @@ from jaxmul.metrics._attackers import (
   referenced,
   thresholds,
 )
-from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.kept import Outputs
+from jaxmul.metrics.oracle.ensembles import Ensemble
+from jaxmul.metrics.oracle.model_outputs import Outputs
 
 __all__ = ["Known", "Scores", "attack", "attack_all", "known", "nonmember_rate"]
 

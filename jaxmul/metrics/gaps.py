@@ -1,10 +1,16 @@
-"""The average gap of sparse unlearning's tables: four accuracies beside those of a retrained model.
+"""Gaps to retrained models, 0 is best: the average gap of four rates, and the gap of each example.
+
+The average gap is that of sparse unlearning's tables. One accuracy over S hides errors that cancel;
+the example gap, which is ours, looks at every example of S.
 
 References:
   Jia et al., [Model Sparsity Can Simplify Machine Unlearning](https://arxiv.org/abs/2304.04934).
 """
 
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 NAMES = ("forget", "retain", "test", "attack")
 
@@ -38,6 +44,35 @@ def average_gap(unlearned: Mapping[str, float], retrained: Mapping[str, float]) 
   return sum(abs(unlearned[name] - retrained[name]) for name in NAMES) / len(NAMES)
 
 
+def example_gap(unlearned: Any, retrained: Any) -> float:
+  """Returns the mean over S of |p_y(θ_u) − p̄_y|, in [0, 1]; 0 is best and not to be expected.
+
+  θ_u is the unlearned model, p_y the probability of an example's label and p̄_y its mean over
+  several retrained models. Read it
+  beside the gap of a retrained model that is not among them, which no method can be expected to
+  beat, and of the original, which is what doing nothing leaves.
+
+  Args:
+    unlearned: [n], p_y of the forget set under the unlearned model.
+    retrained: [L, n], p_y of the same examples under L retrained models, two or more.
+
+  Raises:
+    ValueError: the numbers of examples differ, there are fewer than two retrained models, or a
+      number is no probability.
+
+  Example:
+    >>> example_gap([1.0, 0.0], [[0.5, 0.25], [0.5, 0.75]])
+    0.5
+  """
+  ours, theirs = _probabilities(unlearned, "unlearned"), _probabilities(retrained, "retrained")
+  if theirs.ndim != 2 or len(theirs) < 2 or ours.shape != theirs.shape[1:]:
+    raise ValueError(
+      f"example_gap got p_y {list(ours.shape)} of the unlearned and {list(theirs.shape)} of "
+      "retrained models, must be [n], and [L, n] of at least 2. Take both by the same ids."
+    )
+  return float(np.abs(ours - theirs.mean(0)).mean())
+
+
 def run_time_efficiency(seconds: float, retrained_seconds: float) -> float:
   """Returns the seconds of unlearning over those of retraining; below 1 it is worth it.
 
@@ -58,3 +93,13 @@ def run_time_efficiency(seconds: float, retrained_seconds: float) -> float:
       f"run_time_efficiency got {seconds} and {retrained_seconds} seconds, must be above 0."
     )
   return seconds / retrained_seconds
+
+
+def _probabilities(values: Any, name: str) -> np.ndarray:
+  p = np.asarray(values, dtype=np.float64)
+  if not p.size or not ((p >= 0) & (p <= 1)).all():
+    raise ValueError(
+      f"example_gap needs p_y of the {name} models in [0, 1], not empty. "
+      "Pass metrics.attacks.label_confidence."
+    )
+  return p

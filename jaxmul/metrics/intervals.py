@@ -4,6 +4,7 @@ They answer different questions: what another training run would give, and what 
 give. A table names the one it holds.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ class Interval(NamedTuple):
   high: float
 
 
-class Difference(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
   """Mean of a − b over seeds with its 95 % t-interval, and the p-value of a sign-flip test."""
 
   mean: float
@@ -115,14 +117,15 @@ def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> 
   mean, low, high = t_interval(difference)
   k = len(difference)
   if k == 1:
-    return Difference(mean, low, high, float("nan"))
+    return Difference(mean=mean, low=low, high=high, p=float("nan"))
   if k <= _EXACT:
     signs = 1 - 2 * ((np.arange(2**k)[:, None] >> np.arange(k)) & 1)
   else:
     signs = np.random.default_rng(0).choice([-1, 1], (2**_EXACT, k))
     signs[0] = 1  # what was seen counts as one of the ways
   flipped = np.abs(signs @ difference) / k
-  return Difference(mean, low, high, float(np.mean(flipped >= abs(mean) - 1e-12)))
+  p = float(np.mean(flipped >= abs(mean) - 1e-12))
+  return Difference(mean=mean, low=low, high=high, p=p)
 
 
 def _checked(values: Sequence[float] | np.ndarray, caller: str) -> np.ndarray:

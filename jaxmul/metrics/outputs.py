@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
-from jaxmul.proxies.scoring import score
 
 
 def logits_of(

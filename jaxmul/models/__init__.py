@@ -4,12 +4,12 @@ from jaxmul.models._conv import Conv, conv, max_pool
 from jaxmul.models._features import features
 from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
 from jaxmul.models._init import Model, init, shapes
-from jaxmul.models.cnn import CNN, cnn
-from jaxmul.models.mlp import MLP, mlp
+from jaxmul.models.convolutional import CNN, cnn
+from jaxmul.models.perceptron import MLP, mlp
 from jaxmul.models.resnet import ResNet, resnet18, resnet50
 from jaxmul.models.torch_weights import from_torch, to_torch
 from jaxmul.models.vgg import VGG, vgg16
-from jaxmul.models.vit import ViT, vit
+from jaxmul.models.vision_transformer import ViT, vit
 
 __all__ = [
   "CNN",

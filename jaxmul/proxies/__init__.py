@@ -1,11 +1,11 @@
 """Cheap proxies of memorization, all oriented: higher = more memorized."""
 
+from jaxmul._scoring import score
 from jaxmul.proxies import trackers
-from jaxmul.proxies.agreement import Agreement, agreement
-from jaxmul.proxies.combined import Combined, combined
-from jaxmul.proxies.curvature import curvature
+from jaxmul.proxies.combination import Combined, combined
 from jaxmul.proxies.gradients import grand, input_gradient
 from jaxmul.proxies.heldout import heldout_divergence, heldout_recipe, heldout_retrain
+from jaxmul.proxies.input_curvature import curvature
 from jaxmul.proxies.outputs import (
   confidence,
   correctness,
@@ -15,7 +15,7 @@ from jaxmul.proxies.outputs import (
   margin,
   max_confidence,
 )
-from jaxmul.proxies.scoring import score
+from jaxmul.proxies.rank_agreement import Agreement, agreement
 
 __all__ = [
   "Agreement",

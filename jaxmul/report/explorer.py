@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmul.report.figures import mean_rank
+from jaxmul.report.charts import mean_rank
 from jaxmul.report.read import Run
 from jaxmul.report.sprites import sprites
 

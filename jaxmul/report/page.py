@@ -5,17 +5,26 @@ policy forbids the page to load anything.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxmul._files import write_atomic
-from jaxmul.report import explorer, figures
-from jaxmul.report.read import Run, read
+from jaxmul.metrics import Blind, Figure, find
+from jaxmul.report import charts, explorer
+from jaxmul.report.read import Method, Run, read
 
 MAX_BYTES = 24_000_000
+# Of the table: title, and name and part of a figure.
+_COLUMNS = (
+  ("example gap", "example gap", "forget"),
+  *((name, name, "all") for name in ("ToW by group", "ToW", "ToW-MIA")),
+  ("attack", "attack rate", "forget"),
+  *((f"{part} acc.", "accuracy", part) for part in ("forget", "retain", "test")),
+)
+_DRAWN = ("example gap", "ToW by group", "ToW", "ToW-MIA")
 
 
 def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
@@ -44,43 +53,54 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
 
 
 def _context(run: Run, max_bytes: int) -> dict[str, Any]:
-  methods, proxies = (run.metrics.get(name, {}) for name in ("methods", "proxies"))
   memorization = run.truth.get("memorization", np.zeros(0))
   truth = _profile(memorization) | run.metrics.get("ground_truth", {})
   known = np.isfinite(memorization)
-  blind = run.audit.get("blind", [])
+  methods = {name: _seen(method.figures, run.blind) for name, method in run.methods.items()}
+  shown = [
+    each for each in _COLUMNS if methods and all(_pick(f, *each[1:]) for f in methods.values())
+  ]
+  titles = [title for title, _, _ in shown]
+  card = "example gap" if "example gap" in titles else "ToW"
   context = {
     "config": run.config,
     "versions": run.versions,
     "truth": truth,
-    "methods": methods,
-    "proxies": proxies,
+    "columns": titles,
+    "methods": {
+      name: [_pick(found, *each[1:]) for each in shown] for name, found in methods.items()
+    },
+    "proxies": {
+      name: {figure.name: figure for figure in found if not figure.kind}
+      for name, found in run.ranks.items()
+    },
     "audit": run.audit,
-    "blind": blind,
+    "blind": run.blind,
     "plan": run.metrics.get("plan", {}),
     "record": run.metrics.get("record", {}),
     "forget": run.forget.tolist(),
     "forget_digest": hashlib.sha256(run.forget.astype("<i8").tobytes()).hexdigest(),
     "groups": {name: np.sort(ids).tolist() for name, ids in _groups(run).items()},
-    "histogram": figures.histogram(
+    "histogram": charts.histogram(
       memorization, {name: memorization[np.isin(run.ids, ids)] for name, ids in run.groups.items()}
     ),
     "densities": {
-      name: figures.density(values[known], memorization[known])
+      name: charts.density(values[known], memorization[known])
       for name, values in run.proxies.items()
       if known.any()
     },
     "dots": {
-      metric: figures.dots({name: found[metric] for name, found in methods.items()})
-      for metric in ("example gap", "ToW by group", "ToW", "ToW-MIA")
-      if metric not in blind and all(metric in found for found in methods.values())
+      title: charts.dots({name: find(found, title) for name, found in methods.items()})
+      for title in titles
+      if title in _DRAWN
     },
-    "cards": _cards(methods),
+    "card": card,
+    "cards": _cards(run.methods, card),
     "groups_said": {
       name: " ".join(map(str, found["classes"]))
       for name, found in run.metrics.get("groups", {}).items()
     },
-    "cost": figures.cost(methods, proxies, truth.get("seconds")),
+    "cost": charts.cost({name: method.figures for name, method in run.methods.items()}),
     "after": _by_group(run),
     "digests": run.digests,
     "data": None,
@@ -91,12 +111,24 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
   return context
 
 
-def _cards(methods: Mapping[str, Any]) -> list[str]:
-  """Returns the methods that the summary shows: doing nothing, the best to expect, RUM's ways."""
-  names = ["original", "retrain"]
-  names += [name for name in methods if name.endswith("vanilla")][-1:]
-  names += ["RUM ground truth", *[name for name in methods if name.endswith(", tuned")][-1:]]
-  return [name for name in names if name in methods]
+def _seen(figures: Sequence[Figure], blind: Sequence[Blind]) -> list[Figure]:
+  """Returns the figures that the audit did not find blind."""
+  return [figure for figure in figures if not any(each.hides(figure) for each in blind)]
+
+
+def _pick(figures: Sequence[Figure], name: str, part: str) -> Figure | None:
+  return next((each for each in figures if (each.name, each.part) == (name, part)), None)
+
+
+def _cards(methods: Mapping[str, Method], card: str) -> dict[str, Figure]:
+  """Returns a figure of what the summary shows: doing nothing, the best to expect, RUM's ways."""
+  fixed = ("original", "retrain")
+  whole = [name for name, each in methods.items() if each.scores is None and not each.tuned]
+  whole = [name for name in whole if name not in fixed]
+  truth = [name for name, each in methods.items() if each.scores == "ground truth"]
+  tuned = [name for name, each in methods.items() if each.tuned]
+  names = dict.fromkeys([*fixed, *whole[-1:], *truth, *tuned[-1:]])
+  return {name: find(methods[name].figures, card) for name in names if name in methods}
 
 
 def _profile(memorization: np.ndarray) -> dict[str, Any]:
@@ -143,17 +175,27 @@ def _environment():
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters |= {"interval": _interval, "number": _number}
+  filters = {"ends": _ends, "interval": _interval, "number": _number, "times": _times}
+  environment.filters |= filters
   return environment
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-  return "–" if value is None else f"{value:,.{digits}f}"
+  return "–" if value is None or np.isnan(value) else f"{value:,.{digits}f}"
 
 
-def _interval(found: Mapping[str, Any], digits: int = 3) -> str:
-  """Returns "mean [low, high]", or the mean alone where one seed gives no interval."""
-  if found["low"] is None or found["high"] is None:
-    return _number(found["mean"], digits)
-  low, high = (_number(found[end], digits) for end in ("low", "high"))
-  return f"{_number(found['mean'], digits)} [{low}, {high}]"
+def _times(value: float, digits: int = 0) -> str:
+  """Returns a ratio as "12×"."""
+  return _number(value, digits) + ("" if np.isnan(value) else "×")
+
+
+def _ends(figure: Figure, digits: int = 3) -> str:
+  """Returns "[low, high]", or nothing where one seed gives no interval."""
+  if not np.isfinite([figure.low, figure.high]).all():
+    return ""
+  return f"[{_number(figure.low, digits)}, {_number(figure.high, digits)}]"
+
+
+def _interval(figure: Figure, digits: int = 3) -> str:
+  """Returns "value [low, high]", or the value alone where one seed gives no interval."""
+  return f"{_number(figure.value, digits)} {_ends(figure, digits)}".rstrip()

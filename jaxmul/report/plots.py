@@ -1,15 +1,15 @@
 """The pictures of a run directory. matplotlib is loaded only when one is drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxmul._ids import SOFT_DECIMALS
-from jaxmul.metrics.intervals import Interval
+from jaxmul.metrics import Figure, find
 from jaxmul.proxies import Agreement
-from jaxmul.report.figures import mean_rank
+from jaxmul.report.charts import mean_rank
 
 _INK, _ACCENT, _WARM = "#333333", "#2f6db3", "#c8553d"
 
@@ -72,28 +72,32 @@ def proxies_against_truth(
 
 
 def method_intervals(
-  path: Path, results: Mapping[str, Mapping[str, Interval]], metrics: Sequence[str]
+  path: Path,
+  results: Mapping[str, Sequence[Figure]],
+  shown: Sequence[str],
+  refined: Collection[str] = (),
 ) -> None:
-  """Draws a row of dots with intervals for each metric.
+  """Draws a row of dots with intervals for each figure.
 
   Args:
     path: of the PNG.
-    results: {method: {metric: Interval}}, from top to bottom.
-    metrics: which, one panel each.
+    results: {method: its figures}, from top to bottom.
+    shown: names of figures, one panel each.
+    refined: methods that are drawn in another colour, such as those that refine the forget set.
   """
   plt = _pyplot()
   names = list(results)
-  size = (3.4 * len(metrics) + 1.8, 0.36 * len(names) + 1.2)
+  size = (3.4 * len(shown) + 1.8, 0.36 * len(names) + 1.2)
   figure, grid = plt.subplots(
-    1, len(metrics), figsize=size, sharey=True, layout="constrained", squeeze=False
+    1, len(shown), figsize=size, sharey=True, layout="constrained", squeeze=False
   )
-  for axes, metric in zip(grid.flat, metrics, strict=True):
+  for axes, metric in zip(grid.flat, shown, strict=True):
     for row, name in enumerate(names):
-      found = results[name][metric]
-      colour = _WARM if name.startswith("RUM") else _INK
+      found = find(results[name], metric)
+      colour = _WARM if name in refined else _INK
       if np.isfinite(found.low):
         axes.plot([found.low, found.high], [row, row], color=colour, linewidth=1.6, alpha=0.6)
-      axes.plot(found.mean, row, "o", color=colour, markersize=5)
+      axes.plot(found.value, row, "o", color=colour, markersize=5)
     best = "0 is best" if metric == "example gap" else "1 = as retrained"
     axes.set(xlabel=f"{metric} ({best})", yticks=range(len(names)), yticklabels=names)
     axes.grid(axis="x", alpha=0.25)

@@ -1,5 +1,6 @@
 """What a run directory holds, joined by id. Any file of it may be absent."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 
 from jaxmul._files import sha256
 from jaxmul._ids import scattered
+from jaxmul.metrics import Blind, Figure, figures
 
 _FILES = (
   "config.json",
@@ -17,6 +19,15 @@ _FILES = (
   "images.npz",
   "unlearned.npz",
 )
+_OLDER = "as an older jaxmul wrote it. Run the same command again."
+
+
+class Method(NamedTuple):
+  """What was judged: what the forget set was refined by, whether it was tuned, its figures."""
+
+  scores: str | None
+  tuned: bool
+  figures: list[Figure]
 
 
 class Images(NamedTuple):
@@ -35,7 +46,8 @@ class After(NamedTuple):
   confidence: np.ndarray
 
 
-class Run(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
   """A run directory.
 
   Attributes:
@@ -45,10 +57,13 @@ class Run(NamedTuple):
     groups: {name: ids}, the forget set.
     images: None without images.npz.
     after: None without unlearned.npz.
+    methods: {name: Method}, from top to bottom.
+    ranks: {proxy: figures} of how well it ranks as the ground truth does.
     metrics: metrics.json, {} without it.
     config: the resolved configuration, {} where no file holds it.
     versions: of packages and device, likewise.
     audit: audit.json, {} without it.
+    blind: what the audit found blind.
     digests: {name: SHA-256} of the files that are there.
   """
 
@@ -58,10 +73,13 @@ class Run(NamedTuple):
   groups: dict[str, np.ndarray]
   images: Images | None
   after: After | None
+  methods: dict[str, Method]
+  ranks: dict[str, list[Figure]]
   metrics: dict[str, Any]
   config: dict[str, Any]
   versions: dict[str, Any]
   audit: dict[str, Any]
+  blind: list[Blind]
   digests: dict[str, str]
 
   @property
@@ -96,12 +114,35 @@ def read(folder: Path) -> Run:
     groups=_named(scores, "group_"),
     images=_images(_arrays(folder / "images.npz"), ids),
     after=_after(_arrays(folder / "unlearned.npz")),
+    methods=_methods(metrics),
+    ranks={name: figures.read(rows) for name, rows in metrics.get("proxies", {}).items()},
     metrics=metrics,
     config=metrics.get("config") or config.get("config", {}),
     versions=metrics.get("versions") or config.get("versions", {}),
     audit=audit,
+    blind=_blind(audit),
     digests={name: sha256(folder / name) for name in there},
   )
+
+
+def _methods(metrics: dict[str, Any]) -> dict[str, Method]:
+  """Returns what was judged, as metrics.json has it."""
+  found = {}
+  for name, each in metrics.get("methods", {}).items():
+    if "figures" not in each:
+      raise ValueError(f"metrics.json holds {name!r} {_OLDER}")
+    found[name] = Method(
+      each.get("scores"), each.get("tuned", False), figures.read(each["figures"])
+    )
+  return found
+
+
+def _blind(audit: dict[str, Any]) -> list[Blind]:
+  """Returns what the audit found blind, as audit.json has it."""
+  found = audit.get("blind", [])
+  if not all(isinstance(each, dict) for each in found):
+    raise ValueError(f"audit.json holds {found[0]!r} {_OLDER}")
+  return [Blind(**each) for each in found]
 
 
 def _scattered(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

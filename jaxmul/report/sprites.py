@@ -1,7 +1,7 @@
 """Many small images as a few WebP files within a given size, for a page that cannot load any."""
 
+import dataclasses
 import io
-from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,8 @@ _SAMPLES = 4
 _QUALITIES = (None, 85, 70, 55, 40, 25)  # None is lossless
 
 
-class Sprites(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sprites:
   """Images laid out row by row, `columns` a row and `columns`² a file.
 
   Attributes:
@@ -48,7 +49,8 @@ def sprites(images: np.ndarray, max_bytes: int) -> Sprites:
   if images.ndim == 4 and images.shape[-1] == 1:
     images = images[..., 0]
   if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3) or not len(images):
-    return Sprites([], 0, 0, 1, "the inputs are no pictures")
+    note = "the inputs are no pictures"
+    return Sprites(files=[], width=0, height=0, columns=1, note=note)
   step = 1
   while step <= max(images.shape[1:3]):
     small = _as_uint8(images[:, ::step, ::step])
@@ -63,7 +65,8 @@ def sprites(images: np.ndarray, max_bytes: int) -> Sprites:
       files = [_webp(part, columns, quality) for part in parts]
       if sum(map(len, files)) <= max_bytes:
         note = "lossless" if quality is None else f"WebP at quality {quality}"
-        return Sprites(files, width, height, columns, note + (f", 1/{step} size" * (step > 1)))
+        note += f", 1/{step} size" * (step > 1)
+        return Sprites(files=files, width=width, height=height, columns=columns, note=note)
     step *= 2
   raise ValueError(f"{len(images)} images do not fit into {max_bytes} bytes; raise max_bytes.")
 

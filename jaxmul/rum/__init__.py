@@ -12,8 +12,8 @@ from jaxmul.rum.groups import (
 )
 from jaxmul.rum.meta import Effect, Outcome, meta_unlearn, params_hash, run
 from jaxmul.rum.plan import Plan, Step, neg_grad_plus_plan, salun_plan
-from jaxmul.rum.stream import Deletion, Entry, stream
-from jaxmul.rum.tune import Trial, Tuned, candidates, surrogate, tune
+from jaxmul.rum.requests import Deletion, Entry, stream
+from jaxmul.rum.tuning import Trial, Tuned, candidates, surrogate, tune
 
 __all__ = [
   "Deletion",

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cache, evaluate, memorize, paper, rum, score, setting, truth, unlearn
+from experiments import cache, evaluate, main_job, memorize, paper, score, setting, truth, unlearn
 from jaxmul import _identity, data, metrics, retraining
 from jaxmul.memorization import Estimate
 from jaxmul.metrics.oracle import Outputs
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = {"rum": rum, "score": score, "unlearn": unlearn}
+SCRIPTS = {"rum": main_job, "score": score, "unlearn": unlearn}
 
 
 def estimate(ids, seed=0):
@@ -42,7 +42,9 @@ def _nothing_is_trained(monkeypatch):
     logits = np.zeros((2, len(kept), dataset.num_classes), np.float32)
     return Outputs(kept.ids, kept.labels, logits)
 
-  monkeypatch.setattr(rum, "cross_fitted", lambda *given: (estimate(given[2].ids, seed=2), 1.0))
+  monkeypatch.setattr(
+    main_job, "cross_fitted", lambda *given: (estimate(given[2].ids, seed=2), 1.0)
+  )
   monkeypatch.setattr(metrics.oracle, "oracles", oracles)
 
 
@@ -74,7 +76,7 @@ def problem_of(script, config):
   """What the script itself reads and cuts."""
   if script == "rum":
     dataset, parts = setting.cut(config)
-    return rum.prepare(config, dataset, parts, setting.recipe_of(config, dataset.num_classes))
+    return main_job.prepare(config, dataset, parts, setting.recipe_of(config, dataset.num_classes))
   return score.prepare(config) if script == "score" else unlearn.Problem(config)
 
 
@@ -253,20 +255,22 @@ def test_a_path_is_never_told(files):
 
 
 def test_the_preset_of_a_paper_is_told_by_its_recipe_and_its_images(files):
-  small = paper.Config("cifar10", smoke=True, seeds=1, out=files)
+  small = paper.Config(preset="cifar10", smoke=True, seeds=1, out=files)
   names = set()
   for config in (small, dataclasses.replace(small, bfloat16=True)):
     preset = paper.PRESETS[config.preset]()
     job = dataclasses.replace(paper.job_of(config, preset), truth=files / "truth.npz")
     dataset, parts = paper.cut(preset, *paper.made_up(preset), jax.random.key(0))
     estimate(parts.train).save(files / "truth.npz")
-    problem = rum.prepare(job, dataset, parts, paper.recipe_of(config, preset, job))
-    names.add(rum.name_of_seeds(job, problem))
+    problem = main_job.prepare(job, dataset, parts, paper.recipe_of(config, preset, job))
+    names.add(main_job.name_of_seeds(job, problem))
   assert len(names) == 2
 
 
 def folder_of_ensemble(folder, forget):
-  config = evaluate.Config((), folder / "forget.npy", dataset=str(folder / "digits.npz"))
+  config = evaluate.Config(
+    unlearned=(), forget=folder / "forget.npy", dataset=str(folder / "digits.npz")
+  )
   np.save(config.forget, forget)
   dataset, parts = setting.cut(config)
   split = evaluate.split_of(config, dataset, parts)
@@ -297,7 +301,7 @@ def counted(monkeypatch, script):
 
   def run_seed(config, problem, seed, *_):
     seeds.append(seed)
-    return {"proxies": {}} if script == "rum" else {"scores": np.zeros(1)}
+    return {"proxies": {}, "methods": {}} if script == "rum" else {"scores": np.zeros(1)}
 
   monkeypatch.setattr(SCRIPTS[script], "run_seed", run_seed)
   return seeds

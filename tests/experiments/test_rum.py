@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import outcome
+from experiments import judge, outcome
 from jaxmul import metrics
+from jaxmul.metrics import find
+from jaxmul.metrics.figures import read
 
 pytestmark = pytest.mark.xdist_group("rum")  # their runs are made once
 
@@ -87,20 +89,22 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
   assert "RUM shuffle" not in found["differences"]
   beside = found["differences"]["RUM curvature"]
   assert list(beside) == ["RUM shuffle", "SalUn vanilla", "vanilla, tuned", "RUM ground truth"]
-  for figure in ("example gap", "ToW by group", "ToW", "ToW-MIA"):
-    ours, theirs = (
-      found["methods"][name][figure]["mean"] for name in ("RUM curvature", "RUM shuffle")
-    )
-    assert beside["RUM shuffle"][figure]["mean"] == pytest.approx(ours - theirs)
+  figures = {name: read(method["figures"]) for name, method in found["methods"].items()}
+  for name in ("example gap", "ToW by group", "ToW", "ToW-MIA"):
+    ours, theirs = (find(figures[each], name) for each in ("RUM curvature", "RUM shuffle"))
+    difference = find(read(beside["RUM shuffle"]), name)
+    assert difference.value == pytest.approx(ours.value - theirs.value)
+    assert difference.seeds == tuple(np.subtract(ours.seeds, theirs.seeds))
   for name, group in found["groups"].items():
     assert sum(group["classes"]) == group["size"] == 30
     assert f"forget group {name}: 30 examples" in done.stdout
   assert found["ties"].endswith("key 0")
   assert len(found["autopilot"]["chosen"]) == 2
   assert [len(each) for each in found["autopilot"]["chosen"][0].values()] == [1, 3]
-  charged = found["methods"]["RUM confidence, tuned"]["scoring"]
-  wanted = found["autopilot"]["seconds"] + found["proxies"]["confidence"]["seconds"]["mean"]
-  assert charged == pytest.approx(wanted)
+  assert found["methods"]["RUM confidence, tuned"]["scores"] == "confidence"
+  charged = find(figures["RUM confidence, tuned"], "scoring").value
+  own = find(read(found["proxies"]["confidence"]), "seconds").value
+  assert charged == pytest.approx(found["autopilot"]["seconds"] + own)
   audit = json.loads((out / "audit.json").read_text())
   assert f"audit {'passed' if audit['passed'] else 'failed'}: " in done.stdout
   controls = audit["audit"]["controls"]
@@ -108,14 +112,17 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
     control["name"] for control in controls
   }
   assert audit["blind"] == [name for control in controls for name in control["blind"]]
-  figures = ("example gap", "ToW by group", "ToW", "ToW-MIA")
+  headline = {"example gap", "ToW by group", "ToW", "ToW-MIA"}
   line = re.search(r"^Blind here, left out of the table: (.*)\.$", done.stdout, re.MULTILINE)
   left_out = set(line.group(1).split(", ")) if line else set()
-  assert left_out >= {*figures} & {*audit["blind"]}  # and what tells no original from a retrain
-  for method in found["methods"].values():
-    for metric in (*figures, "forget", "retain", "test", "attack"):
-      assert 0 <= method[metric]["mean"] <= 1
-      assert method[metric]["low"] <= method[metric]["mean"] <= method[metric]["high"]
+  # And what tells no original from a retrain.
+  assert left_out >= headline & {blind["name"] for blind in audit["blind"]}
+  for method in figures.values():
+    assert headline | {"accuracy", "attack rate"} < {figure.name for figure in method}
+    for figure in method:
+      assert figure.name in ("seconds", "scoring") or 0 <= figure.value <= 1
+      assert figure.name == "scoring" or figure.low <= figure.value <= figure.high
+      assert figure.name == "scoring" or len(figure.seeds) == 2
   config = json.loads((out / "config.json").read_text())
   assert config["config"]["batch_size"] == 64
   assert config["versions"]["jax"]
@@ -152,7 +159,8 @@ def test_training_runs_and_methods_are_logged(first):
   assert len(losses) == 4
   assert losses[0] > losses[-1]
   logged = {line["step"]: line["RUM shuffle/ToW"] for line in lines if "RUM shuffle/ToW" in line}
-  mean = json.loads((out / "metrics.json").read_text())["methods"]["RUM shuffle"]["ToW"]["mean"]
+  found = json.loads((out / "metrics.json").read_text())["methods"]["RUM shuffle"]["figures"]
+  mean = find(read(found), "ToW").value
   assert sorted(logged) == [0, 1]
   assert np.mean(list(logged.values())) == pytest.approx(mean)
 
@@ -188,5 +196,5 @@ def test_a_constant_proxy_has_no_rank_and_does_not_end_the_run():
   assert outcome.ranked(np.arange(9.0), np.arange(9.0) ** 2, 3).spearman == 1
   for scores, truth in ((np.ones(9), np.arange(9.0)), (np.arange(9.0), np.zeros(9))):
     assert np.isnan(outcome.ranked(scores, truth, 3).spearman)
-  assert np.isnan(outcome.over_seeds([0.5, np.nan, 0.6]).mean)
-  assert outcome.over_seeds([0.5, 0.6]).mean == 0.55
+  assert np.isnan(judge.maybe_over_seeds([0.5, np.nan, 0.6], name="spearman").value)
+  assert judge.maybe_over_seeds([0.5, 0.6], name="spearman").value == 0.55

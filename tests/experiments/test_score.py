@@ -11,6 +11,8 @@ import pytest
 
 from experiments.score import PROXIES, auroc, plant
 from jaxmul.data import Dataset
+from jaxmul.metrics import find
+from jaxmul.metrics.figures import read
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--dataset", "digits", "--model", "mlp", "--epochs", "4", "--num-models", "8"]
@@ -34,12 +36,14 @@ def test_it_writes_every_proxy_with_intervals(first):
   found = json.loads((out / "metrics.json").read_text())
   events = {"confidence", "max_confidence", "correctness", "entropy"}
   assert set(found["proxies"]) == set(PROXIES) - {"learning_events"} | events
-  for name, each in found["proxies"].items():
-    assert 0 <= each["auroc"]["mean"] <= 1
-    if "spearman" in each:
-      assert len(each["spearman_each_seed"]) == 2
-      assert each["spearman"]["low"] <= each["spearman"]["mean"] <= each["spearman"]["high"], name
-  assert found["proxies"]["cumulative_loss"]["auroc"]["mean"] > 0.9
+  proxies = {name: read(rows) for name, rows in found["proxies"].items()}
+  for name, figures in proxies.items():
+    assert 0 <= find(figures, "auroc").value <= 1
+    rank = find(figures, "spearman", kind="")
+    if np.isfinite(rank.value):
+      assert rank.seeds == tuple(find(figures, "spearman", kind=f"seed {k}").value for k in (1, 2))
+      assert rank.low <= rank.value <= rank.high, name
+  assert find(proxies["cumulative_loss"], "auroc").value > 0.9
   assert len(found["combined"]) == 2
   with np.load(out / "scores.npz", allow_pickle=False) as arrays:
     n = len(arrays["ids"])

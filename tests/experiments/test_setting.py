@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from experiments import rum, setting
-from experiments.judge import unseeing
+from experiments.judge import over_seeds, unseeing
 from jaxmul import data, memorization
+from jaxmul.metrics import Figure
 
 DIGITS = data.digits()
 
@@ -54,7 +55,7 @@ def test_a_published_truth_without_soft_scores_selects(capsys):
     ({"forget": "class"}, "--forget class: must be memorization, random or the number"),
     ({"folds": 1}, "--folds 1: must be at least 2"),
     ({"trials": 2}, "--trials 2: at least 3"),
-    ({"first_seed": -1}, "--first-seed -1: at least 0"),
+    ({"first_seed": -1}, "--first-seed -1: must be at least 0"),
   ],
 )
 def test_flags_out_of_range_are_refused(flags, said):
@@ -83,9 +84,19 @@ def test_figures_that_do_not_tell_originals_from_oracles_are_named():
       for _ in range(3)
     ]
 
-  assert unseeing(seeds(lambda figure, value: value)) == []
-  assert unseeing(seeds(lambda figure, value: value)[:1]) == []
+  def unseen(change, count=3):
+    found = seeds(change)[:count]
+    sides = (
+      over_seeds(
+        [[Figure(name=name, value=value) for name, value in seed[of].items()] for seed in found]
+      )
+      for of in ("original", "retrain")
+    )
+    return unseeing(*sides)
+
+  assert unseen(lambda figure, value: value) == []
+  assert unseen(lambda figure, value: value, 1) == []
   for broken in sound["original"]:
     for change in (lambda value: 0.5, lambda value: 1 - value):
-      found = unseeing(seeds(lambda f, value, b=broken, c=change: c(value) if f == b else value))
+      found = unseen(lambda f, value, b=broken, c=change: c(value) if f == b else value)
       assert found == [broken]

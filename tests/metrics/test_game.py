@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmul import metrics
+from jaxmul import metrics, report
 from jaxmul.data import Split, cut_heldout
-from jaxmul.metrics import attacks, game, oracle
+from jaxmul.metrics import attacks, find, game, oracle
 from jaxmul.metrics._attackers import known_rows
 
 IDS = np.random.default_rng(1).permutation(5000)[:200]
@@ -183,13 +183,15 @@ def test_nothing_leaked_is_calibrated_over_2000_audits():
 def test_two_methods_are_compared_seed_by_seed():
   good, bad = judged(models(4, 8, lift=0)), judged(ENSEMBLE.originals.models(slice(8)))
   found = metrics.compare(good, bad)
-  assert found["ToW"]["all"].low > 0
-  assert found["ToW"]["all"].p < 0.05
-  by_hand = np.subtract(good["ToW"]["all"]["seeds"], bad["ToW"]["all"]["seeds"])
-  assert found["ToW"]["all"].mean == pytest.approx(by_hand.mean())
-  assert "oracle accuracy" not in found
-  again = metrics.compare(good, json.loads(json.dumps(bad)))
-  assert again == found
+  tow = find(found, "ToW")
+  assert tow.low > 0
+  assert tow.p < 0.05
+  by_hand = np.subtract(find(good, "ToW").seeds, find(bad, "ToW").seeds)
+  assert tow.value == pytest.approx(by_hand.mean())
+  assert tow.seeds == tuple(by_hand)
+  assert {figure.of for figure in found} == {"unlearned"}
+  assert {figure.name for figure in found} >= {"accuracy", "attack lira"}
+  assert len(found) == sum(bool(f.seeds) and f.of == "unlearned" for f in good)
   other = ENSEMBLE._replace(oracles=models(9, 8, lift=0))
   for ensemble, key in ((other, KEY), (ENSEMBLE, jax.random.key(1))):
     elsewhere = metrics.beside_oracles(UNLEARNED, ensemble, SPLIT, ATTACK, key)
@@ -197,21 +199,45 @@ def test_two_methods_are_compared_seed_by_seed():
       metrics.compare(good, elsewhere)
 
 
+def test_figures_come_back_from_json(tmp_path):
+  found = judged(UNLEARNED)
+  report.write_json(tmp_path / "figures.json", found)
+  again = metrics.figures.read(json.loads((tmp_path / "figures.json").read_text()))
+  for ours, theirs in zip(found, again, strict=True):
+    a, b = (dataclasses.asdict(each) for each in (ours, theirs))
+    np.testing.assert_equal(a | {"value": None}, b | {"value": None})
+    assert b["value"] == a["value"] or not np.isfinite(a["value"])
+  assert metrics.compare(found, again) == metrics.compare(found, found)
+  for bad in ({"name": "ToW"}, {"name": "ToW", "value": 1, "mean": 1}, "ToW"):
+    with pytest.raises(ValueError, match="is no figure"):
+      metrics.figures.read([bad])
+
+
+def test_a_figure_is_found_only_where_it_is_one():
+  found = judged(UNLEARNED)
+  assert find(found, "accuracy", "test", of="oracle").title == "oracle accuracy"
+  for asked in ({"name": "accuracy"}, {"name": "accuracy", "part": "nowhere"}, {"name": "acc"}):
+    with pytest.raises(ValueError, match=r"there are \d+ figures .*metrics\.table"):
+      find(found, **asked)
+
+
 def test_a_model_that_says_one_thing_and_models_told_apart_entirely():
   logits = UNLEARNED.logits.copy()
   logits[0] = 0
   constant = dataclasses.replace(UNLEARNED, logits=logits)
-  assert judged(constant)["attack rate"]["forget"]["seeds"][0] == 0
+  assert find(judged(constant), "attack rate").seeds[0] == 0
   far = judged(dataclasses.replace(UNLEARNED, logits=np.add(UNLEARNED.logits, [50.0, 0.0])))
-  assert far["epsilon"]["median"]["value"] == np.inf
-  assert far["epsilon"]["median"]["note"].startswith("inf: half of the examples")
+  assert find(far, "epsilon", kind="median").value == np.inf
+  assert find(far, "epsilon", kind="median").note.startswith("inf: half of the examples")
 
 
 def test_notes_seconds_and_what_is_left_of_r():
   found = judged(UNLEARNED, seconds=[2.0] * 8, retrained_seconds=8.0)
-  assert found["run-time efficiency"]["all"]["value"] == 0.25
-  assert found["attack loss"]["tpr_at_01"]["note"].startswith("TPR at 0.1 % FPR needs 10000")
-  assert found["attack loss"]["auc"]["note"] == ""
+  assert find(found, "run-time efficiency").value == 0.25
+  tpr = find(found, "attack loss", kind="tpr_at_01")
+  assert tpr.note.startswith("TPR at 0.1 % FPR needs 10000")
+  assert np.isnan(tpr.value)
+  assert find(found, "attack loss", kind="auc").note == "95 % bootstrap over examples"
   with pytest.raises(ValueError, match="seconds of 2 models for 8"):
     judged(UNLEARNED, seconds=[1.0, 1.0], retrained_seconds=8.0)
   tiny = dataclasses.replace(SPLIT, retain=RETAIN[:4])
@@ -231,26 +257,26 @@ def test_where_each_method_forgets():
   p = 1 / (1 + np.exp(-phi[:, :30, 0].astype(float)))
   q = 1 / (1 + np.exp(-turned[:, :30, 0].astype(float)))
   gaps = np.abs(q - p.mean(0))
-  np.testing.assert_allclose(found["example gap"]["forget"]["seeds"], gaps.mean(1))
-  np.testing.assert_allclose(found["example gap"]["low"]["seeds"], gaps[:, :10].mean(1))
-  np.testing.assert_allclose(found["example gap"]["high"]["seeds"], gaps[:, 10:].mean(1))
+  for part, rows in (("forget", slice(30)), ("low", slice(10)), ("high", slice(10, 30))):
+    np.testing.assert_allclose(find(found, "example gap", part).seeds, gaps[:, rows].mean(1))
   first = np.abs(p[0] - p[1:].mean(0)).mean()
-  assert found["oracle example gap"]["forget"]["seeds"][0] == pytest.approx(first)
-  assert len(found["original example gap"]["forget"]["seeds"]) == len(ENSEMBLE.originals)
+  assert find(found, "example gap", of="oracle").seeds[0] == pytest.approx(first)
+  assert len(find(found, "example gap", of="original").seeds) == len(ENSEMBLE.originals)
   low, high, forget = (
     np.mean(turned[:, at, 0] > 0, 1) - np.mean(phi[:, at, 0] > 0, 1)
     for at in (slice(10), slice(10, 30), slice(30))
   )
   np.testing.assert_allclose(
-    found["ToW by group"]["all"]["seeds"], (1 - np.abs(low)) * (1 - np.abs(high))
+    find(found, "ToW by group").seeds, (1 - np.abs(low)) * (1 - np.abs(high))
   )
-  np.testing.assert_allclose(found["ToW"]["all"]["seeds"], 1 - np.abs(forget))
-  assert found["accuracy"]["low"]["seeds"] == pytest.approx(np.mean(turned[:, :10, 0] > 0, 1))
-  assert "KLoM low" not in found  # of 8 oracles it would say nothing
+  np.testing.assert_allclose(find(found, "ToW").seeds, 1 - np.abs(forget))
+  accuracy = find(found, "accuracy", "low").seeds
+  assert accuracy == pytest.approx(np.mean(turned[:, :10, 0] > 0, 1))
+  # KLoM of groups would say nothing of 8 oracles.
+  assert {f.part for f in found if f.name == "KLoM"} == {"forget", "retain", "test"}
   plain = judged(wrong)
-  assert not {"ToW by group"} & set(plain)
-  assert set(plain["example gap"]) == {"forget"}
-  assert not any(name.startswith("original ") for name in metrics.compare(found, found))
+  assert "ToW by group" not in {figure.name for figure in plain}
+  assert find(plain, "example gap").part == "forget"
   with pytest.raises(ValueError, match=r"groups as a list, must be \{name: ids\}.*dict\(zip"):
     judged(wrong, groups=[FORGET[:3]])
   for taken in ("test", "forget", "retain", "attack"):
@@ -270,4 +296,4 @@ def test_klom_of_groups_from_sixteen_oracles():
   )
   own, others = (x.take(FORGET[:10]).log_odds for x in (models(4, 16, lift=3), many.oracles))
   wanted = np.percentile(oracle.klom(own, others), 50)
-  assert found["KLoM low"]["p50"]["value"] == pytest.approx(wanted)
+  assert find(found, "KLoM", "low", kind="p50").value == pytest.approx(wanted)

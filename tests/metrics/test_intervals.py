@@ -69,7 +69,8 @@ def test_paired_differences_are_scipys_paired_t():
   a, b = rng.normal(0.9, 0.1, 6), rng.normal(0.8, 0.1, 6)
   found = intervals.paired(a, b)
   wanted = stats.ttest_rel(a, b).confidence_interval(0.95)
-  np.testing.assert_allclose(found[:3], (np.mean(a - b), wanted.low, wanted.high))
+  ends = (found.mean, found.low, found.high)
+  np.testing.assert_allclose(ends, (np.mean(a - b), wanted.low, wanted.high))
   exact = stats.permutation_test(
     (a, b), lambda x, y, axis: np.mean(x - y, axis), permutation_type="samples", vectorized=True
   )
@@ -100,7 +101,7 @@ def test_a_sign_flip_of_nothing_is_calibrated(seeds):
 
 def test_one_pair_is_no_evidence():
   found = intervals.paired([0.9], [0.8])
-  assert all(math.isnan(value) for value in found[1:])
+  assert all(math.isnan(value) for value in (found.low, found.high, found.p))
 
 
 def test_pairs_must_match():

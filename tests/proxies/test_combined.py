@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxmul.proxies import agreement, combined
-from jaxmul.proxies.combined import _PENALTIES, _ranks, _ridge
+from jaxmul.proxies.combination import _PENALTIES, _ranks, _ridge
 
 
 def one_line(pattern):

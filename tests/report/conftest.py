@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmul import report
+from jaxmul.metrics import Figure
 
 ARGUMENTS = [
   "--no-sandbox",
@@ -59,19 +60,17 @@ def _write_run(
       "confidence": rng.random((len(methods), 2, len(forget)), np.float32),
     },
   )
-  interval = {"mean": 0.5, "low": 0.4, "high": None}
-  metrics = ("ToW", "ToW-MIA", "attack", "forget", "retain", "test", "seconds")
+  interval = {"value": 0.5, "low": 0.4, "high": float("nan")}
+  figures = [Figure(name=name, **interval) for name in ("ToW", "ToW-MIA", "seconds")]
+  figures.append(Figure(name="attack rate", part="forget", **interval))
+  figures += [
+    Figure(name="accuracy", part=part, **interval) for part in ("forget", "retain", "test")
+  ]
+  ranks = [Figure(name=name, **interval) for name in ("spearman", "precision at high group")]
+  ranks += [Figure(name="seconds", **interval), Figure(name="speed-up", value=float("nan"))]
   record = {
-    "methods": {name: dict.fromkeys(metrics, interval) for name in methods},
-    "proxies": {
-      name: {
-        "spearman": interval,
-        "precision_at_high_group": interval,
-        "seconds": interval,
-        "speed_up": None,
-      }
-      for name in proxies
-    },
+    "methods": {name: {"scores": None, "tuned": False, "figures": figures} for name in methods},
+    "proxies": dict.fromkeys(proxies, ranks),
     "ground_truth": {
       "seconds": None,
       "models": 8,

@@ -98,15 +98,40 @@ def test_what_the_audit_found_blind_is_in_no_table(toy, tmp_path):
   for name in ("metrics.json", "scores.npz"):
     shutil.copy(toy.parent / name, tmp_path)
   assert '<th scope="col">ToW-MIA</th>' in report.html(tmp_path).read_text()
-  control = {"name": "ToW-MIA", "passed": None, "said": "0.1", "blind": ["ToW-MIA"]}
-  audit = {"line": "passed", "blind": ["ToW-MIA"], "audit": {"controls": [control]}}
+  blind = [{"name": "ToW-MIA"}, {"name": "accuracy", "part": "forget"}]
+  control = {"name": "ToW-MIA", "passed": None, "said": "0.1", "blind": blind}
+  audit = {"line": "passed", "blind": blind, "audit": {"controls": [control]}}
   (tmp_path / "audit.json").write_text(json.dumps(audit))
   text = report.html(tmp_path).read_text()
   assert '<th scope="col">ToW</th>' in text
   assert '<th scope="col">ToW-MIA</th>' not in text
   assert "<figcaption><b>ToW-MIA</b>" not in text
   assert "<td>blind here</td>" in text
-  assert "The audit found blind here, so not shown: ToW-MIA." in text
+  assert "The audit found blind here, so not shown: ToW-MIA, accuracy/forget." in text
+  assert '<th scope="col">forget acc.</th>' not in text
+  assert '<th scope="col">test acc.</th>' in text
+
+
+def test_seconds_that_are_not_known_are_not_shown_as_none(toy, tmp_path):
+  """As where the ground truth was read from a file: it did not cost nothing."""
+  record = json.loads((toy.parent / "metrics.json").read_text())
+  unknown = {"name": "scoring", "value": None}
+  record["methods"]["RUM"]["figures"].append(unknown)
+  (tmp_path / "metrics.json").write_text(json.dumps(record))
+  row = report.html(tmp_path).read_text().split('<th scope="row">RUM</th>')[-1]
+  assert row.startswith("<td>–</td><td>0.50</td><td>–</td><td>–</td></tr>")
+
+
+def test_a_run_of_an_older_version_is_named(toy, tmp_path):
+  record = json.loads((toy.parent / "metrics.json").read_text())
+  record["methods"]["original"] = {"ToW": {"mean": 0.5, "low": None, "high": None}}
+  (tmp_path / "metrics.json").write_text(json.dumps(record))
+  with pytest.raises(ValueError, match=r"metrics\.json holds 'original' as an older jaxmul wrote"):
+    report.html(tmp_path)
+  shutil.copy(toy.parent / "metrics.json", tmp_path)
+  (tmp_path / "audit.json").write_text(json.dumps({"line": "", "blind": ["ToW-MIA"]}))
+  with pytest.raises(ValueError, match=r"audit\.json holds 'ToW-MIA' as an older jaxmul wrote"):
+    report.html(tmp_path)
 
 
 def test_each_of_metrics_and_scores_makes_a_report_alone(toy, tmp_path):

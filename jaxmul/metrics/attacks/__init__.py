@@ -5,12 +5,12 @@ FPR with intervals.
 """
 
 from jaxmul.metrics.attacks.leak import refuse_overlap
-from jaxmul.metrics.attacks.lira import lira
-from jaxmul.metrics.attacks.on_split import on_split
+from jaxmul.metrics.attacks.lira_attack import lira
 from jaxmul.metrics.attacks.population import entropy, loss, modified_entropy
-from jaxmul.metrics.attacks.rates import Rates, best_threshold, rates
-from jaxmul.metrics.attacks.rmia import Reference, rmia
-from jaxmul.metrics.attacks.svc import (
+from jaxmul.metrics.attacks.population_on_split import on_split
+from jaxmul.metrics.attacks.rmia_attack import Reference, rmia
+from jaxmul.metrics.attacks.success_rates import Rates, best_threshold, rates
+from jaxmul.metrics.attacks.svc_attacks import (
   label_confidence,
   svc,
   svc_features,

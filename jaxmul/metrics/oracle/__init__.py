@@ -1,10 +1,10 @@
 """Beside an ensemble of oracles: models retrained without the forget set, with several seeds."""
 
-from jaxmul.metrics.oracle.agreement import churn, total_variation
-from jaxmul.metrics.oracle.ensemble import Ensemble, ensemble, oracles, original, schedules
-from jaxmul.metrics.oracle.epsilon import challenge_score, epsilon, forgetting_quality
-from jaxmul.metrics.oracle.kept import Outputs, outputs, references
-from jaxmul.metrics.oracle.klom import klom, klom_null, percentiles
+from jaxmul.metrics.oracle.challenge_epsilon import challenge_score, epsilon, forgetting_quality
+from jaxmul.metrics.oracle.disagreement import churn, total_variation
+from jaxmul.metrics.oracle.ensembles import Ensemble, ensemble, oracles, original, schedules
+from jaxmul.metrics.oracle.kl_of_margins import klom, klom_null, percentiles
+from jaxmul.metrics.oracle.model_outputs import Outputs, outputs, references
 
 __all__ = [
   "Ensemble",

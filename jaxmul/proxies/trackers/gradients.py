@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jaxmul import losses
 from jaxmul._gradients import lengths
-from jaxmul.proxies.curvature import Method
-from jaxmul.proxies.curvature import curvature as curvature_now
+from jaxmul.proxies.input_curvature import Method
+from jaxmul.proxies.input_curvature import curvature as curvature_now
 from jaxmul.proxies.trackers import _sums
 from jaxmul.train import Step, Tracker
 

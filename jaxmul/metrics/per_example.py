@@ -7,11 +7,11 @@ import numpy as np
 
 from jaxmul.data.split import Split
 from jaxmul.metrics.game import attack_all, known
-from jaxmul.metrics.oracle.agreement import churn, total_variation
-from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.epsilon import epsilon
-from jaxmul.metrics.oracle.kept import Outputs
-from jaxmul.metrics.oracle.klom import klom
+from jaxmul.metrics.oracle.challenge_epsilon import epsilon
+from jaxmul.metrics.oracle.disagreement import churn, total_variation
+from jaxmul.metrics.oracle.ensembles import Ensemble
+from jaxmul.metrics.oracle.kl_of_margins import klom
+from jaxmul.metrics.oracle.model_outputs import Outputs
 
 
 def by_example(

@@ -1,4 +1,4 @@
-"""Agreement with the oracle on every example: churn and total variation, over all pairs of models.
+"""Disagreement with oracles on every example: churn and total variation, over all pairs of models.
 
 Two oracles disagree too: read both beside the same figure of oracles against oracles.
 """

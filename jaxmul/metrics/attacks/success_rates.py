@@ -4,18 +4,21 @@ A score is higher for members. Ties count half, as if they were broken at random
 percentile bootstraps over examples; models, where there are several, are kept as they are.
 """
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxmul.metrics.intervals import Interval
 
+KINDS = ("auc", "balanced_accuracy", "tpr_at_1", "tpr_at_01")
 _BLOCK_NUMBERS = 2**21
 _NAN = float("nan")
 
 
-class Rates(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rates:
   """An attack's success in [0, 1]; chance is 0.5, 0.5, 0.01 and 0.001.
 
   Attributes:
@@ -87,13 +90,11 @@ def rates(
   for at, (percent, needed) in enumerate((("1 %", 1000), ("0.1 %", 10_000)), start=2):
     if negative.size < needed:
       value[at] = low[at] = high[at] = _NAN
-      notes[Rates._fields[at]] = (
-        f"TPR at {percent} FPR needs {needed} non-members, got {negative.size}"
-      )
+      notes[KINDS[at]] = f"TPR at {percent} FPR needs {needed} non-members, got {negative.size}"
   if threshold is None:
     notes["balanced_accuracy"] = "balanced accuracy needs a threshold, chosen on other examples"
   found = [Interval(*map(float, each)) for each in zip(value, low, high, strict=True)]
-  return Rates(*found, notes=notes)
+  return Rates(**dict(zip(KINDS, found, strict=True)), notes=notes)
 
 
 def best_threshold(members: Any, nonmembers: Any) -> float:

@@ -8,7 +8,7 @@ memorized least, where there is less to see.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -25,10 +25,11 @@ from jaxmul.metrics._controls import (
   of_figures,
   of_percentiles,
 )
+from jaxmul.metrics.figures import Blind, Figure
 from jaxmul.metrics.game import ATTACKS, Scores, attack, known
-from jaxmul.metrics.oracle.ensemble import Ensemble
-from jaxmul.metrics.oracle.kept import Outputs
-from jaxmul.metrics.oracle.klom import klom, klom_null
+from jaxmul.metrics.oracle.ensembles import Ensemble
+from jaxmul.metrics.oracle.kl_of_margins import klom, klom_null
+from jaxmul.metrics.oracle.model_outputs import Outputs
 from jaxmul.metrics.outputs import label_probability
 
 __all__ = ["Audit", "Control", "audit", "contrast"]
@@ -53,12 +54,9 @@ class Audit:
     return all(control.passed is not False for control in self.controls)
 
   @property
-  def blind(self) -> tuple[str, ...]:
-    """What saw nothing here, and has no place in a table: keys of `beside_oracles`.
-
-    "ToW-MIA" or "attack svc" is the whole figure, "attack svc/tpr_at_1" one part of it.
-    """
-    return tuple(name for control in self.controls for name in control.blind)
+  def blind(self) -> tuple[Blind, ...]:
+    """What saw nothing here, and has no place in a table: whole figures, parts or kinds of them."""
+    return tuple(blind for control in self.controls for blind in control.blind)
 
   @property
   def line(self) -> str:
@@ -78,7 +76,7 @@ class Audit:
         f"no attack tells oracles from other oracles: {_short(worst.name)} comes nearest, with an "
         f"AUC of {_mean(worst):.3f} (0.5 is chance, {noticed(worst.detectable)})"
       )
-    whole = [_short(name) for name in self.blind if "/" not in name]
+    whole = [_short(blind.name) for blind in self.blind if blind.whole]
     parts = len(self.blind) - len(whole)
     if parts:
       whole.append(f"{parts} rate{'s' * (parts > 1)} of {'other ' if whole else ''}attacks")
@@ -91,25 +89,21 @@ class Audit:
     if not self.passed:
       raise ValueError(f"{self.line}. Do not report figures; train more seeds and audit again.")
 
-  def without_blind(self, found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+  def without_blind(self, figures: Iterable[Figure]) -> list[Figure]:
     """Returns figures of `beside_oracles` or `compare` without those that are blind here.
 
+    As a figure of unlearned models goes, so does that of oracles and originals.
+
     Args:
-      found: {figure: {part: anything}}; of “oracle …” and “original …” the name after it counts.
+      figures: of `beside_oracles` or `compare`.
 
     Example:
-      >>> control = Control("attack svc", None, "", blind=("attack svc", "attack loss/auc"))
-      >>> found = {"attack svc": {"auc": 0.5}, "attack loss": {"auc": 0.5, "tpr_at_1": 0.1}}
-      >>> Audit((control,)).without_blind(found)
-      {'attack loss': {'tpr_at_1': 0.1}}
+      >>> control = Control("attack svc", None, "", blind=(Blind("attack svc", kind="auc"),))
+      >>> auc, tpr = (Figure(name="attack svc", kind=k, value=0.5) for k in ("auc", "tpr_at_1"))
+      >>> [figure.kind for figure in Audit((control,)).without_blind([auc, tpr])]
+      ['tpr_at_1']
     """
-    blind, kept = set(self.blind), {}
-    for figure, parts in found.items():
-      name = figure.removeprefix("oracle ").removeprefix("original ")
-      seen = {part: each for part, each in parts.items() if f"{name}/{part}" not in blind}
-      if seen and name not in blind:
-        kept[figure] = seen
-    return kept
+    return [each for each in figures if not any(blind.hides(each) for blind in self.blind)]
 
 
 def audit(
@@ -208,8 +202,8 @@ def audit(
     value = distance(batch_norm.models(slice(half)), split.forget)
     controls.append(_above("BatchNorm statistics changed, KLoM", value, limit["all"]))
   ratios = [value / max(limit[name], 1e-9) for name, value in (("low", near), ("high", far))]
-  blind = {name for control in controls for name in control.blind}
-  lira = None if "attack lira" in blind else different["lira"]
+  blind = {blind for control in controls for blind in control.blind}
+  lira = None if Blind("attack lira") in blind else different["lira"]
   controls.append(_low_group(apart, ratios, lira, on_low, on_high))
   return Audit(tuple(controls))
 
@@ -278,6 +272,5 @@ def _mean(control: Control) -> float:
 
 
 def _short(name: str) -> str:
-  """Returns the name of an attack without the word."""
-  short = name.removeprefix("attack ")
-  return short if short in ATTACKS else name
+  """Returns the name of a figure, of an attack without the word."""
+  return {f"attack {attack}": attack for attack in ATTACKS}.get(name, name)

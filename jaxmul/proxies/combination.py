@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmul.proxies.agreement import Agreement, agreement
+from jaxmul.proxies.rank_agreement import Agreement, agreement
 
 _PENALTIES = 10.0 ** np.arange(-4, 4)
 

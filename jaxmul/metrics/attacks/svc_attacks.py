@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from jaxmul import losses
+from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.metrics.attacks.leak import refuse_overlap
 from jaxmul.metrics.attacks.population import entropy, modified_entropy
 from jaxmul.metrics.outputs import is_correct, label_probability, log_probabilities
-from jaxmul.proxies.scoring import score
 
 # Each: (logits [..., n, C], labels [n]) -> [..., n, F].
 FEATURES: dict[str, Callable[[Any, Any], np.ndarray]] = {

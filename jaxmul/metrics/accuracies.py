@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import losses
+from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
-from jaxmul.proxies.scoring import score
 
 
 def accuracy(

@@ -1,9 +1,12 @@
-"""The numbers behind the page's SVG figures: plain lists with coordinates in [0, 1]."""
+"""The numbers behind the page's SVG charts: plain lists with coordinates in [0, 1]."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from jaxmul.metrics import Figure
 
 _BINS = 40
 _DENSITY = (28, 18)  # bins of the proxy's rank and of memorization
@@ -48,7 +51,7 @@ def histogram(memorization: np.ndarray, groups: Mapping[str, np.ndarray]) -> dic
 
 
 def density(scores: np.ndarray, memorization: np.ndarray) -> dict[str, Any]:
-  """Counts examples by the rank of a proxy and by memorization, for a figure that scales with n.
+  """Counts examples by the rank of a proxy and by memorization, for a chart that scales with n.
 
   Args:
     scores: [n], a proxy.
@@ -100,32 +103,30 @@ def mean_rank(values: np.ndarray) -> np.ndarray:
   return (rankdata(values) - 1) / max(1, len(values) - 1)
 
 
-def dots(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-  """Places means and intervals on one axis that holds 0, 1 and all means.
+def dots(figures: Mapping[str, Figure]) -> dict[str, Any]:
+  """Places values and intervals on one axis that holds 0, 1 and all values.
 
   Args:
-    intervals: {method: {"mean", "low", "high"}}; low and high may be None. Ends beyond the axis
-      are cut, and marked so.
+    figures: {method: figure}. Ends beyond the axis are cut, and marked so.
 
   Returns:
     {"left", "right": ends of the axis, "rows": [{"name", "mean", "low", "high", "cut"}]}.
 
   Example:
-    >>> dots({"retrain": {"mean": 0.5, "low": None, "high": None}})["rows"][0]["mean"]
+    >>> dots({"retrain": Figure(name="ToW", value=0.5)})["rows"][0]["mean"]
     0.5
   """
-  means = [found["mean"] for found in intervals.values() if found["mean"] is not None]
+  known = {name: figure for name, figure in figures.items() if np.isfinite(figure.value)}
+  means = [figure.value for figure in known.values()]
   left, right = min([0.0, *means]), max([1.0, *means])
 
   def place(value: float) -> float:
     return min(1.0, max(0.0, (value - left) / (right - left)))
 
   rows = []
-  for name, found in intervals.items():
-    if found["mean"] is None:
-      continue
-    mean = found["mean"]
-    low, high = (mean if found[end] is None else found[end] for end in ("low", "high"))
+  for name, figure in known.items():
+    mean = figure.value
+    low, high = (end if np.isfinite(end) else mean for end in (figure.low, figure.high))
     rows.append(
       {
         "name": name,
@@ -138,46 +139,40 @@ def dots(intervals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
   return {"left": left, "right": right, "rows": rows}
 
 
-def cost(
-  methods: Mapping[str, Mapping[str, Any]],
-  proxies: Mapping[str, Mapping[str, Any]],
-  truth_seconds: float | None,
-) -> list[dict[str, Any]]:
-  """Adds the scoring that RUM needs to the seconds of unlearning.
+def cost(methods: Mapping[str, Sequence[Figure]]) -> list[dict[str, Any]]:
+  """Adds the scoring that a method needs to the seconds of unlearning.
 
   Args:
-    methods: {name: {"seconds": {"mean"}, "scoring": seconds}}; where there is no "scoring", "RUM x"
-      is charged that of the proxy x.
-    proxies: {name: {"seconds": {"mean"}}}.
-    truth_seconds: of the ground truth; None where they are not known.
+    methods: {name: figures}: "seconds", and "scoring" of those that are told what is memorized.
 
   Returns:
     [{"name", "scoring", "unlearning", "together", "retrainings"}], seconds; "retrainings" is
-    together over the seconds of "retrain". None where something is not known.
+    together over the seconds of "retrain". NaN where something is not known.
 
   Example:
-    >>> methods = {"retrain": {"seconds": {"mean": 4.0}}, "RUM loss": {"seconds": {"mean": 1.0}}}
-    >>> cost(methods, {"loss": {"seconds": {"mean": 2.0}}}, None)[1]["retrainings"]
+    >>> seconds = {"retrain": 4.0, "RUM loss": 1.0}
+    >>> methods = {name: [Figure(name="seconds", value=each)] for name, each in seconds.items()}
+    >>> methods["RUM loss"].append(Figure(name="scoring", value=2.0))
+    >>> cost(methods)[1]["retrainings"]
     0.75
   """
-  scoring = {f"RUM {name}": found["seconds"]["mean"] for name, found in proxies.items()}
-  scoring["RUM ground truth"] = truth_seconds
-  once = methods["retrain"]["seconds"]["mean"] if "retrain" in methods else None
+
+  def of(name: str, figure: str, otherwise: float) -> float:
+    return next((each.value for each in methods[name] if each.name == figure), otherwise)
+
+  once = of("retrain", "seconds", math.nan) if "retrain" in methods else math.nan
   rows = []
-  for name, found in methods.items():
+  for name in methods:
     if name == "original":
       continue
-    seconds, extra = found["seconds"]["mean"], scoring.get(name, 0.0)
-    if "scoring" in found:
-      extra = found["scoring"] or 0.0
-    together = None if seconds is None or extra is None else seconds + extra
+    seconds, scoring = of(name, "seconds", math.nan), of(name, "scoring", 0.0)
     rows.append(
       {
         "name": name,
-        "scoring": extra,
+        "scoring": scoring,
         "unlearning": seconds,
-        "together": together,
-        "retrainings": together / once if together is not None and once else None,
+        "together": seconds + scoring,
+        "retrainings": (seconds + scoring) / once if once else math.nan,
       }
     )
   return rows

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
-from jaxmul.metrics.oracle.kept import Outputs
+from jaxmul.metrics.oracle.model_outputs import Outputs
 from jaxmul.retraining.executors import Executor
 from jaxmul.retraining.progress import Progress
 from jaxmul.retraining.resume import stream

@@ -1,0 +1,62 @@
+"""Every unlearning algorithm with its published rate and epochs, and what it must be given."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from jaxmul import data, memorization, unlearn
+from jaxmul.binding import Network
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Given:
+  """What factories need besides settings."""
+
+  fresh: Network
+  wide: Network
+  reference: data.Dataset
+  features: Callable[[Network, jax.Array], jax.Array]
+  layers: tuple[str, ...]
+  influence: memorization.ChosenInfluence | None
+
+  def dmm(self, scale: float) -> unlearn.Unlearner:
+    """Datamodel matching, by the influences."""
+    if self.influence is None:
+      raise ValueError("dmm needs influences: --influence-models must be at least 2.")
+    found = self.influence
+    return unlearn.dmm(found.value, found.test_ids, found.ids, 0.003 * scale)
+
+
+# Each: (given, factor on the published rate) -> algorithm, and the published number of epochs.
+ALGORITHMS: dict[str, tuple[Callable[[Given, float], unlearn.Unlearner], int]] = {
+  "fine_tune": (lambda g, s: unlearn.fine_tune(0.01 * s), 10),
+  "l1_sparse": (lambda g, s: unlearn.l1_sparse(0.01 * s), 10),
+  "neg_grad": (lambda g, s: unlearn.neg_grad(1e-4 * s), 5),
+  "neg_grad_plus": (lambda g, s: unlearn.neg_grad_plus(0.01 * s), 5),
+  "random_label": (lambda g, s: unlearn.random_label(0.1 * s), 10),
+  "salun": (lambda g, s: unlearn.salun(0.1 * s), 10),
+  "scrub": (lambda g, s: unlearn.scrub(5e-3 * s), 5),
+  "influence": (lambda g, s: unlearn.influence(s), 1),
+  "fisher": (lambda g, s: unlearn.fisher(1e-9 * s), 1),
+  "ssd": (lambda g, s: unlearn.ssd(10.0 / s), 1),
+  "bad_teacher": (lambda g, s: unlearn.bad_teacher(g.fresh, 1e-4 * s), 1),
+  "boundary_shrink": (lambda g, s: unlearn.boundary_shrink(1e-5 * s), 10),
+  "boundary_expand": (lambda g, s: unlearn.boundary_expand(g.wide, 1e-5 * s), 10),
+  "cf_k": (lambda g, s: unlearn.cf_k(g.layers, 1, 0.01 * s), 10),
+  "eu_k": (lambda g, s: unlearn.eu_k(g.layers, g.fresh, 1, 0.01 * s), 10),
+  "msg": (lambda g, s: unlearn.msg(g.fresh, 1e-3 * s), 5),
+  "ct": (lambda g, s: unlearn.ct(1e-3 * s), 3),
+  "amun": (lambda g, s: unlearn.amun(0.01 * s), 10),
+  "dmm": (lambda g, s: g.dmm(s), 5),
+  "localized_reset": (lambda g, s: unlearn.localized_reset(g.fresh, 0.01 * s), 10),
+  "regun": (lambda g, s: unlearn.regun(g.reference, 0.01 * s), 5),
+  "sam": (lambda g, s: unlearn.sam(unlearn.neg_grad_plus(0.01 * s)), 5),
+  "top_k": (lambda g, s: unlearn.top_k(0.01 * s), 5),
+  "random_k": (lambda g, s: unlearn.random_k(0.01 * s), 5),
+  "layer_attack": (lambda g, s: unlearn.layer_attack(g.features, g.layers[-1], 0.01 * s), 10),
+}
+LAYERS = {
+  "mlp": ("Dense_0", "Dense_1", "Dense_2"),
+  "cnn": ("Conv_0", "Conv_1", "Conv_2", "Dense_0", "Dense_1"),
+}
