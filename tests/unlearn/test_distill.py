@@ -115,7 +115,7 @@ def test_scrub_stops_passing_over_forget_after_msteps(problem):
     return params.replace(params=seen - params.params), state
 
   witness = unlearn.Unlearner(
-    lambda p, s: (), counting, unlearn.scrub(msteps=3).passes, identity=("witness",)
+    lambda p, s: (), counting, passes=unlearn.scrub(msteps=3).passes, identity=("witness",)
   )
   counter = bind(lambda w, x: x @ w[:4, None] * jnp.ones(3), jnp.zeros(4))
   after = unlearn.run(witness, counter, data, split, jax.random.key(0), epochs=5, batch_size=8)
@@ -145,7 +145,7 @@ def test_scrub_student_moves_and_its_teacher_does_not(problem):
     return updates, new
 
   watched = unlearn.Unlearner(
-    algorithm.init, kept, algorithm.passes, ("watched",), tick=algorithm.tick
+    algorithm.init, kept, passes=algorithm.passes, identity=("watched",), tick=algorithm.tick
   )
   after = unlearn.run(watched, params, data, split, jax.random.key(0), epochs=3, batch_size=8)
   jax.effects_barrier()

@@ -456,7 +456,7 @@ def test_bad_input_gets_one_line(problem, change, message):
 
 def test_passes_that_do_not_exist_are_refused():
   with pytest.raises(ValueError, match="passes='Retain', must be 'retain'") as caught:
-    unlearn.Unlearner(lambda params, session: (), None, "Retain")  # pyright: ignore
+    unlearn.Unlearner(lambda params, session: (), None, passes="Retain")  # pyright: ignore
   assert "\n" not in str(caught.value)
 
 
