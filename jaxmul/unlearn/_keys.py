@@ -26,12 +26,7 @@ def holds_arrays(value: Any) -> bool:
     >>> holds_arrays({"w": np.zeros(3)}), holds_arrays((1.0, np.float32(2), np.zeros(())))
     (True, False)
   """
-  return any(map(_is_data, leaves_of(value)))
-
-
-def leaves_of(value: Any) -> list[Any]:
-  """Returns the leaves of a pytree, None included."""
-  return jax.tree.leaves(value, is_leaf=lambda each: each is None)
+  return any(map(_is_data, jax.tree.leaves(value)))
 
 
 def key_of_setting(value: Any, said: str) -> Hashable:

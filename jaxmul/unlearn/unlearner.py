@@ -17,7 +17,7 @@ import numpy as np
 from jaxmul._examples import Batch, Examples
 from jaxmul._identity import describe, digest, tree_digest
 from jaxmul.binding import Network
-from jaxmul.unlearn._keys import holds_arrays, key_of_held, key_of_setting, leaves_of
+from jaxmul.unlearn._keys import holds_arrays, key_of_held, key_of_setting
 from jaxmul.unlearn._passes import Alternate, Passes
 
 
@@ -179,7 +179,7 @@ def _contents(value: Any) -> str:
   try:
     return digest(value)
   except ValueError:
-    if not all(isinstance(leaf, np.ndarray | jax.Array) for leaf in leaves_of(value)):
+    if not all(isinstance(leaf, np.ndarray | jax.Array) for leaf in jax.tree.leaves(value)):
       raise
     return tree_digest(value)
 
