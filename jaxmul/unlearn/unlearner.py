@@ -56,6 +56,10 @@ class Clock(NamedTuple):
   steps: jax.Array
 
 
+class _Functions(tuple[Callable[..., Any] | None, ...]):
+  """The identity of an Unlearner that no call is known of."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Unlearner:
   """An unlearning algorithm as two pure functions, and three more for those that need them.
@@ -72,7 +76,8 @@ class Unlearner:
     tick: `(state, clock) -> state`, before each step, for what depends on time.
     finish: `(network, state) -> network`, after the last step: a head is narrowed.
     identity: equal for equal algorithms, which share a compiled program. `algorithm` fills it in.
-      By default the two functions themselves: equal to no other, and unknown to another process.
+      By default, and where a copy is given other functions, it is the functions themselves: equal
+      to no other, and unknown to another process.
 
   Raises:
     ValueError: `passes` is none of these.
@@ -94,18 +99,19 @@ class Unlearner:
       raise ValueError(
         f"Unlearner got passes={self.passes!r}, must be 'retain', 'forget', 'union' or Alternate."
       )
-    if self.identity is None:
-      object.__setattr__(self, "identity", (self.init, self.update))
+    functions = _Functions((self.init, self.update, self.start, self.tick, self.finish))
+    known = self.identity is not None and not isinstance(self.identity, _Functions)
+    if not known or (isinstance(self.identity, Call) and self.identity.functions != functions):
+      object.__setattr__(self, "identity", functions)
 
   @property
   def name(self) -> str:
     """The name of the function that made it, such as "scrub"."""
     if isinstance(self.identity, Call):
       return self.identity.name
-    if isinstance(self.identity, tuple) and self.identity:
-      first = self.identity[0]
-      return getattr(first, "__qualname__", str(first))
-    return str(self.identity)
+    if isinstance(self.identity, _Functions):
+      return getattr(self.init, "__qualname__", "unnamed")
+    return str(self.identity[0] if isinstance(self.identity, tuple) else self.identity)
 
   def words(self, *, lasting: bool = True) -> str:
     """Returns the algorithm and everything it was made with in words, arrays by their digest.
@@ -125,7 +131,7 @@ class Unlearner:
       return self.identity.words(lasting=lasting)
     if not lasting:
       return str(self.identity)
-    if self.identity == (self.init, self.update):
+    if isinstance(self.identity, _Functions):
       raise ValueError(
         f"{self.name} was made outside of unlearn.algorithm and has no identity, so a run with it "
         "could not be resumed. Make it in a function that @unlearn.algorithm decorates."
@@ -141,11 +147,14 @@ class Call:
     make: the function that was called.
     key: what tells its settings apart, for `==` and `hash`; arrays do not count.
     arguments: all arguments by name, with defaults, arrays included.
+    functions: of the Unlearner that it made, which no copy with others may pass for.
   """
 
   make: Callable[..., Unlearner]
   key: Hashable
+  _: dataclasses.KW_ONLY
   arguments: Mapping[str, Any] = dataclasses.field(compare=False)
+  functions: _Functions = dataclasses.field(compare=False)
 
   @property
   def name(self) -> str:
@@ -240,7 +249,9 @@ def algorithm(make: Callable[P, Unlearner]) -> Callable[P, Unlearner]:
     # Where arrays were given, a number that was read off them may be held as a constant.
     given = any(holds_arrays(value) for value in bound.arguments.values())
     held = key_of_held((made.update, made.tick)) if given else None
-    identity = Call(make, (settings, held), dict(bound.arguments))
+    functions = _Functions((made.init, made.update, made.start, made.tick, made.finish))
+    arguments = dict(bound.arguments)
+    identity = Call(make, (settings, held), arguments=arguments, functions=functions)
     return dataclasses.replace(made, identity=identity)
 
   return called

@@ -301,6 +301,15 @@ def test_without_the_decorator_it_equals_nothing_and_cannot_be_resumed():
     made().words()
 
 
+@pytest.mark.parametrize("part", ["init", "update", "start", "tick", "finish"])
+@pytest.mark.parametrize("made", [unlearn.fine_tune(), unlearn.descend(jnp.add, optax.sgd(0.1))])
+def test_a_copy_with_another_function_is_another_algorithm(made, part):
+  """Under the old identity it would run what was compiled of the old function."""
+  one, two = (dataclasses.replace(made, **{part: lambda *given: given}) for _ in range(2))
+  assert len({made, one, two}) == 3
+  assert dataclasses.replace(made) == made
+
+
 @unlearn.algorithm
 def wrong():
   return 3
