@@ -45,9 +45,8 @@ def key_of_setting(value: Any, said: str) -> Hashable:
     >>> key_of_setting(np.zeros(3), "f got x") == key_of_setting(np.ones(4), "f got x")
     True
   """
-  leaves, tree = jax.tree.flatten(value, is_leaf=lambda each: each is None)
   try:
-    key = tree, tuple("arrays" if _is_data(leaf) else _key_of_leaf(leaf) for leaf in leaves)
+    key = _key_of_tree(value)
     hash(key)
   except TypeError:
     raise ValueError(
@@ -109,12 +108,20 @@ def _content(cell: types.CellType) -> Any:
     return None
 
 
+def _key_of_tree(value: Any) -> Hashable:
+  leaves, tree = jax.tree.flatten(value, is_leaf=lambda each: each is None)
+  return tree, tuple("arrays" if _is_data(leaf) else _key_of_leaf(leaf) for leaf in leaves)
+
+
 def _key_of_leaf(value: Any) -> Hashable:
   if isinstance(value, np.ndarray | jax.Array):  # a scalar
     weak = getattr(value, "weak_type", False)
     return type(value), str(value.dtype), weak, _key_of_leaf(value.item())
   if isinstance(value, float):
     return type(value), value.hex()  # 0.0 and -0.0 are equal, and are not the same
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    compared = (field.name for field in dataclasses.fields(value) if field.compare)
+    return type(value), value, tuple(_key_of_tree(getattr(value, name)) for name in compared)
   return type(value), value
 
 

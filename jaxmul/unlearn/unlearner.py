@@ -100,8 +100,8 @@ class Unlearner:
         f"Unlearner got passes={self.passes!r}, must be 'retain', 'forget', 'union' or Alternate."
       )
     functions = _Functions((self.init, self.update, self.start, self.tick, self.finish))
-    known = self.identity is not None and not isinstance(self.identity, _Functions)
-    if not known or (isinstance(self.identity, Call) and self.identity.functions != functions):
+    copied = isinstance(self.identity, Call) and self.identity.functions != functions
+    if self.identity is None or isinstance(self.identity, _Functions) or copied:
       object.__setattr__(self, "identity", functions)
 
   @property
@@ -165,9 +165,9 @@ class Call:
     """Returns the call in words, see `Unlearner.words`."""
     # Ours are known by their public name, which stays when a file is named anew.
     ours = self.make.__module__.startswith("jaxmul.unlearn.")
-    name = describe(self.make) if lasting and not ours else self.name
-    said = (f"{name}={_words(value, lasting)}" for name, value in self.arguments.items())
-    return f"{name}({', '.join(said)})"
+    function = describe(self.make) if lasting and not ours else self.name
+    given = (f"{name}={_words(value, lasting)}" for name, value in self.arguments.items())
+    return f"{function}({', '.join(given)})"
 
   def __repr__(self) -> str:
     return self.words(lasting=False)

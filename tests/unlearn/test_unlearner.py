@@ -146,6 +146,18 @@ def test_numbers_count_with_their_types():
   assert plain(more={"a": [1, (2,)]}) != plain(more={"a": [1, (3,)]})
 
 
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  steps: tuple[float, ...]
+
+
+def test_numbers_in_a_dataclass_count_with_their_types():
+  assert Schedule((1.0,)) == Schedule((1,))
+  assert plain(more=Schedule((1.0,))) == plain(more=Schedule((1.0,)))
+  assert plain(more=Schedule((1.0,))) != plain(more=Schedule((1,)))
+  assert plain(more=Schedule((1.0,))).words().endswith(f"more={__name__}.Schedule(steps=(1.0)))")
+
+
 def test_defaults_are_in_the_identity_and_its_words():
   assert plain() == plain(0.1) == plain(rate=0.1, more=None)
   assert plain().words() == f"{__name__}.plain(rate=0.1, more=None)"
