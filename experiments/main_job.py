@@ -5,12 +5,11 @@
 
 import dataclasses
 import functools
-import inspect
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -441,10 +440,8 @@ def steps_of(config: Config) -> dict[str, str]:
     if step.unlearner is None:
       said[group] = "left as it is"
     else:
-      name, *values = cast(tuple, step.unlearner.identity)
-      names = inspect.signature(getattr(unlearn, name)).parameters
-      settings = ", ".join(f"{k}={v}" for k, v in zip(names, values, strict=True))
-      said[group] = f"{name}({settings}), {step.epochs} epochs, batch {step.batch_size}"
+      algorithm = step.unlearner.words()
+      said[group] = f"{algorithm}, {step.epochs} epochs, batch {step.batch_size}"
   return said
 
 

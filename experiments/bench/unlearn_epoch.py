@@ -48,7 +48,7 @@ def _ours(algorithm, network, images, labels):
 
   from jaxmul._examples import examples_of
   from jaxmul.unlearn._passes import sizes
-  from jaxmul.unlearn.base import _epoch
+  from jaxmul.unlearn.running import _epoch
 
   data = Dataset(images, labels)
   split = Split(forget=np.arange(FORGET), retain=np.arange(FORGET, COUNT))

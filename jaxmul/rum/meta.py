@@ -233,8 +233,7 @@ def shrinking(dataset: Dataset, groups: Sequence[Any], gone: Any = ()) -> list[S
 def _name(step: Step) -> str:
   if step.unlearner is None:
     return "none"
-  identity = step.unlearner.identity
-  return str(identity[0]) if isinstance(identity, tuple) else str(identity)
+  return step.unlearner.name
 
 
 def params_hash(network: Network) -> str:
@@ -268,11 +267,7 @@ def _step_names(start: str, plan: Plan, splits: list[Split]) -> list[str]:
   for number, (step, split) in enumerate(zip(plan.steps, splits, strict=True)):
     algorithm = step.unlearner
     settings = (step.epochs, step.batch_size, step.freeze_statistics)
-    what = (
-      None
-      if algorithm is None
-      else (algorithm.identity, algorithm.passes, tree_digest(algorithm.given))
-    )
+    what = None if algorithm is None else (algorithm.words(), algorithm.passes)
     before = digest(before, what, settings, np.sort(split.forget))
     names.append(f"step{number}-{before[:16]}")
   return names

@@ -15,7 +15,7 @@ from jaxmul import _check, unlearn
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
-from jaxmul.unlearn.base import refuse_uncalled
+from jaxmul.unlearn.unlearner import refuse_uncalled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ def salun_plan(batch_size: int = 256) -> Plan:
     Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
 
   Example:
-    >>> [step.unlearner and step.unlearner.identity[0] for step in salun_plan().steps]
+    >>> [step.unlearner and step.unlearner.name for step in salun_plan().steps]
     [None, 'fine_tune', 'salun']
   """
   return Plan(

@@ -17,7 +17,6 @@ import numpy as np
 
 from jaxmul import checkpoint
 from jaxmul._files import write_atomic
-from jaxmul._identity import describe
 from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset, check_ids
 from jaxmul.rum.groups import refine
@@ -183,7 +182,7 @@ def _same(ledger: Path | None, old: Entry, new: Entry, fields: tuple[str, ...]) 
 
 
 def plan_words(plan: Plan, *, lasting: bool = True) -> str:
-  """Returns a plan in words: each step's algorithm with all its settings.
+  """Returns a plan in words: each step's algorithm with all it was made with.
 
   Args:
     plan: any.
@@ -196,13 +195,12 @@ def plan_words(plan: Plan, *, lasting: bool = True) -> str:
   Example:
     >>> from jaxmul import rum, unlearn
     >>> plan_words(rum.Plan([rum.Step(None), rum.Step(unlearn.neg_grad(0.1), 2, 8)]))
-    "none; ('neg_grad', 0.1, 0.9) × 2 of 8"
+    'none; neg_grad(learning_rate=0.1, momentum=0.9) × 2 of 8'
   """
-  words = describe if lasting else str
   return "; ".join(
     "none"
     if step.unlearner is None
-    else f"{words(step.unlearner.identity)} × {step.epochs} of {step.batch_size}"
+    else f"{step.unlearner.words(lasting=lasting)} × {step.epochs} of {step.batch_size}"
     + ", statistics frozen" * step.freeze_statistics
     for step in plan.steps
   )

@@ -1,25 +1,24 @@
-"""Decision boundaries: S is pushed over one, relabelled by one, or given a region of its own.
+"""Decision boundaries: S is pushed over one, or given a region of its own.
 
-x inputs, y labels, z logits, φ penultimate features. Adversarial examples are made of S once, at
-the original network, in evaluation mode; inputs are not clipped, as their range is the user's.
+x inputs, y labels. Adversarial examples are made of S once, at the original network, in evaluation
+mode; inputs are not clipped, as their range is the user's.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
 from jaxmul import losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
-from jaxmul.data.dataset import as_inputs
+from jaxmul.unlearn._adversarial import likeliest_wrong
 from jaxmul.unlearn._whole import map_members
-from jaxmul.unlearn.base import Session, Unlearner
-from jaxmul.unlearn.objective import batch_risk, descend, merged, sgd
+from jaxmul.unlearn.objective import batch_risk, descend, sgd
+from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 
+@algorithm
 def boundary_shrink(
   learning_rate: float = 1e-5, *, radius: float = 0.1, momentum: float = 0.9
 ) -> Unlearner:
@@ -62,10 +61,17 @@ def boundary_shrink(
   return descend(
     objective,
     sgd(learning_rate, momentum),
-    identity=("boundary_shrink", learning_rate, radius, momentum),
     passes="forget",
     remember=remember,
   )
+
+
+def _nearest_class(network: Network, radius, batch: Batch) -> jax.Array:
+  def total(inputs):
+    return jnp.sum(losses.cross_entropy(network(inputs), batch.labels))
+
+  attacked = batch.inputs + radius * jnp.sign(jax.grad(total)(batch.inputs))
+  return likeliest_wrong(network(attacked.astype(batch.inputs.dtype)), batch.labels)
 
 
 class _Heads(NamedTuple):
@@ -75,6 +81,7 @@ class _Heads(NamedTuple):
   wide: Network
 
 
+@algorithm
 def boundary_expand(
   initial: Network, learning_rate: float = 1e-5, *, momentum: float = 0.9
 ) -> Unlearner:
@@ -136,147 +143,11 @@ def boundary_expand(
   return descend(
     objective,
     sgd(learning_rate, momentum),
-    identity=("boundary_expand", learning_rate, momentum),
-    given=initial,
     passes="forget",
     remember=remember,
     start=start,
     finish=finish,
   )
-
-
-class _Adversarial(NamedTuple):
-  """By row of the data set: inputs [N, ...] and the classes int32 [N] predicted for them."""
-
-  inputs: jax.Array
-  labels: jax.Array
-
-
-def amun(
-  learning_rate: float = 0.01,
-  *,
-  radius: float = 0.1,
-  doublings: int = 8,
-  steps: int = 50,
-  momentum: float = 0.9,
-  weight_decay: float = 5e-4,
-) -> Unlearner:
-  """Descends the risk on R and on the nearest adversarial examples of S, with their own labels.
-
-  Each example of S is attacked by projected gradient ascent in balls of radius r, 2r, 4r, …; the
-  first that fools the original network is taken, with the class predicted for it. Where none does,
-  the largest ball counts, with the likeliest wrong class. Needs R and S; one epoch costs one
-  training epoch on both, the attacks up to `steps` · (1 + `doublings`) epochs on S, and their
-  results memory for one float copy of the data set. The paper tunes rate and epochs; 0.01 and 10
-  are our choice.
-
-  Args:
-    learning_rate: η, constant.
-    radius: r, first Euclidean radius, above 0, in units of the inputs.
-    doublings: how often it is doubled, at least 0.
-    steps: of each attack, at least 1; 50 in the paper.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`.
-
-  Raises:
-    ValueError: a number is outside its range.
-
-  References:
-    Ebrahimpour-Boroojeny et al., [AMUN](https://arxiv.org/abs/2503.00917), 2025.
-
-  Example:
-    >>> amun().passes
-    'union'
-  """
-
-  if not radius > 0:
-    raise ValueError(f"amun got radius={radius}, must be above 0.")
-  for name, value, least in (("doublings", doublings, 0), ("steps", steps, 1)):
-    if not value >= least:
-      raise ValueError(f"amun got {name}={value}, must be at least {least}.")
-
-  def remember(network: Network, session: Session) -> _Adversarial:
-    dtype = as_inputs(session.forget.inputs[:1]).dtype
-    radii = jnp.asarray(radius * 2.0 ** np.arange(doublings + 1), dtype)
-    arguments = (network, radii, jnp.int32(steps))
-    return map_members(_nearest_adversarial, arguments, session.forget, session.batch_size)
-
-  def objective(network, turn, adversarial):
-    at = turn.forget.rows
-    attacked = turn.forget._replace(
-      inputs=adversarial.inputs[at].astype(turn.forget.inputs.dtype),
-      labels=adversarial.labels[at],
-    )
-    return batch_risk(network, merged(attacked, turn.retain), turn.key)
-
-  return descend(
-    objective,
-    sgd(learning_rate, momentum, weight_decay),
-    identity=("amun", learning_rate, radius, doublings, steps, momentum, weight_decay),
-    passes="union",
-    remember=remember,
-  )
-
-
-def _ascent(logits_of, start, labels, step, steps, project):
-  """Returns where `steps` normalised steps up the loss of `labels` lead, projected after each."""
-
-  def up(index, x):
-    del index
-    gradient = jax.grad(lambda x: jnp.sum(losses.cross_entropy(logits_of(x), labels)))(x)
-    return project(x + step * gradient / jnp.maximum(norms(gradient), 1e-30))
-
-  return lax.fori_loop(0, steps, up, start)
-
-
-def norms(x: jax.Array) -> jax.Array:
-  """Returns the Euclidean norm of each example [B, 1, …, 1] of x [B, ...]."""
-  return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim)), keepdims=True))
-
-
-def likeliest_wrong(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns the class int32 [B] of the largest logit that is not the label's.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> likeliest_wrong(jnp.array([[5.0, 1.0, 2.0]]), jnp.array([0])).tolist()
-    [2]
-  """
-  is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-  return jnp.argmax(jnp.where(is_label, -jnp.inf, logits), axis=-1).astype(jnp.int32)
-
-
-def _nearest_class(network: Network, radius, batch: Batch) -> jax.Array:
-  def total(inputs):
-    return jnp.sum(losses.cross_entropy(network(inputs), batch.labels))
-
-  attacked = batch.inputs + radius * jnp.sign(jax.grad(total)(batch.inputs))
-  return likeliest_wrong(network(attacked.astype(batch.inputs.dtype)), batch.labels)
-
-
-def _nearest_adversarial(network: Network, radii, steps, batch: Batch) -> _Adversarial:
-  inputs, labels = batch.inputs, batch.labels
-  rank = (-1, *(1,) * (inputs.ndim - 1))
-
-  def attack(found, radius):
-    best, done = found
-
-    def project(x):
-      moved = x - inputs
-      return inputs + moved * jnp.minimum(1, radius / jnp.maximum(norms(moved), 1e-30))
-
-    step = 2.5 * radius / steps
-    attacked = _ascent(network, inputs, labels, step, steps, project).astype(inputs.dtype)
-    fooled = ~losses.is_correct(network(attacked), labels)
-    best = jnp.where(done.reshape(rank), best, attacked)
-    return (best, done | fooled), None
-
-  already = ~losses.is_correct(network(inputs), labels)
-  (best, _), _ = lax.scan(attack, (inputs, already), radii)
-  return _Adversarial(best, likeliest_wrong(network(best), labels))
 
 
 def _refuse_unlike(network: Network, initial: Network) -> None:

@@ -4,7 +4,8 @@
 the original network before the first step; memory is never differentiated nor updated.
 """
 
-from collections.abc import Callable, Hashable
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,9 @@ import optax
 from jaxmul import _check, losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
+from jaxmul.unlearn._increments import increment
 from jaxmul.unlearn._passes import Passes
-from jaxmul.unlearn.base import Clock, Session, Unlearner, increment
+from jaxmul.unlearn.unlearner import Clock, Session, Unlearner
 
 
 class Turn(NamedTuple):
@@ -49,35 +51,71 @@ class ObjectiveState(NamedTuple):
 Objective = Callable[[Network, Turn, Any], tuple[jax.Array, Network]]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Descent:
+  """The update of `descend`: a step whose gradient may be taken at other params than those moved.
+
+  Attributes:
+    objective, optimizer, reshape: as `descend` was given them.
+  """
+
+  objective: Objective
+  optimizer: optax.GradientTransformation
+  reshape: Callable[[Any, Any, Turn], Any] | None
+
+  def __call__(self, forget, retain, state, network, key):
+    return self.taken_at(network, forget, retain, state, network, key)
+
+  def taken_at(
+    self,
+    where: Network,
+    forget: Batch,
+    retain: Batch,
+    state: ObjectiveState,
+    network: Network,
+    key: jax.Array,
+  ) -> tuple[Network, ObjectiveState]:
+    """Returns the updates of `network` by the gradient at `where`, and the state after the step."""
+    turn = Turn(forget, retain, key, state.clock, state.epochs)
+
+    def value(theta):
+      value, new = self.objective(network.replace(params=theta), turn, state.memory)
+      return value, new.state
+
+    gradient, network_state = jax.grad(value, has_aux=True)(where.params)
+    updates, optimizer_state = self.optimizer.update(gradient, state.optimizer, network.params)
+    if self.reshape is not None:
+      updates = self.reshape(updates, state.memory, turn)
+    moved = jax.tree.map(increment, network_state, network.state)
+    return network.replace(params=updates, state=moved), state._replace(optimizer=optimizer_state)
+
+
 def descend(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   *,
-  identity: Hashable,
   passes: Passes = "retain",
   remember: Callable[[Network, Session], Any] = lambda network, session: (),
   start: Callable[[Network, Any], Network] | None = None,
   finish: Callable[[Network, Any], Network] | None = None,
   reshape: Callable[[Any, Any, Turn], Any] | None = None,
-  given: Any = (),
 ) -> Unlearner:
   """Returns the Unlearner that descends an objective with an optax transformation.
 
-  Its `update` has one more argument than others: `at`, params at which the gradient is taken in
-  place of those that move (`sam`).
+  Make it in a function that `algorithm` decorates: without one it equals no other Unlearner, so
+  that each is compiled anew and a run with it cannot be resumed.
 
   Args:
     objective: `(network, turn, memory) -> (value, network)`; the second result carries the new
       state of the network, such as BatchNorm statistics.
     optimizer: what turns its gradient into updates.
-    identity: name and hyperparameters, see `Unlearner`.
     passes: see `Unlearner`.
-    remember: `(network, session) -> memory`, what the objective needs later, of the original.
+    remember: `(network, session) -> memory`, what the objective needs later, of the original and of
+      the arrays that the algorithm was given.
     start: `(network, memory) -> network`, where the descent begins; the original by default.
     finish: `(network, memory) -> network`, after the last step.
     reshape: `(updates, memory, turn) -> updates`, applied last: what it zeroes does not move,
       weight decay and momentum included.
-    given: arrays that `remember` closes over, see `Unlearner`.
   """
 
   def init(network: Network, session: Session) -> ObjectiveState:
@@ -88,41 +126,23 @@ def descend(
       optimizer.init(first.params), memory, Clock(zero, zero, zero + 1), jnp.int32(session.epochs)
     )
 
-  def update(forget, retain, state, network, key, at=None):
-    turn = Turn(forget, retain, key, state.clock, state.epochs)
-
-    def value(theta):
-      value, new = objective(network.replace(params=theta), turn, state.memory)
-      return value, new.state
-
-    where = network if at is None else at
-    gradient, network_state = jax.grad(value, has_aux=True)(where.params)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, network.params)
-    if reshape is not None:
-      updates = reshape(updates, state.memory, turn)
-    moved = jax.tree.map(increment, network_state, network.state)
-    return network.replace(params=updates, state=moved), state._replace(optimizer=optimizer_state)
-
   return Unlearner(
     init,
-    update,
-    passes,
-    identity,
+    Descent(objective, optimizer, reshape),
+    passes=passes,
     start=None if start is None else lambda network, state: start(network, state.memory),
     tick=lambda state, clock: state._replace(clock=clock),
     finish=None if finish is None else lambda network, state: finish(network, state.memory),
-    given=given,
   )
 
 
-def one_shot(change: Callable[[Network, Session], Network], *, identity: Hashable) -> Unlearner:
+def one_shot(change: Callable[[Network, Session], Network]) -> Unlearner:
   """Returns the Unlearner that changes the params once and makes no steps.
 
   Args:
     change: `(network, session) -> network`.
-    identity: name and hyperparameters, see `Unlearner`.
   """
-  return Unlearner(change, None, "retain", identity, start=lambda network, changed: changed)
+  return Unlearner(change, None, start=lambda network, changed: changed)
 
 
 def sgd(

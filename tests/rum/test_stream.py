@@ -27,7 +27,9 @@ def tracer():
       )
     return jax.tree.map(jnp.ones_like, params), state
 
-  witness = unlearn.Unlearner(lambda params, session: (), update, "union", ("tracer",))
+  witness = unlearn.Unlearner(
+    lambda params, session: (), update, passes="union", identity=("tracer",)
+  )
   toy = Dataset(np.arange(30, dtype=np.float32)[:, None], np.arange(30))
   return witness, toy, bind(lambda w, x: x @ w, jnp.zeros((1, 30)))
 
@@ -102,7 +104,9 @@ def test_a_request_that_cannot_be_served_gets_one_line(request_, message):
 
 def test_a_stream_without_a_store_takes_algorithms_that_hold_a_lambda(tmp_path):
   witness, toy, params = tracer()
-  mine = unlearn.Unlearner(witness.init, witness.update, "union", ("mine", lambda x: x))
+  mine = unlearn.Unlearner(
+    witness.init, witness.update, passes="union", identity=("mine", lambda x: x)
+  )
   plan = rum.Plan([rum.Step(mine, 1, 8)])
   given = (plan, params, toy, [[1, 2]], jax.random.key(0))
   (done,) = rum.stream(*given, score=lambda p, d: d.ids * 1.0)

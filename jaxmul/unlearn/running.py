@@ -1,25 +1,17 @@
-"""What an unlearning algorithm is, and the loop that runs one.
+"""The loop that runs an unlearning algorithm, and retraining, which it is judged by."""
 
-θ params, S forget set, R retain set, ℓ cross-entropy, risk = mean ℓ. An `Unlearner` is a pair of
-pure functions, as in optax. Hyperparameters are closed over; arrays (a teacher, a mask) are made by
-`init` and live in the state, so that one compiled program serves every model and every set.
-"""
-
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from jax import lax
 
 from jaxmul import _check, _sharding
 from jaxmul._blocks import least_rows
-from jaxmul._examples import Batch, Examples, examples_of
+from jaxmul._examples import examples_of
 from jaxmul.binding import (
   Network,
   as_network,
@@ -30,103 +22,9 @@ from jaxmul.binding import (
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.train import Recipe, fit
-from jaxmul.unlearn._passes import (
-  Alternate,
-  Passes,
-  at_step,
-  num_steps,
-  sizes,
-)
-
-
-class Session(NamedTuple):
-  """What an algorithm may look at once, before its first step.
-
-  Attributes:
-    forget: S, whole.
-    retain: R, whole.
-    epochs: passes to come.
-    batch_size: examples a step.
-    key: for random choices.
-    ids: int64 [N], the ids of the data set that the rows of S and R point into; None where `init`
-      is called without one.
-  """
-
-  forget: Examples
-  retain: Examples
-  epochs: int
-  batch_size: int
-  key: jax.Array
-  ids: np.ndarray | None = None
-
-
-class Clock(NamedTuple):
-  """Where in a run a step is.
-
-  Attributes:
-    epoch: int32 scalar from 0.
-    step: int32 scalar, of this epoch, from 0.
-    steps: int32 scalar, of this epoch.
-  """
-
-  epoch: jax.Array
-  step: jax.Array
-  steps: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Unlearner:
-  """An unlearning algorithm as two pure functions, and three more for those that need them.
-
-  Attributes:
-    init: `(network, session) -> state`, any pytree of arrays.
-    update: `(forget, retain, state, network, key) -> (updates, state)`, batches and a `Network` in,
-      and out a `Network` of increments for `optax.apply_updates(params, updates)`; that of a bool
-      in the network's state says whether it changes. None for an algorithm of one shot, whose
-      result is what `start` returns.
-    passes: how an epoch walks: "retain" (over R, S cycled beside it), "forget" (over S, R beside
-      it), "union" (over both, in proportion) or `Alternate` (over S, then over R).
-    identity: equal for equal algorithms, which share a compiled program: name and all
-      hyperparameters. One that is left out would be that of the first such algorithm, silently. By
-      default the two functions themselves.
-    start: `(network, state) -> network`, before the first step: weights reset, a head widened.
-    tick: `(state, clock) -> state`, before each step, for what depends on time.
-    finish: `(network, state) -> network`, after the last step: a head is narrowed.
-    given: the arrays it was made with, such as fresh params: what a hash of it must include.
-
-  Raises:
-    ValueError: `passes` is none of these.
-  """
-
-  init: Callable[[Network, Session], Any] = dataclasses.field(compare=False)
-  update: Callable[[Batch, Batch, Any, Network, jax.Array], tuple[Network, Any]] | None = (
-    dataclasses.field(compare=False)
-  )
-  passes: Passes = "retain"
-  identity: Hashable = None
-  start: Callable[[Network, Any], Network] | None = dataclasses.field(default=None, compare=False)
-  tick: Callable[[Any, Clock], Any] | None = dataclasses.field(default=None, compare=False)
-  finish: Callable[[Network, Any], Network] | None = dataclasses.field(default=None, compare=False)
-  given: Any = dataclasses.field(default=(), compare=False)
-
-  def __post_init__(self):
-    if not isinstance(self.passes, Alternate) and self.passes not in ("retain", "forget", "union"):
-      raise ValueError(
-        f"Unlearner got passes={self.passes!r}, must be 'retain', 'forget', 'union' or Alternate."
-      )
-    if self.identity is None:
-      object.__setattr__(self, "identity", (self.init, self.update))
-
-
-def refuse_uncalled(given: Any, caller: str, wanted: str = "an unlearn.Unlearner") -> None:
-  """Raises ValueError where something else stands in an Unlearner's place, such as its factory."""
-  if not isinstance(given, Unlearner):
-    name = getattr(given, "__name__", None)
-    raise ValueError(
-      f"{caller} got a {type(given).__name__}, must be {wanted}."
-      if name is None
-      else f"{caller} got {name}, which makes an Unlearner and is none. Call it: {name}(...)."
-    )
+from jaxmul.unlearn._increments import apply_increments
+from jaxmul.unlearn._passes import Alternate, Passes, at_step, num_steps, sizes
+from jaxmul.unlearn.unlearner import Clock, Session, Unlearner, refuse_uncalled
 
 
 class Diverged(FloatingPointError):
@@ -290,29 +188,6 @@ def _counts(passes: Passes, split: Split) -> tuple[int, ...]:
   if isinstance(passes, Alternate):
     return forget, retain
   return ({"forget": forget, "retain": retain, "union": forget + retain}[passes],)
-
-
-def increment(new: jax.Array, old: jax.Array) -> jax.Array:
-  """Returns what makes a leaf of the network's state new: new − old, for bools whether it changes.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> increment(jnp.array([True, False]), jnp.array([True, True])).tolist()
-    [False, True]
-  """
-  return new ^ old if _is_bool(new) else new - old
-
-
-def apply_increments(network: Any, updates: Any) -> Any:
-  """Returns `optax.apply_updates(params, updates)`, where a bool changes if its update says so."""
-  changed = optax.apply_updates(network, updates)
-  return jax.tree.map(
-    lambda old, update, new: old ^ update if _is_bool(old) else new, network, updates, changed
-  )
-
-
-def _is_bool(leaf: Any) -> bool:
-  return jnp.issubdtype(jnp.result_type(leaf), jnp.bool_)
 
 
 def _finite(network: Network) -> jax.Array:

@@ -456,7 +456,7 @@ def test_bad_input_gets_one_line(problem, change, message):
 
 def test_passes_that_do_not_exist_are_refused():
   with pytest.raises(ValueError, match="passes='Retain', must be 'retain'") as caught:
-    unlearn.Unlearner(lambda params, session: (), None, "Retain")  # pyright: ignore
+    unlearn.Unlearner(lambda params, session: (), None, passes="Retain")  # pyright: ignore
   assert "\n" not in str(caught.value)
 
 
@@ -472,3 +472,19 @@ def test_raw_variables_with_batch_stats_are_refused(problem):
       jax.random.key(0),
       epochs=1,
     )
+
+
+def test_devices_that_do_not_divide_a_batch_are_refused(problem):
+  data, params, split = problem
+  with pytest.raises(ValueError, match=r"batch_size=7 for 8 devices.*Use 8") as caught:
+    unlearn.run(
+      unlearn.fine_tune(),
+      params,
+      data,
+      split,
+      jax.random.key(0),
+      epochs=1,
+      batch_size=7,
+      devices=jax.devices(),
+    )
+  assert "\n" not in str(caught.value)

@@ -13,12 +13,12 @@ from jax import lax
 from jaxmul import losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
+from jaxmul.unlearn._adversarial import likeliest_wrong, norms
+from jaxmul.unlearn._layers import in_layers
+from jaxmul.unlearn._teachers import divergence
 from jaxmul.unlearn._whole import map_members
-from jaxmul.unlearn.base import Session, Unlearner
-from jaxmul.unlearn.boundary import likeliest_wrong, norms
-from jaxmul.unlearn.distill import divergence
-from jaxmul.unlearn.layers import in_layers
 from jaxmul.unlearn.objective import descend, only, sgd
+from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 FeaturesFn = Callable[[Network, jax.Array], jax.Array]
 
@@ -31,6 +31,7 @@ class _Attacked(NamedTuple):
   labels: jax.Array
 
 
+@algorithm
 def layer_attack(
   features_fn: FeaturesFn,
   head: str,
@@ -110,17 +111,6 @@ def layer_attack(
   return descend(
     objective,
     sgd(learning_rate, momentum),
-    identity=(
-      "layer_attack",
-      features_fn,
-      head,
-      learning_rate,
-      alpha,
-      temperature,
-      step,
-      steps,
-      momentum,
-    ),
     passes="forget",
     remember=remember,
     reshape=reshape,

@@ -1,16 +1,17 @@
 """Sharpness-aware unlearning: any algorithm, with its gradients taken at a worse place for R."""
 
+import dataclasses
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
 
 from jaxmul.unlearn._passes import Alternate
-from jaxmul.unlearn.base import Unlearner
-from jaxmul.unlearn.objective import batch_risk
+from jaxmul.unlearn.objective import Descent, batch_risk
+from jaxmul.unlearn.unlearner import Unlearner, algorithm
 
 
+@algorithm
 def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
   """Takes each gradient of an algorithm at θ + ρ ∇risk_R / ‖∇risk_R‖, and applies it to θ.
 
@@ -39,15 +40,14 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
   """
   if not rho >= 0:
     raise ValueError(f"sam got rho={rho}, must be at least 0.")
-  inner = unlearner.update
-  if inner is None:
+  descent = unlearner.update
+  if descent is None:
     raise ValueError(
-      f"sam got {unlearner.identity!r}, which makes no steps. Give an algorithm that descends."
+      f"sam got {unlearner.name}, which makes no steps. Give an algorithm that descends."
     )
-  if "at" not in inspect.signature(inner).parameters:
+  if not isinstance(descent, Descent):
     raise ValueError(
-      f"sam got {unlearner.identity!r}, whose gradient it cannot take elsewhere. "
-      "Make it with descend."
+      f"sam got {unlearner.name}, whose gradient it cannot take elsewhere. Make it with descend."
     )
 
   def update(forget, retain, state, network, key):
@@ -63,16 +63,6 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     scale = rho / jnp.where(norm > 0, norm, 1)
     worse = jax.tree.map(lambda w, g: w + scale * g, network.params, gradient)
-    at = network.replace(params=worse)
-    return inner(forget, retain, state, network, key, at=at)  # pyright: ignore[reportCallIssue]
+    return descent.taken_at(network.replace(params=worse), forget, retain, state, network, key)
 
-  return Unlearner(
-    unlearner.init,
-    update,
-    unlearner.passes,
-    ("sam", rho, unlearner.identity),
-    start=unlearner.start,
-    tick=unlearner.tick,
-    finish=unlearner.finish,
-    given=unlearner.given,
-  )
+  return dataclasses.replace(unlearner, update=update, identity=None)

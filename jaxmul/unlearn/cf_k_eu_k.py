@@ -5,16 +5,16 @@ layers are layers of their own; their statistics go on in all of the network, as
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxmul.binding import Network
-from jaxmul.unlearn.base import Unlearner
+from jaxmul.unlearn._layers import in_layers, names_of, refuse_unlike
 from jaxmul.unlearn.objective import descend, only, retain_risk, sgd
+from jaxmul.unlearn.unlearner import Unlearner, algorithm
 
 
+@algorithm
 def cf_k(
   layers: Sequence[str],
   k: int = 1,
@@ -58,12 +58,12 @@ def cf_k(
   return descend(
     retain_risk,
     sgd(learning_rate, momentum, weight_decay),
-    identity=("cf_k", names, learning_rate, momentum, weight_decay),
     remember=remember,
     reshape=lambda updates, memory, turn: only(updates, in_layers(updates, names, "cf_k")),
   )
 
 
+@algorithm
 def eu_k(
   layers: Sequence[str],
   initial: Network,
@@ -106,7 +106,7 @@ def eu_k(
 
   def start(network: Network, fresh: Network) -> Network:
     def chosen(path, old, new):
-      return new.astype(old.dtype) if _names(path) & set(names) else old
+      return new.astype(old.dtype) if names_of(path) & set(names) else old
 
     weights, state = (
       jax.tree_util.tree_map_with_path(chosen, old, new)
@@ -123,60 +123,10 @@ def eu_k(
   return descend(
     retain_risk,
     sgd(learning_rate, momentum, weight_decay),
-    identity=("eu_k", names, learning_rate, momentum, weight_decay),
-    given=initial,
     remember=remember,
     start=start,
     reshape=lambda updates, memory, turn: only(updates, in_layers(updates, names, "eu_k")),
   )
-
-
-def in_layers(tree: Any, names: Sequence[str], caller: str) -> Any:
-  """Returns a bool like each leaf of a tree: whether it belongs to a layer of these names.
-
-  Raises:
-    ValueError: a name is nowhere in the tree.
-  """
-  found = set().union(*(_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)))
-  missing = sorted(set(names) - found)
-  if missing:
-    raise ValueError(
-      f"{caller}: the network has no layer {missing[0]!r}. It has {', '.join(sorted(found))}."
-    )
-  return jax.tree_util.tree_map_with_path(lambda path, leaf: bool(_names(path) & set(names)), tree)
-
-
-def refuse_unlike(name: str, initial: Network, network: Network) -> None:
-  """Raises ValueError where `initial` is not the same network: other leaves, or other shapes.
-
-  Example:
-    >>> import jax.numpy as jnp, jaxmul
-    >>> small, wide = (jaxmul.bind(jnp.dot, {"w": jnp.ones(n)}) for n in (2, 3))
-    >>> refuse_unlike("eu_k", wide, small)
-    Traceback (most recent call last):
-    ValueError: eu_k needs initial to be the same network with fresh params, but its w is (3,), ...
-  """
-  for part in ("params", "state"):
-    got, wanted = (_shapes(getattr(each, part)) for each in (initial, network))
-    for at in sorted(got | wanted):
-      if got.get(at) != wanted.get(at):
-        raise ValueError(
-          f"{name} needs initial to be the same network with fresh params, but its {at or part} is "
-          f"{got.get(at, 'missing')}, not {wanted.get(at, 'missing')}. "
-          "Pass models.init(model, key, inputs) of the model that was trained."
-        )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  """The shape of each leaf by its path, such as "head/kernel"."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
-def _names(path) -> set[str]:
-  return {jax.tree_util.keystr((key,), simple=True) for key in path}
 
 
 def _last(caller: str, layers: Sequence[str], k: int) -> tuple[str, ...]:

@@ -1,0 +1,130 @@
+"""AMUN: S is relabelled by its nearest adversarial examples.
+
+x inputs, y labels. Adversarial examples are made of S once, at the original network, in evaluation
+mode; inputs are not clipped, as their range is the user's.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxmul import losses
+from jaxmul._examples import Batch
+from jaxmul.binding import Network
+from jaxmul.data.dataset import as_inputs
+from jaxmul.unlearn._adversarial import likeliest_wrong, norms
+from jaxmul.unlearn._whole import map_members
+from jaxmul.unlearn.objective import batch_risk, descend, merged, sgd
+from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
+
+
+class _Adversarial(NamedTuple):
+  """By row of the data set: inputs [N, ...] and the classes int32 [N] predicted for them."""
+
+  inputs: jax.Array
+  labels: jax.Array
+
+
+@algorithm
+def amun(
+  learning_rate: float = 0.01,
+  *,
+  radius: float = 0.1,
+  doublings: int = 8,
+  steps: int = 50,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """Descends the risk on R and on the nearest adversarial examples of S, with their own labels.
+
+  Each example of S is attacked by projected gradient ascent in balls of radius r, 2r, 4r, …; the
+  first that fools the original network is taken, with the class predicted for it. Where none does,
+  the largest ball counts, with the likeliest wrong class. Needs R and S; one epoch costs one
+  training epoch on both, the attacks up to `steps` · (1 + `doublings`) epochs on S, and their
+  results memory for one float copy of the data set. The paper tunes rate and epochs; 0.01 and 10
+  are our choice.
+
+  Args:
+    learning_rate: η, constant.
+    radius: r, first Euclidean radius, above 0, in units of the inputs.
+    doublings: how often it is doubled, at least 0.
+    steps: of each attack, at least 1; 50 in the paper.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Ebrahimpour-Boroojeny et al., [AMUN](https://arxiv.org/abs/2503.00917), 2025.
+
+  Example:
+    >>> amun().passes
+    'union'
+  """
+
+  if not radius > 0:
+    raise ValueError(f"amun got radius={radius}, must be above 0.")
+  for name, value, least in (("doublings", doublings, 0), ("steps", steps, 1)):
+    if not value >= least:
+      raise ValueError(f"amun got {name}={value}, must be at least {least}.")
+
+  def remember(network: Network, session: Session) -> _Adversarial:
+    dtype = as_inputs(session.forget.inputs[:1]).dtype
+    radii = jnp.asarray(radius * 2.0 ** np.arange(doublings + 1), dtype)
+    arguments = (network, radii, jnp.int32(steps))
+    return map_members(_nearest_adversarial, arguments, session.forget, session.batch_size)
+
+  def objective(network, turn, adversarial):
+    at = turn.forget.rows
+    attacked = turn.forget._replace(
+      inputs=adversarial.inputs[at].astype(turn.forget.inputs.dtype),
+      labels=adversarial.labels[at],
+    )
+    return batch_risk(network, merged(attacked, turn.retain), turn.key)
+
+  return descend(
+    objective,
+    sgd(learning_rate, momentum, weight_decay),
+    passes="union",
+    remember=remember,
+  )
+
+
+def _nearest_adversarial(network: Network, radii, steps, batch: Batch) -> _Adversarial:
+  inputs, labels = batch.inputs, batch.labels
+  rank = (-1, *(1,) * (inputs.ndim - 1))
+
+  def attack(found, radius):
+    best, done = found
+
+    def project(x):
+      moved = x - inputs
+      return inputs + moved * jnp.minimum(1, radius / jnp.maximum(norms(moved), 1e-30))
+
+    step = 2.5 * radius / steps
+    attacked = _ascent(network, inputs, labels, step, steps, project).astype(inputs.dtype)
+    fooled = ~losses.is_correct(network(attacked), labels)
+    best = jnp.where(done.reshape(rank), best, attacked)
+    return (best, done | fooled), None
+
+  already = ~losses.is_correct(network(inputs), labels)
+  (best, _), _ = lax.scan(attack, (inputs, already), radii)
+  return _Adversarial(best, likeliest_wrong(network(best), labels))
+
+
+def _ascent(logits_of, start, labels, step, steps, project):
+  """Returns where `steps` normalised steps up the loss of `labels` lead, projected after each."""
+
+  def up(index, x):
+    del index
+    gradient = jax.grad(lambda x: jnp.sum(losses.cross_entropy(logits_of(x), labels)))(x)
+    return project(x + step * gradient / jnp.maximum(norms(gradient), 1e-30))
+
+  return lax.fori_loop(0, steps, up, start)

@@ -1,0 +1,74 @@
+"""A bad teacher for S, the original network for R.
+
+t outputs to be imitated, s those of the network that is being unlearned.
+"""
+
+import jax
+import numpy as np
+import optax
+
+from jaxmul import _check, losses
+from jaxmul.binding import Network
+from jaxmul.unlearn._teachers import divergence
+from jaxmul.unlearn._whole import all_logits
+from jaxmul.unlearn.objective import descend, merged, train_logits
+from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
+
+
+@algorithm
+def bad_teacher(
+  initial: Network, learning_rate: float = 1e-4, *, temperature: float = 1.0
+) -> Unlearner:
+  """Imitates a random network on S and the original one on R: KL(t‖s) on both, by Adam.
+
+  Published for 1 epoch. Needs R and S; one epoch costs one training epoch on both, and the teachers
+  one forward pass in all. Adam's ε is 1e-6: the gradient on R begins as mere rounding errors,
+  which at the usual 1e-8 become steps of full length, and others on other devices.
+
+  Args:
+    initial: a network with fresh params and as many classes, the incompetent teacher.
+    learning_rate: of Adam.
+    temperature: T, above 0.
+
+  Returns:
+    An `Unlearner`. Its `init` raises ValueError where `initial` has another number of classes.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Chundawat et al., [Can Bad Teaching Induce Forgetting?](https://arxiv.org/abs/2205.08096), 2022.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxmul import models
+    >>> fresh = models.init(models.mlp((4,), 2), jax.random.key(0), jnp.ones((1, 3)))
+    >>> bad_teacher(fresh).passes
+    'union'
+  """
+  _check.rate(learning_rate, "learning_rate", np.inf)
+  if not temperature > 0:
+    raise ValueError(f"bad_teacher got temperature={temperature}, must be above 0.")
+
+  def remember(network: Network, session: Session) -> jax.Array:
+    good = all_logits(network, session.retain, session.batch_size)
+    bad = all_logits(initial, session.forget, session.batch_size)
+    if bad.shape != good.shape:
+      raise ValueError(
+        f"bad_teacher got an initial network of {bad.shape[-1]} classes, must have the "
+        f"{good.shape[-1]} of the original."
+      )
+    return good + bad
+
+  def objective(network, turn, teacher):
+    batch = merged(turn.forget, turn.retain)
+    student, new = train_logits(network, batch, turn.key)
+    each = divergence(teacher[batch.rows], student, temperature)
+    return losses.masked_mean(each, batch.mask), new
+
+  return descend(
+    objective,
+    optax.adam(learning_rate, eps=1e-6),
+    passes="union",
+    remember=remember,
+  )

@@ -1,0 +1,70 @@
+"""Noise where the Fisher information of R is small, at the original params θ."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmul.binding import Network
+from jaxmul.unlearn._whole import fisher_diagonal
+from jaxmul.unlearn.objective import one_shot
+from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
+
+
+@algorithm
+def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
+  """Gaussian noise where R does not care: variance α F_R^−½, F_R the Fisher information of R.
+
+  F_R is the diagonal, exact for each example: the expectation over labels that the network draws
+  of the squared gradient. 1e-8 is added to it, so that the noise of a weight that nothing depends
+  on is bounded. Needs R; costs C per-example gradient passes over R. α is tuned in the paper; 1e-9
+  is our choice.
+
+  Args:
+    alpha: α, at least 0; 0 changes nothing.
+    rum_compat: as `fisher` in the code of SalUn and of model sparsity, on which RUM's is built: F_R
+      of the data's labels, from one gradient an example, with 1e-16 added (there 1e-8 to each
+      gradient); variance α / F_R, its root at most 1e-3; then ten times the noise on every leaf
+      whose last axis has length 10 in PyTorch's order. In a network of ten classes that is the bias
+      of the last layer, not its kernel, which PyTorch keeps as [10, F]. RUM's paper does not use
+      it, and its own copy could not be read; `fisher_new`, beside it there, is another method.
+
+  Returns:
+    An `Unlearner` of one shot.
+
+  Raises:
+    ValueError: alpha is negative.
+
+  References:
+    Golatkar et al., [Eternal Sunshine](https://arxiv.org/abs/1911.04933), 2020.
+
+  Example:
+    >>> fisher(rum_compat=True) == fisher()
+    False
+  """
+  if not alpha >= 0:
+    raise ValueError(f"fisher got alpha={alpha}, must be at least 0.")
+
+  def deviation(information):
+    if not rum_compat:
+      return jnp.sqrt(alpha) * (information + 1e-8) ** -0.25
+    bounded = jnp.minimum(jnp.sqrt(alpha / (information + 1e-16)), 1e-3)
+    return 10 * bounded if _width_in_pytorch(information) == 10 else bounded
+
+  def change(network: Network, session: Session) -> Network:
+    size = min(session.batch_size, 32)
+    information = fisher_diagonal(network, session.retain, size, not rum_compat)
+    leaves, tree = jax.tree.flatten(network.params)
+    keys = jax.tree.unflatten(tree, list(jax.random.split(session.key, len(leaves))))
+    noisy = jax.tree.map(
+      lambda w, f, key: w + deviation(f) * jax.random.normal(key, w.shape, w.dtype),
+      network.params,
+      information,
+      keys,
+    )
+    return network.replace(params=noisy)
+
+  return one_shot(change)
+
+
+def _width_in_pytorch(leaf: jax.Array) -> int:
+  """The length of the last axis where kernels are [O, I] and [O, I, kh, kw]; 0 for a scalar."""
+  return (leaf.shape[1] if leaf.ndim == 4 else leaf.shape[0]) if leaf.ndim else 0

@@ -1,0 +1,94 @@
+"""Gradient ascent on the forget set, alone or beside descent on the retain set.
+
+risk_S and risk_R are mean losses on a forget and a retain batch.
+"""
+
+import jax
+
+from jaxmul.unlearn.objective import batch_risk, descend, sgd
+from jaxmul.unlearn.unlearner import Unlearner, algorithm
+
+
+@algorithm
+def neg_grad(learning_rate: float = 1e-4, *, momentum: float = 0.9) -> Unlearner:
+  """Gradient ascent on S, without weight decay, which would pull the step: −risk_S.
+
+  Published for 5 epochs. Needs S only; one epoch costs one training epoch on S.
+
+  Args:
+    learning_rate: η, constant.
+    momentum: μ.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Golatkar et al., [Eternal Sunshine](https://arxiv.org/abs/1911.04933), 2020.
+
+  Example:
+    >>> neg_grad().passes
+    'forget'
+  """
+
+  def objective(network, turn, memory):
+    del memory
+    risk, network = batch_risk(network, turn.forget, turn.key)
+    return -risk, network
+
+  return descend(
+    objective,
+    sgd(learning_rate, momentum),
+    passes="forget",
+  )
+
+
+@algorithm
+def neg_grad_plus(
+  learning_rate: float = 0.01,
+  *,
+  alpha: float = 0.97,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """Descent on R and ascent on S at once: α risk_R − (1 − α) risk_S.
+
+  Published for 5 epochs. Needs R and S; one epoch is a pass over R with the batches of S cycled
+  beside it, and costs two training epochs on R. BatchNorm statistics follow R only, so that nothing
+  of S enters them and α = 1 is `fine_tune` in evaluation too. The papers choose α for each task;
+  RUM's plan uses 0.99 and 0.97, and 0.97 is the default here.
+
+  Args:
+    learning_rate: η, constant.
+    alpha: α in [0, 1]; 1 is `fine_tune`.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Kurmanji et al., [Towards Unbounded Machine Unlearning](https://arxiv.org/abs/2302.09880), 2023.
+
+  Example:
+    >>> neg_grad_plus(alpha=0.99) == neg_grad_plus(alpha=0.97)
+    False
+  """
+  if not 0 <= alpha <= 1:
+    raise ValueError(f"neg_grad_plus got alpha={alpha}, must be in [0, 1].")
+
+  def objective(network, turn, memory):
+    del memory
+    risk_retain, new = batch_risk(network, turn.retain, turn.key)
+    risk_forget, _ = batch_risk(network, turn.forget, jax.random.fold_in(turn.key, 1))
+    return alpha * risk_retain - (1 - alpha) * risk_forget, new
+
+  return descend(
+    objective,
+    sgd(learning_rate, momentum, weight_decay),
+  )

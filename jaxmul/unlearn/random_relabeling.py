@@ -1,0 +1,76 @@
+"""Relabelling: teach the network random labels for S while it goes on with R."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmul.unlearn.objective import batch_risk, descend, merged, sgd
+from jaxmul.unlearn.unlearner import Unlearner, algorithm
+
+
+@algorithm
+def random_label(
+  learning_rate: float = 0.1,
+  *,
+  never_true: bool = False,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """Risk on R ∪ S with S relabelled uniformly at random, anew in each epoch.
+
+  Published for 10 epochs. Needs R and S; one epoch costs one training epoch on both. A batch holds
+  R and S in their proportion.
+
+  Args:
+    learning_rate: η, constant.
+    never_true: draw among the other C − 1 classes, so that every label is wrong.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Golatkar et al., [Eternal Sunshine](https://arxiv.org/abs/1911.04933), 2020.
+
+  Example:
+    >>> random_label().passes
+    'union'
+  """
+  return descend(
+    relabelled_risk(never_true),
+    sgd(learning_rate, momentum, weight_decay),
+    passes="union",
+  )
+
+
+def random_labels(
+  key: jax.Array, labels: jax.Array, num_classes: int, never_true: bool
+) -> jax.Array:
+  """Returns uniformly random labels int32 [B], never the given ones if `never_true`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> labels = jnp.zeros(100, int)
+    >>> bool((random_labels(jax.random.key(0), labels, 3, never_true=True) != 0).all())
+    True
+  """
+  if never_true:
+    shift = jax.random.randint(key, labels.shape, 1, num_classes, jnp.int32)
+    return (labels + shift) % num_classes
+  return jax.random.randint(key, labels.shape, 0, num_classes, jnp.int32)
+
+
+def relabelled_risk(never_true: bool):
+  def objective(network, turn, memory):
+    del memory
+    label_key, train_key = jax.random.split(turn.key)
+    forget = turn.forget
+    num_classes = jax.eval_shape(network, forget.inputs).shape[-1]
+    labels = random_labels(label_key, forget.labels, num_classes, never_true)
+    relabelled = forget._replace(labels=labels.astype(forget.labels.dtype))
+    return batch_risk(network, merged(relabelled, turn.retain), train_key)
+
+  return objective

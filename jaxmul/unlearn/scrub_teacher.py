@@ -1,0 +1,87 @@
+"""SCRUB: away from the original network on S, back to it on R.
+
+t outputs of the original network, the teacher, and s those of the network that is being unlearned.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmul import losses
+from jaxmul.unlearn._passes import Alternate
+from jaxmul.unlearn._teachers import divergence, own_logits
+from jaxmul.unlearn.objective import descend, sgd, train_logits
+from jaxmul.unlearn.unlearner import Unlearner, algorithm
+
+
+@algorithm
+def scrub(
+  learning_rate: float = 5e-3,
+  *,
+  gamma: float = 0.99,
+  beta: float = 0.001,
+  msteps: int = 4,
+  temperature: float = 4.0,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """Away from the original network on S, and back to it on R, in turns.
+
+  In each of the first `msteps` epochs a pass over S ascends T² KL(t‖s); then, in every epoch, a
+  pass over R descends γ risk_R + β T² KL(t‖s), t the original network. Published for 5 epochs.
+  Needs R and S; an epoch costs one training epoch on both, and the teacher one forward pass over
+  both in all. γ and β are tuned in the paper; the defaults are those of its published code. One
+  optimizer serves both kinds of pass, as there, so that momentum goes on between them; the ascent
+  is not decayed. BatchNorm statistics follow R only.
+
+  Args:
+    learning_rate: η, constant.
+    gamma: γ, at least 0.
+    beta: β, at least 0.
+    msteps: epochs that pass over S.
+    temperature: T, above 0.
+    momentum: μ.
+    weight_decay: λ, in the passes over R.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Kurmanji et al., [Towards Unbounded Machine Unlearning](https://arxiv.org/abs/2302.09880), 2023.
+
+  Example:
+    >>> scrub(msteps=2).passes
+    Alternate(forget_epochs=2)
+  """
+  for name, value in (("gamma", gamma), ("beta", beta), ("msteps", msteps)):
+    if not value >= 0:
+      raise ValueError(f"scrub got {name}={value}, must be at least 0.")
+  if msteps != int(msteps):
+    raise ValueError(f"scrub got msteps={msteps}, must be whole epochs.")
+  if not temperature > 0:
+    raise ValueError(f"scrub got temperature={temperature}, must be above 0.")
+
+  def apart(network, turn, teacher):
+    student, _ = train_logits(network, turn.forget, turn.key)
+    each = divergence(teacher[turn.forget.rows], student, temperature)
+    # The decay that the optimizer adds is taken out again: this is pure ascent.
+    decay = 0.5 * weight_decay * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(network.params))
+    return -losses.masked_mean(each, turn.forget.mask) - decay, network
+
+  def together(network, turn, teacher):
+    student, new = train_logits(network, turn.retain, turn.key)
+    risk = losses.cross_entropy(student, turn.retain.labels)
+    each = gamma * risk + beta * divergence(teacher[turn.retain.rows], student, temperature)
+    return losses.masked_mean(each, turn.retain.mask), new
+
+  def objective(network, turn, teacher):
+    return jax.lax.cond(turn.forget.mask.any(), apart, together, network, turn, teacher)
+
+  return descend(
+    objective,
+    sgd(learning_rate, momentum, weight_decay),
+    passes=Alternate(msteps),
+    remember=own_logits,
+  )

@@ -1,0 +1,118 @@
+"""Noise on some weights, those that matter most to S or any, then the network is tuned on R.
+
+g_S is the gradient of the risk on all of S at the original params θ₀, in evaluation mode.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmul.binding import Network
+from jaxmul.unlearn._chosen import Chosen, refuse_fraction, replaced, smallest
+from jaxmul.unlearn._whole import full_gradient
+from jaxmul.unlearn.objective import descend, retain_risk, sgd
+from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
+
+
+@algorithm
+def top_k(
+  learning_rate: float = 0.01,
+  *,
+  fraction: float = 0.1,
+  noise: float = 1.0,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """Perturbs the weights that matter most to S, with the largest g_S²; then tunes on R.
+
+  The noise is normal, its deviation `noise` times the root mean square of the leaf. Needs R and S;
+  one epoch costs one training epoch on R, and the ranking a pass over S. The paper tunes its
+  settings; the defaults, and 5 epochs, are our choice.
+
+  Args:
+    learning_rate: η, constant.
+    fraction: share of all weights that is perturbed, in [0, 1].
+    noise: relative deviation, at least 0; 0 is `fine_tune`.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Zuo et al., [Fine-grained parameter perturbation](https://arxiv.org/abs/2401.04385), 2024.
+
+  Example:
+    >>> top_k(fraction=0.1) == top_k(fraction=0.2)
+    False
+  """
+
+  def rank(network: Network, session: Session) -> Any:
+    gradient = full_gradient(network, session.forget, session.batch_size)
+    return jax.tree.map(lambda leaf: -(leaf**2), gradient)
+
+  return _perturbed("top_k", rank, learning_rate, fraction, noise, momentum, weight_decay)
+
+
+@algorithm
+def random_k(
+  learning_rate: float = 0.01,
+  *,
+  fraction: float = 0.1,
+  noise: float = 1.0,
+  momentum: float = 0.9,
+  weight_decay: float = 5e-4,
+) -> Unlearner:
+  """`top_k` with weights chosen at random: needs R only.
+
+  Args:
+    learning_rate, fraction, noise, momentum, weight_decay: as `top_k`.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Zuo et al., [Fine-grained parameter perturbation](https://arxiv.org/abs/2401.04385), 2024.
+
+  Example:
+    >>> random_k() == top_k()
+    False
+  """
+
+  def rank(network: Network, session: Session) -> Any:
+    leaves, tree = jax.tree.flatten(network.params)
+    keys = jax.random.split(jax.random.fold_in(session.key, 1), len(leaves))
+    drawn = [jax.random.uniform(k, w.shape, jnp.float32) for k, w in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, drawn)
+
+  return _perturbed("random_k", rank, learning_rate, fraction, noise, momentum, weight_decay)
+
+
+def _perturbed(name, rank, learning_rate, fraction, noise, momentum, weight_decay) -> Unlearner:
+  refuse_fraction(name, fraction)
+  if not noise >= 0:
+    raise ValueError(f"{name} got noise={noise}, must be at least 0.")
+
+  def remember(network: Network, session: Session) -> Chosen:
+    mask = smallest(rank(network, session), fraction)
+    leaves, tree = jax.tree.flatten(network.params)
+    keys = jax.random.split(session.key, len(leaves))
+    values = [
+      leaf + noise * jnp.sqrt(jnp.mean(leaf**2)) * jax.random.normal(key, leaf.shape, leaf.dtype)
+      for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return Chosen(mask, jax.tree.unflatten(tree, values))
+
+  return descend(
+    retain_risk,
+    sgd(learning_rate, momentum, weight_decay),
+    remember=remember,
+    start=replaced,
+  )

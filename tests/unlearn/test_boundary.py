@@ -1,0 +1,70 @@
+"""Boundary shrink and expand, by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from by_hand import (
+  ETA,
+  RNG,
+  S,
+  W,
+  bound,
+  deep,
+  first_step,
+  gradient,
+  hidden,
+  linear,
+  softmax,
+)
+
+from jaxmul import bind, unlearn
+
+
+def test_boundary_shrink_relabels_to_the_likeliest_wrong_class_nearby():
+  x, y = S
+  g = (softmax(x @ W) - np.eye(3)[y]) @ W.T
+  z = (x + 0.3 * np.sign(g)) @ W
+  z[np.arange(5), y] = -np.inf
+  nearest = z.argmax(1)
+  assert (nearest != y).all()
+  _, after = first_step(unlearn.boundary_shrink(ETA, radius=0.3), bound())
+  np.testing.assert_allclose(after.params, W + -ETA * gradient(W, x, nearest), rtol=1e-6)
+
+
+def test_boundary_expand_gives_forget_a_class_that_is_dropped_again():
+  wide = RNG.normal(size=(4, 4))
+  with jax.enable_x64(True):
+    algorithm = unlearn.boundary_expand(bind(linear, jnp.asarray(wide)), ETA)
+  begun, after = first_step(algorithm, bound())
+  widened = np.concatenate([W, wide[:, 3:]], 1)
+  np.testing.assert_array_equal(begun.params, widened)
+  expected = widened - ETA * gradient(widened, S[0], np.full(5, 3))
+  np.testing.assert_allclose(after.params, expected[:, :3], rtol=1e-12)
+  assert after.apply_fn is linear
+
+
+def test_boundary_expand_refuses_a_network_that_is_not_one_class_wider():
+  with pytest.raises(ValueError, match="one class more") as caught:
+    first_step(unlearn.boundary_expand(bound(), ETA), bound())
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("step", "steps"), [(0.05, 100), (1e-3, 1)])
+def test_layer_attack_stops_one_step_past_the_boundary_and_never_names_the_true_class(step, steps):
+  params = deep()
+  algorithm = unlearn.layer_attack(hidden, "head", ETA, step=step, steps=steps)
+  with jax.enable_x64(True):
+    rows = unlearn.Examples(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+    session = unlearn.Session(rows, rows, 1, 5, jax.random.key(0))
+    attacked = algorithm.init(params, session).memory
+  phi = np.tanh(S[0] @ np.asarray(params.params["first"]["kernel"]))
+  length = step * np.linalg.norm(phi, axis=1).mean()
+  for _ in range(steps):
+    up = (softmax(phi @ W) - np.eye(3)[S[1]]) @ W.T
+    inside = (phi @ W).argmax(1) == S[1]
+    phi = phi + inside[:, None] * length * up / np.linalg.norm(up, axis=1, keepdims=True)
+  np.testing.assert_allclose(attacked.teacher, phi @ W, rtol=1e-6)
+  wrong = np.where(np.eye(3)[S[1]] == 1, -np.inf, phi @ W)
+  np.testing.assert_array_equal(attacked.labels, wrong.argmax(1))
+  assert ((phi @ W).argmax(1) == S[1]).any() == (steps == 1)
