@@ -2,7 +2,7 @@
 
 A source reads into host memory, never executes what it reads, refuses more than `MAX_BYTES`, and
 answers a damaged or foreign file with one line. Plain arrays need no source: they are
-`Dataset(images, labels, ids)` already.
+`Dataset(inputs, labels, ids)` already.
 """
 
 import contextlib

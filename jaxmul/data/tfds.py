@@ -58,7 +58,7 @@ def from_tfds(
   root = tfds.core.Path(data_dir or default).expanduser()
   manual = (
     f"By hand: where TensorFlow is installed run `tfds build {name} --file_format=array_record`, "
-    f"copy its folder to {root}; or pass arrays to jaxmul.data.Dataset(images, labels, ids)."
+    f"copy its folder to {root}; or pass arrays to jaxmul.data.Dataset(inputs, labels, ids)."
   )
   with sources.reading(what, manual):
     for version in ("*", "*/*"):  # name/version, name/config/version

@@ -31,12 +31,12 @@ def with_pixel(value):
 @pytest.mark.parametrize(
   ("change", "parts"),
   [
-    ({"images": np.zeros(3)}, ["shape (3,)", "rank 2", "images[:, None]"]),
-    ({"images": np.zeros((3, 2), np.int32)}, ["int32", "uint8 or float", "astype('uint8')"]),
-    ({"images": np.zeros((3, 2), bool)}, ["bool", "uint8 or float"]),
-    ({"images": with_pixel(np.nan)}, ["nan", "(1, 0, 1)", "finite", "Drop or repair"]),
-    ({"images": with_pixel(-np.inf)}, ["-inf", "(1, 0, 1)", "finite"]),
-    ({"images": with_pixel(1e300)}, ["inf", "(1, 0, 1)", "finite"]),
+    ({"inputs": np.zeros(3)}, ["shape (3,)", "rank 2", "inputs[:, None]"]),
+    ({"inputs": np.zeros((3, 2), np.int32)}, ["int32", "uint8 or float", "astype('uint8')"]),
+    ({"inputs": np.zeros((3, 2), bool)}, ["bool", "uint8 or float"]),
+    ({"inputs": with_pixel(np.nan)}, ["nan", "(1, 0, 1)", "finite", "Drop or repair"]),
+    ({"inputs": with_pixel(-np.inf)}, ["-inf", "(1, 0, 1)", "finite"]),
+    ({"inputs": with_pixel(1e300)}, ["inf", "(1, 0, 1)", "finite"]),
     ({"labels": np.array([0.0, 1, 1])}, ["float", "integer", "astype('int32')"]),
     ({"labels": np.eye(3, dtype=int)}, ["(3, 3)", "One-hot", "argmax(-1)"]),
     ({"labels": np.array([0, 1])}, ["3 inputs", "2 labels"]),
@@ -50,7 +50,7 @@ def with_pixel(value):
 )
 def test_bad_fields_are_refused_in_one_line(change, parts):
   with refused("Dataset", *parts):
-    Dataset(**{"images": IMAGES, "labels": LABELS, **change})
+    Dataset(**{"inputs": IMAGES, "labels": LABELS, **change})
 
 
 @pytest.mark.parametrize(

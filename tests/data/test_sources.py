@@ -96,7 +96,7 @@ TOY = Dataset(
   np.array([7, 5, 9, 3]),
   num_classes=4,
 )
-ARRAYS = {"images": TOY.inputs, "labels": TOY.labels, "ids": TOY.ids, "num_classes": 4}
+ARRAYS = {"inputs": TOY.inputs, "labels": TOY.labels, "ids": TOY.ids, "num_classes": 4}
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -113,8 +113,8 @@ def test_npz_round_trip(save, tmp_path):
 @pytest.mark.parametrize(
   ("arrays", "parts"),
   [
-    ({"images": TOY.inputs}, ["['images']", "needs images and labels"]),
-    ({**ARRAYS, "extra": 1}, ["'extra'", "needs images and labels"]),
+    ({"inputs": TOY.inputs}, ["['inputs']", "needs inputs and labels"]),
+    ({**ARRAYS, "extra": 1}, ["'extra'", "needs inputs and labels"]),
     ({**ARRAYS, "labels": np.array([0, 1, None, 2])}, ["allow_pickle=False"]),
     ({**ARRAYS, "labels": np.eye(4)}, ["labels", "argmax"]),
     ({**ARRAYS, "num_classes": 2}, ["label 2", "[0, 2)"]),
@@ -124,7 +124,7 @@ def test_npz_round_trip(save, tmp_path):
 )
 def test_foreign_npz_is_refused(arrays, parts, tmp_path):
   np.savez(tmp_path / "bad.npz", **arrays)
-  with refused(str(tmp_path / "bad.npz"), "np.savez(path, images=...", *parts):
+  with refused(str(tmp_path / "bad.npz"), "np.savez(path, inputs=...", *parts):
     from_npz(tmp_path / "bad.npz")
 
 
@@ -142,7 +142,7 @@ def test_nothing_pickled_runs(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\x80\x04N.", b"\x93NUMPY", b"PK\x05\x06" + bytes(18)])
 def test_a_file_that_is_no_npz_is_refused(content, tmp_path):
   (tmp_path / "foreign.npz").write_bytes(content)
-  with refused("foreign.npz", "np.savez(path, images=..."):
+  with refused("foreign.npz", "np.savez(path, inputs=..."):
     from_npz(tmp_path / "foreign.npz")
 
 

@@ -161,7 +161,7 @@ def test_an_unprepared_set_names_the_manual_path(tmp_path):
     "'cifar10' is not prepared",
     str(tmp_path / "cifar10" / "3.0.2"),
     "tfds build cifar10 --file_format=array_record",
-    "jaxmul.data.Dataset(images, labels, ids)",
+    "jaxmul.data.Dataset(inputs, labels, ids)",
     error=FileNotFoundError,
   ):
     from_tfds("cifar10", data_dir=tmp_path)
