@@ -117,6 +117,41 @@ def answers(network: Any, inputs: Any, labels: Any, caller: str) -> None:
     )
 
 
+def tokens(network: Any, inputs: Any, caller: str) -> None:
+  """Raises ValueError where the largest of the tokens is none that a network embeds.
+
+  Nothing is done where inputs or the network are traced, or inputs are not embedded.
+  """
+  if network.embed is None or inputs.dtype not in TOKENS or not is_concrete(inputs):
+    return
+  if not inputs.size or not all(map(is_concrete, _arrays.split(network)[1])):
+    return
+  largest = np.asarray(inputs).max()
+  _refuse_unknown(network.embedded(_all(inputs, largest)), largest, caller)
+
+
+def fresh_tokens(init: Any, inputs: Any, caller: str) -> None:
+  """As `tokens`, of the network that `init` makes of a key."""
+  if inputs.dtype in TOKENS and inputs.size:
+    largest = inputs.max()
+    embed = jax.jit(lambda key: init(key).embedded(_all(inputs, largest)))  # and nothing else
+    _refuse_unknown(embed(jax.random.key(0)), largest, caller)
+
+
+def _all(inputs: Any, token: int) -> jax.Array:
+  return jnp.full((1, *inputs.shape[1:]), token, jnp.int32)
+
+
+def _refuse_unknown(vectors: jax.Array, token: int, caller: str) -> None:
+  if not is_concrete(vectors):
+    return  # inside a jit of the caller's even what is known is traced
+  if jnp.issubdtype(vectors.dtype, jnp.floating) and not np.isfinite(np.asarray(vectors)).all():
+    raise ValueError(
+      f"{caller} got token {token}, which the network embeds as NaN: its vocabulary is smaller. "
+      "Give it one of all tokens, such as models.gpt(dataset.num_classes)."
+    )
+
+
 def _refuse_other_positions(outputs: tuple[int, ...], labels: Any, caller: str) -> None:
   count = len(labels)
   if len(outputs) < 2 or outputs[0] != count:

@@ -51,7 +51,9 @@ def of_examples(
     inputs = at
   ghost = norms and models.has_ghost_norms(network, inputs)
   inputs = _sharding.local(inputs, network, labels)
-  squares = jnp.zeros(len(inputs), jnp.result_type(inputs, jnp.float32))
+  is_float = jnp.issubdtype(inputs.dtype, jnp.inexact)
+  kinds = [inputs] if is_float or not ghost else jax.tree.leaves(network.params)
+  squares = jnp.zeros(len(inputs), jnp.result_type(*kinds, jnp.float32))
   squares = _sharding.local(squares, inputs)
 
   def total(x, squares):

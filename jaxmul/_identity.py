@@ -98,6 +98,7 @@ def describe(value: Any) -> str:
     order = np.argsort(value.ids)
     arrays = (value.inputs[order], value.labels[order], value.ids[order])
     more = () if value.strata is None else (value.strata[order],)
+    more += () if value.classes else ("numbers",)
     return f"Dataset{describe((*arrays, value.num_classes, *more))}"
   if isinstance(value, Split):
     parts = {f.name: np.sort(getattr(value, f.name)) for f in dataclasses.fields(value)}

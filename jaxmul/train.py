@@ -273,6 +273,9 @@ def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
   """Returns a model's shapes; raises ValueError where labels are not what it is trained to say."""
   like = models.shapes(model, dataset.example)
   _check.answers(like, dataset.example, dataset.labels, caller)
+  if like.embed is not None:
+    example = dataset.example
+    _check.fresh_tokens(lambda key: models.init(model, key, example), dataset.inputs, caller)
   return like
 
 

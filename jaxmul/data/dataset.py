@@ -26,11 +26,12 @@ class Dataset:
       not scored, and every example has one that is.
     ids: int64 [n], unique; by default 0 … n − 1.
     num_classes: C, of tokens the vocabulary; by default one more than the largest label, and for
-      labels of positions than the largest token. None says that labels are no classes but numbers
-      to predict, or several labels, for a loss of one's own: int or float [n, ...], kept as int32
-      or float32.
+      labels of positions than the largest token.
     strata: int64 [n] or None: the kind of each example, where its labels do not tell. What keeps
       classes in their proportions, or counts them, goes by it.
+    classes: False says that labels are no classes but numbers to predict, or several labels, for a
+      network with a loss of its own: int or float [n, ...], kept as int32 or float32. `num_classes`
+      is then 0.
 
   Raises:
     ValueError: lengths differ, labels are not class numbers, an example has no scored position, ids
@@ -50,8 +51,9 @@ class Dataset:
   inputs: np.ndarray
   labels: np.ndarray
   ids: np.ndarray = None  # pyright: ignore[reportAssignmentType]
-  num_classes: int | None = 0
+  num_classes: int = 0
   strata: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+  classes: bool = dataclasses.field(default=True, kw_only=True)
 
   def __post_init__(self):
     inputs, labels = np.asarray(self.inputs), np.asarray(self.labels)
@@ -70,12 +72,12 @@ class Dataset:
     _check.labels(labels, len(inputs), "Dataset")
     ids = np.arange(len(inputs)) if self.ids is None else np.asarray(self.ids)
     check_ids(ids, len(inputs), "Dataset")
-    num_classes = self.num_classes
-    if num_classes is None:
+    num_classes = 0
+    if not self.classes:
       labels = _numbers(labels)
     else:
       _refuse_one_hot(labels, inputs)
-      num_classes = num_classes or _largest(labels, inputs) + 1
+      num_classes = self.num_classes or _largest(labels, inputs) + 1
       _check.class_numbers(labels, min(num_classes, 2**31), "Dataset")
       labels = labels.astype(np.int32)
     for name, value in (
@@ -118,7 +120,8 @@ class Dataset:
     part = object.__new__(Dataset)  # its rows were checked, and warned of, with the whole
     for name in ("inputs", "labels", "ids"):
       object.__setattr__(part, name, getattr(self, name)[rows])
-    object.__setattr__(part, "num_classes", self.num_classes)
+    for name in ("num_classes", "classes"):
+      object.__setattr__(part, name, getattr(self, name))
     object.__setattr__(part, "strata", None if self.strata is None else self.strata[rows])
     return part
 
@@ -130,7 +133,7 @@ class Dataset:
     """
     if self.strata is not None:
       return self.strata
-    if self.labels.ndim > 1 or self.num_classes is None:
+    if self.labels.ndim > 1 or not self.classes:
       raise ValueError(
         f"{caller} goes by the class of an example, but labels are {self.labels.dtype} "
         f"{list(self.labels.shape)}. Say which are of one kind: Dataset(..., strata=...), int [n]; "

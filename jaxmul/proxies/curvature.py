@@ -85,6 +85,7 @@ def curvature(
   if h is not None and not h > 0:
     raise ValueError(f"curvature got h={h}, must be above 0.")
   refuse_without_embed(network, inputs, "curvature")
+  _check.tokens(network, inputs, "curvature")
   _check.answers(network, inputs, labels, "curvature")
   inputs = network.embedded(inputs)
   probes = None if probes is None else jnp.asarray(probes, inputs.dtype)

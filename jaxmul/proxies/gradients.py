@@ -50,6 +50,7 @@ def grand(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Arr
   network = as_network(params, apply_fn, "grand")
   refuse_batch_stats(network, "grand")
   inputs, labels = _check.batch(batch, "grand")
+  _check.tokens(network, inputs, "grand")
   _check.answers(network, inputs, labels, "grand")
   return image_blocks(lambda x, y: of_examples(network, x, y, norms=True).norms, inputs, labels)
 
@@ -71,6 +72,7 @@ def input_gradient(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -
   network = as_network(params, apply_fn, "input_gradient")
   inputs, labels = _check.batch(batch, "input_gradient")
   refuse_without_embed(network, inputs, "input_gradient")
+  _check.tokens(network, inputs, "input_gradient")
   _check.answers(network, inputs, labels, "input_gradient")
 
   def norms(inputs, labels):

@@ -81,6 +81,7 @@ def heldout_retrain(
     raise ValueError("heldout_retrain got no held-out examples. Pass at least one.")
   if patience < 1:
     raise ValueError(f"heldout_retrain got patience={patience}, must be at least 1.")
+  _check.tokens(network, heldout.inputs, "heldout_retrain")
   _check.answers(network, heldout.example, heldout.labels, "heldout_retrain")
   warn_without_train_fn(network, "heldout_retrain")
   least = least_rows(len(heldout), recipe.batch_size)

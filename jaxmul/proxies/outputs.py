@@ -168,5 +168,6 @@ def _forward(params, batch, apply_fn, caller) -> tuple[jax.Array, jax.Array]:
 def _checked(params, batch, apply_fn, caller) -> tuple[Network, jax.Array, jax.Array]:
   network = as_network(params, apply_fn, caller)
   inputs, labels = _check.batch(batch, caller)
+  _check.tokens(network, inputs, caller)
   _check.answers(network, inputs, labels, caller)
   return network, inputs, labels

@@ -69,6 +69,7 @@ def score(
   if jax.default_backend() == "cpu":
     rows_each = -(-rows_each // _BLOCK) * _BLOCK
   size = rows_each * devices
+  _check.tokens(network, dataset.inputs, "score")
   _check.answers(network, dataset.example, dataset.labels, "score")
   _check.outputs(network, dataset.inputs[:8], "score")
   static, arrays = _arrays.split((proxy, network))

@@ -307,7 +307,7 @@ def class_counts(groups: Sequence[Any], dataset: Dataset) -> np.ndarray:
   """
   kinds = dataset.kinds("class_counts")
   count = dataset.num_classes if dataset.strata is None else int(kinds.max(initial=0)) + 1
-  return np.stack([np.bincount(kinds[dataset.rows(ids)], minlength=count or 0) for ids in groups])
+  return np.stack([np.bincount(kinds[dataset.rows(ids)], minlength=count) for ids in groups])
 
 
 def _tie_breakers(soft: Any, ids: np.ndarray, ties: int, caller: str) -> list[np.ndarray]:
