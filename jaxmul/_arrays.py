@@ -12,7 +12,7 @@ Static = tuple[Any, tuple[Any, ...], tuple[bool, ...]]
 
 
 def split(tree: Any) -> tuple[Static, list[Any]]:
-  """Returns what is not an array, hashable where its leaves are, and the arrays.
+  """Returns what is not an array, hashable where its leaves are, and the arrays, or their shapes.
 
   Example:
     >>> static, arrays = split({"w": np.ones(2), "name": "head"})
@@ -20,7 +20,8 @@ def split(tree: Any) -> tuple[Static, list[Any]]:
     (1, 'head')
   """
   leaves, structure = jax.tree.flatten(tree)
-  is_array = tuple(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves)
+  arrays = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+  is_array = tuple(isinstance(leaf, arrays) for leaf in leaves)
   others = tuple(None if array else leaf for leaf, array in zip(leaves, is_array, strict=True))
   arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
   return (structure, others, is_array), arrays

@@ -13,11 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxmul import _arrays
+from jaxmul import _arrays, losses
+
+TOKENS = (np.dtype("int32"), np.dtype("int64"))
+"""The integer inputs; uint8 is pixels."""
 
 
 def batch(batch: Any, caller: str) -> tuple[jax.Array, jax.Array]:
-  """Returns (inputs [B, ...] float, labels [B] int) or raises ValueError."""
+  """Returns (inputs [B, ...] float or integer, labels [B, ...]) or raises ValueError."""
   if not isinstance(batch, tuple | list) or len(batch) != 2:
     raise ValueError(
       f"{caller} needs batch = (inputs [B, ...], labels [B]), got {type(batch).__name__}"
@@ -27,61 +30,145 @@ def batch(batch: Any, caller: str) -> tuple[jax.Array, jax.Array]:
 
 
 def inputs(value: Any, caller: str) -> jax.Array:
-  """Returns value as float inputs [B, ...] without NaN or inf, or raises ValueError."""
+  """Returns value as inputs [B, ...], floats without NaN or inf or tokens, or raises ValueError."""
   value = value if hasattr(value, "dtype") else np.asarray(value)
   if np.ndim(value) < 2:
     raise ValueError(
       f"{caller} needs inputs [B, ...] of rank 2 or more, got shape {np.shape(value)}. "
       "Add a batch axis: inputs[None]."
     )
-  if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+  dtype = jnp.result_type(value)
+  if not jnp.issubdtype(dtype, jnp.floating) and dtype not in TOKENS:
     raise ValueError(
-      f"{caller} needs float inputs, got {jnp.result_type(value)}. "
-      "Scale pixels first: jaxmul.data.as_inputs(inputs)."
+      f"{caller} needs float inputs, got {dtype}. Tokens are int32; scale pixels first: "
+      "jaxmul.data.as_inputs(inputs)."
     )
   finite(value, f"{caller}: inputs")
   return jnp.asarray(value)
 
 
 def labels(value: Any, size: int, caller: str) -> jax.Array:
-  """Returns value as labels int [B], or raises ValueError."""
+  """Returns value as labels [B, ...], or raises ValueError; `answers` checks what they hold."""
   value = value if hasattr(value, "dtype") else np.asarray(value)
-  dtype = value.dtype
-  if np.ndim(value) != 1:
-    raise ValueError(
-      f"{caller} needs labels [B], got shape {np.shape(value)}. "
-      "One-hot labels become class numbers with labels.argmax(-1)."
-    )
-  if not jnp.issubdtype(dtype, jnp.integer):
-    raise ValueError(
-      f"{caller} needs integer labels, got {dtype}. Convert them with labels.astype('int32')."
-    )
+  if np.ndim(value) < 1:
+    raise ValueError(f"{caller} needs labels [B], got shape (). Add a batch axis: labels[None].")
   if len(value) != size:
     raise ValueError(f"{caller} got {size} inputs but {len(value)} labels; they must match.")
   return jnp.asarray(value)
 
 
 def class_numbers(labels: Any, num_classes: int, caller: str) -> None:
-  """Raises ValueError where a concrete label is outside [0, num_classes)."""
-  if is_concrete(labels) and len(labels):
-    values = np.asarray(labels)  # not np.min(labels): under jit that would be traced
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high >= num_classes:
+  """Raises ValueError where labels [B, *P] are not class numbers: the rule of impossible labels.
+
+  They are integers in [0, num_classes). Where P is not empty −1 stands for a position that is not
+  scored, and every example has one that is. Values are seen only where they are concrete.
+  """
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(
+      f"{caller} needs integer labels, got {labels.dtype}. Convert them with "
+      "labels.astype('int32')."
+    )
+  if not is_concrete(labels) or not labels.size:
+    return
+  values = np.asarray(labels)  # not np.min(labels): under jit that would be traced
+  has_positions = values.ndim > 1
+  low, high = int(values.min()), int(values.max())
+  if low < (losses.UNSCORED if has_positions else 0) or high >= num_classes:
+    raise ValueError(
+      f"{caller} got label {high if high >= num_classes else low}, outside [0, {num_classes}). "
+      f"Number classes from 0{'; −1 is not scored' if has_positions else ''}."
+    )
+  if has_positions:
+    empty = np.flatnonzero((values == losses.UNSCORED).all(axis=tuple(range(1, values.ndim))))
+    if len(empty):
       raise ValueError(
-        f"{caller} got label {low if low < 0 else high}, outside [0, {num_classes}). "
-        "Number classes from 0."
+        f"{caller} got an example without a scored position (row {empty[0]}, {len(empty)} in all): "
+        "all of its labels are −1. Leave it out."
       )
 
 
-def label_range(network: Any, inputs: jax.Array, labels: jax.Array, caller: str) -> None:
-  """Raises ValueError where a concrete label is not one of the classes of the network."""
-  if is_concrete(labels) and len(labels):
-    shape = jax.eval_shape(network, inputs).shape
-    if len(shape) != 2 or shape[0] != len(inputs):
-      raise ValueError(
-        f"{caller} needs apply_fn to return logits [B, C] = [{len(inputs)}, C], got {shape}."
-      )
-    class_numbers(labels, shape[1], caller)
+def answers(network: Any, inputs: Any, labels: Any, caller: str) -> None:
+  """Raises ValueError where labels are not what a network's outputs on inputs are scored by.
+
+  With cross-entropy they are class numbers [B, *P] for outputs [B, *P, C]; a loss of one's own must
+  return [B]. Nothing is done where labels are traced.
+
+  Args:
+    network: a `Network`, or its shapes.
+    inputs: [B, ...], or one of them, [1, ...]; only shape and dtype matter.
+    labels: [B, ...].
+    caller: for messages.
+  """
+  if not is_concrete(labels) or not len(labels):
+    return
+  static, arrays = _arrays.split(network)
+  all_of_them = jax.ShapeDtypeStruct((len(labels), *inputs.shape[1:]), inputs.dtype)
+  outputs = jax.eval_shape(lambda leaves, x: _arrays.joined(static, leaves)(x), arrays, all_of_them)
+  if network.loss is losses.cross_entropy:
+    _refuse_other_positions(outputs.shape, labels, caller)
+    class_numbers(labels, outputs.shape[-1], caller)
+    return
+  example = jax.ShapeDtypeStruct(labels.shape, jax.dtypes.canonicalize_dtype(labels.dtype))
+  each = jax.eval_shape(network.loss, outputs, example)
+  if each.shape != (len(labels),):
+    raise ValueError(
+      f"{caller} needs the network's loss to return [B] = [{len(labels)}], one number an example, "
+      f"got {each.shape}. Take the mean over what an example has more of."
+    )
+
+
+def tokens(network: Any, inputs: Any, caller: str) -> None:
+  """Raises ValueError where the largest of the tokens is none that a network embeds.
+
+  Nothing is done where inputs or the network are traced, or inputs are not embedded.
+  """
+  if network.embed is None or inputs.dtype not in TOKENS or not is_concrete(inputs):
+    return
+  if not inputs.size or not all(map(is_concrete, _arrays.split(network)[1])):
+    return
+  largest = np.asarray(inputs).max()
+  _refuse_unknown(network.embedded(_all(inputs, largest)), largest, caller)
+
+
+def fresh_tokens(init: Any, inputs: Any, caller: str) -> None:
+  """As `tokens`, of the network that `init` makes of a key."""
+  if inputs.dtype in TOKENS and inputs.size:
+    largest = inputs.max()
+    embed = jax.jit(lambda key: init(key).embedded(_all(inputs, largest)))  # and nothing else
+    _refuse_unknown(embed(jax.random.key(0)), largest, caller)
+
+
+def _all(inputs: Any, token: int) -> jax.Array:
+  return jnp.full((1, *inputs.shape[1:]), token, jnp.int32)
+
+
+def _refuse_unknown(vectors: jax.Array, token: int, caller: str) -> None:
+  if not is_concrete(vectors):
+    return  # inside a jit of the caller's even what is known is traced
+  if jnp.issubdtype(vectors.dtype, jnp.floating) and not np.isfinite(np.asarray(vectors)).all():
+    raise ValueError(
+      f"{caller} got token {token}, which the network embeds as NaN: its vocabulary is smaller. "
+      "Give it one of all tokens, such as models.gpt(dataset.num_classes)."
+    )
+
+
+def _refuse_other_positions(outputs: tuple[int, ...], labels: Any, caller: str) -> None:
+  count = len(labels)
+  if len(outputs) < 2 or outputs[0] != count:
+    raise ValueError(
+      f"{caller} needs apply_fn to return logits [B, C] = [{count}, C], or [B, *P, C] for labels "
+      f"[B, *P], got {outputs}."
+    )
+  if len(outputs) == 2 and labels.ndim > 1:
+    raise ValueError(
+      f"{caller} needs labels [B] for logits [B, C], got shape {labels.shape}. "
+      "One-hot labels become class numbers with labels.argmax(-1)."
+    )
+  if outputs[:-1] != labels.shape:
+    raise ValueError(
+      f"{caller} needs labels {list(outputs[:-1])} for logits {list(outputs)}, got shape "
+      f"{labels.shape}: one label for each position that the network answers at."
+    )
 
 
 def outputs(network: Any, inputs: Any, caller: str) -> None:
@@ -92,25 +179,27 @@ def outputs(network: Any, inputs: Any, caller: str) -> None:
     inputs: a few of them [n, ...], float or uint8: one small forward pass.
     caller: whose caller is told.
   """
+  if getattr(network, "loss", losses.cross_entropy) is not losses.cross_entropy:
+    return  # its outputs are no logits
   static, arrays = _arrays.split(network)
   if len(inputs) and all(map(is_concrete, (*arrays, inputs))):
     logits(_forward(static, arrays, inputs), caller, stacklevel=4)
 
 
 def logits(value: jax.Array, caller: str, *, stacklevel: int = 3) -> None:
-  """Warns where concrete outputs [B, C] look like probabilities, whose softmax is nearly flat.
+  """Warns where concrete outputs [B, *P, C] look like probabilities, whose softmax is nearly flat.
 
-  That is where each of the first eight rows lies in [0, 1] and sums to 1 within 1e-3, and not all
-  of these numbers are 0 or 1, as the inputs of a toy are.
+  That is where each of the first eight examples lies in [0, 1] and sums to 1 within 1e-3, and not
+  all of these numbers are 0 or 1, as the inputs of a toy are.
 
   Args:
     value: what a network returned.
     caller: the function that took it for logits.
     stacklevel: as of `warnings.warn`, from here.
   """
-  if value.ndim != 2 or value.shape[1] < 2 or not _is_readable(value):
+  if value.ndim < 2 or value.shape[-1] < 2 or not _is_readable(value):
     return
-  rows = np.asarray(value[:8]).astype(np.float64)
+  rows = np.asarray(value[:8]).astype(np.float64).reshape(-1, value.shape[-1])
   sure = (rows == 0) | (rows == 1)
   is_share = (rows >= 0).all() and (rows <= 1).all() and (np.abs(rows.sum(1) - 1) < 1e-3).all()
   if len(rows) and is_share and not sure.all():

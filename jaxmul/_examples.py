@@ -19,7 +19,7 @@ class Batch(NamedTuple):
 
   Attributes:
     inputs: float or int [B, ...].
-    labels: int32 [B, *P].
+    labels: int32 [B, *P], or what a loss of one's own takes, [B, ...].
     mask: bool [B]; rows that are False are padding, other examples of the set, and must not matter.
     rows: int32 [B], their positions in the data set, to look up what was computed of them before.
   """
@@ -35,7 +35,7 @@ class Examples(NamedTuple):
 
   Attributes:
     inputs: [N, ...], in the data set's own dtype, shared by all sets.
-    labels: int32 [N, *P].
+    labels: int32 [N, *P], or what a loss of one's own takes, [N, ...].
     rows: int32 [capacity], the members first, then padding.
     count: int32 scalar, how many are members.
   """

@@ -1,5 +1,6 @@
 """Gradients of each example's loss ℓ_b: ∂ℓ_b/∂x_b, and ‖∂ℓ_b/∂θ‖ without the gradient itself.
 
+ℓ is the network's own loss. Where inputs are integers, x is what the network embeds them as.
 Examples do not interact, so one backward pass of Σ ℓ_b holds the input gradients of all. Norms ride
 in the same pass where every layer of the network has a ghost norm; elsewhere they are those of
 `vmap(grad)`, a few examples at a time.
@@ -10,9 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmul import _sharding, losses, models
+from jaxmul import _sharding, models
 from jaxmul._blocks import map_blocks
-from jaxmul.binding import Network
+from jaxmul.binding import Network, losses_of, refuse_without_embed
 
 # Bytes of per-example gradients that exist at a time where they must.
 _BUDGET = 256 << 20
@@ -22,7 +23,7 @@ class Gradients(NamedTuple):
   """What was asked for, None elsewhere; NaN where the loss is NaN.
 
   Attributes:
-    inputs: ∂ℓ_b/∂x_b [B, ...].
+    inputs: ∂ℓ_b/∂x_b [B, ...], of the shape of `network.embedded(inputs)`.
     norms: ‖∂ℓ_b/∂θ‖₂ [B], float32 or wider.
   """
 
@@ -38,15 +39,26 @@ def of_examples(
   to_inputs: bool = False,
   norms: bool = False,
 ) -> Gradients:
-  """Returns the gradients of each example's cross-entropy, of the evaluation pass."""
+  """Returns the gradients of each example's loss, of the evaluation pass."""
+  if to_inputs:
+    refuse_without_embed(network, inputs, "a gradient of inputs")
+    at = network.embedded(inputs)
+    if norms and at is not inputs:  # norms count what the embedding itself learns
+      return Gradients(
+        of_examples(network, at, labels, to_inputs=True).inputs,
+        of_examples(network, inputs, labels, norms=True).norms,
+      )
+    inputs = at
   ghost = norms and models.has_ghost_norms(network, inputs)
   inputs = _sharding.local(inputs, network, labels)
-  squares = jnp.zeros(len(inputs), jnp.result_type(inputs, jnp.float32))
+  is_float = jnp.issubdtype(inputs.dtype, jnp.inexact)
+  kinds = [inputs] if is_float or not ghost else jax.tree.leaves(network.params)
+  squares = jnp.zeros(len(inputs), jnp.result_type(*kinds, jnp.float32))
   squares = _sharding.local(squares, inputs)
 
   def total(x, squares):
-    logits = models.tapped(network, x, squares) if ghost else network(x)
-    each = losses.cross_entropy(logits, labels)
+    outputs = models.tapped(network, x, squares) if ghost else network(x)
+    each = losses_of(network, outputs, labels)
     return each.sum(), each
 
   found = Gradients()
@@ -88,7 +100,7 @@ def _materialised_norms(network: Network, inputs: jax.Array, labels: jax.Array) 
     left = iter(theta)
     merged = [next(left) if yes else leaf for leaf, yes in zip(leaves, trained, strict=True)]
     at_theta = network.replace(params=jax.tree.unflatten(structure, merged))
-    return losses.cross_entropy(at_theta(x[None]), y[None])[0]
+    return losses_of(network, at_theta(x[None]), y[None])[0]
 
   def norm(x, y):
     each, gradient = jax.value_and_grad(loss)(theta, x, y)

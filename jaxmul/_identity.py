@@ -25,6 +25,7 @@ import jaxmul
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
+from jaxmul.losses import cross_entropy
 
 # Raise it by one in the commit after which equal inputs give other results, here or in a script: a
 # formula or a default is mended, random numbers are drawn in another order. Everything that was
@@ -96,12 +97,14 @@ def describe(value: Any) -> str:
   if isinstance(value, Dataset):
     order = np.argsort(value.ids)
     arrays = (value.inputs[order], value.labels[order], value.ids[order])
-    return f"Dataset{describe((*arrays, value.num_classes))}"
+    more = () if value.strata is None else (value.strata[order],)
+    more += () if value.classes else ("numbers",)
+    return f"Dataset{describe((*arrays, value.num_classes, *more))}"
   if isinstance(value, Split):
     parts = {f.name: np.sort(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return f"Split{describe(parts)}"
   if isinstance(value, Network):
-    functions = describe((value.apply_fn, value.train_fn))
+    functions = describe(tuple(_functions(value)))
     return f"Network({tree_digest((value.params, value.state))}, {functions})"
   if isinstance(own := getattr(value, "digest", None), str):
     return f"{_name(type(value))} {own}"
@@ -147,10 +150,18 @@ def describe(value: Any) -> str:
 def describe_functions(network: Network) -> str:
   """Returns the text of a network's forward passes; one that is a lambda has none."""
   found = []
-  for function in (network.apply_fn, network.train_fn):
+  for function in _functions(network):
     with contextlib.suppress(ValueError):
       found.append(describe(function))
   return describe(found)
+
+
+def _functions(network: Network) -> list[Any]:
+  """What a network does, with its loss and embedding where they are not the usual ones."""
+  found: list[Any] = [network.apply_fn, network.train_fn]
+  if network.loss is not cross_entropy:
+    found.append(network.loss)
+  return found if network.embed is None else [*found, network.embed]
 
 
 def _fields(value: Any) -> list[tuple[str, Any]]:

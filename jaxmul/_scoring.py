@@ -36,7 +36,7 @@ def score(
       go in by `jax.tree_util.Partial(proxy, name=value)`, which does not retrace for new arrays.
     params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     dataset: n examples; uint8 images are scaled to [0, 1].
-    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
+    apply_fn: `apply_fn(params, inputs) -> outputs [B, *P, C]`, evaluation mode.
     batch_size: examples at a time; bounds the memory. Rounded up to a multiple of the devices, and
       on CPU of 32 rows on each.
 
@@ -69,8 +69,8 @@ def score(
   if jax.default_backend() == "cpu":
     rows_each = -(-rows_each // _BLOCK) * _BLOCK
   size = rows_each * devices
-  classes = jax.eval_shape(network, dataset.example).shape[-1]
-  _check.class_numbers(dataset.labels, classes, "score")
+  _check.tokens(network, dataset.inputs, "score")
+  _check.answers(network, dataset.example, dataset.labels, "score")
   _check.outputs(network, dataset.inputs[:8], "score")
   static, arrays = _arrays.split((proxy, network))
   arrays = _sharding.replicate(arrays)

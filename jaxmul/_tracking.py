@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _gradients
-from jaxmul.binding import Network
+from jaxmul.binding import Network, refuse_own_loss
 
 
 class Step(NamedTuple):
@@ -24,14 +24,16 @@ class Step(NamedTuple):
   Attributes:
     rows: int32 [B], rows of the training set, 0 … n − 1; n where the row is padding, so that
       `state.at[step.rows].add(values, mode="drop")` needs no mask.
-    labels: int32 [B].
-    logits: float [B, C], of the step's own forward pass, before its update.
+    labels: int32 [B, *P].
+    logits: the network's outputs, float [B, *P, C], of the step's own forward pass, before its
+      update.
     losses: float32 [B].
     epoch: int32 scalar from 0.
-    inputs: float [B, ...], augmented as in training.
+    inputs: float or int32 [B, ...], augmented as in training.
     learning_rate: η of this step, scalar.
     network: the network before the update; None unless a tracker needs it.
-    input_gradients: ∂ℓ_b/∂x_b [B, ...] of `network` in evaluation mode; None unless needed.
+    input_gradients: ∂ℓ_b/∂x_b [B, ...] of `network` in evaluation mode, of integer inputs at what
+      they are embedded as; None unless needed.
     parameter_norms: ‖∂ℓ_b/∂θ‖₂ [B] of the same; None unless needed.
   """
 
@@ -47,7 +49,7 @@ class Step(NamedTuple):
   parameter_norms: Any = None
 
 
-Need = Literal["epochs", "input_shape", "network", "input_gradients", "parameter_norms"]
+Need = Literal["epochs", "input_shape", "network", "input_gradients", "parameter_norms", "classes"]
 
 
 class Tracker(NamedTuple):
@@ -58,9 +60,10 @@ class Tracker(NamedTuple):
     update: `(state, Step) -> state`, pure; runs in every step of the epochs that `every` names.
     score: `state -> {name: [n]}`, higher = more memorized.
     needs: what else it reads. "network", "input_gradients" and "parameter_norms" are filled in
-      `Step`, computed once for all trackers that need them; "epochs" and "input_shape" are handed
-      to `init` as keywords. A tracker without the middle three is free: it reads the step's own
-      forward pass.
+      `Step`, computed once for all trackers that need them; "epochs" and "input_shape", that of
+      one embedded input, are handed to `init` as keywords. "classes" says that it reads
+      probabilities of classes: a network with a loss of its own is refused. A tracker without the
+      first three is free: it reads the step's own forward pass.
     every: update in every of so many epochs only, the last one. What it needs is not
       computed in the others.
   """
@@ -87,6 +90,14 @@ def check(trackers: tuple[Tracker, ...], shape: tuple[int, ...], epochs: int) ->
         f"tracker of {min(own)!r} got every={tracker.every}, must be in [1, {epochs}], the epochs."
       )
     names |= own
+
+
+def check_network(trackers: tuple[Tracker, ...], network: Network) -> None:
+  """Raises ValueError where a tracker reads what a network does not say."""
+  for tracker in trackers:
+    if "classes" in tracker.needs:
+      name = min(jax.eval_shape(lambda t=tracker: t.score(start(t, (1, 1), 1))))
+      refuse_own_loss(network, f"the tracker of {name!r}")
 
 
 def start(tracker: Tracker, shape: tuple[int, ...], epochs: int) -> Any:

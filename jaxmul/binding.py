@@ -1,8 +1,9 @@
 """Params that know their own forward pass.
 
 A `Network` is params θ, state s that is not trained (BatchNorm statistics) and static functions:
-the evaluation pass `apply_fn` and, optionally, the training pass `train_fn`. It is a pytree, so it
-goes through `jit`, `vmap` and `grad` like plain params, and it can be called. Only `params` is ever
+the evaluation pass `apply_fn` and, optionally, the training pass `train_fn`, the loss that it is
+trained with, and `embed` for inputs that have no gradient. It is a pytree, so it goes through
+`jit`, `vmap` and `grad` like plain params, and it can be called. Only `params` is ever
 differentiated, decayed, masked or normed.
 """
 
@@ -15,8 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmul import losses
+
 ApplyFn = Callable[[Any, jax.Array], jax.Array]
 TrainFn = Callable[..., tuple[jax.Array, Any]]
+LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @jax.tree_util.register_dataclass
@@ -28,20 +32,34 @@ class Network:
     params: any pytree, the only part that is trained; of a Linen module what its variables hold
       under "params".
     state: mapping such as `{"batch_stats": ...}`, or None.
-    apply_fn: static, `apply_fn(variables, inputs [B, ...]) -> logits [B, C]`, evaluation mode, each
-      example independent of the others; variables are `network.variables`.
-    train_fn: static, `train_fn(params, state, inputs, key, mask) -> (logits [B, C], state)`, or
-      None where training and evaluation are the same computation.
+    apply_fn: static, `apply_fn(variables, inputs [B, ...]) -> outputs [B, *P, C]`, evaluation mode,
+      each example independent of the others; variables are `network.variables`.
+    train_fn: static, `train_fn(params, state, inputs, key, mask) -> (outputs [B, *P, C], state)`,
+      or None where training and evaluation are the same computation.
+    loss: static, `loss(outputs [B, *P, C], labels) -> [B]`, what it is trained with.
+    embed: static, `embed(variables, inputs [B, ...]) -> embedded [B, ...]`, floats which `apply_fn`
+      takes in place of the integer inputs; None where inputs are floats.
   """
 
   params: Any
   state: Any
   apply_fn: ApplyFn = dataclasses.field(metadata={"static": True})
   train_fn: TrainFn | None = dataclasses.field(default=None, metadata={"static": True})
+  loss: LossFn = dataclasses.field(default=losses.cross_entropy, metadata={"static": True})
+  embed: ApplyFn | None = dataclasses.field(default=None, metadata={"static": True})
 
   def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Returns evaluation-mode logits [B, C] of inputs [B, ...]."""
+    """Returns evaluation-mode outputs [B, *P, C] of inputs [B, ...]."""
     return self.apply_fn(self.variables, inputs)
+
+  def embedded(self, inputs: jax.Array) -> jax.Array:
+    """Returns inputs as floats [B, ...] that a gradient can be taken at: those of `embed`, if any.
+
+    Floats stay as they are; they may be embedded already.
+    """
+    if self.embed is None or jnp.issubdtype(inputs.dtype, jnp.inexact):
+      return inputs
+    return self.embed(self.variables, inputs)
 
   @property
   def variables(self) -> Any:
@@ -49,9 +67,9 @@ class Network:
     return self.params if self.state is None else {"params": self.params, **self.state}
 
   def train(self, inputs: jax.Array, key: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any]:
-    """Returns training-mode logits [B, C] and the new state.
+    """Returns training-mode outputs [B, *P, C] and the new state.
 
-    Without a single real row the state stays as it is, and the logits are those of a full batch:
+    Without a single real row the state stays as it is, and the outputs are those of a full batch:
     statistics of no rows would be NaN, and so would every gradient through them.
 
     Args:
@@ -78,31 +96,46 @@ class Network:
 
 
 def bind(
-  apply_fn: ApplyFn, params: Any, state: Any = None, train_fn: TrainFn | None = None
+  apply_fn: ApplyFn,
+  params: Any,
+  state: Any = None,
+  train_fn: TrainFn | None = None,
+  *,
+  loss: LossFn = losses.cross_entropy,
+  embed: ApplyFn | None = None,
 ) -> Network:
   """Binds params to their forward pass.
 
   Args:
-    apply_fn: `apply_fn(params, inputs [B, ...]) -> logits [B, C]`, evaluation mode. With `state`
-      it gets `{"params": params, **state}` instead of `params`.
+    apply_fn: `apply_fn(params, inputs [B, ...]) -> outputs [B, *P, C]`, evaluation mode; P is ()
+      for images and (T,) for text. With `state` it gets `{"params": params, **state}` instead of
+      `params`.
     params: any pytree; of a Linen module `variables["params"]`, or all variables if there are no
       others; or an `nnx.Module`, whose `nnx.Param` become the params, everything else it carries
       the state, and its `train()` and `eval()` the two modes.
     state: mapping of what the network carries but does not train, such as
       `{"batch_stats": variables["batch_stats"]}`; None if there is nothing.
-    train_fn: `train_fn(params, state, inputs, key, mask) -> (logits, state)`; needed wherever
+    train_fn: `train_fn(params, state, inputs, key, mask) -> (outputs, state)`; needed wherever
       training mode differs (BatchNorm, dropout). Without it the network trains in evaluation mode:
       statistics are used and never updated, nothing is dropped, and whoever trains a network with
       state warns. Rows where `mask` is False must not count in statistics if that can be done; they
       hold other examples of the same set, so that they do little harm where it cannot.
+    loss: `loss(outputs, labels) -> [B]`, what the network is trained with and scored by; each
+      example's own, and a function made once. With another than cross-entropy, as for several
+      labels or numbers to predict, outputs and labels may be of any shape [B, ...]; what needs the
+      probabilities of classes then says so.
+    embed: for integer inputs, `embed(params, inputs) -> embedded [B, ...]` of floats, such as the
+      vectors of tokens [B, T, D], with params as `apply_fn` gets them. `apply_fn(params, embedded)`
+      must return what `apply_fn(params, inputs)` does. Curvature and gradients of inputs are taken
+      there; without it, they refuse integer inputs.
 
   Returns:
     A `Network`, callable and usable wherever params are. Bind once per module: two different
     function objects are two traces.
 
   Raises:
-    ValueError: `state` is not a mapping, or holds a "params" entry; or an `nnx.Module` cannot be
-      split, or is given with a state or `train_fn`.
+    ValueError: `state` is not a mapping, or holds a "params" entry; `loss` or `embed` cannot be
+      called; or an `nnx.Module` cannot be split, or is given with a state or `train_fn`.
 
   Example:
     >>> import jax.numpy as jnp, jaxmul
@@ -115,6 +148,11 @@ def bind(
       f"bind needs a callable apply_fn, got {type(apply_fn).__name__}. "
       "The order is jaxmul.bind(model.apply, params)."
     )
+  if not callable(loss) or not (embed is None or callable(embed)):
+    name, value = ("embed", embed) if callable(loss) else ("loss", loss)
+    raise ValueError(
+      f"bind needs {name} to be a function, got {type(value).__name__}. See jaxmul.bind."
+    )
   if state is not None and (not isinstance(state, Mapping) or "params" in state):
     raise ValueError(
       f"bind needs state to be a mapping without 'params', got {_describe(state)}. "
@@ -126,10 +164,10 @@ def bind(
         f"bind got a {_describe(params)}, an nnx.Module, with state or train_fn: it has its own. "
         "Drop them."
       )
-    return _of_nnx(params, apply_fn, "bind")
+    return _of_nnx(params, apply_fn, "bind").replace(loss=loss, embed=embed)
   if state is None:
     params, state = _bare(params)
-  return Network(params, state, apply_fn, train_fn)
+  return Network(params, state, apply_fn, train_fn, loss, embed)
 
 
 def _bare(params: Any) -> tuple[Any, Any]:
@@ -177,6 +215,40 @@ def as_network(params: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
     f"{caller} needs apply_fn: params is a {_describe(params)}, not callable. Pass "
     "apply_fn=model.apply, or bind it once with jaxmul.bind(model.apply, params)."
   )
+
+
+def losses_of(network: Network, outputs: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns each example's own loss [B] of a network's outputs.
+
+  Raises:
+    ValueError: the network's loss is a function of its user's that returns anything else.
+  """
+  each = network.loss(outputs, labels)
+  if jnp.shape(each) != (len(labels),):
+    raise ValueError(
+      f"the loss of a network must return [B] = [{len(labels)}], one number an example, got "
+      f"{jnp.shape(each)}. Take the mean over what an example has more of."
+    )
+  return each
+
+
+def refuse_own_loss(network: Network, caller: str) -> None:
+  """Raises ValueError where a network is not trained with cross-entropy: it has no p of classes."""
+  if network.loss is not losses.cross_entropy:
+    raise ValueError(
+      f"{caller} needs probabilities of classes, but the network is bound with a loss of its own, "
+      f"{getattr(network.loss, '__name__', type(network.loss).__name__)}. Use the loss, grand, "
+      "curvature, or the trackers cumulative_loss and tracin."
+    )
+
+
+def refuse_without_embed(network: Network, inputs: jax.Array, caller: str) -> None:
+  """Raises ValueError where inputs have no gradient and the network does not embed them."""
+  if network.embed is None and not jnp.issubdtype(inputs.dtype, jnp.inexact):
+    raise ValueError(
+      f"{caller} takes gradients of inputs, which are {inputs.dtype}. Bind the network with "
+      "embed=, which turns them into floats: jaxmul.bind(apply_fn, params, embed=embed)."
+    )
 
 
 def refuse_batch_stats(network: Network, caller: str) -> None:

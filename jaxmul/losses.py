@@ -1,15 +1,23 @@
-"""Per-example losses [B] of logits z [B, C] and labels y [B], and their means.
+"""Per-example losses [B] of logits z [B, *P, C] and labels y [B, *P], and their means.
 
 p = softmax(z). Everything is computed from log p, in float32 or the wider type of the logits, so
 that a confident example gives a small number and not a rounding of 0 or 1.
+
+P is () where an example has one label, as an image has, and (T,) for text. Where P is not empty, a
+label of −1 is not scored, and what an example gets is its mean over the scored positions: the loss
+of a text is in nats per token, and p = e^−loss is the geometric mean of its tokens' probabilities.
+Each function ends in that one mean, so that a mask [B] of examples never meets positions.
 """
 
 import jax
 import jax.numpy as jnp
 
+UNSCORED = -1
+"""The label of a position that no loss, score or accuracy counts."""
+
 
 def log_probabilities(logits: jax.Array) -> jax.Array:
-  """Returns log p [B, C], at most 0, float32 or wider.
+  """Returns log p [B, *P, C], at most 0, float32 or wider.
 
   Example:
     >>> import jax.numpy as jnp
@@ -28,8 +36,13 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> import jax.numpy as jnp
     >>> cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([2])).tolist()
     [nan]
+    >>> text = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]]]))
+    >>> float(jnp.exp(-cross_entropy(text, jnp.array([[0, 0, -1]])))[0])  # (½ · ¼)^½
+    0.3535533845424652
   """
-  return 0.0 - at_label(log_probabilities(logits), labels)  # not −0 for a sure example
+  logits = scored_only(logits, labels)
+  log_p = mean_over_positions(at_label(log_probabilities(logits), labels), labels)
+  return 0.0 - log_p  # not −0 for a sure example
 
 
 def margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -40,9 +53,10 @@ def margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> margins(jnp.array([[1.0, 3.0, 0.0]]), jnp.array([1])).tolist()
     [2.0]
   """
-  logits = _widened(logits)
+  logits = _widened(scored_only(logits, labels))
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-  return at_label(logits, labels) - jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
+  each = at_label(logits, labels) - jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
+  return mean_over_positions(each, labels)
 
 
 def log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -56,15 +70,67 @@ def log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> log_odds(jnp.array([[0.0, 0.0]]), jnp.array([0])).tolist()
     [0.0]
   """
-  logits = _widened(logits)
+  logits = _widened(scored_only(logits, labels))
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-  return at_label(logits, labels) - others
+  return mean_over_positions(at_label(logits, labels) - others, labels)
 
 
 def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns bool [B]: whether the largest logit is the label's; the first one wins a tie."""
-  return jnp.argmax(logits, axis=-1) == labels
+  """Returns bool [B]: whether the largest logit is the label's, at every scored position.
+
+  The first of tied logits wins. Of a text this is whether greedy decoding from its unscored prompt
+  gives the rest: a greedy continuation is right as long as each next token is.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> text = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> [is_correct(text, jnp.array([y])).tolist() for y in ([0, 1], [0, 0], [0, -1])]
+    [[True], [False], [True]]
+  """
+  _refuse_other_positions(logits, labels)
+  right = jnp.argmax(logits, axis=-1) == labels
+  if labels.ndim == 1:
+    return right
+  return jnp.all(right | (labels == UNSCORED), axis=tuple(range(1, labels.ndim)))
+
+
+def mean_over_positions(values: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns values [B, *P] as [B], each example's mean over its scored positions.
+
+  The values themselves where P is (); 0 for an example without a scored position, which a `Dataset`
+  refuses. Unscored values may be anything, NaN included, without touching the result or its
+  gradient.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> values, labels = jnp.array([[1.0, 3.0, jnp.nan]]), jnp.array([[0, 4, -1]])
+    >>> mean_over_positions(values, labels).tolist()
+    [2.0]
+  """
+  if values.shape != labels.shape:
+    raise ValueError(
+      f"a mean over positions needs values of the labels' shape {labels.shape}, got {values.shape}."
+    )
+  if labels.ndim == 1:
+    return values
+  scored, positions = labels != UNSCORED, tuple(range(1, labels.ndim))
+  total = jnp.sum(jnp.where(scored, values, 0), axis=positions)
+  return total / jnp.maximum(jnp.sum(scored, axis=positions), 1).astype(total.dtype)
+
+
+def scored_only(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns logits [B, *P, C] with zeros where a position is not scored; the same where P is ().
+
+  What padding holds, NaN included, then touches no gradient.
+
+  Raises:
+    ValueError: logits and labels are not of the same examples and positions.
+  """
+  _refuse_other_positions(logits, labels)
+  if labels.ndim == 1:
+    return logits
+  return jnp.where((labels != UNSCORED)[..., None], logits, 0)
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
@@ -72,21 +138,37 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 
   Masked values may be anything, NaN included, without touching the result or its gradient.
 
+  Raises:
+    ValueError: values and mask differ in shape, as where positions were not averaged before.
+
   Example:
     >>> import jax.numpy as jnp
     >>> float(masked_mean(jnp.array([1.0, jnp.nan]), jnp.array([True, False])))
     1.0
   """
+  if jnp.shape(values) != jnp.shape(mask):
+    raise ValueError(
+      f"masked_mean got values {jnp.shape(values)} and a mask {jnp.shape(mask)} of examples, must "
+      "be [B] both. Average over positions first: losses.mean_over_positions(values, labels)."
+    )
   total = jnp.sum(jnp.where(mask, values, 0))
   return total / jnp.maximum(jnp.sum(mask), 1).astype(total.dtype)
 
 
 def at_label(values: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns values [B, C] at labels [B] as [B]; NaN for a label outside [0, C)."""
+  """Returns values [B, *P, C] at labels [B, *P] as [B, *P]; NaN for a label outside [0, C)."""
   wrapped = jnp.where(labels < 0, values.shape[-1], labels)
   return jnp.take_along_axis(values, wrapped[..., None], axis=-1, mode="fill", fill_value=jnp.nan)[
     ..., 0
   ]
+
+
+def _refuse_other_positions(logits: jax.Array, labels: jax.Array) -> None:
+  if jnp.shape(logits)[:-1] != jnp.shape(labels):
+    raise ValueError(
+      f"a loss got logits {jnp.shape(logits)} and labels {jnp.shape(labels)}, must be [B, *P, C] "
+      "and [B, *P]."
+    )
 
 
 def _widened(logits: jax.Array) -> jax.Array:

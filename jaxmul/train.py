@@ -21,7 +21,7 @@ from jaxmul import _check, _tracking, losses, models
 from jaxmul._blocks import even_rows, least_rows, shuffled_rows
 from jaxmul._examples import Examples, examples_of
 from jaxmul._tracking import Need, Step, Tracker
-from jaxmul.binding import Network, refuse_lone_rows, warn_without_train_fn
+from jaxmul.binding import Network, losses_of, refuse_lone_rows, warn_without_train_fn
 from jaxmul.data.dataset import Dataset, as_inputs
 
 __all__ = [
@@ -76,7 +76,8 @@ class Recipe:
   """Everything that decides a training run but the data and the key; the defaults are the papers'.
 
   Attributes:
-    model: a Linen module, or a function `(key, inputs) -> Network`; see `models.init`.
+    model: a Linen module, or a function `(key, inputs) -> Network`; see `models.init`. A network
+      is trained with its own loss, which is cross-entropy unless it is bound with another.
     epochs: passes over the data, at least 1.
     batch_size: B, examples a step, at most; one of n examples makes ⌈n / B⌉ steps an epoch.
     learning_rate: η of the first epoch.
@@ -112,7 +113,10 @@ class Recipe:
 
 
 class History(NamedTuple):
-  """Per epoch: mean loss [E] in nats and accuracy [E] in [0, 1], of the steps' own forward pass."""
+  """Per epoch: mean loss [E] in nats and accuracy [E] in [0, 1], of the steps' own forward pass.
+
+  Of a network with a loss of its own: that loss, and NaN for the accuracy.
+  """
 
   loss: jax.Array
   accuracy: jax.Array
@@ -178,8 +182,9 @@ def fit(
 
   Raises:
     ValueError: an id is not in the data, a label is not a class of the network, two trackers
-      return a score of the same name, one's `every` is more than the epochs, a step would take
-      batch statistics of one example, or the model is none that `models.init` takes.
+      return a score of the same name, one's `every` is more than the epochs or it reads classes
+      where the network has a loss of its own, a step would take batch statistics of one example, or
+      the model is none that `models.init` takes.
     Diverged: the loss became NaN or inf; the exception holds the last good epoch.
 
   Example:
@@ -199,6 +204,7 @@ def fit(
     dataset = dataset.take(ids)
   _tracking.check(tuple(trackers.values()), dataset.inputs.shape, recipe.epochs)
   like = check_labels(recipe.model, dataset, "fit")
+  _tracking.check_network(tuple(trackers.values()), like)
   warn_without_train_fn(like, "train.fit")
   _refuse_lone_rows(like, len(dataset), recipe, "fit")
   result = _jitted_run(recipe, tuple(trackers.values()), examples_of(dataset), key)
@@ -231,13 +237,16 @@ def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: 
   shape = (len(examples.rows), *examples.inputs.shape[1:])
   _tracking.check(trackers, shape, recipe.epochs)
   network = models.init(recipe.model, init_key, as_inputs(examples.inputs[:1]))
+  _tracking.check_network(trackers, network)
+  example = jax.eval_shape(lambda: network.embedded(as_inputs(examples.inputs[:1])))
+  embedded = (shape[0], *example.shape[1:])
   _refuse_lone_rows(network, len(examples.rows), recipe, "run")
   steps = -(-len(examples.rows) // recipe.batch_size)
   job = Job(recipe, optimizer(recipe, steps), trackers)
   first = Carry(
     network,
     job.optimizer.init(network.params),
-    tuple(_tracking.start(tracker, shape, recipe.epochs) for tracker in trackers),
+    tuple(_tracking.start(tracker, embedded, recipe.epochs) for tracker in trackers),
   )
 
   def epoch(state, number):
@@ -261,10 +270,12 @@ def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: 
 
 
 def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
-  """Returns a model's shapes; raises ValueError where a label is not one of its classes."""
+  """Returns a model's shapes; raises ValueError where labels are not what it is trained to say."""
   like = models.shapes(model, dataset.example)
-  classes = jax.eval_shape(lambda network: network(dataset.example), like)
-  _check.class_numbers(dataset.labels, classes.shape[-1], caller)
+  _check.answers(like, dataset.example, dataset.labels, caller)
+  if like.embed is not None:
+    example = dataset.example
+    _check.fresh_tokens(lambda key: models.init(model, key, example), dataset.inputs, caller)
   return like
 
 
@@ -344,17 +355,20 @@ def step_of(
     inputs = recipe.augment(augment_key, inputs)
 
   def risk(theta):
-    logits, state = network.replace(params=theta).train(inputs, train_key, batch.mask)
-    each = losses.cross_entropy(logits, batch.labels)
-    return losses.masked_mean(each, batch.mask), (logits, each, state)
+    outputs, state = network.replace(params=theta).train(inputs, train_key, batch.mask)
+    each = losses_of(network, outputs, batch.labels)
+    return losses.masked_mean(each, batch.mask), (outputs, each, state)
 
-  gradient, (logits, each, state) = jax.grad(risk, has_aux=True)(network.params)
+  gradient, (outputs, each, state) = jax.grad(risk, has_aux=True)(network.params)
   rate = jnp.asarray(recipe.learning_rate * recipe.schedule(number, recipe.epochs), each.dtype)
   rows = jnp.minimum(places, count)
-  seen = Step(rows, batch.labels, logits, each, number, inputs, rate)
+  seen = Step(rows, batch.labels, outputs, each, number, inputs, rate)
   tracked = _tracking.update(trackers, tracked, seen, network)
   updates, opt_state = transform.update(gradient, opt_state, network.params)
   params = optax.apply_updates(network.params, updates)
-  hits = jnp.sum(batch.mask & losses.is_correct(logits, batch.labels))
+  if network.loss is losses.cross_entropy:
+    hits = jnp.sum(batch.mask & losses.is_correct(outputs, batch.labels))
+  else:
+    hits = jnp.full((), jnp.nan)  # without classes nothing is right or wrong
   moved = Carry(network.replace(params=params, state=state), opt_state, tracked)
   return moved, (jnp.sum(jnp.where(batch.mask, each, 0)), hits)

@@ -1,4 +1,7 @@
-"""A data set is inputs, labels and ids; everything is joined by id, never by position."""
+"""A data set is inputs, labels and ids; everything is joined by id, never by position.
+
+Labels are [n, *P]: one class for an image, P = (), a class at each position for text, P = (T,).
+"""
 
 import dataclasses
 import warnings
@@ -13,17 +16,26 @@ from jaxmul import _check
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """Inputs [n, ...], labels [n] and ids [n] in host memory.
+  """Inputs [n, ...], labels [n, *P] and ids [n] in host memory.
 
   Attributes:
-    inputs: [n, ...], uint8 (pixels, kept so until a batch is used) or float32. Floats are used as
-      they are; a warning says so where they look like bytes, in [0, 255] with a largest above 127.
-    labels: int32 [n] in [0, num_classes).
+    inputs: [n, ...], uint8 (pixels, kept so until a batch is used), float32, or int32 (tokens
+      [n, T], at least 0; int64 is converted). Floats are used as they are; a warning says so where
+      they look like bytes, in [0, 255] with a largest above 127.
+    labels: int32 [n, *P] in [0, num_classes); where P is not empty −1 stands for a position that is
+      not scored, and every example has one that is.
     ids: int64 [n], unique; by default 0 … n − 1.
-    num_classes: C; by default one more than the largest label.
+    num_classes: C, of tokens the vocabulary; by default one more than the largest label, and for
+      labels of positions than the largest token.
+    strata: int64 [n] or None: the kind of each example, where its labels do not tell. What keeps
+      classes in their proportions, or counts them, goes by it.
+    classes: False says that labels are no classes but numbers to predict, or several labels, for a
+      network with a loss of its own: int or float [n, ...], kept as int32 or float32. `num_classes`
+      is then 0.
 
   Raises:
-    ValueError: lengths differ, labels are not class numbers, ids repeat, inputs hold NaN or inf.
+    ValueError: lengths differ, labels are not class numbers, an example has no scored position, ids
+      repeat, inputs hold NaN, inf or tokens below 0.
 
   Example:
     >>> import numpy as np
@@ -31,12 +43,17 @@ class Dataset:
     >>> digits = Dataset(np.zeros((3, 8, 8), np.uint8), np.array([0, 1, 1]), np.array([7, 5, 9]))
     >>> digits.take([9, 7]).labels.tolist()
     [1, 0]
+    >>> text = Dataset(np.array([[4, 0, 1], [4, 2, 3]]), np.array([[-1, 1, 0], [-1, 3, 2]]))
+    >>> text.num_classes
+    5
   """
 
   inputs: np.ndarray
   labels: np.ndarray
   ids: np.ndarray = None  # pyright: ignore[reportAssignmentType]
   num_classes: int = 0
+  strata: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+  classes: bool = dataclasses.field(default=True, kw_only=True)
 
   def __post_init__(self):
     inputs, labels = np.asarray(self.inputs), np.asarray(self.labels)
@@ -45,26 +62,30 @@ class Dataset:
         f"Dataset needs inputs [n, ...] of rank 2 or more, got shape {inputs.shape}. "
         "Add an axis: inputs[:, None], or inputs[None] for one example."
       )
-    if inputs.dtype != np.uint8:
-      if not np.issubdtype(inputs.dtype, np.floating):
-        raise ValueError(
-          f"Dataset needs uint8 or float inputs, got {inputs.dtype}. "
-          "Convert values of 0 … 255 with inputs.astype('uint8'), others with .astype('float32')."
-        )
+    if np.issubdtype(inputs.dtype, np.floating):
       with np.errstate(over="ignore"):  # What float32 cannot hold becomes inf, and is refused so.
         inputs = inputs.astype(np.float32)
       _check.finite(inputs, "Dataset: inputs")
       _warn_of_bytes(inputs)
+    elif inputs.dtype != np.uint8:
+      inputs = _tokens(inputs)
     _check.labels(labels, len(inputs), "Dataset")
     ids = np.arange(len(inputs)) if self.ids is None else np.asarray(self.ids)
-    num_classes = self.num_classes or int(labels.max(initial=0)) + 1
-    _check.class_numbers(labels, min(num_classes, 2**31), "Dataset")
     check_ids(ids, len(inputs), "Dataset")
+    num_classes = 0
+    if not self.classes:
+      labels = _numbers(labels)
+    else:
+      _refuse_one_hot(labels, inputs)
+      num_classes = self.num_classes or _largest(labels, inputs) + 1
+      _check.class_numbers(labels, min(num_classes, 2**31), "Dataset")
+      labels = labels.astype(np.int32)
     for name, value in (
       ("inputs", inputs),
-      ("labels", labels.astype(np.int32)),
+      ("labels", labels),
       ("ids", ids.astype(np.int64)),
       ("num_classes", num_classes),
+      ("strata", None if self.strata is None else _strata(self.strata, len(inputs))),
     ):
       object.__setattr__(self, name, value)
 
@@ -99,8 +120,26 @@ class Dataset:
     part = object.__new__(Dataset)  # its rows were checked, and warned of, with the whole
     for name in ("inputs", "labels", "ids"):
       object.__setattr__(part, name, getattr(self, name)[rows])
-    object.__setattr__(part, "num_classes", self.num_classes)
+    for name in ("num_classes", "classes"):
+      object.__setattr__(part, name, getattr(self, name))
+    object.__setattr__(part, "strata", None if self.strata is None else self.strata[rows])
     return part
+
+  def kinds(self, caller: str) -> np.ndarray:
+    """Returns int [n], what examples are of one kind: strata, or labels where each has one class.
+
+    Raises:
+      ValueError: there are no strata, and labels are of positions, or no classes.
+    """
+    if self.strata is not None:
+      return self.strata
+    if self.labels.ndim > 1 or not self.classes:
+      raise ValueError(
+        f"{caller} goes by the class of an example, but labels are {self.labels.dtype} "
+        f"{list(self.labels.shape)}. Say which are of one kind: Dataset(..., strata=...), int [n]; "
+        "zeros if all are."
+      )
+    return self.labels
 
   @property
   def example(self) -> jax.Array:
@@ -108,7 +147,7 @@ class Dataset:
     return as_inputs(jnp.asarray(self.inputs[:1]))
 
   def batch(self) -> tuple[jax.Array, jax.Array]:
-    """Returns everything as one batch: inputs [n, ...] float32 and labels int32 [n]."""
+    """Returns everything as one batch: inputs [n, ...] float32 or int32, labels [n, *P]."""
     return as_inputs(jnp.asarray(self.inputs)), jnp.asarray(self.labels)
 
 
@@ -124,6 +163,63 @@ def as_inputs(inputs: jax.Array) -> jax.Array:
   if inputs.dtype == jnp.uint8:
     return inputs.astype(jnp.float32) / 255
   return inputs
+
+
+def _tokens(inputs: np.ndarray) -> np.ndarray:
+  """Returns integer inputs as int32 tokens, or raises ValueError."""
+  if inputs.dtype not in _check.TOKENS or inputs.ndim > 2:
+    raise ValueError(
+      f"Dataset needs uint8 or float inputs, or tokens int32 [n, T], got {inputs.dtype} "
+      f"{list(inputs.shape)}. Convert values of 0 … 255 with inputs.astype('uint8'), others with "
+      ".astype('float32')."
+    )
+  if inputs.size and not 0 <= inputs.min() <= inputs.max() < 2**31:
+    low = inputs.min()
+    raise ValueError(
+      f"Dataset got token {low if low < 0 else inputs.max()}, outside [0, 2³¹). Number tokens from "
+      "0; what is not scored is a label of −1, its token is any."
+    )
+  return inputs.astype(np.int32)
+
+
+def _numbers(labels: np.ndarray) -> np.ndarray:
+  """Returns labels that are no classes as int32 or float32, or raises ValueError."""
+  _check.finite(labels, "Dataset: labels")
+  if np.issubdtype(labels.dtype, np.floating):
+    return labels.astype(np.float32)
+  if not np.issubdtype(labels.dtype, np.integer) and labels.dtype != bool:
+    raise ValueError(f"Dataset needs labels of numbers, got {labels.dtype}.")
+  return labels.astype(np.int32)
+
+
+def _refuse_one_hot(labels: np.ndarray, inputs: np.ndarray) -> None:
+  """Raises ValueError where the labels of images are one-hot: each would be many classes."""
+  if labels.ndim != 2 or np.issubdtype(inputs.dtype, np.signedinteger) or labels.shape[1] < 2:
+    return
+  if len(labels) and ((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all():
+    raise ValueError(
+      f"Dataset needs labels [n] of images, got one-hot ones of shape {labels.shape}. "
+      "One-hot labels become class numbers with labels.argmax(-1)."
+    )
+
+
+def _largest(labels: np.ndarray, inputs: np.ndarray) -> int:
+  """The largest class: of labels, and where each position has one, of tokens."""
+  found = int(labels.max(initial=0))
+  if labels.ndim > 1 and np.issubdtype(inputs.dtype, np.signedinteger):
+    found = max(found, int(inputs.max(initial=0)))
+  return found
+
+
+def _strata(value: Any, size: int) -> np.ndarray:
+  strata = np.asarray(value)
+  if strata.shape != (size,) or not (np.issubdtype(strata.dtype, np.integer) or not size):
+    raise ValueError(
+      f"Dataset needs strata int [{size}], one an example, got {strata.dtype} {list(strata.shape)}."
+    )
+  if strata.min(initial=0) < 0:
+    raise ValueError(f"Dataset got stratum {strata.min()}, must be at least 0. Number them from 0.")
+  return strata.astype(np.int64)
 
 
 def _warn_of_bytes(inputs: np.ndarray) -> None:

@@ -23,7 +23,8 @@ from jaxmul.data.dataset import Dataset
 MAX_BYTES = 16 << 30
 """The most that a source unpacks: a small file can claim to hold terabytes."""
 
-_NPZ = "Write it with np.savez(path, inputs=..., labels=...); ids and num_classes may be added."
+_OPTIONAL = {"ids", "num_classes", "strata", "classes"}
+_NPZ = f"Write it with np.savez(path, inputs=..., labels=...); {sorted(_OPTIONAL)} may be added."
 
 
 def mnist5k() -> Dataset:
@@ -67,8 +68,8 @@ def digits() -> Dataset:
 def from_npz(path: str | os.PathLike) -> Dataset:
   """Reads the arrays of a `Dataset` from an .npz file.
 
-  They are named inputs (or images), labels and, if present, ids and num_classes. Every byte is
-  checked against the file's CRC, and nothing pickled is read.
+  They are named inputs (or images), labels and, if present, ids, num_classes, strata and classes.
+  Every byte is checked against the file's CRC, and nothing pickled is read.
 
   Args:
     path: as `np.savez` or `np.savez_compressed` writes it.
@@ -94,12 +95,14 @@ def from_npz(path: str | os.PathLike) -> Dataset:
     if "images" in members and "inputs" not in members:
       members["inputs"] = members.pop("images")
     names = set(members)
-    if not {"inputs", "labels"} <= names <= {"inputs", "labels", "ids", "num_classes"}:
+    if not {"inputs", "labels"} <= names <= {"inputs", "labels"} | _OPTIONAL:
       raise ValueError(f"it holds {sorted(names)[:6]}, needs inputs and labels")
     check_size(sum(info.file_size for info in members.values()))
     arrays: dict[str, Any] = {name: _read_array(archive, info) for name, info in members.items()}
     if "num_classes" in arrays:
       arrays["num_classes"] = operator.index(arrays["num_classes"].item())
+    if "classes" in arrays:
+      arrays["classes"] = bool(arrays["classes"])
     return Dataset(**arrays)
 
 

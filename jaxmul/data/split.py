@@ -112,6 +112,8 @@ class Holdout(NamedTuple):
 def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Holdout:
   """Cuts a data set into train, held-out and test ids with each class in its proportion.
 
+  Where examples have strata, these are kept in proportion.
+
   The order of the data set does not matter: the same ids and labels are cut the same way.
 
   Args:
@@ -121,7 +123,8 @@ def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Hol
     test: |T|, examples for final figures.
 
   Raises:
-    ValueError: nothing would be left to train on.
+    ValueError: nothing would be left to train on, or labels are of positions, or no classes, and
+      there are no strata.
 
   Example:
     >>> import jax, numpy as np
@@ -135,13 +138,14 @@ def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Hol
       f"holdout: heldout={heldout} and test={test} leave nothing of {len(dataset)} examples "
       "to train on. Ask for less."
     )
+  kinds = dataset.kinds("holdout")
   by_id = np.argsort(dataset.ids)
   shuffled = by_id[np.asarray(jax.random.permutation(key, len(dataset)))]
   # Rank of each example within its class, as a fraction: sorting by it interleaves the classes.
-  labels = dataset.labels[shuffled]
+  kinds = kinds[shuffled]
   fraction = np.empty(len(dataset))
-  for label in np.unique(labels):
-    rows = np.flatnonzero(labels == label)
+  for kind in np.unique(kinds):
+    rows = np.flatnonzero(kinds == kind)
     fraction[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
   ids = dataset.ids[shuffled[np.argsort(fraction, kind="stable")]]
   parts = np.split(ids, [test, test + heldout])

@@ -8,11 +8,13 @@ from jaxmul.models.convolutional import CNN, cnn
 from jaxmul.models.perceptron import MLP, mlp
 from jaxmul.models.resnet import ResNet, resnet18, resnet50
 from jaxmul.models.torch_weights import from_torch, to_torch
+from jaxmul.models.transformer import GPT, gpt
 from jaxmul.models.vgg import VGG, vgg16
 from jaxmul.models.vision_transformer import ViT, vit
 
 __all__ = [
   "CNN",
+  "GPT",
   "MLP",
   "VGG",
   "Conv",
@@ -23,6 +25,7 @@ __all__ = [
   "conv",
   "features",
   "from_torch",
+  "gpt",
   "has_ghost_norms",
   "init",
   "max_pool",

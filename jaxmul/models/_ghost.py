@@ -8,7 +8,9 @@ zeros like the params get Σ_b (∂ℓ_b/∂w)², the sum of squared gradients.
 
 For y_t = x_t W + b at positions t: ‖∂W‖² = ‖Σ_t x_t g_tᵀ‖² = Σ_ts (x_t·x_s)(g_t·g_s), whichever is
 the cheaper, and ‖∂b‖² = ‖Σ_t g_t‖². A convolution is that over patches. For a normalisation
-y_t = x̂_t γ + β: ∂γ = Σ_t x̂_t g_t. With one position, Σ_b (∂W)² = Σ_b x_b² (g_b²)ᵀ.
+y_t = x̂_t γ + β: ∂γ = Σ_t x̂_t g_t. With one position, Σ_b (∂W)² = Σ_b x_b² (g_b²)ᵀ. An embedding
+y_t = E[x_t] is a product with one-hot x_t: gradients of equal tokens of an example add up before
+they are squared.
 
 References:
   Goodfellow, [Efficient Per-Example Gradient Computations](https://arxiv.org/abs/1510.01799), 2015;
@@ -30,7 +32,8 @@ from jax import lax
 from jaxmul.binding import Network
 from jaxmul.models._conv import Conv, image_patches, padding_of
 
-# Of x and g: each param's gradients [B, ...], or (a, g) [B, T, ·] with the gradients Σ_t a_t g_tᵀ.
+# Of x and g: each param's gradients [B, ...], or (a, g) [B, T, ·] with the gradients Σ_t a_t g_tᵀ,
+# where a may be the integers [B, T] of one-hot vectors.
 Rule = Callable[[Any, jax.Array], dict[str, Any]]
 
 # A batch size that no feature axis has: where it leads, the axis is the batch.
@@ -71,7 +74,7 @@ def has_ghost_norms(network: Network, inputs: jax.Array) -> bool:
 
 
 def tapped(network: Network, inputs: jax.Array, squares: jax.Array) -> jax.Array:
-  """Returns logits [B, C] whose cotangent with respect to `squares` [B], zeros, are the norms².
+  """Returns outputs [B, *P, C] whose cotangent with respect to `squares` [B], zeros, are norms².
 
   Differentiate Σ ℓ_b with respect to `squares`. Only right where `has_ghost_norms`.
   """
@@ -84,7 +87,7 @@ def tapped(network: Network, inputs: jax.Array, squares: jax.Array) -> jax.Array
 
 
 def tapped_squares(network: Network, inputs: jax.Array, squares: Any) -> jax.Array:
-  """Returns logits [B, C] whose cotangent with respect to `squares` is Σ_b (∂ℓ_b/∂θ)².
+  """Returns outputs [B, *P, C] whose cotangent with respect to `squares` is Σ_b (∂ℓ_b/∂θ)².
 
   `squares` are zeros like the params. Differentiate Σ ℓ_b with respect to them, not to the params.
   Only right where `has_ghost_norms`.
@@ -97,7 +100,8 @@ def tapped_squares(network: Network, inputs: jax.Array, squares: Any) -> jax.Arr
 
     def read(x, g):
       found = rule(x, g)
-      return {name: _sum_of_squares(found[name]).reshape(zero.shape) for name, zero in mine.items()}
+      sums = {name: _sum_of_squares(found[name], len(zero)) for name, zero in mine.items()}
+      return {name: sums[name].reshape(zero.shape) for name, zero in mine.items()}
 
     return read, mine
 
@@ -105,7 +109,7 @@ def tapped_squares(network: Network, inputs: jax.Array, squares: Any) -> jax.Arr
 
 
 def _tapped(network, inputs, reader):
-  """Logits of a network whose layers are tapped: `reader` says what is read, and who gets it."""
+  """Outputs of a network whose layers are tapped: `reader` says what is read, and who gets it."""
 
   def tap(next_fn, args, kwargs, context):
     y = next_fn(*args, **kwargs)
@@ -132,7 +136,9 @@ def _forward(read, y, x, zeros):
 
 def _backward(read, residual, g):
   x, zeros = residual
-  x, wide = (each.astype(jnp.promote_types(each.dtype, jnp.float32)) for each in (x, g))
+  wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
+  if jnp.issubdtype(x.dtype, jnp.inexact):
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   return g, None, jax.tree.map(lambda v, zero: v.astype(zero.dtype), read(x, wide), zeros)
 
 
@@ -143,6 +149,8 @@ def _norms(gradient) -> jax.Array:
   """‖·‖² [B] of per-example gradients."""
   if not isinstance(gradient, tuple):
     return jnp.sum(gradient**2, -1)
+  if gradient[0].ndim == 2:
+    return jnp.sum(gradient[1] * _of_equal_tokens(*gradient), (1, 2))
   (_, positions, inputs), outputs = gradient[0].shape, gradient[1].shape[-1]
   if positions * (inputs + outputs) < inputs * outputs:
     a, b = (jnp.einsum("bti,bsi->bts", each, each) for each in gradient)
@@ -150,13 +158,25 @@ def _norms(gradient) -> jax.Array:
   return jnp.sum(jnp.einsum("bti,bto->bio", *gradient) ** 2, (1, 2))
 
 
-def _sum_of_squares(gradient) -> jax.Array:
-  """Σ_b of squared per-example gradients."""
+def _sum_of_squares(gradient, rows: int) -> jax.Array:
+  """Σ_b of squared per-example gradients, of a param of so many rows."""
   if not isinstance(gradient, tuple):
     return jnp.sum(gradient**2, 0)
+  if gradient[0].ndim == 2:
+    tokens, g = gradient
+    # Σ_v (Σ_t [x_t = v] g_t)²: each token of an example once, where it stands first.
+    once = ~jnp.any(jnp.tril(tokens[:, :, None] == tokens[:, None, :], -1), 2)
+    squares = jnp.where(once[..., None], _of_equal_tokens(tokens, g) ** 2, 0)
+    return jnp.zeros((rows, g.shape[-1]), g.dtype).at[tokens].add(squares)
   if gradient[0].shape[1] == 1:
     return jnp.einsum("bti,bto->io", *(each**2 for each in gradient))
   return jnp.sum(jnp.einsum("bti,bto->bio", *gradient) ** 2, 0)
+
+
+def _of_equal_tokens(tokens, g) -> jax.Array:
+  """Σ_s [x_s = x_t] g_s [B, T, D]: what a row of the table gets from all places of its token."""
+  equal = tokens[:, :, None] == tokens[:, None, :]
+  return jnp.einsum("bts,bsd->btd", equal.astype(g.dtype), g)
 
 
 def _rule(context, args, kwargs) -> Rule | None:
@@ -169,6 +189,8 @@ def _rule(context, args, kwargs) -> Rule | None:
   kind = type(module)
   if kind is nn.Dense:
     return functools.partial(_dense, module.use_bias)
+  if kind is nn.Embed and jnp.issubdtype(args[0].dtype, jnp.integer):
+    return _embed
   if kind is Conv:
     size = (module.kernel_size,) * 2
     return functools.partial(_conv, size, module.stride, padding_of(size), module.use_bias)
@@ -204,6 +226,10 @@ def _dense(use_bias, x, g):
   x = x.reshape(len(x), -1, x.shape[-1])
   g = g.reshape(len(g), -1, g.shape[-1])
   return {"kernel": (x, g)} | ({"bias": g.sum(1)} if use_bias else {})
+
+
+def _embed(x, g):
+  return {"embedding": (x.reshape(len(x), -1), g.reshape(len(g), -1, g.shape[-1]))}
 
 
 def _conv(size, stride, padding, use_bias, x, g):

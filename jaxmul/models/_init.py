@@ -38,6 +38,16 @@ class _Apply:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Embed:
+  """The method `embed` of a module; equal for equal modules."""
+
+  module: nn.Module
+
+  def __call__(self, variables: Any, inputs: jax.Array) -> jax.Array:
+    return self.module.apply(variables, inputs, method="embed")  # pyright: ignore[reportReturnType]
+
+
+@dataclasses.dataclass(frozen=True)
 class _Train:
   """Training pass of a module, which gets `mask` if its `__call__` wants one."""
 
@@ -84,14 +94,15 @@ def init(
   `train`, `training`, `is_training` or `is_train`; or, False in training, `deterministic`,
   `use_running_average`, `inference`, `eval_mode` or `is_eval`. Each one that it has is set in both
   modes, whatever its default. All its collections but the params are the state; its streams of
-  random numbers follow the key of the step.
+  random numbers follow the key of the step. A module that reads integers has a method `embed`,
+  `embed(inputs)` -> floats that it takes in their place: see `jaxmul.bind`.
 
   Args:
     model: a Linen module called as `module(inputs)`, in training also with `mask=mask` where its
       `__call__` takes one (bool [B], False where a row is padding); or, for anything else, a
       function `(key, inputs)` that returns a `Network`, an `nnx.Module` or another callable pytree.
     key: for the initial values.
-    inputs: [B, ...] float; only the shape and dtype matter.
+    inputs: [B, ...] float or integer; only the shape and dtype matter.
     train_flag: {name: its value in training} of a flag with a name of your own, such as
       `{"frozen": False}`. In a `Recipe`: `functools.partial(models.init, module, train_flag=...)`.
 
@@ -139,7 +150,8 @@ def init(
   if has_flag or variables:
     module, options = in_mode(model, True, train_flag)
     train_fn = _Train(module, tuple(options.items()))
-  return Network(params, variables, apply_fn, train_fn)
+  embed = _Embed(evaluation) if callable(getattr(type(model), "embed", None)) else None
+  return Network(params, variables, apply_fn, train_fn, embed=embed)
 
 
 def in_mode(
@@ -185,7 +197,7 @@ def shapes(model: Model, inputs: jax.Array) -> Network:
 
   Args:
     model: as `init`.
-    inputs: [B, ...] float; only the shape and dtype matter.
+    inputs: as `init`.
 
   Returns:
     A `Network` whose leaves are `jax.ShapeDtypeStruct`; nothing is computed.

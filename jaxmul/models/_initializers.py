@@ -32,6 +32,13 @@ def small_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> j
   return _normal(key, shape, dtype, 1e-4 * math.prod(shape[:-1]))
 
 
+def scaled_normal(
+  key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32, *, std: float
+) -> jax.Array:
+  """Returns weights of a given standard deviation, truncated at two of them."""
+  return _normal(key, shape, dtype, std**2 * math.prod(shape[:-1]))
+
+
 def _normal(key, shape, dtype, gain):
   fan_in = math.prod(shape[:-1])
   scaled = (math.sqrt(gain / fan_in) * _table()).astype(np.float32)

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 
 
 def normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-  """Returns (x − mean) / std; unchanged by the defaults 0 and 1."""
+  """Returns (x − mean) / std; unchanged by the defaults 0 and 1.
+
+  Raises:
+    ValueError: x are tokens, which no network of images reads.
+  """
+  if jnp.issubdtype(x.dtype, jnp.signedinteger):
+    raise ValueError(
+      f"a network of images got {x.dtype} inputs, which are tokens. Pass pixels as uint8, numbers "
+      "as float32."
+    )
   if not any(mean) and all(value == 1 for value in std):
     return x
   return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)

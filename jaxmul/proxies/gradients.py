@@ -1,6 +1,7 @@
 """Proxies read off one backward pass: ∇ℓ of each example, by its params θ or its input x.
 
-Both are [B], float32, higher = more memorized, of the evaluation pass.
+ℓ is the network's own loss. Where inputs are tokens, x are their vectors, as the network embeds
+them. Both are [B], float32, higher = more memorized, of the evaluation pass.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 from jaxmul import _check
 from jaxmul._blocks import image_blocks
 from jaxmul._gradients import lengths, of_examples
-from jaxmul.binding import ApplyFn, as_network, refuse_batch_stats
+from jaxmul.binding import ApplyFn, as_network, refuse_batch_stats, refuse_without_embed
 
 Batch = tuple[jax.Array, jax.Array]
 
@@ -18,16 +19,16 @@ Batch = tuple[jax.Array, jax.Array]
 def grand(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Array:
   """GraNd, ‖∇_θ ℓ‖₂: how hard an example pulls at the network.
 
-  No per-example gradient exists where every param belongs to one dense, convolution or
-  normalisation layer of a Linen network (`models.has_ghost_norms`): about the cost of one plain
+  No per-example gradient exists where every param belongs to one dense, convolution, normalisation
+  or embedding layer of a Linen network (`models.has_ghost_norms`): about the cost of one plain
   gradient, and the memory of one. Any other network gets `vmap(grad)`, as many examples at a time
   as fit in 256 MB of gradients.
 
   Args:
     params: any pytree with `apply_fn`, a `Network`, or a callable pytree. Only its float leaves are
       differentiated.
-    batch: `(inputs float [B, ...], labels int [B])`.
-    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
+    batch: `(inputs [B, ...], labels int [B, *P])`, inputs float or tokens.
+    apply_fn: `apply_fn(params, inputs) -> outputs [B, *P, C]`, evaluation mode.
 
   Returns:
     Scores [B], float32, at least 0, in nats per unit of the params.
@@ -49,7 +50,8 @@ def grand(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Arr
   network = as_network(params, apply_fn, "grand")
   refuse_batch_stats(network, "grand")
   inputs, labels = _check.batch(batch, "grand")
-  _check.label_range(network, inputs, labels, "grand")
+  _check.tokens(network, inputs, "grand")
+  _check.answers(network, inputs, labels, "grand")
   return image_blocks(lambda x, y: of_examples(network, x, y, norms=True).norms, inputs, labels)
 
 
@@ -69,7 +71,9 @@ def input_gradient(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -
   """
   network = as_network(params, apply_fn, "input_gradient")
   inputs, labels = _check.batch(batch, "input_gradient")
-  _check.label_range(network, inputs, labels, "input_gradient")
+  refuse_without_embed(network, inputs, "input_gradient")
+  _check.tokens(network, inputs, "input_gradient")
+  _check.answers(network, inputs, labels, "input_gradient")
 
   def norms(inputs, labels):
     return lengths(of_examples(network, inputs, labels, to_inputs=True).inputs)

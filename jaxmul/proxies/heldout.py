@@ -22,6 +22,7 @@ from jaxmul.binding import (
   Network,
   as_network,
   refuse_lone_rows,
+  refuse_own_loss,
   refuse_untrainable,
   warn_without_train_fn,
 )
@@ -80,8 +81,8 @@ def heldout_retrain(
     raise ValueError("heldout_retrain got no held-out examples. Pass at least one.")
   if patience < 1:
     raise ValueError(f"heldout_retrain got patience={patience}, must be at least 1.")
-  classes = jax.eval_shape(network, heldout.example).shape[-1]
-  _check.class_numbers(heldout.labels, classes, "heldout_retrain")
+  _check.tokens(network, heldout.inputs, "heldout_retrain")
+  _check.answers(network, heldout.example, heldout.labels, "heldout_retrain")
   warn_without_train_fn(network, "heldout_retrain")
   least = least_rows(len(heldout), recipe.batch_size)
   refuse_lone_rows(network, least, "heldout_retrain", "Take another batch_size, or more examples")
@@ -124,15 +125,17 @@ def heldout_divergence(
   Args:
     params: the network before: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     heldout_params: the network after, of the same form.
-    batch: `(inputs float [B, ...], labels int [B])`; the labels are not used.
-    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
+    batch: `(inputs [B, ...], labels int [B, *P])`, inputs float or tokens; of the labels only which
+      positions are scored matters.
+    apply_fn: `apply_fn(params, inputs) -> logits [B, *P, C]`, evaluation mode.
 
   Returns:
-    Scores [B], float32, at least 0, in nats, from log-probabilities without clamping; higher means
-    more memorized.
+    Scores [B], float32, at least 0, in nats, from log-probabilities without clamping, of text the
+    mean over scored positions; higher means more memorized.
 
   Raises:
-    ValueError: `params` is not callable and no `apply_fn` is given; the batch is not as above.
+    ValueError: `params` is not callable and no `apply_fn` is given; the batch is not as above; or
+      the network is bound with a loss of its own.
 
   References:
     Carlini et al., [Distribution Density, Tails, and Outliers](https://arxiv.org/abs/1910.13427).
@@ -143,12 +146,13 @@ def heldout_divergence(
     >>> heldout_divergence(jnp.eye(2), jnp.eye(2), batch, lambda w, x: x @ w).tolist()
     [0.0]
   """
-  inputs, _ = _check.batch(batch, "heldout_divergence")
-  before, after = (
-    as_network(each, apply_fn, "heldout_divergence")(inputs) for each in (params, heldout_params)
-  )
+  inputs, labels = _check.batch(batch, "heldout_divergence")
+  networks = [as_network(each, apply_fn, "heldout_divergence") for each in (params, heldout_params)]
+  refuse_own_loss(networks[0], "heldout_divergence")
+  before, after = (network(inputs) for network in networks)
   _check.logits(before, "heldout_divergence")
   log_p, log_q = losses.log_probabilities(before), losses.log_probabilities(after)
   # ½ Σ (p − q)(log p − log q): the two divergences in one sum of terms that are never negative.
   terms = (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)
-  return 0.5 * jnp.sum(jnp.where(log_p == log_q, 0.0, terms), axis=-1)  # −∞ on both sides: 0
+  each = 0.5 * jnp.sum(jnp.where(log_p == log_q, 0.0, terms), axis=-1)  # −∞ on both sides: 0
+  return losses.mean_over_positions(each, labels)

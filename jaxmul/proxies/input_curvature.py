@@ -1,7 +1,8 @@
 """Loss curvature around an example: how sharply the loss bends in input space.
 
-ℓ is the cross-entropy at input x, g = ∇_x ℓ, H = ∇²_x ℓ. E‖H v‖² = tr(H²) for Rademacher v, so the
-mean over probes is an unbiased estimate of tr(H²).
+ℓ is the network's loss at input x, g = ∇_x ℓ, H = ∇²_x ℓ. E‖H v‖² = tr(H²) for Rademacher v, so
+the mean over probes is an unbiased estimate of tr(H²). Where inputs are tokens, x are their
+vectors, as the network embeds them.
 
 References:
   Garg et al., [Memorization through the Lens of Curvature](https://arxiv.org/abs/2307.05831), 2023.
@@ -16,7 +17,7 @@ from jax import lax
 from jaxmul import _check, _sharding, losses
 from jaxmul._blocks import image_blocks
 from jaxmul._gradients import lengths, per_example
-from jaxmul.binding import ApplyFn, Network, as_network
+from jaxmul.binding import ApplyFn, Network, as_network, losses_of, refuse_without_embed
 
 Method = Literal["hvp", "finite_difference", "rum_compat"]
 _STEP = {"finite_difference": 1e-3, "rum_compat": 1e-2}
@@ -38,11 +39,12 @@ def curvature(
   Args:
     params: any pytree with `apply_fn`, a `Network`, or a callable pytree (NNX, Equinox). Never
       differentiated, so raw variables with batch statistics are fine.
-    batch: `(inputs float [B, ...], labels int [B])`; each example is independent of the others.
-    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
+    batch: `(inputs [B, ...], labels int [B, *P])`, inputs float or tokens; each example is
+      independent of the others.
+    apply_fn: `apply_fn(params, inputs) -> outputs [B, *P, C]`, evaluation mode.
     key: of the probes; None is a fixed key, so that two calls compare the same directions.
-    probes: [K, ...] with one example's shape, instead of random ones; overrides `key` and
-      `num_probes`.
+    probes: [K, ...] with one example's shape, of tokens that of their vectors, instead of random
+      ones; overrides `key` and `num_probes`.
     num_probes: K, Rademacher directions shared by all examples.
     method: "hvp", the exact Hessian-vector product; "finite_difference",
       ‖∇ℓ(x + h v) − ∇ℓ(x)‖² / h², which on ReLU networks also sees kinks that the Hessian does not,
@@ -82,14 +84,16 @@ def curvature(
     raise ValueError(f"curvature got num_probes={num_probes}, must be at least 1.")
   if h is not None and not h > 0:
     raise ValueError(f"curvature got h={h}, must be above 0.")
+  refuse_without_embed(network, inputs, "curvature")
+  _check.tokens(network, inputs, "curvature")
+  _check.answers(network, inputs, labels, "curvature")
+  inputs = network.embedded(inputs)
   probes = None if probes is None else jnp.asarray(probes, inputs.dtype)
   if probes is not None and (not jnp.size(probes) or probes.shape[1:] != inputs.shape[1:]):
     raise ValueError(
       f"curvature needs probes [K, ...] of one example's shape {inputs.shape[1:]}, "
       f"got {jnp.shape(probes)}."
     )
-  _check.label_range(network, inputs, labels, "curvature")
-
   step = h if h is not None else _STEP.get(method, 0.0)
   if probes is None and method != "rum_compat":
     key = jax.random.key(0) if key is None else key
@@ -111,13 +115,18 @@ def _scores(
   inputs = _sharding.local(inputs, network, labels, probes)
 
   # The loss of an impossible label is NaN under jit, but its gradient would be 0.
-  classes = jax.eval_shape(network, inputs).shape[-1]
-  wide = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))  # uint8 cannot hold 256
-  possible = (wide >= 0) & (wide < classes)
+  if network.loss is losses.cross_entropy:
+    classes = jax.eval_shape(network, inputs).shape[-1]
+    wide = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))  # uint8 cannot hold 256
+    possible = (wide >= 0) & (wide < classes)
+    if wide.ndim > 1:
+      possible = (possible | (wide == losses.UNSCORED)).all(axis=tuple(range(1, wide.ndim)))
+  else:
+    possible = ~jnp.isnan(losses_of(network, network(inputs), labels))
 
   def gradients(x):
     """∇_x ℓ of every example at once: the examples do not interact."""
-    return jax.grad(lambda x: losses.cross_entropy(network(x), labels).sum())(x)
+    return jax.grad(lambda x: losses_of(network, network(x), labels).sum())(x)
 
   if method == "rum_compat":
     g = gradients(inputs)

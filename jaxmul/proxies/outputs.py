@@ -1,6 +1,9 @@
 """Proxies read off one evaluation pass: z logits, p = softmax(z), y the label.
 
-All are [B], float32, higher = more memorized, and equal whatever the batch size or order.
+All are [B], float32, higher = more memorized, and equal whatever the batch size or order. Of text
+each is the mean over an example's scored positions, but `confidence` is 1 − e^−loss, and
+`correctness` counts an example as right where all of its positions are. All but `loss` need
+probabilities of classes, and refuse a network that is bound with another loss.
 """
 
 from typing import Any
@@ -9,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul import _check, losses
-from jaxmul.binding import ApplyFn, as_network
+from jaxmul.binding import ApplyFn, Network, as_network, losses_of, refuse_own_loss
+from jaxmul.losses import mean_over_positions
 
 Batch = tuple[jax.Array, jax.Array]
 
@@ -19,14 +23,15 @@ def confidence(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> ja
 
   Args:
     params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
-    batch: `(inputs float [B, ...], labels int [B])`.
-    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
+    batch: `(inputs [B, ...], labels int [B, *P])`, inputs float or tokens.
+    apply_fn: `apply_fn(params, inputs) -> logits [B, *P, C]`, evaluation mode.
 
   Returns:
     Scores [B], float32 in [0, 1].
 
   Raises:
-    ValueError: `params` is not callable and no `apply_fn` is given; the batch is not as above.
+    ValueError: `params` is not callable and no `apply_fn` is given; the batch is not as above; or
+      the network is bound with a loss of its own.
 
   References:
     Jiang et al., [Characterizing Structural Regularities](https://arxiv.org/abs/2002.03206), 2021.
@@ -52,8 +57,8 @@ def max_confidence(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -
     >>> max_confidence(jnp.zeros((2, 2)), batch, lambda w, x: x @ w).item()
     0.5
   """
-  logits, _ = _forward(params, batch, apply_fn, "max_confidence")
-  return -jnp.expm1(jnp.max(losses.log_probabilities(logits), axis=-1))
+  logits, labels = _forward(params, batch, apply_fn, "max_confidence")
+  return max_confidences(logits, labels)
 
 
 def entropy(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Array:
@@ -68,12 +73,14 @@ def entropy(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.A
     >>> round(entropy(jnp.zeros((2, 2)), batch, lambda w, x: x @ w).item(), 4)
     0.6931
   """
-  logits, _ = _forward(params, batch, apply_fn, "entropy")
-  return entropies(logits)
+  logits, labels = _forward(params, batch, apply_fn, "entropy")
+  return mean_over_positions(entropies(logits), labels)
 
 
 def correctness(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Array:
-  """1[argmax z ≠ y] [B], float32, 0 or 1; arguments and errors as `confidence`.
+  """1[argmax z ≠ y] [B], float32, 0 or 1; of text 1 where any scored position is wrong.
+
+  Arguments and errors are those of `confidence`.
 
   References:
     Jiang et al., [Characterizing Structural Regularities](https://arxiv.org/abs/2002.03206), 2021.
@@ -88,7 +95,9 @@ def correctness(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> j
 
 
 def loss(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Array:
-  """Cross-entropy −log p_y [B] in nats, float32, at least 0; the rest as `confidence`.
+  """The network's loss [B]: cross-entropy −log p_y in nats, at least 0, or its own.
+
+  Arguments and errors are those of `confidence`, but any loss will do.
 
   Example:
     >>> import jax.numpy as jnp
@@ -96,8 +105,11 @@ def loss(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Arra
     >>> round(loss(jnp.zeros((2, 2)), batch, lambda w, x: x @ w).item(), 4)
     0.6931
   """
-  logits, labels = _forward(params, batch, apply_fn, "loss")
-  return losses.cross_entropy(logits, labels)
+  network, inputs, labels = _checked(params, batch, apply_fn, "loss")
+  outputs = network(inputs)
+  if network.loss is losses.cross_entropy:
+    _check.logits(outputs, "loss", stacklevel=3)
+  return losses_of(network, outputs, labels)
 
 
 def margin(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Array:
@@ -130,19 +142,32 @@ def el2n(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Arra
   logits, labels = _forward(params, batch, apply_fn, "el2n")
   p = jnp.exp(losses.log_probabilities(logits))
   error = p - jax.nn.one_hot(labels, p.shape[-1], dtype=p.dtype)
-  return jnp.sqrt(jnp.sum(error**2, axis=-1))
+  return mean_over_positions(jnp.sqrt(jnp.sum(error**2, axis=-1)), labels)
+
+
+def max_confidences(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns 1 − max_c p_c [B] of logits [B, *P, C], the mean over scored positions."""
+  sure = jnp.max(losses.log_probabilities(logits), axis=-1)
+  return mean_over_positions(-jnp.expm1(sure), labels)
 
 
 def entropies(logits: jax.Array) -> jax.Array:
-  """Returns −Σ p log p [B] in nats of logits [B, C]; a class of probability 0 adds 0."""
+  """Returns −Σ p log p [B, *P] in nats of logits [B, *P, C]; a class of probability 0 adds 0."""
   log_p = losses.log_probabilities(logits)
   return -jnp.sum(jnp.where(jnp.isneginf(log_p), 0.0, jnp.exp(log_p) * log_p), axis=-1)
 
 
 def _forward(params, batch, apply_fn, caller) -> tuple[jax.Array, jax.Array]:
-  network = as_network(params, apply_fn, caller)
-  inputs, labels = _check.batch(batch, caller)
-  _check.label_range(network, inputs, labels, caller)
+  network, inputs, labels = _checked(params, batch, apply_fn, caller)
+  refuse_own_loss(network, caller)
   logits = network(inputs)
   _check.logits(logits, caller, stacklevel=4)
   return logits, labels
+
+
+def _checked(params, batch, apply_fn, caller) -> tuple[Network, jax.Array, jax.Array]:
+  network = as_network(params, apply_fn, caller)
+  inputs, labels = _check.batch(batch, caller)
+  _check.tokens(network, inputs, caller)
+  _check.answers(network, inputs, labels, caller)
+  return network, inputs, labels

@@ -288,7 +288,7 @@ def select(
 
 
 def class_counts(groups: Sequence[Any], dataset: Dataset) -> np.ndarray:
-  """Returns how many examples of each class are in each group, int64 [K, C].
+  """Returns how many examples of each class, or stratum, are in each group, int64 [K, C].
 
   A forget set of one class is another problem than one of many: look before you compare.
 
@@ -305,8 +305,9 @@ def class_counts(groups: Sequence[Any], dataset: Dataset) -> np.ndarray:
     >>> class_counts([np.array([0, 2]), np.array([1])], toy).tolist()
     [[1, 1, 0], [0, 1, 0]]
   """
-  labels = [dataset.labels[dataset.rows(ids)] for ids in groups]
-  return np.stack([np.bincount(each, minlength=dataset.num_classes) for each in labels])
+  kinds = dataset.kinds("class_counts")
+  count = dataset.num_classes if dataset.strata is None else int(kinds.max(initial=0)) + 1
+  return np.stack([np.bincount(kinds[dataset.rows(ids)], minlength=count) for ids in groups])
 
 
 def _tie_breakers(soft: Any, ids: np.ndarray, ties: int, caller: str) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ examples are no longer in the data that anything is given: their rows are overwr
 belong to no set, so that the arrays keep their shapes and one compiled program serves all requests.
 """
 
+import dataclasses
 import json
 import os
 import time
@@ -151,7 +152,7 @@ def _blanked(dataset: Dataset, ids: np.ndarray) -> Dataset:
   images, labels = dataset.inputs.copy(), dataset.labels.copy()
   rows = dataset.rows(ids)
   images[rows], labels[rows] = 0, 0
-  return Dataset(images, labels, dataset.ids, dataset.num_classes)
+  return dataclasses.replace(dataset, inputs=images, labels=labels)
 
 
 def _read(ledger: Path) -> list[Entry]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _sharding, models
+from jaxmul import _sharding, losses, models
 from jaxmul.binding import Network
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -26,17 +26,17 @@ def check_proxy(
 
   The clauses, in this order: scores are [B], float32 and finite; nothing passed in is changed; the
   same call gives the same scores; `jit` does too; neither the order nor the size of the batch
-  matters; an input of NaN stays in its row; networks under `vmap`, a batch split over all devices,
-  networks split over all devices, and networks in a caller's `jax.shard_map` with a replicated
-  batch score as they do one at a time. That higher means more memorized cannot be checked.
+  matters; an input of NaN, or a token that is none, stays in its row; networks under `vmap`, a
+  batch split over all devices, networks split over all devices, and networks in a caller's
+  `jax.shard_map` with a replicated batch score as they do one at a time. That higher means more
+  memorized cannot be checked.
 
   Run it on several devices, real or simulated: with one the last three see no split.
 
   Args:
     proxy: `proxy(params, batch) -> [B]`, params bound; options go in by `jax.tree_util.Partial`.
     params: a network; by default each of `small_networks()` in turn.
-    batch: `(inputs float [B, ...], labels int [B])` for it, at least 2 rows; the devices must
-      divide B.
+    batch: `(inputs [B, ...], labels [B, *P])` for it, at least 2 rows; the devices must divide B.
     rtol: scores a and b are equal where |a − b| ≤ rtol · max(|b|, mean |b|).
 
   Raises:
@@ -67,11 +67,14 @@ def check_proxy(
 
 
 def small_networks() -> dict[str, tuple[Network, Batch]]:
-  """Returns {"mlp", "cnn", "resnet18"}: (network, batch) of few weights, with random statistics.
+  """Returns {"mlp", "cnn", "resnet18", "gpt"}: (network, batch) of few weights.
+
+  Statistics are random. The batch of "gpt", of two blocks, is tokens int [B, 8] and the next token
+  of each, −1 at the first positions and, of every other example, at the last one.
 
   Example:
     >>> sorted(small_networks())
-    ['cnn', 'mlp', 'resnet18']
+    ['cnn', 'gpt', 'mlp', 'resnet18']
   """
   chosen = {
     "mlp": (models.mlp((8,)), (6,)),
@@ -80,12 +83,20 @@ def small_networks() -> dict[str, tuple[Network, Batch]]:
   }
   devices = len(jax.devices())
   rows = -(-_ROWS // devices) * devices
-  return {name: _network(model, shape, rows) for name, (model, shape) in chosen.items()}
-
-
-def _network(model: models.Model, shape: tuple[int, ...], rows: int) -> tuple[Network, Batch]:
+  made = {}
+  for name, (model, shape) in chosen.items():
+    rng = np.random.default_rng(0)
+    inputs = rng.uniform(size=(rows, *shape)).astype(np.float32)
+    made[name] = _filled(model, inputs, rng), (inputs, rng.integers(0, 10, rows))
   rng = np.random.default_rng(0)
-  inputs = rng.uniform(size=(rows, *shape)).astype(np.float32)
+  text = rng.integers(0, 10, (rows, 9)).astype(np.int32)
+  labels = text[:, 1:].copy()
+  labels[:, :2], labels[::2, -1] = losses.UNSCORED, losses.UNSCORED
+  model = models.gpt(10, length=8, width=8, depth=2, heads=2)
+  return made | {"gpt": (_filled(model, text[:, :-1], rng), (text[:, :-1], labels))}
+
+
+def _filled(model: models.Model, inputs: np.ndarray, rng: np.random.Generator) -> Network:
   network = jax.eval_shape(functools.partial(models.init, model), jax.random.key(0), inputs)
 
   # Values of every leaf are random: statistics of 0 and 1 would hide that they are not used.
@@ -95,7 +106,7 @@ def _network(model: models.Model, shape: tuple[int, ...], rows: int) -> tuple[Ne
     values = spread * rng.normal(size=shape) + (name in ("scale", "var"))
     return jnp.asarray(values, leaf.dtype)
 
-  return jax.tree_util.tree_map_with_path(fill, network), (inputs, rng.integers(0, 10, rows))
+  return jax.tree_util.tree_map_with_path(fill, network)
 
 
 def _check(proxy, network, batch, rtol, where):
@@ -121,8 +132,8 @@ def _check(proxy, network, batch, rtol, where):
   inputs, labels = (np.array(each) for each in batch)
   given = jax.tree.map(np.array, (network, (inputs, labels)))
   scores = score(network, (inputs, labels))
-  if np.shape(scores) != labels.shape:
-    fail("shape", f"scores are {list(np.shape(scores))}, should be [B] = {list(labels.shape)}.")
+  if np.shape(scores) != labels.shape[:1]:
+    fail("shape", f"scores are {list(np.shape(scores))}, should be [B] = [{len(labels)}].")
   if scores.dtype != jnp.float32:
     fail("dtype", f"scores are {scores.dtype}, should be float32.")
   if not np.isfinite(scores).all():
@@ -144,7 +155,8 @@ def _check(proxy, network, batch, rtol, where):
   few = len(labels) // 2
   same(jitted(network, (inputs[:few], labels[:few])), scores[:few], "batch size", alone)
   poisoned = np.array(inputs)
-  poisoned[-1] = np.nan
+  is_tokens = np.issubdtype(inputs.dtype, np.integer)
+  poisoned[-1] = np.iinfo(inputs.dtype).max if is_tokens else np.nan
   same(jitted(network, (poisoned, labels))[:-1], scores[:-1], "NaN in another row", alone)
 
   split = _sharding.shard_batch((inputs, labels))

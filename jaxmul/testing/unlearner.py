@@ -253,7 +253,7 @@ def _orders(at: _Problem) -> Clauses:
   outside = data.rows(np.setdiff1d(data.ids, split.train))
   inputs = data.inputs.copy()
   inputs[outside] = inputs[outside][::-1] + np.ones((), inputs.dtype)
-  other = Dataset(inputs, data.labels, data.ids, data.num_classes)
+  other = dataclasses.replace(data, inputs=inputs)
   gap = _relative(at.run(dataset=other), at.after)
   yield "what_is_outside_is_not_seen", gap == 0, f"other held-out examples differ by {gap:.1e}"
 

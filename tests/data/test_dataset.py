@@ -32,7 +32,7 @@ def with_pixel(value):
   ("change", "parts"),
   [
     ({"inputs": np.zeros(3)}, ["shape (3,)", "rank 2", "inputs[:, None]"]),
-    ({"inputs": np.zeros((3, 2), np.int32)}, ["int32", "uint8 or float", "astype('uint8')"]),
+    ({"inputs": np.zeros((3, 2, 2), np.int32)}, ["int32", "uint8 or float", "astype('uint8')"]),
     ({"inputs": np.zeros((3, 2), bool)}, ["bool", "uint8 or float"]),
     ({"inputs": with_pixel(np.nan)}, ["nan", "(1, 0, 1)", "finite", "Drop or repair"]),
     ({"inputs": with_pixel(-np.inf)}, ["-inf", "(1, 0, 1)", "finite"]),
@@ -102,3 +102,67 @@ def test_batch_scales_uint8_and_leaves_floats():
   assert labels.dtype == np.int32
   floats = np.array([[-3.0, 300.0]], np.float32)
   np.testing.assert_array_equal(jax.jit(as_inputs)(floats), floats)
+
+
+TOKENS = np.array([[4, 0, 1], [4, 2, 3], [4, 5, 5]])
+NEXT = np.array([[-1, 1, 0], [-1, 3, 2], [-1, -1, 6]])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_integers_are_tokens_and_labels_may_be_of_positions(dtype):
+  text = Dataset(TOKENS.astype(dtype), NEXT.astype(dtype), np.array([7, 5, 9]))
+  assert text.inputs.dtype == text.labels.dtype == np.int32
+  assert text.num_classes == 7
+  assert Dataset(TOKENS, np.where(NEXT < 0, -1, 0)).num_classes == 6  # of tokens and labels
+  assert Dataset(TOKENS, np.array([0, 1, 1])).num_classes == 2
+  tokens, labels = text.take([9, 7]).batch()
+  assert tokens.dtype == np.int32
+  np.testing.assert_array_equal(tokens, TOKENS[[2, 0]])
+  np.testing.assert_array_equal(labels, NEXT[[2, 0]])
+  assert text.example.dtype == np.int32
+  assert Dataset(TOKENS.astype(np.uint8), LABELS).example.max() < 0.1  # pixels
+
+
+@pytest.mark.parametrize(
+  ("change", "parts"),
+  [
+    ({"inputs": TOKENS - 1}, ["token -1", "outside [0, 2³¹)"]),
+    ({"inputs": TOKENS + 2**31}, ["token 2147483653", "outside [0, 2³¹)"]),
+    ({"inputs": TOKENS.astype(np.int16)}, ["int16", "tokens int32 [n, T]"]),
+    ({"inputs": TOKENS[:, :, None]}, ["int64 [3, 3, 1]", "tokens int32 [n, T]"]),
+    ({"labels": NEXT - 1}, ["label -2", "−1 is not scored"]),
+    ({"labels": NEXT, "num_classes": 6}, ["label 6", "[0, 6)"]),
+    ({"labels": np.where(TOKENS == 5, -1, NEXT - 7)}, ["label -8"]),
+    ({"labels": np.array([[0, 0], [-1, -1], [0, 0]])}, ["without a scored position", "row 1"]),
+    ({"labels": NEXT / 2}, ["integer labels, got float64"]),
+    ({"strata": np.zeros(2, int)}, ["strata int [3]", "[2]"]),
+    ({"strata": np.zeros(3)}, ["strata int [3]", "float64"]),
+    ({"strata": np.array([0, -1, 0])}, ["stratum -1", "at least 0"]),
+  ],
+)
+def test_bad_text_is_refused_in_one_line(change, parts):
+  with refused("Dataset", *parts):
+    Dataset(**{"inputs": TOKENS, "labels": NEXT, **change})
+
+
+def test_strata_go_with_their_ids_and_stand_for_classes():
+  text = Dataset(TOKENS, NEXT, np.array([7, 5, 9]), strata=np.array([2, 0, 1], np.uint8))
+  assert text.strata.dtype == np.int64
+  assert text.take([9, 7]).strata.tolist() == [1, 2]
+  assert text.kinds("x").tolist() == [2, 0, 1]
+  images = Dataset(IMAGES, LABELS)
+  assert images.kinds("x").tolist() == LABELS.tolist()
+  assert Dataset(IMAGES, LABELS, strata=[1, 1, 0]).kinds("x").tolist() == [1, 1, 0]
+  with refused("x goes by the class", "int32 [3, 3]", "strata=..."):
+    Dataset(TOKENS, NEXT).kinds("x")
+
+
+def test_numbers_to_predict_keep_their_values():
+  numbers = np.array([[0.5, 1e9], [2, 3], [-1, -1]])
+  given = Dataset(IMAGES, numbers, classes=False)
+  assert given.labels.dtype == np.float32
+  assert given.num_classes == 0
+  np.testing.assert_allclose(given.take([2, 0]).labels, numbers[[2, 0]])
+  assert not given.take([2]).classes
+  several = Dataset(IMAGES, np.eye(3, dtype=bool), classes=False)
+  assert several.labels.tolist() == np.eye(3).tolist()

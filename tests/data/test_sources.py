@@ -110,6 +110,19 @@ def test_npz_round_trip(save, tmp_path):
   np.testing.assert_array_equal(floats.inputs, TOY.inputs / 2)
 
 
+def test_npz_of_text_and_of_numbers(tmp_path):
+  tokens, labels, strata = np.array([[3, 0], [1, 2]]), np.array([[-1, 0], [1, 2]]), np.array([1, 0])
+  np.savez(tmp_path / "a.npz", inputs=tokens, labels=labels, strata=strata, num_classes=9)
+  text = from_npz(tmp_path / "a.npz")
+  assert text.inputs.dtype == np.int32
+  assert text.num_classes == 9
+  assert text.strata is not None
+  assert text.strata.tolist() == [1, 0]
+  np.testing.assert_array_equal(text.labels, labels)
+  np.savez(tmp_path / "b.npz", inputs=TOY.inputs, labels=np.arange(4) / 2, classes=False)
+  assert from_npz(tmp_path / "b.npz").labels.tolist() == [0, 0.5, 1, 1.5]
+
+
 @pytest.mark.parametrize(
   ("arrays", "parts"),
   [

@@ -116,3 +116,18 @@ def test_cut_heldout_never_gives_an_example_to_two_parts():
     cut_heldout(np.array([3, 4, 3]), KEY)
   with refused("cut_heldout", "float64"):
     cut_heldout(np.array([3.5, 4, 5]), KEY)
+
+
+def test_holdout_of_text_keeps_strata_in_proportion_and_asks_for_them():
+  tokens = np.zeros((40, 3), int)
+  labels, strata = np.zeros((40, 3), int), np.arange(40) // 30
+  text = Dataset(tokens, labels, strata=strata)
+  parts = holdout(text, jax.random.key(0), heldout=8, test=12)
+  assert [int(text.take(part).strata.sum()) for part in parts] == [5, 2, 3]
+  images = Dataset(np.zeros((40, 1)), strata)
+  for part, other in zip(
+    parts, holdout(images, jax.random.key(0), heldout=8, test=12), strict=True
+  ):
+    np.testing.assert_array_equal(part, other)
+  with pytest.raises(ValueError, match=r"\Aholdout goes by the class of an example[^\n]*\Z"):
+    holdout(Dataset(tokens, labels), jax.random.key(0), heldout=8, test=12)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmul import _gradients, models
+from jaxmul import _gradients, losses, models
 from jaxmul.binding import Network, bind
 from jaxmul.models._ghost import has_ghost_norms, tapped_squares
 
 CLASSES = 3
+TOKENS = 4  # fewer than positions: some of an example are equal
 
 
 @pytest.fixture
@@ -35,16 +36,21 @@ class Layers(nn.Module):
 
 
 def network(model, shape, n=5):
-  """A network in float64 with random weights and statistics, and a batch."""
+  """A network in float64 with random weights and statistics, and a batch; of tokens, if it reads
+  them, with the next one as labels of gpt."""
   rng = np.random.default_rng(0)
-  x = jnp.asarray(rng.normal(size=(n, *shape)))
+  x, y = jnp.asarray(rng.normal(size=(n, *shape))), jnp.arange(n) % CLASSES
+  if isinstance(model, models.GPT) or isinstance(getattr(model, "layers", [0])[0], nn.Embed):
+    x = jnp.asarray(rng.integers(0, TOKENS, (n, *shape)))
+  if isinstance(model, models.GPT):
+    y = jnp.where(jnp.arange(shape[0]) < 2, -1, jnp.roll(x, -1, 1))
   bound = jax.eval_shape(functools.partial(models.init, model), jax.random.key(0), x)
 
   def fill(path, leaf):
     values = rng.uniform(0.3, 0.9, size=leaf.shape) * rng.choice([-1, 1], size=leaf.shape)
     return jnp.asarray(np.abs(values) if path[-1].key == "var" else values)
 
-  return jax.tree_util.tree_map_with_path(fill, bound), x, jnp.arange(n) % CLASSES
+  return jax.tree_util.tree_map_with_path(fill, bound), x, y
 
 
 def dense_norms(bound, x, y):
@@ -75,6 +81,8 @@ COVERED = {
   "batch_norm_without_bias": ((nn.BatchNorm(use_running_average=True, use_bias=False),), IMAGE),
   "group_norm": ((nn.GroupNorm(2),), IMAGE),
   "layer_norm": ((nn.LayerNorm(), nn.Dense(4), nn.LayerNorm(use_scale=False)), (3, 5)),
+  "embed": ((nn.Embed(TOKENS, 3), nn.Dense(4)), (7,)),
+  "embed_one": ((nn.Embed(TOKENS, 3),), ()),
 }
 
 
@@ -125,6 +133,7 @@ NETWORKS = {
   "bottleneck": (models.ResNet((1, 1), 2, CLASSES, bottleneck=True), (6, 6, 3)),
   "vgg": (models.VGG(((2,), (3, 3)), (4,), CLASSES), (8, 8, 3)),
   "vit": (models.vit(CLASSES, patch=4, width=4, depth=1, heads=2), (8, 8, 3)),
+  "gpt": (models.gpt(TOKENS, length=9, width=4, depth=2, heads=2), (7,)),
 }
 
 
@@ -221,6 +230,23 @@ def test_what_a_tap_cannot_see_falls_back_to_gradients(name, double):
   bound, x, y = network(model, shape)
   assert not has_ghost_norms(bound, x)
   np.testing.assert_allclose(norms(bound, x, y), dense_norms(bound, x, y), rtol=1e-11)
+
+
+def test_a_tied_head_falls_back_to_gradients():
+  model = models.gpt(TOKENS, length=9, width=4, depth=1, heads=2, tied=True)
+  bound, x, y = network(model, (7,), 4)
+  assert not has_ghost_norms(bound, x)
+  untied = models.gpt(TOKENS, length=9, width=4, depth=1, heads=2)
+  params = bound.params | {"head": {"kernel": bound.params["tokens"]["embedding"].T}}
+  apart = models.shapes(untied, x).replace(params=params)
+  np.testing.assert_allclose(apart(x), bound(x), rtol=1e-4, atol=1e-5)
+
+  def mean_loss(theta, x, y):
+    return losses.cross_entropy(bound.replace(params=theta)(x[None]), y[None])[0]
+
+  each = jax.vmap(jax.grad(mean_loss), (None, 0, 0))(bound.params, x, y)
+  want = np.sqrt(sum((np.asarray(g).reshape(4, -1) ** 2).sum(1) for g in jax.tree.leaves(each)))
+  np.testing.assert_allclose(norms(bound, x, y), want, rtol=1e-5)
 
 
 def test_a_forward_pass_that_is_already_jitted_falls_back():

@@ -35,13 +35,22 @@ def test_every_proxy_of_ours_keeps_the_contract(name):
   testing.check_proxy((outputs(bound) | gradients(bound))[name], bound, batch)
 
 
-@pytest.mark.parametrize("some", [outputs, pytest.param(gradients, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("network", ["cnn", pytest.param("resnet18", marks=pytest.mark.slow)])
-def test_together_they_keep_it_on_convolutions_and_batch_norm(network, some):
+TOGETHER = [
+  ("cnn", outputs),
+  ("gpt", outputs),
+  ("gpt", gradients),
+  pytest.param("cnn", gradients, marks=pytest.mark.slow),
+  pytest.param("resnet18", outputs, marks=pytest.mark.slow),
+  pytest.param("resnet18", gradients, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("network", "some"), TOGETHER)
+def test_together_they_keep_it_on_convolutions_batch_norm_and_text(network, some):
   """One program for several proxies: their sum, each scaled to a mean of 1."""
   bound, batch = testing.small_networks()[network]
   chosen = some(bound)
-  if network == "resnet18" and some is gradients:
+  if network in ("resnet18", "gpt") and some is gradients:
     chosen = {name: chosen[name] for name in ("grand", "input_gradient", "hvp")}  # compile time
 
   @jax.jit
@@ -55,6 +64,25 @@ def test_together_they_keep_it_on_convolutions_and_batch_norm(network, some):
     return sum(proxy(params, batch=batch) / scale[name] for name, proxy in chosen.items())
 
   testing.check_proxy(together, bound, batch)
+
+
+def test_gpt_is_told_by_its_tokens_positions_and_labels():
+  """What the contract is checked on: as many positions as rows, and some that are not scored."""
+  bound, (tokens, labels) = testing.small_networks()["gpt"]
+  assert tokens.shape == labels.shape == (len(tokens), 8)
+  assert (labels == -1).any(0).tolist() == [True, True, *[False] * 5, True]
+  assert (labels >= 0).any(1).all()
+  assert np.array_equal(labels[1, 2:], [*tokens[1, 3:], labels[1, -1]])
+  assert bound(tokens).shape == (*labels.shape, 10)
+
+
+def test_a_token_that_is_none_in_another_row_is_caught():
+  def mixes(params, batch):
+    inputs, _ = batch
+    return loss(params, batch) + 0 * params(inputs)[:, 0, 0].sum()
+
+  with pytest.raises(AssertionError, match="mixes, NaN in another row: "):
+    testing.check_proxy(mixes, *testing.small_networks()["gpt"])
 
 
 BROKEN = {

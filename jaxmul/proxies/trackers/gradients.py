@@ -1,6 +1,7 @@
 """Trackers that take gradients of the network as it trains, in evaluation mode.
 
-x is an example as the step saw it, augmented; ℓ its loss, z_y the logit of its label, η the rate.
+x is an example as the step saw it, augmented, of tokens their vectors; ℓ its loss, z_y the logit of
+its label, of text the mean over scored positions, η the rate.
 `every=k` gathers in every k-th epoch only, the last of each k, for about 1/k of the cost.
 """
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxmul import losses
 from jaxmul._gradients import lengths
+from jaxmul.binding import refuse_without_embed
 from jaxmul.proxies.input_curvature import Method
 from jaxmul.proxies.input_curvature import curvature as curvature_now
 from jaxmul.proxies.trackers import _sums
@@ -96,9 +98,10 @@ def vog(every: int = 1) -> Tracker:
   """VoG: how much ∂z_y/∂x of an example moves over training, within its class.
 
   The standard deviation over epochs of each entry of ∂z_y/∂x, averaged over entries, then less the
-  mean of the example's class and divided by the class's standard deviation (0 where that is 0). The
-  paper takes one checkpoint for all examples; here each is taken at its own step of an epoch. It
-  keeps two running moments, twice the size of the data as floats.
+  mean of the example's class and divided by the class's standard deviation (0 where that is 0);
+  examples with labels of positions are of one class. The paper takes one checkpoint for all
+  examples; here each is taken at its own step of an epoch. It keeps two running moments, twice the
+  size of the data as floats.
 
   Args:
     every: gather in every so-manieth epoch.
@@ -112,7 +115,7 @@ def vog(every: int = 1) -> Tracker:
 
   Example:
     >>> vog().needs
-    ('input_shape', 'network')
+    ('input_shape', 'network', 'classes')
   """
 
   def init(n, input_shape):
@@ -126,9 +129,13 @@ def vog(every: int = 1) -> Tracker:
 
   def update(state, step):
     def logit(x):
-      return losses.at_label(step.network(x), step.labels).sum()
+      each = losses.at_label(losses.scored_only(step.network(x), step.labels), step.labels)
+      return losses.mean_over_positions(each, step.labels).sum()
 
-    gradient = jax.grad(logit)(step.inputs).astype(state["mean"].dtype)
+    refuse_without_embed(step.network, step.inputs, "vog")
+    at = step.network.embedded(step.inputs)
+    gradient = jax.grad(logit)(at).astype(state["mean"].dtype)
+    classes = step.labels if step.labels.ndim == 1 else jnp.zeros(len(step.labels), jnp.int32)
     count = (step.epoch + 1) // every
     passes = count.astype(gradient.dtype)
     # Welford's update: the two moments of a sum of squares would cancel.
@@ -138,7 +145,7 @@ def vog(every: int = 1) -> Tracker:
     return {
       "mean": mean.add(before / passes, mode="drop"),
       "square": state["square"].at[step.rows].add(before * after, mode="drop"),
-      "labels": state["labels"].at[step.rows].set(step.labels, mode="drop"),
+      "labels": state["labels"].at[step.rows].set(classes, mode="drop"),
       "count": count,
     }
 
@@ -147,7 +154,7 @@ def vog(every: int = 1) -> Tracker:
     raw = deviation.reshape(len(deviation), -1).mean(1)
     return {"vog": _within_class(raw, state["labels"])}
 
-  return Tracker(init, update, score, ("input_shape", "network"), every)
+  return Tracker(init, update, score, ("input_shape", "network", "classes"), every)
 
 
 def _within_class(values: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,6 +1,8 @@
 """Trackers that cost nothing: they read the training step's own forward pass.
 
-z are the logits of an example in an epoch, p = softmax(z), y its label, ℓ = −log p_y.
+z are the logits of an example in an epoch, p = softmax(z), y its label, ℓ = −log p_y, or the loss
+of a network that has its own. Of text each is the mean over an example's scored positions, and an
+example is right where all of them are.
 """
 
 import functools
@@ -9,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul import losses
-from jaxmul.proxies.outputs import entropies
+from jaxmul.proxies.outputs import entropies, max_confidences
 from jaxmul.proxies.trackers._sums import means, totals
 from jaxmul.train import Step, Tracker
 
@@ -40,12 +42,11 @@ def learning_events() -> Tracker:
   return means(
     {
       "confidence": lambda step: -jnp.expm1(-step.losses),
-      "max_confidence": lambda step: (
-        -jnp.expm1(jnp.max(losses.log_probabilities(step.logits), axis=-1))
-      ),
+      "max_confidence": lambda step: max_confidences(step.logits, step.labels),
       "correctness": lambda step: 1.0 - losses.is_correct(step.logits, step.labels),
-      "entropy": lambda step: entropies(step.logits),
-    }
+      "entropy": lambda step: losses.mean_over_positions(entropies(step.logits), step.labels),
+    },
+    ("classes",),
   )
 
 
@@ -79,9 +80,10 @@ def area_under_margin() -> Tracker:
 
   Example:
     >>> area_under_margin().needs
-    ()
+    ('classes',)
   """
-  return means({"area_under_margin": lambda step: -losses.margins(step.logits, step.labels)})
+  values = {"area_under_margin": lambda step: -losses.margins(step.logits, step.labels)}
+  return means(values, ("classes",))
 
 
 @functools.cache
@@ -97,7 +99,7 @@ def forgetting_events() -> Tracker:
 
   Example:
     >>> forgetting_events().needs
-    ()
+    ('classes',)
   """
 
   def init(n):
@@ -134,7 +136,7 @@ def late_learning() -> Tracker:
 
   Example:
     >>> late_learning().needs
-    ()
+    ('classes',)
   """
 
   def init(n):
@@ -145,7 +147,7 @@ def late_learning() -> Tracker:
     next_epoch = jnp.where(wrong, step.epoch + 1, 0).astype(first.dtype)
     return first.at[step.rows].max(next_epoch, mode="drop")
 
-  return Tracker(init, update, lambda first: {"late_learning": first})
+  return Tracker(init, update, lambda first: {"late_learning": first}, ("classes",))
 
 
 @functools.cache
@@ -188,7 +190,7 @@ def loss_iqr(q: float = 0.75) -> Tracker:
 
 
 def _with_epochs(init, update, score) -> Tracker:
-  """Returns a Tracker whose `score` also gets how many epochs it saw."""
+  """Returns a Tracker of classes whose `score` also gets how many epochs it saw."""
 
   def counted(state: tuple, step: Step) -> tuple:
     return update(state[0], step), step.epoch + 1
@@ -196,4 +198,4 @@ def _with_epochs(init, update, score) -> Tracker:
   def start(n: int) -> tuple[dict[str, jax.Array], jax.Array]:
     return init(n), jnp.zeros((), jnp.int32)
 
-  return Tracker(start, counted, lambda state: score(*state))
+  return Tracker(start, counted, lambda state: score(*state), ("classes",))

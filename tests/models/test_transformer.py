@@ -1,0 +1,189 @@
+"""gpt is GPT-2's block in numpy, looks at nothing that comes later, and embeds its tokens."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmul import models, proxies, train
+from jaxmul.data import Dataset
+from jaxmul.proxies import trackers
+
+VOCABULARY, LENGTH, WIDTH, HEADS = 7, 9, 8, 2
+tiny = functools.partial(models.gpt, VOCABULARY, length=LENGTH, width=WIDTH, depth=2, heads=HEADS)
+
+
+def tokens(n=4, length=6):
+  return np.random.default_rng(0).integers(0, VOCABULARY, (n, length)).astype(np.int32)
+
+
+def filled(model, x):
+  """A network with weights large enough that everything matters."""
+  rng = np.random.default_rng(1)
+  like = models.shapes(model, x)
+  return jax.tree.map(lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype), like)
+
+
+def reference(params, x, activation="gelu", tied=False):
+  """The forward pass, one head and one position at a time, in float64."""
+  p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+  def norm(at, v):
+    v = (v - v.mean(-1, keepdims=True)) / np.sqrt(v.var(-1, keepdims=True) + 1e-5)
+    return v * at["scale"] + at["bias"]
+
+  def dense(at, v):
+    return v @ at["kernel"] + at.get("bias", 0)
+
+  def act(v):
+    if activation == "relu":
+      return np.maximum(v, 0)
+    return 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
+
+  answers = []
+  for row in x:
+    h = p["tokens"]["embedding"][row] + p["positions"]["embedding"][: len(row)]
+    for name in ("blocks_0", "blocks_1"):
+      at = p[name]
+      q, k, v = np.split(dense(at["qkv"], norm(at["norm1"], h)), 3, -1)
+      size, seen = WIDTH // HEADS, np.zeros_like(h)
+      for head in range(HEADS):
+        part = slice(head * size, (head + 1) * size)
+        for t in range(len(row)):
+          weights = np.exp(k[: t + 1, part] @ q[t, part] / np.sqrt(size))
+          seen[t, part] = weights / weights.sum() @ v[: t + 1, part]
+      h = h + dense(at["out"], seen)
+      h = h + dense(at["dense2"], act(dense(at["dense1"], norm(at["norm2"], h))))
+    h = norm(p["norm"], h)
+    answers.append(h @ p["tokens"]["embedding"].T if tied else dense(p["head"], h))
+  return np.stack(answers)
+
+
+@pytest.mark.parametrize(
+  "options", [{}, {"activation": "relu"}, {"tied": True}], ids=["gelu", "relu", "tied"]
+)
+def test_it_is_a_plain_forward_pass_in_numpy(options):
+  x = tokens()
+  network = filled(tiny(**options), x)
+  want = reference(network.params, x, **options)
+  assert want.std() > 0.1
+  np.testing.assert_allclose(jax.jit(network)(x), want, rtol=1e-5, atol=2e-6)
+
+
+def test_what_comes_later_is_not_seen():
+  x = tokens()
+  network = filled(tiny(), x)
+  other = x.copy()
+  other[:, 4:] = (other[:, 4:] + 1) % VOCABULARY
+  np.testing.assert_array_equal(network(other)[:, :4], network(x)[:, :4])
+  assert (network(other)[:, 4:] != network(x)[:, 4:]).any()
+  np.testing.assert_allclose(network(x[:, :4]), network(x)[:, :4], rtol=1e-5, atol=1e-6)
+
+
+def test_vectors_of_tokens_stand_for_them():
+  x = tokens()
+  network = filled(tiny(), x)
+  vectors = network.embedded(jnp.asarray(x))
+  assert vectors.shape == (*x.shape, WIDTH)
+  np.testing.assert_array_equal(vectors, network.params["tokens"]["embedding"][x])
+  np.testing.assert_array_equal(jax.jit(network)(vectors), jax.jit(network)(x))
+  assert network.embedded(vectors) is vectors
+  assert models.init(tiny(), jax.random.key(0), x).embed == network.embed  # nothing traced twice
+
+
+def test_initial_weights_are_those_of_gpt2():
+  model = models.gpt(50, length=50, width=64, depth=2, heads=2)
+  params = models.init(model, jax.random.key(0), jnp.zeros((1, 3), int)).params
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    name, layer = path[-1].key, path[-2].key
+    want = {"bias": 0, "scale": 0}.get(name, 0.01 if layer in ("out", "dense2") else 0.02)
+    np.testing.assert_allclose(np.std(leaf), want, rtol=0.05, err_msg=str(path))
+
+
+def test_dropout_follows_the_key_and_only_trains():
+  x, key, mask = tokens(), jax.random.key(0), jnp.ones(4, bool)
+  network = filled(tiny(dropout=0.5), x)
+  first, _ = network.train(jnp.asarray(x), key, mask)
+  np.testing.assert_array_equal(network.train(jnp.asarray(x), key, mask)[0], first)
+  assert (network.train(jnp.asarray(x), jax.random.key(1), mask)[0] != first).any()
+  np.testing.assert_array_equal(network(x), filled(tiny(), x)(x))
+  still, _ = filled(tiny(), x).train(jnp.asarray(x), key, mask)
+  np.testing.assert_array_equal(still, network(x))
+
+
+def test_bfloat16_computes_in_it_and_keeps_its_params():
+  network = models.init(tiny(dtype=jnp.bfloat16), jax.random.key(0), tokens())
+  assert network(tokens()).dtype == jnp.bfloat16
+  assert {leaf.dtype for leaf in jax.tree.leaves(network.params)} == {jnp.dtype("float32")}
+
+
+def text(n=12, length=6):
+  """Sequences that count upwards from a start that is not scored."""
+  start = np.arange(n) % VOCABULARY
+  whole = (start[:, None] + np.arange(length + 1)) % VOCABULARY
+  labels = whole[:, 1:].copy()
+  labels[:, 0] = -1
+  return Dataset(whole[:, :-1], labels, strata=start % 2)
+
+
+def test_it_learns_to_count_and_every_tracker_rides_along():
+  recipe = train.Recipe(tiny(), epochs=25, batch_size=4, learning_rate=0.3)
+  every = {name: getattr(trackers, name)() for name in trackers.__all__}
+  fit = train.fit(recipe, text(), jax.random.key(0), trackers=every)
+  assert fit.history.loss[0] > 1.5
+  assert fit.history.accuracy[-1] == 1
+  for name, scores in fit.scores.items():
+    assert scores.shape == (12,), name
+    assert np.isfinite(scores).all(), name
+  assert np.ptp(fit.scores["vog"]) > 0
+  assert (proxies.score(proxies.correctness, fit.network, text()) == 0).all()
+
+
+def test_padding_of_a_batch_and_unscored_tokens_after_the_last_change_no_score():
+  network = filled(tiny(), tokens())
+  short = text()
+  longer = Dataset(
+    np.pad(short.inputs, ((0, 0), (0, 3)), constant_values=2),
+    np.pad(short.labels, ((0, 0), (0, 3)), constant_values=-1),
+  )
+  for proxy in (proxies.loss, proxies.entropy, proxies.margin, proxies.grand):
+    want = proxies.score(proxy, network, short)
+    np.testing.assert_allclose(proxies.score(proxy, network, longer), want, 1e-4)
+
+
+@pytest.mark.parametrize(
+  ("call", "says"),
+  [
+    (lambda: models.gpt(width=10, heads=4), "width=10 and heads=4; heads must divide"),
+    (lambda: models.gpt(activation="tanh"), "activation='tanh', must be 'gelu' or 'relu'"),
+    (lambda: models.gpt(dropout=1.0), r"dropout=1\.0, must be in \[0, 1\)"),
+    (lambda: models.shapes(tiny(), jnp.zeros((1, 10), int)), "got 10 tokens, at most 9 have"),
+    (lambda: models.shapes(tiny(), jnp.zeros((1, 4, 5))), r"or their vectors \[B, T, 8\]"),
+    (lambda: models.shapes(tiny(), jnp.zeros((1, 4))), r"gpt needs tokens int \[B, T\]"),
+    (
+      lambda: train.fit(train.Recipe(tiny()), Dataset([[0, 7]], [[1, 0]]), jax.random.key(0)),
+      "fit got token 7, which the network embeds as NaN: its vocabulary is smaller",
+    ),
+    (
+      lambda: proxies.loss(filled(tiny(), tokens()), (np.array([[0, 9]]), np.array([[1, 0]]))),
+      "loss got token 9, which the network embeds as NaN",
+    ),
+    (
+      lambda: models.shapes(models.mlp(), jnp.zeros((1, 4), int)),
+      "a network of images got int32 inputs, which are tokens",
+    ),
+  ],
+)
+def test_bad_input_gets_one_line(call, says):
+  with pytest.raises(ValueError, match=rf"\A[^\n]*{says}"):  # jax adds lines of its own
+    call()
+
+
+def test_without_embed_what_needs_gradients_of_inputs_says_so():
+  network, (inputs, labels) = filled(tiny(), tokens()).replace(embed=None), text().batch()
+  for name in ("curvature", "input_gradient"):
+    with pytest.raises(ValueError, match=rf"\A{name} takes gradients of inputs, which are int32"):
+      getattr(proxies, name)(network, (inputs, labels))
+  assert proxies.grand(network, (inputs, labels)).shape == (12,)
