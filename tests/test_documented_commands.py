@@ -184,6 +184,7 @@ COMMANDS: dict[str, Check] = {
   "pip install -e '.[ray]'": install,
   "pip install -e '.[bench]'": install,
   "python -m experiments.rum --out runs/mine": small(RUM),
+  "python -m experiments.rum --key 17 --seeds 5": small(f"{RUM} --out runs/new"),
   "python -m experiments.rum --forget random --out runs/random": small(REQUEST),
   "python -m experiments.rum --forget 3 --out runs/class": small(REQUEST),
   MEMORIZE: small(TRUTH),
@@ -199,7 +200,7 @@ COMMANDS: dict[str, Check] = {
   ),
   "python -m experiments.score --dataset cifar10_small.npz --epochs 20 "
   "--truth experiments/truths/cifar10_small_cnn.npz --out runs/score_cifar10_small": small(SCORE),
-  f"{CIFAR10} --audit-models 16 --out runs/cifar": small(f"{RUM} {OWN_TRUTH}"),
+  f"{CIFAR10} --audit-models 16 --first-seed 3 --out runs/cifar": small(f"{RUM} {OWN_TRUTH}"),
   f"{CIFAR10} --plan neg_grad_plus --proxy confidence --audit-models 0 "
   "--out runs/cifar_plus": small(f"{RUM} {OWN_TRUTH}"),
   "python -m experiments.unlearn --all --out runs/unlearn": small(
