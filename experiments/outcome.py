@@ -140,7 +140,8 @@ def write(
   ]
   shown = [name for name in HEADLINE if name not in missing]
   refined = {name for name, method in methods.items() if method.scores is not None}
-  plots.method_intervals(out / "methods.png", figures, shown, refined)
+  if shown:  # with two seeds it can be that nothing tells an original from an oracle
+    plots.method_intervals(out / "methods.png", figures, shown, refined)
   plots.gallery(out / "gallery.png", data.inputs, data.labels, truth.memorization, truth.soft)
   print_table(methods, figures, scored, problem.seconds["ground truth"], shown)
   if missing:
