@@ -10,6 +10,7 @@ import pytest
 
 from jaxmul import bind, models, proxies, rum, unlearn
 from jaxmul.data import Dataset
+from jaxmul.rum.stream import plan_words
 
 LOG: list[int] = []
 
@@ -266,3 +267,14 @@ def test_a_ledger_that_is_damaged_or_tells_another_end_is_refused(served):
       list(bumped(store))
     assert "\n" not in str(caught.value)
   (store / "ledger.jsonl").write_bytes(b"".join(lines))
+
+
+def test_the_words_of_a_plan_tell_the_arrays_of_its_algorithms_apart():
+  """Else a ledger would go on under other held-out examples or another teacher."""
+
+  def words(value):
+    teacher = bind(by_id, np.full((2, 3), value, np.float32))
+    return plan_words(rum.Plan([rum.Step(unlearn.bad_teacher(teacher), 1, 8)]))
+
+  assert words(1) == words(1)
+  assert words(1) != words(2)
