@@ -51,10 +51,8 @@ def cifar10_small(*parts: str) -> data.Dataset:
   )
   first = {"train": 0, "test": _CIFAR10_TRAINING}
   ids = [np.load(folder / f"{part}_index.npy") + first[part] for part in parts]
-  arrays = {"inputs": images, "labels": labels, "ids": ids}
-  return data.Dataset(
-    **{name: np.concatenate(each) for name, each in arrays.items()}, num_classes=len(classes[0])
-  )
+  inputs, targets, names = map(np.concatenate, (images, labels, ids))
+  return data.Dataset(inputs, targets, names, num_classes=len(classes[0]))
 
 
 def cut(config: Any) -> tuple[data.Dataset, data.Holdout]:
