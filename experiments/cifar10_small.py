@@ -42,10 +42,8 @@ def load(*parts: str) -> Dataset:
     *(reader.load_images(str(folder), part) for part in parts), strict=True
   )
   ids = [np.load(folder / f"{part}_index.npy") + TRAINING * (part == "test") for part in parts]
-  arrays = {"inputs": images, "labels": labels, "ids": ids}
-  return Dataset(
-    **{name: np.concatenate(each) for name, each in arrays.items()}, num_classes=len(classes[0])
-  )
+  arrays = (np.concatenate(each) for each in (images, labels, ids))
+  return Dataset(*arrays, num_classes=len(classes[0]))
 
 
 def main(path: Path) -> None:
