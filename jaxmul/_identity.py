@@ -160,8 +160,8 @@ def _functions(network: Network) -> list[Any]:
   """What a network does, with its loss and embedding where they are not the usual ones."""
   found: list[Any] = [network.apply_fn, network.train_fn]
   if network.loss is not cross_entropy:
-    found.append(network.loss)
-  return found if network.embed is None else [*found, network.embed]
+    found.append(("loss", network.loss))
+  return found if network.embed is None else [*found, ("embed", network.embed)]
 
 
 def _fields(value: Any) -> list[tuple[str, Any]]:

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxmul import _identity, bind, models, train, unlearn
+from jaxmul import _identity, bind, losses, models, train, unlearn
 from jaxmul._identity import describe, digest
 from jaxmul.data import Dataset, Split
 from jaxmul.memorization import Estimate
@@ -172,3 +172,16 @@ def test_versions_hold_the_number_of_the_results(monkeypatch):
   monkeypatch.setattr(_identity, "RESULTS", _identity.RESULTS + 1)
   assert _identity.versions() != before
   assert _identity.versions("no-such-package")["no-such-package"] == "not installed"
+
+
+def test_a_loss_of_its_own_an_embedding_strata_and_numbers_count_and_usual_ones_do_not():
+  def of(**more):
+    return digest(bind(np.dot, np.ones(2), **more))
+
+  def data(**more):
+    return digest(Dataset(np.eye(3), np.array([0, 1, 1]), **more))
+
+  assert len({of(), of(loss=np.subtract), of(embed=np.add), of(loss=np.add)}) == 4
+  assert of(loss=losses.cross_entropy) == of()
+  three = np.arange(3)
+  assert len({data(), data(strata=three), data(strata=three[::-1]), data(classes=False)}) == 4

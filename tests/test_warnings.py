@@ -119,7 +119,7 @@ def test_float_images_of_bytes_are_told_once(images):
   (message, file), *more = told(lambda: Dataset(images, np.arange(4)))
   assert not more
   assert file == __file__
-  assert f"float images in [{images.min():g}, {images.max():g}]" in message
+  assert f"float inputs in [{images.min():g}, {images.max():g}]" in message
   assert "Pass them as uint8, or divide them by 255" in message
   assert "\n" not in message
   whole = Dataset(BYTES.astype(np.uint8), np.arange(4))

@@ -83,7 +83,7 @@ def curvature(
 
   Example:
     >>> curvature(every=5).needs
-    ("network",)
+    ('network',)
   """
 
   def value(step: Step) -> jax.Array:
