@@ -249,7 +249,7 @@ def folder(tmp_path_factory):
   (folder / "experiments").mkdir()
   for name in ("truths", "launch"):
     (folder / "experiments" / name).symlink_to(ROOT / "experiments" / name)
-  digits, parts = cut(Config((), Path(), dataset="digits"))
+  digits, parts = cut(Config(unlearned=(), forget=Path(), dataset="digits"))
   rng = np.random.default_rng(0)
   forget = rng.choice(parts.train, 60, replace=False)
   (folder / "forget.txt").write_text("\n".join(map(str, forget)))

@@ -92,7 +92,7 @@ def test_stopped_it_says_how_to_go_on_and_does(whole, tmp_path, number, code):
 
 
 def test_parts_make_a_whole(whole, tmp_path, capsys, monkeypatch):
-  config = script.Config("digits", num_models=32, epochs=3, executor="serial", out=tmp_path)
+  config = script.Config(dataset="digits", num_models=32, epochs=3, executor="serial", out=tmp_path)
   for part in ("1/2", "2/2"):
     script.run(dataclasses.replace(config, part=part))
     assert "2 of 2 chunks" in capsys.readouterr().out
