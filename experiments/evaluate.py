@@ -141,11 +141,12 @@ def read_models(
     else metrics.oracle.outputs([checkpoint.load(path, like)], dataset, ids)
     for path in paths
   ]
-  labels = dataset.take(ids).labels
+  labels, logits = dataset.take(ids).labels, []
   for path, each in zip(paths, found, strict=True):
     if not np.array_equal(each.labels, labels):
       raise ValueError(f"{path} has other labels than {len(labels)} examples of the data set.")
-  return Outputs(ids, labels, np.concatenate([each.logits for each in found]))
+    logits.append(each.logits)
+  return Outputs.of_logits(ids, labels, np.concatenate(logits))
 
 
 def batch_norm_changed(

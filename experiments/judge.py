@@ -111,8 +111,7 @@ class Judge:
       "nonmembers": attack_ids,
       "targets": split.forget,
     }
-    kept = oracles.take(split.forget)
-    self._oracles = metrics.outputs.label_probability(kept.logits, kept.labels)
+    self._oracles = oracles.take(split.forget).probability
     self._forget = dataset.take(split.forget)
     self._oracle = self._rates(oracle)
 

@@ -258,7 +258,7 @@ def folder(tmp_path_factory):
   for name, shift in (("oracles", 0), ("originals", np.isin(digits.ids, forget))):
     margin = 5 - 6 * hard * (1 - shift) + rng.normal(size=(16, len(digits)))
     logits = margin[..., None] * np.eye(10)[digits.labels]
-    metrics.oracle.Outputs(digits.ids, digits.labels, logits).save(folder / f"{name}.npz")
+    metrics.oracle.Outputs.of_logits(digits.ids, digits.labels, logits).save(folder / f"{name}.npz")
   inputs, _ = digits.take(digits.ids[:1]).batch()
   for seed in range(2):
     for at, method in enumerate(("scrub", "salun")):

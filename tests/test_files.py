@@ -54,7 +54,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("name", [*NAMES, *REFUSED], ids=lambda name: ascii(name)[:20])
 def test_files_under_any_name_and_in_any_folder_are_read_again(tmp_path, name):
-  outputs = oracle.Outputs(np.arange(2), np.arange(2), np.ones((1, 2, 2), np.float32))
+  outputs = oracle.Outputs.of_logits(np.arange(2), np.arange(2), np.ones((1, 2, 2), np.float32))
   for folder, file in ((tmp_path / "in", name), (tmp_path / name, "file")):
     path = folder / file
     for text in (b"one", b"two"):

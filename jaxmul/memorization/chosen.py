@@ -22,7 +22,7 @@ from jaxmul._files import sha256, sync
 from jaxmul.retraining.chunk import Chunk
 from jaxmul.retraining.progress import Progress
 from jaxmul.retraining.resume import stream
-from jaxmul.retraining.schedule import Schedule
+from jaxmul.retraining.schedule import Schedule, Target
 
 _BLOCK_NUMBERS = 2**22
 _ARRAYS = ("value.npy", "stderr.npy", "ids.npy", "test_ids.npy")
@@ -83,7 +83,8 @@ def influence(
 
   Args:
     schedule: of `retraining.leave_out`. Its `test` holds the t examples whose outputs are compared,
-      such as the training set itself; its `target` says what of them, "correct" or "logits".
+      such as the training set itself; its `target` says what of them: "correct", "logits", or
+      "log_odds", of which it is φ.
     ids: int [r], the chosen training examples, such as a forget set.
     out: folder for the result, written block by block and renamed when whole; its arrays come back
       memory-mapped. An earlier result there is replaced. In memory by default, with 24 bytes for
@@ -130,7 +131,7 @@ def influence(
   ):
     sums = None
     for chunk in stream(schedule, store=store, executor=bar.counting(executor)):
-      outputs = _outputs(chunk, len(test))
+      outputs = _outputs(chunk, len(test), target)
       sums = sums or _Sums(outputs.shape[1:], len(ids), Path(folder) if out else None)
       sums.add(np.unpackbits(chunk.member, axis=1, count=len(dataset))[:, chosen], outputs)
     assert sums is not None
@@ -226,11 +227,11 @@ class _Sums:
         stderr[at] = np.sqrt(errors[0] + errors[1]).reshape(stderr[at].shape)
 
 
-def _outputs(chunk: Chunk, count: int) -> np.ndarray:
-  """Returns what a chunk keeps of its test examples as [k, t, C], C = 1 for correctness."""
+def _outputs(chunk: Chunk, count: int, target: Target) -> np.ndarray:
+  """Returns what a chunk keeps of its test examples as [k, t, C], C = 1 but for logits."""
   if chunk.test.dtype == np.uint8:
     return np.unpackbits(chunk.test, axis=1, count=count)[..., None]
-  return chunk.test
+  return chunk.test[..., :1] if target == "log_odds" else chunk.test
 
 
 def _refuse_foreign(out: Path, store: Path | str | None) -> None:

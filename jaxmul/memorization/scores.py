@@ -44,8 +44,9 @@ class Estimate:
     low, high: float64 [n], Newcombe's 95 % interval; NaN as above.
     correct_in, count_in: int64 [n], correct predictions and models with the example in the subset.
     correct_out, count_out: int64 [n], the same for models without it.
-    soft: float64 [n] in [−1, 1], the difference of mean p_y: less variance, the same meaning.
-    log_odds: float64 [n], the difference of mean φ = log p_y − log Σ_{c≠y} p_c.
+    soft: float64 [n] in [−1, 1], the difference of mean p_y, of a text of p = e^−ℓ: less variance,
+      the same meaning.
+    log_odds: float64 [n], the difference of mean φ = log p − log(1 − p).
     confidence_out: float64 [n] in [0, 1], the mean p_y under models without the example: what to
       expect of a retrained one. NaN where it was never out, or the file is of an older version.
     influence: of every training example on every test example, or None without test examples.

@@ -12,7 +12,6 @@ import numpy as np
 from jaxmul.metrics import attacks
 from jaxmul.metrics.attacks.svc_attacks import FEATURES
 from jaxmul.metrics.oracle.model_outputs import Outputs
-from jaxmul.metrics.outputs import label_probability
 
 MACHINES = {
   "svc": "confidence",
@@ -22,10 +21,15 @@ MACHINES = {
   "svc_probabilities": "probabilities",
 }
 POPULATION = {
-  "loss": lambda given: attacks.loss(given.logits, given.labels),
+  "loss": lambda given: -np.logaddexp(0, -given.log_odds),
   "entropy": lambda given: attacks.entropy(given.logits),
   "modified_entropy": lambda given: attacks.modified_entropy(given.logits, given.labels),
 }
+OF_LOGITS = {"svc_entropy", "svc_modified_entropy", "svc_probabilities"} | {
+  "entropy",
+  "modified_entropy",
+}
+"""Attacks that need the probabilities of all classes."""
 _MANY = 64
 _MOST = 250
 
@@ -83,7 +87,7 @@ def machines(sides: list[Outputs], scored: Any, fit: Known) -> Makers:
   def make(feature: str) -> Scores:
     def read(ids: np.ndarray) -> list[np.ndarray]:
       given = (side.take(ids) for side in sides)
-      return [FEATURES[feature](each.logits, each.labels) for each in given]
+      return [_feature(each, feature) for each in given]
 
     members, nonmembers = (
       np.concatenate([np.take_along_axis(values, rows[..., None], 1) for values in read(ids)])
@@ -98,6 +102,15 @@ def machines(sides: list[Outputs], scored: Any, fit: Known) -> Makers:
     return Scores(unlearned, oracles, 0.0)
 
   return {name: lambda feature=feature: make(feature) for name, feature in MACHINES.items()}
+
+
+def _feature(given: Outputs, name: str) -> np.ndarray:
+  """One of `attacks.svc_features`, [K, n, F]."""
+  if name == "correctness":
+    return given.correct.astype(np.float64)[..., None]
+  if name == "confidence":
+    return given.probability[..., None]
+  return FEATURES[name](given.logits, given.labels)
 
 
 def known_rows(models: int, known: int) -> np.ndarray:
@@ -193,8 +206,8 @@ def referenced(
 
 
 def probability(given: Outputs) -> np.ndarray:
-  """p_y [K, n]."""
-  return label_probability(given.logits, given.labels)
+  """p [K, n]."""
+  return given.probability
 
 
 def log_odds(given: Outputs) -> np.ndarray:

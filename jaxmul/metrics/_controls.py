@@ -189,6 +189,8 @@ def of_figures(
     for models in (ours, theirs)
   ]
   for name in ("churn", "total variation"):
+    if name not in each[0][0]:
+      continue  # it needs logits
     a, b = ([found[name].mean() for found in side] for side in each)
     controls.append(_told(name, a, b, 1))
   return controls

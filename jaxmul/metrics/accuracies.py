@@ -1,4 +1,7 @@
-"""Accuracy: the share of examples whose largest logit is the label's; the first one wins a tie."""
+"""Accuracy: the share of examples whose largest logit is the label's; the first one wins a tie.
+
+A text is right where all of its scored positions are.
+"""
 
 from typing import Any
 
@@ -93,4 +96,5 @@ def _correct_or_nan(network, batch, apply_fn=None) -> jax.Array:
   inputs, labels = batch
   logits = network(inputs)
   correct = losses.is_correct(logits, labels).astype(jnp.float32)
-  return jnp.where(jnp.any(jnp.isnan(logits), axis=-1), jnp.nan, correct)
+  bad = jnp.isnan(losses.scored_only(logits, labels))
+  return jnp.where(jnp.any(bad, axis=tuple(range(1, bad.ndim))), jnp.nan, correct)

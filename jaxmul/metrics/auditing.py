@@ -30,7 +30,6 @@ from jaxmul.metrics.game import ATTACKS, Scores, attack, known
 from jaxmul.metrics.oracle.ensembles import Ensemble
 from jaxmul.metrics.oracle.kl_of_margins import klom, klom_null
 from jaxmul.metrics.oracle.model_outputs import Outputs
-from jaxmul.metrics.outputs import label_probability
 
 __all__ = ["Audit", "Control", "audit", "contrast"]
 
@@ -191,10 +190,7 @@ def audit(
   controls.append(Control("oracle beside oracle, KLoM", value <= most, _said(value, most)))
   far, near = distance(some, high), distance(some, low)
   controls.append(_above("original beside oracle, high group, KLoM", far, limit["high"]))
-  shape = second.take(split.forget).logits.shape
-  noise = np.asarray(jax.random.normal(key, shape))
-  random = dataclasses.replace(second.take(split.forget), logits=noise)
-  value = distance(random, split.forget)
+  value = distance(_random(second.take(split.forget), key), split.forget)
   controls.append(_above("random outputs, KLoM", value, limit["all"]))
   if batch_norm is None:
     controls.append(Control("BatchNorm statistics changed", None, "no such models were given"))
@@ -215,9 +211,18 @@ def contrast(ensemble: Ensemble, ids: Any) -> np.ndarray:
     ensemble: both kinds of model.
     ids: int [n].
   """
-  p = (label_probability(kept.logits, kept.labels) for kept in (x.take(ids) for x in ensemble))
+  p = (each.take(ids).probability for each in ensemble)
   first, second = (each.mean(0) for each in p)
   return first - second
+
+
+def _random(like: Outputs, key: jax.Array) -> Outputs:
+  """Returns models that say anything: normal logits, or log-odds where there are no logits."""
+  if like.logits is None or like.labels is None:
+    phi = np.asarray(jax.random.normal(key, like.log_odds.shape), np.float64)
+    return Outputs(like.ids, phi, phi > 0)
+  noise = np.asarray(jax.random.normal(key, like.logits.shape))
+  return Outputs.of_logits(like.ids, like.labels, noise)
 
 
 def _places(forget: np.ndarray, ids: Any) -> np.ndarray:

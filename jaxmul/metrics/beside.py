@@ -19,7 +19,6 @@ from jaxmul.metrics.oracle.challenge_epsilon import challenge_score, forgetting_
 from jaxmul.metrics.oracle.ensembles import Ensemble
 from jaxmul.metrics.oracle.kl_of_margins import klom, klom_null, percentiles
 from jaxmul.metrics.oracle.model_outputs import Outputs
-from jaxmul.metrics.outputs import label_probability
 from jaxmul.metrics.per_example import agreement_of_examples
 from jaxmul.metrics.tug_of_war import tow, tow_by_group, tow_mia
 
@@ -63,6 +62,8 @@ def beside_oracles(
     told apart entirely. "example gap" needs 2 oracles; that of "oracle" is each oracle beside the
     mean of the others, which no method can be expected to beat, and that of "original" is what
     doing nothing leaves. KLoM of groups needs 16 oracles.
+    Churn, total variation and attacks by entropy and by all probabilities need logits, and are left
+    out where outputs have none.
 
   Raises:
     ValueError: an id has no outputs, there is no test set, attacks leave nothing of R, attack ids
@@ -106,6 +107,7 @@ def beside_oracles(
     with_interval(over_examples(of_examples[name]), EXAMPLES, name=name, part=part)
     for name in ("churn", "total variation")
     for part, of_examples in agreement.items()
+    if name in of_examples
   ]
   return found + _epsilon(agreement["forget"]["epsilon"], found)
 
@@ -137,12 +139,11 @@ def gap_figures(
   parts: Mapping[str, np.ndarray], unlearned: Outputs, ensemble: Ensemble
 ) -> list[Figure]:
   """The example gap of S and its groups, and on S that of oracles and of originals."""
-  oracles = label_probability(ensemble.oracles.logits, ensemble.oracles.labels)
+  oracles = ensemble.oracles.probability
 
   def gaps(models: Outputs, part: str) -> list[float]:
     taken, rows = models.take(parts[part]), ensemble.oracles.rows(parts[part])
-    p = label_probability(taken.logits, taken.labels)
-    return [example_gap(each, oracles[:, rows]) for each in p]
+    return [example_gap(each, oracles[:, rows]) for each in taken.probability]
 
   found = [over_seeds(gaps(unlearned, part), name="example gap", part=part) for part in parts]
   if len(oracles) > 2:

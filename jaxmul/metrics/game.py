@@ -16,6 +16,7 @@ from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
 from jaxmul.metrics._attackers import (
   MACHINES,
+  OF_LOGITS,
   POPULATION,
   Known,
   Scores,
@@ -67,7 +68,7 @@ def attack(
   fit: Known,
   *,
   references: tuple[Outputs, np.ndarray] | None = None,
-  names: Sequence[str] = ATTACKS,
+  names: Sequence[str] | None = None,
 ) -> dict[str, Scores]:
   """Runs attacks.
 
@@ -79,7 +80,7 @@ def attack(
     fit: ids to fit with.
     references: more reference models for LiRA and RMIA, of `oracle.references`, with outputs on the
       scored ids and on the population.
-    names: which attacks, by default all.
+    names: which attacks, by default all; where outputs have no logits, all that need none.
 
   Returns:
     {name: Scores} for RUM's SVC on p_y ("svc") and public code's on four other features, loss,
@@ -88,7 +89,8 @@ def attack(
     reference models a side.
 
   Raises:
-    ValueError: a scored id is also one to fit with, an id has no outputs, or too few models.
+    ValueError: a scored id is also one to fit with, an id has no outputs, or too few models; an
+      attack is named that needs logits, and outputs have none.
   """
   count = min(len(unlearned), len(oracles))
   if count < 4 or len(originals) < 2:
@@ -98,9 +100,22 @@ def attack(
     )
   attacks.refuse_overlap({"scored": scored} | fit._asdict(), "metrics.game")
   sides = [each.models(slice(count)) for each in (unlearned, oracles)]
+  names = _possible(names, all(side.logits is not None for side in sides))
   makers = machines(sides, scored, fit) | thresholds(sides, scored, fit)
   makers |= referenced(sides, originals, references, scored, fit)
   return {name: makers[name]() for name in names}
+
+
+def _possible(names: Sequence[str] | None, logits: bool) -> Sequence[str]:
+  """Returns which attacks to run; raises ValueError where one needs logits that are not there."""
+  if names is None:
+    return [name for name in ATTACKS if logits or name not in OF_LOGITS]
+  if not logits and OF_LOGITS & set(names):
+    raise ValueError(
+      f"attack {min(OF_LOGITS & set(names))!r} needs the logits of one label per example, which "
+      "these outputs do not keep. Use 'loss', 'svc', 'lira' or 'rmia'."
+    )
+  return names
 
 
 def nonmember_rate(models: Outputs, scored: Any, fit: Known) -> np.ndarray:

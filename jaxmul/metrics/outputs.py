@@ -26,7 +26,8 @@ def logits_of(
     batch_size: examples at a time.
 
   Raises:
-    ValueError: the data set is empty, or a label is not one of the classes.
+    ValueError: the data set is empty, a label is not one of the classes, or examples do not have
+      one label each.
 
   Example:
     >>> import numpy as np
@@ -34,8 +35,18 @@ def logits_of(
     >>> logits_of(np.eye(2), Dataset(np.eye(2), np.array([0, 1])), lambda w, x: x @ w).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
   """
+  refuse_positions(dataset, "logits_of", "Use metrics.oracle.outputs, which keeps log-odds")
   network = as_network(params, apply_fn, "logits_of")
   return score(_logits, network, dataset, batch_size=batch_size)
+
+
+def refuse_positions(dataset: Dataset, caller: str, cure: str) -> None:
+  """Raises ValueError where examples have labels at positions, and logits at each of them."""
+  if dataset.labels.ndim > 1:
+    raise ValueError(
+      f"{caller} is for one label per example; labels here are {list(dataset.labels.shape)}. "
+      f"{cure}."
+    )
 
 
 def log_probabilities(logits: Any) -> np.ndarray:

@@ -54,18 +54,16 @@ def agreement_of_examples(unlearned: Outputs, oracles: Outputs) -> dict[str, np.
 
   Returns:
     {"klom", "epsilon", "churn", "total variation"}: float64 [n], in nats the first two, in [0, 1]
-    the others.
+    the others, which are left out where outputs have no logits.
 
   Example:
     >>> ids, labels = np.arange(2), np.zeros(2, int)
-    >>> models = Outputs(ids, labels, np.array([[[1.0, 0.0], [0.0, 1.0]]]))
+    >>> models = Outputs.of_logits(ids, labels, np.array([[[1.0, 0.0], [0.0, 1.0]]]))
     >>> agreement_of_examples(models, models)["churn"].tolist()
     [0.0, 0.0]
   """
   logits, phi = ([getattr(x, of) for x in (unlearned, oracles)] for of in ("logits", "log_odds"))
-  return {
-    "klom": klom(*phi),
-    "epsilon": epsilon(*phi),
-    "churn": churn(*logits),
-    "total variation": total_variation(*logits),
-  }
+  found = {"klom": klom(*phi), "epsilon": epsilon(*phi)}
+  if any(each is None for each in logits):
+    return found
+  return found | {"churn": churn(*logits), "total variation": total_variation(*logits)}

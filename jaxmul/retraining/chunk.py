@@ -17,6 +17,7 @@ import numpy as np
 from jaxmul import _identity, _settings, losses
 from jaxmul._blocks import map_blocks
 from jaxmul._examples import Examples, examples_of
+from jaxmul._odds import log_odds, log_odds_and_correct
 from jaxmul.data.dataset import as_inputs
 from jaxmul.retraining.schedule import Learner, Schedule, Target, keys_of
 from jaxmul.train import Recipe, run
@@ -36,11 +37,13 @@ class Chunk:
     models: int64 [k], which models; a diverged model is not counted.
     diverged: int64 [d], models whose loss became NaN or inf.
     correct_in, count_in: int64 [n], correct predictions and models with the example in the subset.
+      A text is right where all of its scored positions are.
     correct_out, count_out: int64 [n], the same for models without it.
-    p_in, p_out: float64 [n], sums of p_y.
-    odds_in, odds_out: float64 [n], sums of φ = log p_y − log Σ_{c≠y} p_c.
+    p_in, p_out: float64 [n], sums of p_y, of a text of p = e^−ℓ.
+    odds_in, odds_out: float64 [n], sums of φ = log p − log(1 − p).
     member: uint8 [k, ⌈n/8⌉], a bit for each example in the subset; [k, 0] without test examples.
-    test: uint8 [k, ⌈t/8⌉], a bit for each correct prediction; or logits float32 [k, t, C].
+    test: uint8 [k, ⌈t/8⌉], a bit for each correct prediction; or logits float32 [k, t, C]; or
+      float32 [k, t, 2], φ and whether it is right.
   """
 
   models: np.ndarray
@@ -76,7 +79,7 @@ class Arrays(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """What one model did: member, correct, p, odds [n], test [t] or [t, C] (or [1]), finite []."""
+  """What one model did: member, correct, p, odds [n], test [t] or [t, …] (or [1]), finite []."""
 
   member: Any
   correct: Any
@@ -134,12 +137,14 @@ def outcome(
   def predict(inputs, labels):
     logits = network(as_inputs(inputs))
     p = jnp.exp(-losses.cross_entropy(logits, labels))
-    return losses.is_correct(logits, labels), p, losses.log_odds(logits, labels)
+    return losses.is_correct(logits, labels), p, log_odds(logits, labels)
 
   def keep(inputs, labels):
     logits = network(as_inputs(inputs))
     if target == "correct":
       return losses.is_correct(logits, labels)
+    if target == "log_odds":
+      return log_odds_and_correct(logits, labels)
     # bfloat16 is no dtype of NumPy's own: the store would not give it back.
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
@@ -229,7 +234,7 @@ def tally(schedule: Schedule, models: np.ndarray, outcome: Outcome) -> Chunk:
     odds_in=np.sum(np.where(member, odds, 0), 0),
     odds_out=np.sum(np.where(member, 0, odds), 0),
     member=np.packbits(member if schedule.test else member[:, :0], axis=1),
-    test=test if schedule.target == "logits" else np.packbits(test, axis=1),
+    test=np.packbits(test, axis=1) if schedule.target == "correct" else test,
   )
 
 

@@ -20,7 +20,7 @@ from jaxmul.data.dataset import Dataset
 from jaxmul.train import Recipe, check_labels
 
 Learner = Callable[[Examples, jax.Array], Callable[[jax.Array], jax.Array]]
-Target = Literal["correct", "logits"]
+Target = Literal["correct", "log_odds", "logits"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,7 +38,7 @@ class Schedule:
     chunk_size: models a chunk; the last one may hold fewer.
     candidates: int64 [c], sorted ids that may be left out; all of them, or a chosen few.
     test: t examples whose outputs are kept for every model, or None.
-    target: what is kept of them, "correct" or "logits".
+    target: what is kept of them, "correct", "log_odds" or "logits".
     folds: K where model i leaves out one of K folds that share no example; 0 for random subsets.
     settings: JAX's own, such as `jax_enable_x64`, as they were when it was made: whoever trains
       a chunk, in whatever process, does so with these.
@@ -123,7 +123,8 @@ def leave_out(
     fraction: r in (0, 1), the share of the candidates in each subset.
     candidates: ids that may be left out, all by default; everything else is in every subset.
     test: examples whose outputs under every model are kept, for influence.
-    target: what is kept of them, whether each is "correct" [t], or its "logits" [t, C].
+    target: what is kept of them, whether each is "correct" [t]; its "log_odds" [t, 2], φ and
+      whether it is right; or its "logits" [t, C], where it has one label.
     chunk_size: models a chunk, the unit of work that is handed out, stored and resumed.
 
   Returns:
@@ -150,8 +151,13 @@ def leave_out(
     raise ValueError(f"leave_out got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
   if num_models != int(num_models) or num_models < 2:
     raise ValueError(f"leave_out got num_models={num_models}, must be at least 2.")
-  if target not in ("correct", "logits"):
-    raise ValueError(f"leave_out got target {target!r}: use 'correct' or 'logits'.")
+  if target not in ("correct", "log_odds", "logits"):
+    raise ValueError(f"leave_out got target {target!r}: use 'correct', 'log_odds' or 'logits'.")
+  if target == "logits" and test is not None and _has_positions(test):
+    raise ValueError(
+      f"leave_out got target='logits' and test labels {list(test.labels.shape)}, which have logits "
+      "at each position. Use target='log_odds'."
+    )
   if not 0 < fraction < 1:
     raise ValueError(f"leave_out got fraction={fraction}, must be in (0, 1); the papers' is 0.7.")
   if chunk_size < 1:
@@ -198,7 +204,7 @@ def repeat(
   Args:
     recipe, dataset, key: as `leave_out`.
     num_models: K, at least 1.
-    test: examples whose logits [t, C] under every model are kept.
+    test: examples whose logits [t, C] under every model are kept; of text log-odds, as `leave_out`.
 
   Returns:
     A `Schedule` in chunks of one model.
@@ -228,7 +234,7 @@ def repeat(
     chunk_size=1,
     candidates=np.zeros(0, np.int64),
     test=test,
-    target="logits",
+    target="log_odds" if _has_positions(test) else "logits",
   )
 
 
@@ -304,6 +310,10 @@ def keys_of(key: Any, model: Any) -> jax.Array:
   """Returns the keys of a model's subset and of its training, from the key data of a schedule."""
   own = jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
   return jax.random.split(jax.random.fold_in(own, model))
+
+
+def _has_positions(dataset: Dataset) -> bool:
+  return dataset.classes and dataset.labels.ndim > 1
 
 
 def _checked(

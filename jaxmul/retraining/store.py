@@ -173,6 +173,8 @@ class Store:
       each += len(test) // 8 + 1
       if self.schedule.target == "logits":
         each += 8 * len(test) * max(_MAX_CLASSES, 2 * data.num_classes)
+      if self.schedule.target == "log_odds":
+        each += 16 * len(test)
     return 2**16 + 100 * len(data) + (16 + each) * self.schedule.chunk_size
 
   def _file(self, number: int) -> Path:

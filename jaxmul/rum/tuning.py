@@ -11,6 +11,10 @@ candidate, so that one network an example is enough to tell them apart. It is le
 mean of what such networks say, which a single oracle is not. S is all that was to be forgotten so
 far.
 
+Of a text p_y is e^−ℓ, the geometric mean of its tokens' probabilities, and it is right where all of
+its scored positions are. Its class, below, is its stratum in the data set; without strata all are
+of one.
+
 Without an estimate the p_y of H under the same network take the place of t, class by class:
 
   (1 − W₁(p_y on S, p_y on H)) · …
@@ -221,10 +225,10 @@ def _judge(
   if not len(heldout):
     raise ValueError("surrogate got no held-out examples. Hold some out: data.holdout.")
   forget, retain = dataset.take(split.forget), dataset.take(split.retain)
-  unknown = _unknown_classes(forget, retain, max(dataset.num_classes, heldout.num_classes))
-  known = heldout.take(heldout.ids[~unknown[heldout.labels]])
+  unknown = _unknown_classes(forget, retain, max(map(_num_kinds, (dataset, heldout))))
+  known = heldout.take(heldout.ids[~unknown[_kinds(heldout)]])
   kept = [(data, metrics.accuracy(original, data)) for data in (retain, known) if len(data)]
-  gone = unknown[forget.labels]
+  gone = unknown[_kinds(forget)]
 
   def value(network: Network) -> float:
     confidence = metrics.attacks.label_confidence(network, forget)
@@ -242,8 +246,9 @@ def _warn_of_shares(dataset: Dataset, groups: Sequence[np.ndarray]) -> None:
   """Warns where S is most of a class, of which R still holds some."""
   forget = dataset.take(np.concatenate(groups))
   retain = dataset.take(np.setdiff1d(dataset.ids, forget.ids))
-  unknown = _unknown_classes(forget, retain, dataset.num_classes)
-  gone, left = (np.bincount(x.labels, minlength=dataset.num_classes) for x in (forget, retain))
+  count = _num_kinds(dataset)
+  unknown = _unknown_classes(forget, retain, count)
+  gone, left = (np.bincount(_kinds(x), minlength=count) for x in (forget, retain))
   most = (gone > left) & ~unknown
   if most.any():
     label = int(np.argmax(most * gone / np.maximum(gone + left, 1)))
@@ -255,9 +260,22 @@ def _warn_of_shares(dataset: Dataset, groups: Sequence[np.ndarray]) -> None:
     )
 
 
+def _kinds(dataset: Dataset) -> np.ndarray:
+  """Returns int [n], the class of each example; 0 where nothing says which it is."""
+  if dataset.strata is None and dataset.labels.ndim > 1:
+    return np.zeros(len(dataset), int)
+  return dataset.kinds("rum.tune")
+
+
+def _num_kinds(dataset: Dataset) -> int:
+  if dataset.strata is None and dataset.labels.ndim == 1:
+    return dataset.num_classes
+  return int(_kinds(dataset).max(initial=0)) + 1
+
+
 def _unknown_classes(forget: Dataset, retain: Dataset, num_classes: int) -> np.ndarray:
   """Returns bool [C]: classes of S of which R holds hardly anything."""
-  gone, left = (np.bincount(each.labels, minlength=num_classes) for each in (forget, retain))
+  gone, left = (np.bincount(_kinds(each), minlength=num_classes) for each in (forget, retain))
   return (gone > 0) & (left < _HARDLY * (gone + left))
 
 
@@ -286,11 +304,12 @@ def _from_heldout(
   """W₁ between p_y on S and on H, H weighted to the classes of S; 0 stands for unknown ones."""
   from scipy.stats import wasserstein_distance
 
-  share = np.bincount(forget.labels[~gone], minlength=int(heldout.labels.max(initial=0)) + 1)
-  count = np.bincount(heldout.labels, minlength=len(share))
+  ours, theirs = _kinds(forget), _kinds(heldout)
+  share = np.bincount(ours[~gone], minlength=int(theirs.max(initial=0)) + 1)
+  count = np.bincount(theirs, minlength=len(share))
   if not len(heldout) or not share.any():
     return float(np.mean(confidence))
-  weights = (share / np.maximum(count, 1))[heldout.labels]
+  weights = (share / np.maximum(count, 1))[theirs]
   weights = weights + share[count == 0].sum() / len(heldout)
   return wasserstein_distance(
     confidence,
@@ -318,7 +337,8 @@ def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step
     recipe: that of the network which is unlearned: its learning rate, batch size and epochs are
       used.
     heldout: examples never trained on, such as the `proxy` part of `data.cut_heldout`, not those
-      that `tune` judges by; for `unlearn.regun`, which is left out where they lack a class.
+      that `tune` judges by; for `unlearn.regun`, which is left out where they lack a class, or
+      are text.
 
   Example:
     >>> from jaxmul import models, train
@@ -336,7 +356,8 @@ def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step
     "NegGrad+ × 0.3": unlearn.neg_grad_plus(0.3 * rate, alpha=0.97),
     "NegGrad+ 0.99": unlearn.neg_grad_plus(rate, alpha=0.99),
   }
-  if heldout is not None and len(np.unique(heldout.labels)) == heldout.num_classes:
+  of_text = heldout is not None and heldout.labels.ndim > 1
+  if heldout is not None and not of_text and len(np.unique(heldout.labels)) == heldout.num_classes:
     found["ReGUn"] = unlearn.regun(heldout, rate)
   return {
     name: Step(unlearner, half if name == "fine-tune × 2" else min(5, half), recipe.batch_size)

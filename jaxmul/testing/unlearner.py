@@ -165,12 +165,17 @@ class _Problem:
 def _holed(batch: unlearn.Batch, hole) -> unlearn.Batch:
   if hole is None:
     return batch
-  mask = batch.mask.reshape(-1, *(1,) * (batch.inputs.ndim - 1))
+  mask = _beside(batch.mask, batch.inputs)
   return batch._replace(
     inputs=batch.inputs if hole[0] is None else jnp.where(mask, batch.inputs, hole[0]),
-    labels=jnp.where(batch.mask, batch.labels, hole[1]),
+    labels=jnp.where(_beside(batch.mask, batch.labels), batch.labels, hole[1]),
     rows=jnp.where(batch.mask, batch.rows, hole[2]),
   )
+
+
+def _beside(mask: jax.Array, values: jax.Array) -> jax.Array:
+  """Returns a mask [B] of rows in the rank of values [B, ...]."""
+  return mask.reshape(-1, *(1,) * (values.ndim - 1))
 
 
 def _values(at: _Problem) -> Clauses:
@@ -253,6 +258,8 @@ def _orders(at: _Problem) -> Clauses:
   outside = data.rows(np.setdiff1d(data.ids, split.train))
   inputs = data.inputs.copy()
   inputs[outside] = inputs[outside][::-1] + np.ones((), inputs.dtype)
+  if np.issubdtype(inputs.dtype, np.signedinteger):
+    inputs[outside] %= data.inputs.max() + 1  # a token that the network knows
   other = dataclasses.replace(data, inputs=inputs)
   gap = _relative(at.run(dataset=other), at.after)
   yield "what_is_outside_is_not_seen", gap == 0, f"other held-out examples differ by {gap:.1e}"
@@ -266,13 +273,18 @@ def _step(at: _Problem) -> Clauses:
   # What padding rows hold: nothing and anything, or what the loop puts there.
   seen = _sees_padding(at.network, inputs)
   anything = jnp.nan if at.network.train_fn is None else 1e3
-  empty = (None if seen else 0.0, int(at.dataset.labels[0]), 0)
+  zero = 0.0
+  if jnp.issubdtype(inputs.dtype, jnp.integer):
+    # A token that no network knows, unless the network is one that padding must not break.
+    zero, anything = 0, jnp.iinfo(inputs.dtype).max if at.network.train_fn is None else 1
+  labels_of = at.dataset.labels
+  empty = (None if seen else zero, labels_of[0], 0)
   first = step(at.network, inputs, labels, key, empty, 0)
   gap = _relative(step(at.network, inputs, labels, key, empty, 0), first)
   yield "step_is_pure", gap == 0, f"the same step again differs by {gap:.1e}"
   last = len(at.dataset) - 1  # 0 elsewhere
-  differs = at.dataset.labels != at.dataset.labels[0]
-  hole = (None if seen else anything, int(at.dataset.labels[differs.argmax()]), last)
+  differs = (labels_of != labels_of[0]).reshape(len(labels_of), -1).any(1)
+  hole = (None if seen else anything, labels_of[differs.argmax()], last)
   gap = _relative(step(at.network, inputs, labels, key, hole, 0), first)
   says = f"{hole[0]}, another label and row in padding rows change it by {gap:.1e}"
   yield "padding_of_batches_is_not_seen", gap == 0, says

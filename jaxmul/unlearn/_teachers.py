@@ -2,27 +2,62 @@
 
 t outputs to be imitated (of the original network, of a random one, …), s those of the network that
 is being unlearned. KL(t‖s) at temperature T is that of softmax(t/T) and softmax(s/T); the factor T²
-keeps the size of its gradient. The outputs to imitate are computed once, as a table [N, C]: no step
-can move a teacher, and none is run again.
+keeps the size of its gradient.
+
+Where an example has one label, the outputs to imitate are computed once, as a table [N, C], and no
+teacher is run again. A table [N, T, C] of text would be larger than most networks: there the
+teacher itself is held, and run on each batch. No step can move either.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxmul import losses
+from jaxmul._examples import Batch
 from jaxmul.binding import Network
 from jaxmul.unlearn._whole import all_logits
+from jaxmul.unlearn.objective import without_padding
 from jaxmul.unlearn.unlearner import Session
 
 
-def divergence(teacher: jax.Array, student: jax.Array, temperature: float = 1.0) -> jax.Array:
-  """Returns T² KL(softmax(t/T) ‖ softmax(s/T)) [B] in nats, at least 0, from logits [B, C].
+def divergence(
+  teacher: jax.Array,
+  student: jax.Array,
+  temperature: float = 1.0,
+  *,
+  labels: jax.Array | None = None,
+) -> jax.Array:
+  """Returns T² KL(softmax(t/T) ‖ softmax(s/T)) [B] in nats, at least 0, from logits [B, *P, C].
+
+  Args:
+    teacher: t, the logits that are imitated.
+    student: s, of the same shape.
+    temperature: T.
+    labels: int [B, *P], which say which positions are scored: an example gets the mean over those.
+      Needed where P is not empty.
+
+  Raises:
+    ValueError: logits have positions and there are no labels, or labels of other positions.
 
   Example:
     >>> import jax.numpy as jnp
     >>> divergence(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 2.0]]), 4.0).tolist()
     [0.0]
   """
+  if labels is None:
+    if student.ndim > 2:
+      raise ValueError(
+        f"divergence got logits {list(student.shape)} and no labels, which say what positions are "
+        "scored. Pass labels=batch.labels."
+      )
+    return _divergence(teacher, student, temperature)
+  teacher, student = (losses.scored_only(z, labels) for z in (teacher, student))
+  return losses.mean_over_positions(_divergence(teacher, student, temperature), labels)
+
+
+def _divergence(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:
   log_t, log_s = (losses.log_probabilities(z / temperature) for z in (teacher, student))
   return temperature**2 * jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1)
 
@@ -31,3 +66,15 @@ def own_logits(network: Network, session: Session) -> jax.Array:
   """The original network's logits [N, C] of S and R."""
   logits = all_logits(network, session.retain, session.batch_size)
   return logits + all_logits(network, session.forget, session.batch_size)
+
+
+def has_positions(session: Session) -> bool:
+  """Whether an example has a label at each position, and not one."""
+  return session.forget.labels.ndim > 1
+
+
+def logits_to_imitate(teacher: Any, batch: Batch) -> jax.Array:
+  """Returns the logits [B, *P, C] of a teacher, a table by row or a network, for a batch."""
+  if isinstance(teacher, Network):
+    return teacher(without_padding(batch))
+  return teacher[batch.rows]

@@ -13,9 +13,7 @@ from jax import lax
 
 from jaxmul import losses, models
 from jaxmul._examples import Batch, Examples
-from jaxmul.binding import Network
-
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
+from jaxmul.binding import Network, losses_of
 
 
 def sum_blocks(function: Callable[[Batch], Any], examples: Examples, size: int) -> Any:
@@ -30,14 +28,13 @@ def sum_blocks(function: Callable[[Batch], Any], examples: Examples, size: int) 
   return lax.fori_loop(0, -(-examples.count // size), block, zero)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def full_gradient(
-  network: Network, examples: Examples, size: int, loss: Loss = losses.cross_entropy
-) -> Any:
-  """Returns ∇ of the mean loss over a whole set at fixed params."""
+@functools.partial(jax.jit, static_argnums=2)
+def full_gradient(network: Network, examples: Examples, size: int) -> Any:
+  """Returns ∇ of the mean loss over a whole set at fixed params; the loss is the network's own."""
 
   def total(theta, batch):
-    each = loss(network.replace(params=theta)(batch.inputs), batch.labels)
+    outputs = network.replace(params=theta)(batch.inputs)
+    each = losses_of(network, outputs, batch.labels)
     return jnp.sum(jnp.where(batch.mask, each, 0))
 
   gradient = sum_blocks(lambda batch: jax.grad(total)(network.params, batch), examples, size)
@@ -48,29 +45,51 @@ def full_gradient(
 def fisher_diagonal(network: Network, examples: Examples, size: int, expected: bool) -> Any:
   """Returns the mean over a set of squared per-example gradients of ℓ, like params.
 
-  With the data's labels, or the expectation over labels that the network draws (`expected`).
+  With the data's labels, or the expectation over labels that the network draws (`expected`). Labels
+  of positions are drawn independently of each other. Gradients of different positions then have no
+  correlation, as each is 0 on average, and their squares add up: with n scored positions
+  E[(∂ℓ)²] = n⁻² Σ_t Σ_c p_tc (∂ log p_tc)².
   """
 
   ghost = models.has_ghost_norms(network, examples.batch(jnp.int32(0), jnp.int32(1), 1).inputs)
 
   def block(batch):
-    log_p = losses.log_probabilities(network(batch.inputs))
+    outputs = network(batch.inputs)
     if expected:
-      weights = jnp.exp(log_p)
-      labels = jnp.broadcast_to(jnp.arange(weights.shape[-1]), weights.shape)
+      labels, weights = _drawn(outputs, batch.labels)
     else:
-      labels = batch.labels[:, None]
-      weights = jnp.ones(labels.shape, log_p.dtype)
-    weights = jnp.where(batch.mask[:, None], weights, 0)
+      labels = batch.labels[None]
+      weights = jnp.ones((1, len(batch.mask)), jnp.promote_types(outputs.dtype, jnp.float32))
+    weights = jnp.where(batch.mask, weights, 0)
     squares = _ghost_squares if ghost else _squares
 
     def over_labels(total, at):
       return jax.tree.map(jnp.add, total, squares(network, batch.inputs, *at)), None
 
     zero = jax.tree.map(jnp.zeros_like, network.params)
-    return lax.scan(over_labels, zero, (labels.T, weights.T))[0]
+    return lax.scan(over_labels, zero, (labels, weights))[0]
 
   return jax.tree.map(lambda leaf: leaf / examples.count, sum_blocks(block, examples, size))
+
+
+def _drawn(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns all labels [K, B, *P] that a network may draw at one position, and weights [K, B].
+
+  The gradient with these labels is that of one position, and its square counts by the weight.
+  """
+  classes = logits.shape[-1]
+  if labels.ndim == 1:
+    p = jnp.exp(losses.log_probabilities(logits))
+    return jnp.broadcast_to(jnp.arange(classes), p.shape).T, p.T
+  p = jnp.exp(losses.log_probabilities(losses.scored_only(logits, labels)))
+  flat = labels.reshape(len(labels), -1)
+  scored = flat != losses.UNSCORED
+  share = jnp.where(scored, 1 / jnp.maximum(scored.sum(1), 1)[:, None] ** 2, 0)
+  weights = p.reshape(*flat.shape, classes) * share[..., None].astype(p.dtype)
+  at, drawn = jnp.divmod(jnp.arange(flat.shape[1] * classes), classes)
+  here = (jnp.arange(flat.shape[1]) == at[:, None])[:, None] & scored
+  labels_of = jnp.where(here, drawn[:, None, None], losses.UNSCORED)
+  return labels_of.reshape(len(at), *labels.shape), weights.reshape(len(labels), -1).T
 
 
 def _ghost_squares(
@@ -79,7 +98,7 @@ def _ghost_squares(
   """Σ_b w_b (∂ℓ_b/∂θ)², read off the layers in one backward pass."""
 
   def total(zeros):
-    each = losses.cross_entropy(models.tapped_squares(network, inputs, zeros), labels)
+    each = losses_of(network, models.tapped_squares(network, inputs, zeros), labels)
     return jnp.sum(jnp.sqrt(weights) * each)
 
   return jax.grad(total)(jax.tree.map(jnp.zeros_like, network.params))
@@ -90,7 +109,8 @@ def _squares(network: Network, inputs: jax.Array, labels: jax.Array, weights: ja
 
   def square(image, label, weight):
     def loss(theta):
-      return losses.cross_entropy(network.replace(params=theta)(image[None]), label[None])[0]
+      outputs = network.replace(params=theta)(image[None])
+      return losses_of(network, outputs, label[None])[0]
 
     return jax.tree.map(lambda leaf: weight * leaf**2, jax.grad(loss)(network.params))
 

@@ -16,6 +16,7 @@ from jaxmul._examples import Batch
 from jaxmul.binding import Network
 from jaxmul.data.dataset import as_inputs
 from jaxmul.unlearn._adversarial import likeliest_wrong, norms
+from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.objective import batch_risk, descend, merged, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
@@ -56,7 +57,7 @@ def amun(
     weight_decay: λ.
 
   Returns:
-    An `Unlearner`.
+    An `Unlearner`. Its `init` raises ValueError where examples do not have one class each.
 
   Raises:
     ValueError: a number is outside its range.
@@ -76,6 +77,7 @@ def amun(
       raise ValueError(f"amun got {name}={value}, must be at least {least}.")
 
   def remember(network: Network, session: Session) -> _Adversarial:
+    refuse_positions(network, session, "amun")
     dtype = as_inputs(session.forget.inputs[:1]).dtype
     radii = jnp.asarray(radius * 2.0 ** np.arange(doublings + 1), dtype)
     arguments = (network, radii, jnp.int32(steps))

@@ -3,16 +3,27 @@
 t outputs to be imitated, s those of the network that is being unlearned.
 """
 
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxmul import _check, losses
 from jaxmul.binding import Network
-from jaxmul.unlearn._teachers import divergence
+from jaxmul.unlearn._answers import refuse_own_loss
+from jaxmul.unlearn._teachers import divergence, has_positions, logits_to_imitate
 from jaxmul.unlearn._whole import all_logits
 from jaxmul.unlearn.objective import descend, merged, train_logits
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
+
+
+class _Teachers(NamedTuple):
+  """Of text: the networks that are imitated on each set."""
+
+  forget: Network
+  retain: Network
 
 
 @algorithm
@@ -22,8 +33,9 @@ def bad_teacher(
   """Imitates a random network on S and the original one on R: KL(t‖s) on both, by Adam.
 
   Published for 1 epoch. Needs R and S; one epoch costs one training epoch on both, and the teachers
-  one forward pass in all. Adam's ε is 1e-6: the gradient on R begins as mere rounding errors,
-  which at the usual 1e-8 become steps of full length, and others on other devices.
+  one forward pass in all, or of text in each epoch. Adam's ε is 1e-6: the gradient on R begins as
+  mere rounding errors, which at the usual 1e-8 become steps of full length, and others on other
+  devices.
 
   Args:
     initial: a network with fresh params and as many classes, the incompetent teacher.
@@ -50,20 +62,27 @@ def bad_teacher(
   if not temperature > 0:
     raise ValueError(f"bad_teacher got temperature={temperature}, must be above 0.")
 
-  def remember(network: Network, session: Session) -> jax.Array:
+  def remember(network: Network, session: Session) -> jax.Array | _Teachers:
+    refuse_own_loss(network, "bad_teacher")
+    if has_positions(session):
+      example = session.forget.batch(jnp.int32(0), jnp.int32(1), 1).inputs
+      good, bad = (jax.eval_shape(each, example) for each in (network, initial))
+      _refuse_other_classes(bad, good)
+      return _Teachers(initial, network)
     good = all_logits(network, session.retain, session.batch_size)
     bad = all_logits(initial, session.forget, session.batch_size)
-    if bad.shape != good.shape:
-      raise ValueError(
-        f"bad_teacher got an initial network of {bad.shape[-1]} classes, must have the "
-        f"{good.shape[-1]} of the original."
-      )
+    _refuse_other_classes(bad, good)
     return good + bad
 
-  def objective(network, turn, teacher):
+  def objective(network, turn, teachers):
     batch = merged(turn.forget, turn.retain)
     student, new = train_logits(network, batch, turn.key)
-    each = divergence(teacher[batch.rows], student, temperature)
+    if isinstance(teachers, _Teachers):
+      pairs = zip(teachers, (turn.forget, turn.retain), strict=True)
+      target = jnp.concatenate([logits_to_imitate(*pair) for pair in pairs])
+    else:
+      target = logits_to_imitate(teachers, batch)
+    each = divergence(target, student, temperature, labels=batch.labels)
     return losses.masked_mean(each, batch.mask), new
 
   return descend(
@@ -72,3 +91,11 @@ def bad_teacher(
     passes="union",
     remember=remember,
   )
+
+
+def _refuse_other_classes(bad, good) -> None:
+  if bad.shape != good.shape:
+    raise ValueError(
+      f"bad_teacher got an initial network of {bad.shape[-1]} classes, must have the "
+      f"{good.shape[-1]} of the original."
+    )

@@ -13,6 +13,7 @@ from jaxmul import losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
 from jaxmul.unlearn._adversarial import likeliest_wrong
+from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.objective import batch_risk, descend, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
@@ -34,7 +35,7 @@ def boundary_shrink(
     momentum: μ.
 
   Returns:
-    An `Unlearner`.
+    An `Unlearner`. Its `init` raises ValueError where examples do not have one class each.
 
   Raises:
     ValueError: a number is outside its range.
@@ -51,6 +52,7 @@ def boundary_shrink(
     raise ValueError(f"boundary_shrink got radius={radius}, must be at least 0.")
 
   def remember(network: Network, session: Session) -> jax.Array:
+    refuse_positions(network, session, "boundary_shrink")
     arguments = (network, jnp.float32(radius))
     return map_members(_nearest_class, arguments, session.forget, session.batch_size)
 
@@ -96,7 +98,8 @@ def boundary_expand(
     momentum: μ.
 
   Returns:
-    An `Unlearner`. Its `init` raises ValueError where `initial` is not one class wider.
+    An `Unlearner`. Its `init` raises ValueError where `initial` is not one class wider, or
+    examples do not have one class each.
 
   Raises:
     ValueError: a number is outside its range.
@@ -113,7 +116,7 @@ def boundary_expand(
   """
 
   def remember(network: Network, session: Session) -> _Heads:
-    del session
+    refuse_positions(network, session, "boundary_expand")
     _refuse_unlike(network, initial)
     wide = initial.replace(train_fn=None) if network.train_fn is None else initial
     return _Heads(network, wide)

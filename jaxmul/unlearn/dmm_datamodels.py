@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxmul import _check, losses
 from jaxmul.binding import Network
+from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._teachers import own_logits
 from jaxmul.unlearn._whole import is_member
 from jaxmul.unlearn.objective import descend, merged, sgd, train_logits
@@ -36,8 +37,8 @@ def dmm(
     momentum: μ.
 
   Returns:
-    An `Unlearner`. Its `init` raises ValueError where an id of S ∪ R is missing, or the network has
-    another number of classes.
+    An `Unlearner`. Its `init` raises ValueError where an id of S ∪ R is missing, the network has
+    another number of classes, or examples do not have one class each.
 
   Raises:
     ValueError: the shapes do not fit, an id is there twice, β is not finite, or a number is outside
@@ -71,6 +72,7 @@ def dmm(
     )
 
   def remember(network: Network, session: Session) -> jax.Array:
+    refuse_positions(network, session, "dmm")
     if session.ids is None:
       raise ValueError("dmm joins its influence by id, but the session has no ids. Use run.")
     in_forget, in_retain = is_member(session.forget), is_member(session.retain)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul.binding import Network
+from jaxmul.unlearn._answers import refuse_own_loss
 from jaxmul.unlearn._whole import fisher_diagonal
 from jaxmul.unlearn.objective import one_shot
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
@@ -15,8 +16,8 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
 
   F_R is the diagonal, exact for each example: the expectation over labels that the network draws
   of the squared gradient. 1e-8 is added to it, so that the noise of a weight that nothing depends
-  on is bounded. Needs R; costs C per-example gradient passes over R. α is tuned in the paper; 1e-9
-  is our choice.
+  on is bounded. Needs R; costs C per-example gradient passes over R, of text C for each position.
+  α is tuned in the paper; 1e-9 is our choice.
 
   Args:
     alpha: α, at least 0; 0 changes nothing.
@@ -50,6 +51,8 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
     return 10 * bounded if _width_in_pytorch(information) == 10 else bounded
 
   def change(network: Network, session: Session) -> Network:
+    if not rum_compat:
+      refuse_own_loss(network, "fisher")
     size = min(session.batch_size, 32)
     information = fisher_diagonal(network, session.retain, size, not rum_compat)
     leaves, tree = jax.tree.flatten(network.params)

@@ -12,8 +12,8 @@ from jax.scipy.sparse.linalg import cg
 
 from jaxmul import losses
 from jaxmul._examples import Examples
-from jaxmul.binding import Network
-from jaxmul.unlearn._whole import Loss, full_gradient, sum_blocks
+from jaxmul.binding import LossFn, Network, losses_of
+from jaxmul.unlearn._whole import full_gradient, sum_blocks
 from jaxmul.unlearn.objective import one_shot
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
@@ -25,7 +25,7 @@ def influence(
   damping: float = 1e-2,
   iterations: int = 100,
   tolerance: float = 1e-6,
-  loss: Loss = losses.cross_entropy,
+  loss: LossFn = losses.cross_entropy,
 ) -> Unlearner:
   """A Newton step away from S: θ + α H⁻¹ Σ_S ∇ℓ / (n − |S|), by conjugate gradients.
 
@@ -39,8 +39,8 @@ def influence(
     damping: λ, at least 0; above it for networks, whose G is singular.
     iterations: at most so many of conjugate gradients.
     tolerance: stop when the residual is below this share of the right-hand side.
-    loss: `(logits [B, C], labels [B]) -> [B]`, convex in the logits; what the network was trained
-      with.
+    loss: `(outputs [B, *P, C], labels [B, *P]) -> [B]`, convex in the outputs; by default the
+      network's own, which is cross-entropy unless it is bound with another.
 
   Returns:
     An `Unlearner` of one shot.
@@ -64,10 +64,9 @@ def influence(
 
   def change(network: Network, session: Session) -> Network:
     size = session.batch_size
-    gradient = full_gradient(network, session.forget, size, loss)
-    step = damped_solve(
-      network, session.retain, gradient, damping, tolerance, iterations, size, loss
-    )
+    trained = network if loss is losses.cross_entropy else network.replace(loss=loss)
+    gradient = full_gradient(trained, session.forget, size)
+    step = damped_solve(trained, session.retain, gradient, damping, tolerance, iterations, size)
     s, r = session.forget.count, session.retain.count
     moved = jax.tree.map(lambda w, d: w + (alpha * d * s / r).astype(w.dtype), network.params, step)
     return network.replace(params=moved)
@@ -75,7 +74,7 @@ def influence(
   return one_shot(change)
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7))
+@functools.partial(jax.jit, static_argnums=(5, 6))
 def damped_solve(
   network: Network,
   examples: Examples,
@@ -84,7 +83,6 @@ def damped_solve(
   tolerance: float,
   iterations: int,
   size: int,
-  loss: Loss = losses.cross_entropy,
 ) -> Any:
   """Returns (G + λI)⁻¹ v, like params, G the Gauss–Newton matrix of the mean loss over a set.
 
@@ -105,7 +103,7 @@ def damped_solve(
       (jv,) = push(narrow)
 
       def total(z):
-        return jnp.sum(jnp.where(batch.mask, loss(z, batch.labels), 0))
+        return jnp.sum(jnp.where(batch.mask, losses_of(network, z, batch.labels), 0))
 
       return pull(jax.jvp(jax.grad(total), (z,), (jv,))[1])[0]
 

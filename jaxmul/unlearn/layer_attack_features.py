@@ -14,6 +14,7 @@ from jaxmul import losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
 from jaxmul.unlearn._adversarial import likeliest_wrong, norms
+from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._layers import in_layers
 from jaxmul.unlearn._teachers import divergence
 from jaxmul.unlearn._whole import map_members
@@ -64,7 +65,8 @@ def layer_attack(
     momentum: μ.
 
   Returns:
-    An `Unlearner`. Its `init` raises ValueError where the network has no such layer.
+    An `Unlearner`. Its `init` raises ValueError where the network has no such layer, or examples
+    do not have one class each.
 
   Raises:
     ValueError: a number is outside its range.
@@ -88,6 +90,7 @@ def layer_attack(
     )
 
   def remember(network: Network, session: Session) -> _Attacked:
+    refuse_positions(network, session, "layer_attack")
     in_layers(network.params, (head,), "layer_attack")
     features = map_members(_features, (_Static(features_fn), network), session.forget, 256)
     length = step * jnp.sum(norms(features)) / session.forget.count  # rows outside S are 0

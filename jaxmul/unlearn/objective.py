@@ -15,7 +15,7 @@ import optax
 
 from jaxmul import _check, losses
 from jaxmul._examples import Batch
-from jaxmul.binding import Network
+from jaxmul.binding import Network, losses_of
 from jaxmul.unlearn._increments import increment
 from jaxmul.unlearn._passes import Passes
 from jaxmul.unlearn.unlearner import Clock, Session, Unlearner
@@ -162,23 +162,31 @@ def sgd(
 
 
 def train_logits(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Array, Network]:
-  """Returns training-mode logits [B, C] of a batch, and params with the new network state.
+  """Returns training-mode logits [B, *P, C] of a batch, and params with the new network state.
 
   A network that may mix examples sees what stands in padding rows, which are other examples of the
   set, unless it takes the mask. For any other they are zeros. A batch of padding alone leaves the
   state as it is.
   """
-  inputs = batch.inputs
-  if network.train_fn is None:
-    inputs = jnp.where(batch.mask.reshape(-1, *(1,) * (inputs.ndim - 1)), inputs, 0)
+  inputs = batch.inputs if network.train_fn is not None else without_padding(batch)
   logits, state = network.train(inputs, key, batch.mask)
   return logits, network.replace(state=state)
 
 
+def without_padding(batch: Batch) -> jax.Array:
+  """Returns the inputs [B, ...] of a batch, zeros where a row is padding."""
+  mask = batch.mask.reshape(-1, *(1,) * (batch.inputs.ndim - 1))
+  return jnp.where(mask, batch.inputs, 0)
+
+
 def batch_risk(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Array, Network]:
-  """Returns the mean loss of a batch in training mode, and params with the new network state."""
+  """Returns the mean loss of a batch in training mode, and params with the new network state.
+
+  The loss is the network's own. The mean is over examples; what positions an example has were
+  averaged before.
+  """
   logits, network = train_logits(network, batch, key)
-  return losses.masked_mean(losses.cross_entropy(logits, batch.labels), batch.mask), network
+  return losses.masked_mean(losses_of(network, logits, batch.labels), batch.mask), network
 
 
 def retain_risk(network: Network, turn: Turn, memory: Any) -> tuple[jax.Array, Network]:

@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from jaxmul import losses
+from jaxmul.binding import Network
+from jaxmul.unlearn._answers import refuse_own_loss
 from jaxmul.unlearn.objective import batch_risk, descend, merged, sgd
-from jaxmul.unlearn.unlearner import Unlearner, algorithm
+from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 
 @algorithm
@@ -18,7 +21,7 @@ def random_label(
   """Risk on R ∪ S with S relabelled uniformly at random, anew in each epoch.
 
   Published for 10 epochs. Needs R and S; one epoch costs one training epoch on both. A batch holds
-  R and S in their proportion.
+  R and S in their proportion. Of text each scored position gets a random token of its own.
 
   Args:
     learning_rate: η, constant.
@@ -39,17 +42,26 @@ def random_label(
     >>> random_label().passes
     'union'
   """
+
+  def remember(network: Network, session: Session) -> tuple[()]:
+    del session
+    refuse_own_loss(network, "random_label")
+    return ()
+
   return descend(
     relabelled_risk(never_true),
     sgd(learning_rate, momentum, weight_decay),
     passes="union",
+    remember=remember,
   )
 
 
 def random_labels(
   key: jax.Array, labels: jax.Array, num_classes: int, never_true: bool
 ) -> jax.Array:
-  """Returns uniformly random labels int32 [B], never the given ones if `never_true`.
+  """Returns uniformly random labels int32 [B, *P], never the given ones if `never_true`.
+
+  Each scored position gets a label of its own; one that is not scored stays so.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -59,8 +71,10 @@ def random_labels(
   """
   if never_true:
     shift = jax.random.randint(key, labels.shape, 1, num_classes, jnp.int32)
-    return (labels + shift) % num_classes
-  return jax.random.randint(key, labels.shape, 0, num_classes, jnp.int32)
+    drawn = (labels + shift) % num_classes
+  else:
+    drawn = jax.random.randint(key, labels.shape, 0, num_classes, jnp.int32)
+  return drawn if labels.ndim == 1 else jnp.where(labels == losses.UNSCORED, labels, drawn)
 
 
 def relabelled_risk(never_true: bool):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxmul import _check, losses
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
+from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._teachers import divergence
 from jaxmul.unlearn._whole import is_member
 from jaxmul.unlearn.objective import batch_risk, descend, sgd, train_logits
@@ -51,7 +52,8 @@ def regun(
     weight_decay: λ.
 
   Returns:
-    An `Unlearner`. Its `init` raises ValueError where a class of S has no held-out example.
+    An `Unlearner`. Its `init` raises ValueError where a class of S has no held-out example, or
+    examples do not have one class each.
 
   Raises:
     ValueError: a number is outside its range.
@@ -71,6 +73,7 @@ def regun(
     raise ValueError("regun got no held-out examples, must be at least one of each class in S.")
 
   def remember(network: Network, session: Session) -> jax.Array:
+    refuse_positions(network, session, "regun")
     inputs, labels = heldout.batch()
     logits = network(inputs)
     classes = jnp.arange(logits.shape[-1])

@@ -100,8 +100,9 @@ def run(
       f"unlearn.run got batch_size={batch_size} for {mesh.size} devices, which must divide it. "
       f"Use {-(-batch_size // mesh.size) * mesh.size}."
     )
-  classes = jax.eval_shape(network, dataset.example).shape[-1]
-  _check.class_numbers(dataset.labels, classes, "unlearn.run")
+  if network.embed is not None and _finite(network):  # else it has diverged, which is said later
+    _check.tokens(network, dataset.inputs, "unlearn.run")
+  _check.answers(network, dataset.example, dataset.labels, "unlearn.run")
   _check.outputs(network, dataset.inputs[:8], "unlearn.run")
   examples = examples_of(dataset)
   if devices is not None and mesh is None:

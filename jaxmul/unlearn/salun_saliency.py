@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul.binding import Network
+from jaxmul.unlearn._answers import refuse_own_loss
 from jaxmul.unlearn._chosen import refuse_fraction, smallest
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.objective import descend, only, sgd
@@ -51,6 +52,7 @@ def salun(
   refuse_fraction("salun", fraction)
 
   def remember(network: Network, session: Session) -> Any:
+    refuse_own_loss(network, "salun")
     return saliency_mask(full_gradient(network, session.forget, session.batch_size), fraction)
 
   return descend(

@@ -7,10 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul import losses
+from jaxmul.binding import Network
+from jaxmul.unlearn._answers import refuse_own_loss
 from jaxmul.unlearn._passes import Alternate
-from jaxmul.unlearn._teachers import divergence, own_logits
+from jaxmul.unlearn._teachers import (
+  divergence,
+  has_positions,
+  logits_to_imitate,
+  own_logits,
+)
 from jaxmul.unlearn.objective import descend, sgd, train_logits
-from jaxmul.unlearn.unlearner import Unlearner, algorithm
+from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 
 @algorithm
@@ -29,9 +36,9 @@ def scrub(
   In each of the first `msteps` epochs a pass over S ascends T² KL(t‖s); then, in every epoch, a
   pass over R descends γ risk_R + β T² KL(t‖s), t the original network. Published for 5 epochs.
   Needs R and S; an epoch costs one training epoch on both, and the teacher one forward pass over
-  both in all. γ and β are tuned in the paper; the defaults are those of its published code. One
-  optimizer serves both kinds of pass, as there, so that momentum goes on between them; the ascent
-  is not decayed. BatchNorm statistics follow R only.
+  both in all, or of text in each epoch. γ and β are tuned in the paper; the defaults are those of
+  its published code. One optimizer serves both kinds of pass, as there, so that momentum goes on
+  between them; the ascent is not decayed. BatchNorm statistics follow R only.
 
   Args:
     learning_rate: η, constant.
@@ -63,17 +70,23 @@ def scrub(
   if not temperature > 0:
     raise ValueError(f"scrub got temperature={temperature}, must be above 0.")
 
+  def remember(network: Network, session: Session) -> jax.Array | Network:
+    refuse_own_loss(network, "scrub")
+    return network if has_positions(session) else own_logits(network, session)
+
   def apart(network, turn, teacher):
     student, _ = train_logits(network, turn.forget, turn.key)
-    each = divergence(teacher[turn.forget.rows], student, temperature)
+    target, labels = logits_to_imitate(teacher, turn.forget), turn.forget.labels
+    each = divergence(target, student, temperature, labels=labels)
     # The decay that the optimizer adds is taken out again: this is pure ascent.
     decay = 0.5 * weight_decay * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(network.params))
     return -losses.masked_mean(each, turn.forget.mask) - decay, network
 
   def together(network, turn, teacher):
     student, new = train_logits(network, turn.retain, turn.key)
-    risk = losses.cross_entropy(student, turn.retain.labels)
-    each = gamma * risk + beta * divergence(teacher[turn.retain.rows], student, temperature)
+    target, labels = logits_to_imitate(teacher, turn.retain), turn.retain.labels
+    risk = losses.cross_entropy(student, labels)
+    each = gamma * risk + beta * divergence(target, student, temperature, labels=labels)
     return losses.masked_mean(each, turn.retain.mask), new
 
   def objective(network, turn, teacher):
@@ -83,5 +96,5 @@ def scrub(
     objective,
     sgd(learning_rate, momentum, weight_decay),
     passes=Alternate(msteps),
-    remember=own_logits,
+    remember=remember,
   )

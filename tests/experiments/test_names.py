@@ -40,7 +40,7 @@ def _nothing_is_trained(monkeypatch):
     del recipe, key, num_models, store
     kept = dataset.take(split.train)
     logits = np.zeros((2, len(kept), dataset.num_classes), np.float32)
-    return Outputs(kept.ids, kept.labels, logits)
+    return Outputs.of_logits(kept.ids, kept.labels, logits)
 
   monkeypatch.setattr(
     main_job, "cross_fitted", lambda *given: (estimate(given[2].ids, seed=2), 1.0)
@@ -144,7 +144,7 @@ def test_what_was_trained_for_all_seeds_is_told_by_its_content(files):
   problem = problem_of("rum", config)
   said = dataclasses.replace(problem, said=estimate(problem.training.ids, seed=3))
   logits = problem.oracles.logits + np.float32(1e-7)
-  oracles = dataclasses.replace(problem.oracles, logits=logits)
+  oracles = Outputs.of_logits(problem.oracles.ids, problem.oracles.labels, logits)
   others = (problem, said, dataclasses.replace(problem, oracles=oracles))
   assert len({name_of("rum", config, each) for each in others}) == 3
 

@@ -29,7 +29,7 @@ def simulated(seed, count, *, lift):
   gain[60:240] = 2
   gain[: len(FORGET)] = lift
   phi = hardness + gain + 0.2 * rng.normal(size=(count, 1)) + rng.normal(size=(count, len(IDS)))
-  return oracle.Outputs(IDS, np.zeros(len(IDS), int), np.stack([phi, 0 * phi], -1))
+  return oracle.Outputs.of_logits(IDS, np.zeros(len(IDS), int), np.stack([phi, 0 * phi], -1))
 
 
 MEMORIZED = np.repeat([4.0, 1.0, 0.1], 20)
@@ -73,12 +73,16 @@ def test_a_null_says_what_it_could_have_noticed(ensemble):
   assert "none would have been noticed" in control.said
 
 
+def with_logits(models, logits):
+  return oracle.Outputs.of_logits(models.ids, models.labels, logits)
+
+
 def sure(seed, *, right):
   """Models that are as sure of HIGH whether they are right or wrong, and equal elsewhere."""
   found = simulated(seed, 16, lift=0)
   logits = found.logits.copy()
   logits[:, :20, 0] = (3 if right else -3) + np.random.default_rng(seed).normal(size=(16, 20))
-  return dataclasses.replace(found, logits=logits)
+  return with_logits(found, logits)
 
 
 def test_what_is_blind_is_named_and_leaves_the_tables():
@@ -121,7 +125,7 @@ def failed(found):
 def test_oracles_of_two_kinds_fail_it(ensemble):
   halves = simulated(2, 8, lift=MEMORIZED), simulated(3, 8, lift=0)
   logits = np.concatenate([each.logits for each in halves])
-  mixed = dataclasses.replace(ensemble.oracles, logits=logits)
+  mixed = with_logits(ensemble.oracles, logits)
   found = audited(ensemble._replace(oracles=mixed))
   broken = [name for name in failed(found) if name in {f"attack {each}" for each in game.ATTACKS}]
   assert "attack loss" in broken
@@ -163,7 +167,7 @@ def test_groups_with_as_much_to_see_are_not_compared(ensemble):
 def test_batch_norm_that_changes_nothing_fails_it(ensemble):
   same = simulated(5, 16, lift=0)
   assert failed(audited(ensemble, batch_norm=same)) == ["BatchNorm statistics changed, KLoM"]
-  far = dataclasses.replace(same, logits=3 * same.logits)
+  far = with_logits(same, 3 * same.logits)
   assert audited(ensemble, batch_norm=far).passed
 
 

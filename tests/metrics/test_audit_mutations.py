@@ -45,7 +45,7 @@ def simulated(seed, count=16):
     logits = others + 0.3 * rng.normal(size=(count, *others.shape))
     own = 0.2 * rng.normal(size=(count, 1)) + rng.normal(size=(count, len(IDS)))
     logits[:, np.arange(len(IDS)), labels] = others.max(-1) + margin + gain + own
-    return Outputs(IDS, labels, logits)
+    return Outputs.of_logits(IDS, labels, logits)
 
   return oracle.Ensemble(models(lift), models(seen))
 

@@ -29,7 +29,11 @@ def models(seed, count, *, lift):
   phi = np.random.default_rng(99).normal(1, 1, len(IDS)) + rng.normal(size=(count, len(IDS)))
   phi[:, : len(FORGET)] += lift
   phi[:, len(FORGET) : 120] += 3
-  return oracle.Outputs(IDS, np.zeros(len(IDS), int), np.stack([phi, 0 * phi], -1))
+  return oracle.Outputs.of_logits(IDS, np.zeros(len(IDS), int), np.stack([phi, 0 * phi], -1))
+
+
+def with_logits(like, logits):
+  return oracle.Outputs.of_logits(like.ids, like.labels, logits)
 
 
 UNLEARNED = models(1, 8, lift=1)
@@ -72,8 +76,8 @@ def test_models_that_say_the_same_of_an_example_get_one_score(name):
   # Models differ on known examples only: a machine for each of them has a scale of its own.
   logits = UNLEARNED.logits.copy()
   logits[:, : len(FORGET)] = logits[:1, : len(FORGET)]
-  alike = dataclasses.replace(UNLEARNED, logits=logits)
-  oracles = dataclasses.replace(models(3, 8, lift=0), logits=logits[::-1].copy())
+  alike = with_logits(UNLEARNED, logits)
+  oracles = with_logits(UNLEARNED, logits[::-1].copy())
   scores = game.attack(alike, oracles, OTHERS, FORGET, FIT, names=[name])[name]
   np.testing.assert_array_equal(scores.unlearned, np.tile(scores.unlearned[0], (8, 1)))
   np.testing.assert_array_equal(scores.oracles, scores.unlearned)
@@ -131,7 +135,7 @@ def test_no_attacked_model_has_its_original_among_the_references():
   # Original k is off the scale where unlearned model k is attacked: nothing may change.
   strange = ENSEMBLE.originals.logits.copy()
   strange[4:8] = 1e3 * np.random.default_rng(8).normal(size=strange[4:8].shape)
-  changed = ENSEMBLE._replace(originals=dataclasses.replace(ENSEMBLE.originals, logits=strange))
+  changed = ENSEMBLE._replace(originals=with_logits(ENSEMBLE.originals, strange))
   before, after = (
     game.attack_all(UNLEARNED, each, FORGET, FIT, None) for each in (ENSEMBLE, changed)
   )
@@ -224,9 +228,9 @@ def test_a_figure_is_found_only_where_it_is_one():
 def test_a_model_that_says_one_thing_and_models_told_apart_entirely():
   logits = UNLEARNED.logits.copy()
   logits[0] = 0
-  constant = dataclasses.replace(UNLEARNED, logits=logits)
+  constant = with_logits(UNLEARNED, logits)
   assert find(judged(constant), "attack rate").seeds[0] == 0
-  far = judged(dataclasses.replace(UNLEARNED, logits=np.add(UNLEARNED.logits, [50.0, 0.0])))
+  far = judged(with_logits(UNLEARNED, np.add(UNLEARNED.logits, [50.0, 0.0])))
   assert find(far, "epsilon", kind="median").value == np.inf
   assert find(far, "epsilon", kind="median").note.startswith("inf: half of the examples")
 
@@ -252,7 +256,7 @@ def test_where_each_method_forgets():
   turned = phi.copy()
   turned[:, :10, 0] -= 4
   turned[:, 10:30, 0] += 2
-  wrong = dataclasses.replace(ENSEMBLE.oracles, logits=turned)
+  wrong = with_logits(ENSEMBLE.oracles, turned)
   found = judged(wrong, groups=groups)
   p = 1 / (1 + np.exp(-phi[:, :30, 0].astype(float)))
   q = 1 / (1 + np.exp(-turned[:, :30, 0].astype(float)))

@@ -9,7 +9,7 @@ from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.metrics.attacks.leak import refuse_overlap
 from jaxmul.metrics.attacks.success_rates import Rates, best_threshold, rates
-from jaxmul.metrics.outputs import logits_of
+from jaxmul.metrics.outputs import logits_of, refuse_positions
 
 
 def on_split(
@@ -40,7 +40,7 @@ def on_split(
 
   Raises:
     ValueError: the same id is in two of the four, repeated or not in the data; a logit is not
-      finite.
+      finite; examples do not have one label each.
 
   Example:
     >>> import numpy as np
@@ -56,6 +56,7 @@ def on_split(
   parts = {"members": members, "nonmembers": nonmembers, "targets": targets, "controls": controls}
   parts = {name: np.asarray(ids) for name, ids in parts.items()}
   refuse_overlap(parts, "on_split")
+  refuse_positions(dataset, "on_split", "Use svc_on_split, or metrics.beside_oracles")
   taken = dataset.take(np.concatenate(list(parts.values())))
   scores = attack(logits_of(network, taken), taken.labels)
   known_in, known_out, target, control = np.split(

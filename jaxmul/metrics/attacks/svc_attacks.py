@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul import losses
+from jaxmul._odds import log_odds
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
@@ -134,6 +134,8 @@ def label_confidence(
 ) -> np.ndarray:
   """Returns p_y of every example, float64 [n] in [0, 1], in the order of `dataset.ids`.
 
+  Of a text it is p = e^−ℓ, the geometric mean of its tokens' probabilities.
+
   Args:
     params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
     dataset: n examples; uint8 images are scaled to [0, 1].
@@ -214,7 +216,7 @@ def svc_on_split(
 def _log_odds(network, batch, apply_fn=None) -> jax.Array:
   del apply_fn
   inputs, labels = batch
-  return losses.log_odds(network(inputs), labels)
+  return log_odds(network(inputs), labels)
 
 
 def _machine(seed: int) -> Any:

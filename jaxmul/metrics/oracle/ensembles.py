@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
-from jaxmul.metrics.oracle.model_outputs import Outputs
+from jaxmul.metrics.oracle.model_outputs import Outputs, outputs_of
 from jaxmul.retraining.executors import Executor
 from jaxmul.retraining.progress import Progress
 from jaxmul.retraining.resume import stream
@@ -135,9 +135,7 @@ def _outputs_of(
     warnings.warn(
       f"{diverged} of {schedule.num_models} {name} diverged and are left out.", stacklevel=3
     )
-  assert schedule.test is not None
-  logits = np.concatenate([chunk.test for chunk in chunks])
-  return Outputs(schedule.test.ids, schedule.test.labels, logits)
+  return outputs_of(schedule, chunks)
 
 
 def schedules(

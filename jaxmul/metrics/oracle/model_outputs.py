@@ -10,49 +10,100 @@ from typing import Any
 import numpy as np
 
 from jaxmul._files import npz, write_atomic
-from jaxmul.binding import ApplyFn
+from jaxmul._odds import log_odds_and_correct
+from jaxmul._scoring import score
+from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset, check_ids
 from jaxmul.metrics.outputs import log_odds, logits_of
 from jaxmul.retraining.chunk import Chunk
 from jaxmul.retraining.schedule import Schedule
 
-_NAMES = ("ids", "labels", "logits")
+_WITH_LOGITS, _WITHOUT = ("ids", "labels", "logits"), ("ids", "log_odds", "correct")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outputs:
-  """Logits of K models on n examples.
+  """What K models say of n examples; made of logits by `Outputs.of_logits`.
 
   Attributes:
     ids: int64 [n].
-    labels: int [n].
-    logits: float32 [K, n, C].
+    log_odds: φ = log p − log(1 − p), float64 [K, n]; p is p_y, and of a text e^−ℓ.
+    correct: bool [K, n], whether the label is predicted; of a text at all scored positions.
+    logits: float32 [K, n, C], or None where they are not kept, as of text. Some attacks and figures
+      need them, and are left out without.
+    labels: int [n], with logits.
 
   Raises:
-    ValueError: lengths differ, an id is repeated, or a logit is not finite.
+    ValueError: lengths differ, an id is repeated, a number is not finite, or log-odds and correct
+      are not those of the logits.
   """
 
   ids: np.ndarray
-  labels: np.ndarray
-  logits: np.ndarray
+  log_odds: np.ndarray
+  correct: np.ndarray
+  _: dataclasses.KW_ONLY
+  logits: np.ndarray | None = None
+  labels: np.ndarray | None = None
 
   def __post_init__(self):
     n = len(self.ids)
     check_ids(np.asarray(self.ids), n, "Outputs")
-    if np.ndim(self.logits) != 3 or np.shape(self.logits)[1] != n or np.shape(self.labels) != (n,):
+    phi, correct = (np.asarray(each) for each in (self.log_odds, self.correct))
+    if phi.ndim != 2 or phi.shape[1] != n or correct.shape != phi.shape or correct.dtype != bool:
       raise ValueError(
-        f"Outputs needs logits [K, {n}, C] and labels [{n}], got {np.shape(self.logits)} and "
-        f"{np.shape(self.labels)}. One model is logits[None]."
+        f"Outputs needs log_odds [K, {n}] and correct bool [K, {n}], got {phi.shape} and "
+        f"{correct.dtype} {correct.shape}. Of logits make them with Outputs.of_logits."
       )
-    finite = np.isfinite(self.logits).all((1, 2))
-    if not finite.all():
+    _refuse_infinite(phi[..., None], "log-odds")
+    if self.logits is not None:
+      own = Outputs._said(self.ids, self.labels, self.logits)
+      if not (np.array_equal(own[0], phi) and np.array_equal(own[1], correct)):
+        raise ValueError(
+          "Outputs got log-odds or correct that are not those of its logits. Make it anew with "
+          "Outputs.of_logits(ids, labels, logits)."
+        )
+
+  @classmethod
+  def of_logits(cls, ids: np.ndarray, labels: Any, logits: np.ndarray) -> "Outputs":
+    """Returns the outputs of models on examples of one label each, logits included.
+
+    Args:
+      ids: int [n].
+      labels: int [n].
+      logits: float32 [K, n, C].
+
+    Raises:
+      ValueError: lengths differ, an id is repeated, a label is no class, or a logit is not finite.
+
+    Example:
+      >>> Outputs.of_logits(np.array([7]), np.array([1]), np.array([[[0.0, 1.0]]])).log_odds
+      array([[1.]])
+    """
+    check_ids(np.asarray(ids), len(ids), "Outputs")
+    return cls._kept(ids, *cls._said(ids, labels, logits), logits, labels)
+
+  @staticmethod
+  def _said(ids: Any, labels: Any, logits: Any) -> tuple[np.ndarray, np.ndarray]:
+    n = len(ids)
+    if np.ndim(logits) != 3 or np.shape(logits)[1] != n or np.shape(labels) != (n,):
       raise ValueError(
-        f"Outputs: model {np.argmin(finite)} has logits that are not finite; it has diverged. "
-        "Leave it out."
+        f"Outputs needs logits [K, {n}, C] and labels [{n}], got {np.shape(logits)} and "
+        f"{np.shape(labels)}. One model is logits[None]."
       )
+    _refuse_infinite(logits, "logits")
+    return log_odds(logits, labels), np.argmax(logits, -1) == labels
+
+  @classmethod
+  def _kept(cls, *values: Any) -> "Outputs":
+    """Returns outputs of values that were checked with others, in the order of the fields."""
+    kept = object.__new__(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    for name, value in zip(names, values, strict=True):
+      object.__setattr__(kept, name, value)
+    return kept
 
   def __len__(self) -> int:
-    return len(self.logits)
+    return len(self.log_odds)
 
   def rows(self, ids: Any) -> np.ndarray:
     """Returns the positions int [k] of the given ids.
@@ -75,29 +126,36 @@ class Outputs:
   def take(self, ids: Any) -> "Outputs":
     """Returns the outputs on the given ids, in their order; errors as `rows`."""
     rows = self.rows(ids)
-    return Outputs(self.ids[rows], self.labels[rows], self.logits[:, rows])
+    logits = None if self.logits is None else self.logits[:, rows]
+    labels = None if self.labels is None else self.labels[rows]
+    phi, correct = self.log_odds[:, rows], self.correct[:, rows]
+    return Outputs._kept(self.ids[rows], phi, correct, logits, labels)
 
   def models(self, which: Any) -> "Outputs":
     """Returns the outputs of some of the models, by position or slice."""
-    return Outputs(self.ids, self.labels, self.logits[which])
+    logits = None if self.logits is None else self.logits[which]
+    return Outputs._kept(self.ids, self.log_odds[which], self.correct[which], logits, self.labels)
 
   @property
-  def log_odds(self) -> np.ndarray:
-    """φ [K, n], float64."""
-    return log_odds(self.logits, self.labels)
+  def probability(self) -> np.ndarray:
+    """p [K, n] in [0, 1], of the label, float64; of a text e^−ℓ."""
+    return np.exp(-np.logaddexp(0, -self.log_odds))
 
   @property
   def accuracy(self) -> np.ndarray:
     """Accuracy [K] of each model, in [0, 1]."""
-    return np.mean(np.argmax(self.logits, -1) == self.labels, 1)
+    return np.mean(self.correct, 1)
 
   def save(self, path: Path | str) -> None:
     """Writes an `.npz` with ids, labels and logits, whole or not at all.
 
+    Without logits it holds ids, log_odds and correct.
+
     Raises:
       ValueError: logits of a dtype that an `.npz` does not give back, such as bfloat16.
     """
-    write_atomic(Path(path), npz({name: getattr(self, name) for name in _NAMES}))
+    names = _WITHOUT if self.logits is None else _WITH_LOGITS
+    write_atomic(Path(path), npz({name: getattr(self, name) for name in names}))
 
   @classmethod
   def load(cls, path: Path | str) -> "Outputs":
@@ -110,19 +168,42 @@ class Outputs:
     content = io.BytesIO(Path(path).read_bytes())
     try:
       with np.load(content, allow_pickle=False) as arrays:
-        ids, labels, logits = (arrays[name] for name in _NAMES)
+        names = _WITH_LOGITS if "logits" in arrays.files else _WITHOUT
+        found = tuple(arrays[name] for name in names)
     except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
       raise ValueError(
-        f"{path} is damaged or no .npz with ids [n], labels [n] and logits [K, n, C]. "
+        f"{path} is damaged or no .npz with ids [n], labels [n] and logits [K, n, C], or with ids, "
+        "log_odds [K, n] and correct [K, n]. "
         "Write it with metrics.oracle.Outputs.save."
       ) from error
-    return cls(ids, labels, logits)
+    return cls.of_logits(*found) if names == _WITH_LOGITS else cls(*found)
+
+
+def outputs_of(schedule: Schedule, chunks: Sequence[Chunk]) -> Outputs:
+  """Returns what the models of chunks said of the schedule's test examples."""
+  test = schedule.test
+  assert test is not None
+  said = np.concatenate([chunk.test for chunk in chunks])
+  if schedule.target == "logits":
+    return Outputs.of_logits(test.ids, test.labels, said)
+  return Outputs(test.ids, said[..., 0].astype(np.float64), said[..., 1] == 1)
+
+
+def _refuse_infinite(values: Any, name: str) -> None:
+  finite = np.isfinite(values).all((1, 2))
+  if not finite.all():
+    raise ValueError(
+      f"Outputs: model {np.argmin(finite)} has {name} that are not finite; it has diverged. "
+      "Leave it out."
+    )
 
 
 def outputs(
   models: Sequence[Any], dataset: Dataset, ids: Any, apply_fn: ApplyFn | None = None
 ) -> Outputs:
   """Returns what models say of examples, such as K unlearned ones of all ids of a split.
+
+  Logits are kept of examples that have one label each.
 
   Args:
     models: K params: `Network`s, callable pytrees, or pytrees with `apply_fn`.
@@ -144,8 +225,17 @@ def outputs(
   if not len(models):
     raise ValueError("outputs got no models. Pass a list of at least one.")
   taken = dataset.take(ids)
-  logits = np.stack([logits_of(params, taken, apply_fn) for params in models])
-  return Outputs(taken.ids, taken.labels, logits)
+  if taken.labels.ndim == 1:
+    logits = np.stack([logits_of(params, taken, apply_fn) for params in models])
+    return Outputs.of_logits(taken.ids, taken.labels, logits)
+  networks = (as_network(params, apply_fn, "outputs") for params in models)
+  said = np.stack([score(_log_odds_and_correct, each, taken) for each in networks])
+  return Outputs(taken.ids, said[..., 0].astype(np.float64), said[..., 1] == 1)
+
+
+def _log_odds_and_correct(network, batch, apply_fn=None):
+  del apply_fn
+  return log_odds_and_correct(network(batch[0]), batch[1])
 
 
 def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np.ndarray]:
@@ -155,19 +245,19 @@ def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np
   one; an example that is in no subset, such as a held-out one, is outside of all.
 
   Args:
-    schedule: with test examples and target "logits".
+    schedule: with test examples and target "logits" or "log_odds".
     chunks: of that schedule, from `retraining.stream`.
 
   Returns:
     Outputs of M models on the schedule's test examples, and seen, bool [M, t].
 
   Raises:
-    ValueError: the schedule keeps no logits.
+    ValueError: the schedule keeps neither.
   """
-  if schedule.test is None or schedule.target != "logits":
+  if schedule.test is None or schedule.target == "correct":
     raise ValueError(
-      "references needs a schedule that keeps logits. "
-      "Make it with retraining.leave_out(..., test=..., target='logits')."
+      "references needs a schedule that keeps logits or log-odds. Make it with "
+      "retraining.leave_out(..., test=..., target='logits'), of text target='log_odds'."
     )
   found = list(chunks)
   test = schedule.test
@@ -175,5 +265,4 @@ def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np
   member = np.unpackbits(member, axis=1, count=len(schedule.dataset)).astype(bool)
   at = np.minimum(np.searchsorted(schedule.dataset.ids, test.ids), len(schedule.dataset) - 1)
   trained = schedule.dataset.ids[at] == test.ids
-  logits = np.concatenate([chunk.test for chunk in found])
-  return Outputs(test.ids, test.labels, logits), member[:, at] & trained
+  return outputs_of(schedule, found), member[:, at] & trained
