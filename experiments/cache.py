@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxmul import _identity, _settings, checkpoint, report, retraining
+from jaxmul._files import read_npz
 from jaxmul._progress import stages
 from jaxmul.binding import Network
 
@@ -94,8 +94,7 @@ class Kept:
       seconds = json.loads(clock.read_text())["seconds"]
       if not arrays.exists():
         return checkpoint.load(path, self._like), seconds
-      with np.load(arrays, allow_pickle=False) as file:
-        return dict(file), seconds
+      return read_npz(arrays), seconds
     result, seconds = timed(make)
     if isinstance(result, Network):
       checkpoint.save(path, result)

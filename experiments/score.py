@@ -27,6 +27,7 @@ from experiments.judge import rank_figures
 from experiments.setting import cut, recipe_of
 from experiments.truth import ground_truth, read_truth
 from jaxmul import data, metrics, proxies, report, train
+from jaxmul._files import read_npz
 from jaxmul.metrics import Figure
 from jaxmul.proxies import trackers
 
@@ -228,11 +229,7 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, n
     report.write_arrays(path, run_seed(config, problem, seed, log, begin))
 
   compute_missing(paths, config.stages, compute)
-  results = []
-  for path in paths.values():
-    with np.load(path, allow_pickle=False) as file:
-      results.append(dict(file))
-  return results
+  return [read_npz(path) for path in paths.values()]
 
 
 def run_seed(

@@ -1,16 +1,109 @@
-"""Files that are whole or absent: written beside, read back, synced, then renamed into place."""
+"""Files that are whole or absent, and seals by which damage to a file is noticed.
+
+A file is written beside its place, read back, synced, then renamed. A sealed one also holds the
+SHA-256 of everything else in it: on a line before the content, in the comment of a zip archive
+(which `numpy.load` skips), or as one more entry of a JSON object. A seal guards against accidents,
+not against someone who makes a new one. Nothing that is read here can execute.
+"""
 
 import hashlib
 import io
+import json
 import os
 import tempfile
-from collections.abc import Mapping
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxmul._identity import hashed
+
+Place = Literal["line", "zip", "json"]
 
 _LONGEST = 180  # bytes of a name that gets a few more; file systems take 255
+_SEAL_LENGTH = 64
+_LARGEST = 2**32
+# What NumPy, zipfile and zlib raise for a damaged archive, or what is none.
+_UNREADABLE = (
+  *(OSError, ValueError, AttributeError, TypeError, EOFError, KeyError, NotImplementedError),
+  *(RuntimeError, zipfile.BadZipFile, zlib.error),
+)
+
+
+def write_sealed(path: Path, content: bytes, place: Place, limit: int = _LARGEST) -> None:
+  """Writes a file with a seal, whole or not at all.
+
+  Args:
+    path: of the file.
+    content: any bytes for "line", an archive for "zip", an object for "json".
+    place: where the seal is.
+    limit: bytes of the largest file that `read_sealed` is going to read.
+
+  Raises:
+    OSError: as `write_atomic`.
+    ValueError: it is larger than that.
+  """
+  data = sealed(content, place)
+  if len(data) > limit:
+    raise ValueError(f"{path} has {len(data)} bytes, and no more than {limit} are read.")
+  write_atomic(path, data)
+
+
+def read_sealed(path: Path, place: Place, limit: int = _LARGEST) -> bytes:
+  """Returns the content of a file that `write_sealed` wrote; of "zip" with its comment.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is larger than `limit`, or its seal does not fit.
+  """
+  size = path.stat().st_size
+  if size > limit:
+    raise ValueError(f"{path} has {size} bytes, and no more than {limit} are read.")
+  data = path.read_bytes()
+  if place == "line":
+    seal, _, content = data.partition(b"\n")
+    is_whole = seal == hashed(content).encode()
+  elif place == "zip":
+    content = data
+    is_whole = data[-_SEAL_LENGTH:] == hashed(data[:-_SEAL_LENGTH]).encode()
+  else:
+    content = _unsealed_json(data)
+    is_whole = sealed(content, "json") == data  # other bytes can spell the same object
+  if not is_whole:
+    raise ValueError(f"{path} is damaged, or not such a file: its SHA-256 does not fit.")
+  return content
+
+
+def sealed(content: bytes, place: Place) -> bytes:
+  """Returns content with its seal, as `write_sealed` writes it."""
+  if place == "line":
+    return hashed(content).encode() + b"\n" + content
+  if place == "json":
+    entries = json.loads(content)
+    return _dump(entries | {"sha256": hashed(_dump(entries))})
+  archive = io.BytesIO(content)
+  with zipfile.ZipFile(archive, "a") as file:
+    file.comment = b"0" * _SEAL_LENGTH
+  body = archive.getvalue()[:-_SEAL_LENGTH]
+  return body + hashed(body).encode()
+
+
+def _unsealed_json(data: bytes) -> bytes:
+  """Returns an object without its seal; {} where it has none."""
+  try:
+    entries = json.loads(data)
+    del entries["sha256"]
+    return _dump(entries)
+  except (ValueError, KeyError, TypeError, RecursionError):
+    return b"{}"
+
+
+def _dump(entries: object) -> bytes:
+  return json.dumps(entries, indent=1, sort_keys=True).encode()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -38,7 +131,7 @@ def write_atomic(path: Path, data: bytes) -> None:
   sync(path.parent)
 
 
-def npz(arrays: Mapping[str, Any]) -> bytes:
+def npz(arrays: Mapping[str, ArrayLike]) -> bytes:
   """Returns the content of a compressed `.npz`, from which every array was read back, bit by bit.
 
   Raises:
@@ -59,6 +152,34 @@ def npz(arrays: Mapping[str, Any]) -> bytes:
   return buffer.getvalue()
 
 
+def read_npz(
+  path: Path, names: Sequence[str] | None = None, content: bytes | None = None
+) -> dict[str, np.ndarray]:
+  """Returns the arrays of an `.npz`, or those with these names.
+
+  Args:
+    path: of the file.
+    names: all by default.
+    content: of the file, where it was read already.
+
+  Raises:
+    OSError: there is no such file.
+    ValueError: it is damaged, holds objects, or lacks a name.
+  """
+  file = path.open("rb") if content is None else io.BytesIO(content)
+  try:
+    with file, np.load(file, allow_pickle=False) as archive:
+      missing = [name for name in names or () if name not in archive.files]
+      if missing:
+        raise ValueError(f"no key {missing[0]!r}")
+      return {name: archive[name] for name in (names or archive.files)}
+  except _UNREADABLE as error:
+    raise ValueError(
+      f"{path} is damaged or not such an .npz ({type(error).__name__}: {error}). Fetch or make it "
+      "again."
+    ) from error
+
+
 def equal(one: np.ndarray, other: np.ndarray) -> bool:
   """Whether two arrays have the same dtype and shape, and every bit the same."""
   same = one.dtype == other.dtype and one.shape == other.shape
@@ -69,7 +190,7 @@ def short(name: str) -> str:
   """Returns the name of a file, or one of its own for it that leaves room for more letters."""
   if len(os.fsencode(name)) <= _LONGEST:
     return name
-  return hashlib.sha256(os.fsencode(name)).hexdigest()
+  return hashed(os.fsencode(name))
 
 
 def sha256(path: Path) -> str:

@@ -47,7 +47,15 @@ def digest(*values: Any) -> str:
     >>> len(digest(np.zeros(3))), digest(np.zeros(3)) == digest(np.zeros(3, np.float32))
     (64, False)
   """
-  return hashlib.sha256(describe(values).encode()).hexdigest()
+  return hashed(describe(values))
+
+
+def hashed(*parts: str | bytes) -> str:
+  """Returns the SHA-256 of texts and bytes, one after another, 64 hex digits."""
+  state = hashlib.sha256()
+  for part in parts:
+    state.update(part.encode() if isinstance(part, str) else part)
+  return state.hexdigest()
 
 
 def versions(*more: str) -> dict[str, str]:
@@ -56,8 +64,8 @@ def versions(*more: str) -> dict[str, str]:
   Args:
     more: packages besides JAX, jaxlib, Flax, optax and NumPy.
   """
-  found = {"jaxmul": jaxmul.__version__, "results": str(RESULTS)}
-  return found | {name: _installed(name) for name in (*_PACKAGES, *more)}
+  ours = {"jaxmul": jaxmul.__version__, "results": str(RESULTS)}
+  return ours | {name: _installed(name) for name in (*_PACKAGES, *more)}
 
 
 @functools.cache
@@ -70,12 +78,11 @@ def _installed(package: str) -> str:
 
 def tree_digest(tree: Any) -> str:
   """Returns the SHA-256 of the arrays of a pytree, with their names, dtypes and shapes."""
-  found = hashlib.sha256()
+  parts: list[str | bytes] = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     value = np.ascontiguousarray(leaf)
-    found.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}".encode())
-    found.update(value.tobytes())
-  return found.hexdigest()
+    parts += [f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}", value.tobytes()]
+  return hashed(*parts)
 
 
 def describe(value: Any) -> str:
@@ -180,7 +187,7 @@ def _array(value: np.ndarray | jax.Array) -> str:
   array = np.asarray(value)
   if array.dtype.hasobject:
     raise ValueError("an array of objects has no text of its own. Give arrays of numbers or text.")
-  return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
+  return f"{array.dtype}{array.shape}{hashed(array.tobytes())}"
 
 
 def _name(value: Any) -> str:

@@ -9,7 +9,6 @@ Functions are not stored. `load(path, like)` takes them, and the structure, from
 `models.init` makes; `load(path)` returns plain arrays.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _check
-from jaxmul._files import equal, sha256, short, sync
+from jaxmul._files import equal, read_sealed, sha256, short, sync, write_sealed
 from jaxmul.binding import Network
 
 MANIFEST = "manifest.json"
@@ -78,7 +77,7 @@ def save(path: PathLike, network: Network) -> None:
     temporary.mkdir()
     version = _write(temporary / ARRAYS, _nested(arrays))
     leaves = {_name(names): _spec(value) for names, value in arrays.items()}
-    (temporary / MANIFEST).write_bytes(_manifest(temporary, leaves, version))
+    write_sealed(temporary / MANIFEST, _manifest(temporary, leaves, version), "json")
     _compare(temporary, arrays, path)
     for written in (*temporary.rglob("*"), temporary):
       sync(written)
@@ -354,7 +353,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _manifest(folder: Path, leaves: dict[str, Spec], version: str) -> bytes:
-  content = {
+  manifest = {
     "format": FORMAT,
     "orbax": version,
     "leaves": {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in leaves.items()},
@@ -363,15 +362,7 @@ def _manifest(folder: Path, leaves: dict[str, Spec], version: str) -> bytes:
       for name, file in _files(folder).items()
     },
   }
-  return _sealed(content)
-
-
-def _sealed(content: dict[str, Any]) -> bytes:
-  return _dump(content | {"sha256": hashlib.sha256(_dump(content)).hexdigest()})
-
-
-def _dump(content: Any) -> bytes:
-  return json.dumps(content, indent=1, sort_keys=True).encode()
+  return json.dumps(manifest).encode()
 
 
 def _read_manifest(path: Path) -> tuple[dict[str, tuple[int, str]], dict[str, Spec]]:
@@ -379,24 +370,18 @@ def _read_manifest(path: Path) -> tuple[dict[str, tuple[int, str]], dict[str, Sp
   file = path / MANIFEST
   if not file.is_file() or file.is_symlink():
     raise ValueError(f"checkpoint {path}: file {MANIFEST!r} is missing. {AGAIN}")
-  damaged = ValueError(f"checkpoint {path}: file {MANIFEST!r} is damaged. {AGAIN}")
-  if file.stat().st_size > MAX_MANIFEST_BYTES:
-    raise damaged
-  raw = file.read_bytes()
   try:
-    content = json.loads(raw)
-    del content["sha256"]
-    whole = _sealed(content) == raw  # byte for byte: other bytes can spell the same content
-    written_as = content["format"]
-    files = {name: (int(at["bytes"]), str(at["sha256"])) for name, at in content["files"].items()}
-    leaves = {
-      name: (str(at["dtype"]), tuple(int(size) for size in at["shape"]))
-      for name, at in content["leaves"].items()
+    manifest = json.loads(read_sealed(file, "json", MAX_MANIFEST_BYTES))
+    written_as = manifest["format"]
+    files = {
+      name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()
     }
-  except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-    raise damaged from None
-  if not whole:
-    raise damaged
+    leaves = {
+      name: (str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
+      for name, entry in manifest["leaves"].items()
+    }
+  except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    raise ValueError(f"checkpoint {path}: file {MANIFEST!r} is damaged. {AGAIN}") from None
   if written_as != FORMAT:
     raise ValueError(
       f"checkpoint {path}: file {MANIFEST!r} is in format {written_as!r}, not {FORMAT!r}. "

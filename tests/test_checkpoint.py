@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxmul
-from jaxmul import checkpoint, models
+from jaxmul import _files, checkpoint, models
 
 
 def linear(variables, inputs):
@@ -204,7 +204,7 @@ def test_a_sealed_but_malformed_manifest_is_refused(copy, size):
   content = json.loads((copy / checkpoint.MANIFEST).read_bytes())
   del content["sha256"]
   content["files"]["arrays/_METADATA"]["bytes"] = size
-  (copy / checkpoint.MANIFEST).write_bytes(checkpoint._sealed(content))
+  _files.write_sealed(copy / checkpoint.MANIFEST, json.dumps(content).encode(), "json")
   assert repr(checkpoint.MANIFEST) in refusal(checkpoint.verify, copy)
 
 
@@ -212,7 +212,7 @@ def test_a_later_format_is_refused(copy):
   content = json.loads((copy / checkpoint.MANIFEST).read_bytes())
   del content["sha256"]
   content["format"] = "jaxmul checkpoint 2"
-  (copy / checkpoint.MANIFEST).write_bytes(checkpoint._sealed(content))
+  _files.write_sealed(copy / checkpoint.MANIFEST, json.dumps(content).encode(), "json")
   assert "jaxmul checkpoint 2" in refusal(checkpoint.verify, copy)
 
 

@@ -1,6 +1,8 @@
 """What is saved is read again, whatever its name; or it is refused before work is done for it."""
 
 import dataclasses
+import hashlib
+import json
 import os
 import warnings
 
@@ -254,3 +256,81 @@ def test_a_chunk_that_no_store_would_read_is_not_written(tmp_path):
   assert not list(tmp_path.iterdir())
   store.commit(0, dataclasses.replace(chunk, test=logits[..., : 2**13]))
   assert list(store.load([0])) == [0]
+
+
+# Written by hand: files of before the seals had one implementation have these bytes.
+CONTENTS = {
+  "line": (
+    b"hash\ncontent",
+    b"4a72e45a3b3d634e8de151cbed7bf7805ced9f85558abfeb2f832d19d499221b\nhash\ncontent",
+  ),
+  "json": (
+    b'{"format": "x", "b": [1]}',
+    b'{\n "b": [\n  1\n ],\n "format": "x",\n "sha256": '
+    b'"3fb45ec1d801b4daa9fbaec8b048d966480ee9f46ce434e2e90e4395b1260963"\n}',
+  ),
+}
+
+
+@pytest.mark.parametrize("place", CONTENTS)
+def test_the_formats_of_sealed_files_stay_as_they_are(tmp_path, place):
+  content, data = CONTENTS[place]
+  path = tmp_path / "file"
+  _files.write_sealed(path, content, place)
+  assert path.read_bytes() == data
+  found = _files.read_sealed(path, place)
+  assert found == content if place == "line" else json.loads(found) == json.loads(content)
+
+
+def test_a_sealed_archive_is_one_that_numpy_reads(tmp_path):
+  path, content = tmp_path / "file", _files.npz({"a": np.arange(3)})
+  _files.write_sealed(path, content, "zip")
+  data = path.read_bytes()
+  assert data[:-66] == content[:-2]  # all but the comment and its length
+  assert hashlib.sha256(data[:-64]).hexdigest().encode() == data[-64:]
+  with np.load(path) as arrays:
+    assert arrays["a"].tolist() == [0, 1, 2]
+  assert _files.read_npz(path, ["a"], _files.read_sealed(path, "zip"))["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("place", ["line", "json", "zip"])
+def test_any_flipped_bit_and_any_missing_byte_of_a_sealed_file_is_noticed(tmp_path, place):
+  path = tmp_path / "file"
+  content = _files.npz({"a": np.arange(3)}) if place == "zip" else CONTENTS[place][0]
+  _files.write_sealed(path, content, place)
+  whole = path.read_bytes()
+  copies = [whole[:length] for length in range(len(whole))] + [whole + b"\n"]
+  for at in range(8 * len(whole)):
+    damaged = bytearray(whole)
+    damaged[at // 8] ^= 1 << (at % 8)
+    copies.append(bytes(damaged))
+  for copy in copies:
+    path.write_bytes(copy)
+    with pytest.raises(ValueError, match="its SHA-256 does not fit"):
+      _files.read_sealed(path, place)
+
+
+def test_no_sealed_file_is_larger_than_what_is_read(tmp_path):
+  path = tmp_path / "file"
+  with pytest.raises(ValueError, match="has 72 bytes, and no more than 71 are read"):
+    _files.write_sealed(path, b"content", "line", 71)
+  assert not list(tmp_path.iterdir())
+  _files.write_sealed(path, b"content", "line", 72)
+  assert _files.read_sealed(path, "line", 72) == b"content"
+  with pytest.raises(ValueError, match="has 72 bytes, and no more than 71 are read"):
+    _files.read_sealed(path, "line", 71)
+
+
+def test_an_archive_that_is_damaged_or_holds_objects_or_lacks_a_name_is_refused(tmp_path):
+  path = tmp_path / "file.npz"
+  np.savez_compressed(path, a=np.arange(100))
+  whole = path.read_bytes()
+  with pytest.raises(ValueError, match=r"file\.npz is damaged .*no key 'b'"):
+    _files.read_npz(path, ["a", "b"])
+  for content in (whole[:80] + bytes([whole[80] ^ 1]) + whole[81:], whole[:90], b"", b"no"):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"\A[^\n]*file\.npz is damaged[^\n]*\Z"):
+      _files.read_npz(path)
+  np.savez(path, a=np.array([object()]), allow_pickle=True)
+  with pytest.raises(ValueError, match="damaged"):
+    _files.read_npz(path)

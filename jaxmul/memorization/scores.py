@@ -8,18 +8,15 @@ References:
 """
 
 import dataclasses
-import hashlib
-import io
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxmul._files import npz, write_atomic
+from jaxmul._files import npz, read_npz, read_sealed, write_sealed
+from jaxmul._identity import hashed
 from jaxmul.data.dataset import check_ids
 from jaxmul.memorization.intervals import newcombe
 from jaxmul.memorization.matrix import Influence
@@ -29,8 +26,6 @@ from jaxmul.retraining.schedule import Schedule
 _COUNTS = ("correct_in", "count_in", "correct_out", "count_out")
 _SCORES = ("memorization", "low", "high", *_COUNTS, "soft", "log_odds", "confidence_out")
 _LATER = {"confidence_out"}  # which files of older versions lack
-_DIGEST_LENGTH = 64
-_UNREADABLE = (OSError, ValueError, AttributeError, TypeError, EOFError)
 _MIN_SCORE, _MIN_EXAMPLES = 0.1, 50
 
 
@@ -70,11 +65,10 @@ class Estimate:
   @property
   def digest(self) -> str:
     """SHA-256 of all arrays: equal where every bit is."""
-    found = hashlib.sha256()
+    parts: list[str | bytes] = []
     for name, array in self._arrays().items():
-      found.update(f"{name}{array.dtype.str}{array.shape}".encode())
-      found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
+      parts += [f"{name}{array.dtype.str}{array.shape}", array.tobytes()]
+    return hashed(*parts)
 
   @property
   def median_width(self) -> float:
@@ -107,21 +101,17 @@ class Estimate:
     )
 
   def _arrays(self) -> dict[str, np.ndarray]:
-    found = {name: getattr(self, name) for name in ("ids", *_SCORES)}
+    arrays = {name: getattr(self, name) for name in ("ids", *_SCORES)}
     if self.influence is not None:
-      found |= {f"influence_{name}": array for name, array in vars(self.influence).items()}
-    return found
+      arrays |= {f"influence_{name}": array for name, array in vars(self.influence).items()}
+    return arrays
 
   def save(self, path: Path | str) -> None:
     """Writes a small `.npz` with one array for each attribute, whole or not at all.
 
     Its zip comment is a SHA-256 of all that is before it; `numpy.load` reads it as any other.
     """
-    buffer = io.BytesIO(npz(self._arrays() | {"design": np.array(self.design)}))
-    with zipfile.ZipFile(buffer, "a") as archive:
-      archive.comment = b"0" * _DIGEST_LENGTH
-    body = buffer.getvalue()[:-_DIGEST_LENGTH]
-    write_atomic(Path(path), body + hashlib.sha256(body).hexdigest().encode())
+    write_sealed(Path(path), npz(self._arrays() | {"design": np.array(self.design)}), "zip")
 
   @classmethod
   def load(
@@ -166,25 +156,16 @@ class Estimate:
     return cls(**_foreign(path, arrays, names, ids), design=f"read from {path.name}")
 
 
-def _read(path: Path, names: tuple[str, ...] | None) -> dict[str, Any]:
+def _read(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
   """Returns the named arrays of an `.npz`; without names all, and its own SHA-256 must fit."""
-  content = path.read_bytes()
-  body, digest = content[:-_DIGEST_LENGTH], content[-_DIGEST_LENGTH:]
-  if names is None and hashlib.sha256(body).hexdigest().encode() != digest:
+  try:
+    content = read_sealed(path, "zip") if names is None else None
+  except ValueError as error:
     raise ValueError(
       f"{path} is damaged or not a saved Estimate (SHA-256). Estimate it again; "
       'for a published file pass names={"memorization": its key}.'
-    )
-  try:
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-      for name in names or ():
-        if name not in file.files:
-          raise ValueError(f"no key {name!r}")
-      return {name: file[name] for name in names or file.files}
-  except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
-    raise ValueError(
-      f"{path} is damaged or not such an .npz ({type(error).__name__}: {error}). Fetch it again."
     ) from error
+  return read_npz(path, names, content)
 
 
 def _foreign(path: Path, arrays, names: Mapping[str, str], ids: Any) -> dict[str, Any]:

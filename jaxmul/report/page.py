@@ -4,7 +4,6 @@ jinja2 escapes what goes into the markup, `explorer` what goes into the script. 
 policy forbids the page to load anything.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxmul._files import write_atomic
+from jaxmul._identity import hashed
 from jaxmul.metrics import Blind, Figure, find
 from jaxmul.report import charts, explorer
 from jaxmul.report.read import Method, Run, read
@@ -79,7 +79,7 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
     "plan": run.metrics.get("plan", {}),
     "record": run.metrics.get("record", {}),
     "forget": run.forget.tolist(),
-    "forget_digest": hashlib.sha256(run.forget.astype("<i8").tobytes()).hexdigest(),
+    "forget_digest": hashed(run.forget.astype("<i8").tobytes()),
     "groups": {name: np.sort(ids).tolist() for name, ids in _groups(run).items()},
     "histogram": charts.histogram(
       memorization, {name: memorization[np.isin(run.ids, ids)] for name, ids in run.groups.items()}

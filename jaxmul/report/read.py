@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmul._files import sha256
+from jaxmul._files import read_npz, sha256
 from jaxmul._ids import scattered
 from jaxmul.metrics import Blind, Figure, figures
 
@@ -185,11 +185,5 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-  """Returns the arrays of an `.npz`, {} if there is none. Nothing in it can execute."""
-  if not path.is_file():
-    return {}
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      return dict(file)
-  except Exception as error:  # zipfile, zlib and numpy each raise their own for a damaged file.
-    raise ValueError(f"{path} is damaged ({error}). Run the same command again.") from error
+  """Returns the arrays of an `.npz`, {} if there is none."""
+  return read_npz(path) if path.is_file() else {}

@@ -1,25 +1,18 @@
 """Finished chunks on disk: whole or absent, each with its schedule's hash and its own SHA-256.
 
-A file is one line of SHA-256, one line of the schedule's hash, then its content; the digest covers
-all that follows it. `schedule.jaxmul` says in JSON what the chunks belong to. Nothing read can
-execute, and nothing larger than such a file can be is read.
+A file is sealed, and begins with a line of the schedule's hash. `schedule.jaxmul` says in JSON what
+the chunks belong to. Nothing read can execute, and nothing larger than such a file can be is read.
 """
 
 import contextlib
 import dataclasses
-import hashlib
-import io
 import json
 import time
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
-from jaxmul._files import npz, write_atomic
+from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import describe
 from jaxmul.retraining.chunk import TALLIES, Chunk
 from jaxmul.retraining.schedule import Schedule
@@ -148,8 +141,7 @@ class Store:
     return [number for number in numbers if number not in self.load([number])]
 
   def _write(self, file: Path, content: bytes) -> None:
-    body = self.schedule.hash.encode() + b"\n" + content
-    write_atomic(file, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    write_sealed(file, self.schedule.hash.encode() + b"\n" + content, "line")
 
   def _changed(self) -> str:
     """Says which settings and versions are others than those that `schedule.jaxmul` names."""
@@ -214,13 +206,11 @@ def _files(path: Path) -> list[Path]:
 
 
 def _content(file: Path, limit: int) -> bytes | None:
-  """Returns what follows the two lines, or None where the digest does not fit."""
-  if file.stat().st_size > limit:
+  """Returns what follows the schedule's hash, or None where the file is damaged or too large."""
+  try:
+    return read_sealed(file, "line", limit).partition(b"\n")[2]
+  except ValueError:
     return None
-  digest, _, body = file.read_bytes().partition(b"\n")
-  if hashlib.sha256(body).hexdigest().encode() != digest:
-    return None
-  return body.partition(b"\n")[2]
 
 
 def _read(file: Path, limit: int) -> Chunk | None:
@@ -229,7 +219,6 @@ def _read(file: Path, limit: int) -> Chunk | None:
   if content is None:
     return None
   try:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-      return Chunk(**{name: arrays[name] for name in _NAMES})
-  except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error):
+    return Chunk(**read_npz(file, _NAMES, content))
+  except ValueError:
     return None

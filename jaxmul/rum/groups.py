@@ -23,6 +23,9 @@ from jaxmul._ids import SOFT_DECIMALS, TIES, scattered
 from jaxmul.data.dataset import Dataset, check_ids
 
 
+_LLOYD_STEPS = 100  # SciPy takes all of them, also where nothing moves any more
+
+
 class Selection(NamedTuple):
   """RUM's experimental forget sets: disjoint ids int64 [size] each, sorted."""
 
@@ -128,7 +131,8 @@ def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) ->
     num_groups: K, in [1, number of different features].
 
   Returns:
-    K arrays of ids int64, the largest cluster first; equal sizes go by their centres.
+    K arrays of ids int64, the largest cluster first; equal sizes go by their centres. Fewer where
+    a cluster ends up empty, which SciPy warns of; another key may have none.
 
   Raises:
     ValueError: lengths differ, ids are no integers or repeat, features are not finite, or there are
@@ -140,6 +144,8 @@ def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) ->
     >>> [g.tolist() for g in clusters(features, [1, 2, 3], jax.random.key(0), num_groups=2)]
     [[1, 3], [2]]
   """
+  from scipy.cluster.vq import kmeans2
+
   features = np.asarray(features, float)
   if features.ndim != 2 or not features.shape[1]:
     raise ValueError(f"clusters needs features [k, F], got {list(features.shape)}.")
@@ -150,22 +156,10 @@ def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) ->
   order = np.lexsort((scattered(ids), *features.T))
   features, ids = features[order], ids[order]
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
-  centres = features[rng.integers(len(ids))][None]
-  while len(centres) < num_groups:
-    distance = ((features[:, None] - centres) ** 2).sum(-1).min(1)
-    centres = np.vstack([centres, features[rng.choice(len(ids), p=distance / distance.sum())]])
-  for _ in range(300):
-    near = ((features[:, None] - centres) ** 2).sum(-1).argmin(1)
-    sizes = np.bincount(near, minlength=num_groups)
-    sums = np.zeros_like(centres)
-    np.add.at(sums, near, features)
-    moved = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
-    if np.array_equal(moved, centres):
-      break
-    centres = moved
-  near = ((features[:, None] - centres) ** 2).sum(-1).argmin(1)
-  groups = [(-np.sum(near == k), centres[k].tolist(), ids[near == k]) for k in np.unique(near)]
-  return [np.sort(group) for *_, group in sorted(groups, key=lambda each: each[:2])]
+  centres, nearest = kmeans2(features, num_groups, iter=_LLOYD_STEPS, minit="++", seed=rng)
+  members = [ids[nearest == cluster] for cluster in range(num_groups)]
+  order = sorted(range(num_groups), key=lambda k: (-len(members[k]), centres[k].tolist()))
+  return [np.sort(members[cluster]) for cluster in order if len(members[cluster])]
 
 
 def entanglement(forget: Any, retain: Any) -> float:
