@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxmul import data, memorization, models, rum, train
-from jaxmul._ids import SOFT_DECIMALS, TIES
+from jaxmul._ties import SOFT_DECIMALS, TIES
 
 TIES_RULE = f"soft in steps of {10.0**-SOFT_DECIMALS}, then a permutation of the ids, key {TIES}"
 _CIFAR10_TRAINING = 50_000

@@ -1,45 +1,61 @@
-"""Ids as such: an order of them that follows nothing.
-
-Data sets are often sorted by class, and ids are often positions. So what ranks examples and finds
-two of them equal must not fall back on the order of their ids: it would choose a class.
-"""
+"""Where an id becomes a row: ids are the names that users give, rows are positions in arrays."""
 
 from typing import Any
 
 import numpy as np
 
-# Equal scores go by `soft`, rounded to so many decimals, and then by `scattered` with this key.
-SOFT_DECIMALS = 2
-TIES = 0
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MASK = (1 << 64) - 1
+def check_ids(ids: np.ndarray, size: int, caller: str) -> None:
+  """Raises ValueError where ids are not integers [size], each its own."""
+  if ids.shape != (size,) or not (np.issubdtype(ids.dtype, np.integer) or not size):
+    raise ValueError(
+      f"{caller} needs integer ids [{size}], got {ids.dtype} {list(ids.shape)}. "
+      "Turn a mask into ids with dataset.ids[mask]."
+    )
+  values, counts = np.unique(ids, return_counts=True)
+  if len(values) != len(ids):
+    raise ValueError(
+      f"{caller} got id {values[counts > 1][0]} more than once; each id stands for one example. "
+      "Drop repeats with np.unique(ids)."
+    )
 
 
-def scattered(ids: Any, key: int = TIES) -> np.ndarray:
-  """Returns the place uint64 [n] of each id in a fixed random permutation of all 64-bit integers.
-
-  The place of an id depends on the id and the key alone: not on the other ids, their order, or the
-  machine. No two ids share one.
+def find(held: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+  """Returns the row int64 [k] of each wanted id among those held, −1 where it is not.
 
   Args:
-    ids: int [n].
-    key: another number gives another permutation.
+    held: int [n], each its own, in any order.
+    wanted: int [k].
 
   Example:
-    >>> order = np.argsort(scattered(np.arange(8)))
-    >>> order.tolist()
-    [2, 4, 6, 5, 1, 7, 0, 3]
+    >>> find(np.array([30, 10, 20]), np.array([20, 7, 30])).tolist()
+    [2, -1, 0]
   """
-  x = np.asarray(ids).reshape(-1).astype(np.int64).view(np.uint64) * np.uint64(_GOLDEN)
-  x = _mixed(x + np.uint64(_GOLDEN))
-  if key:  # between two rounds: another key is not the same order of shifted ids
-    x = _mixed(x ^ _mixed(np.array([key & _MASK], np.uint64)))
-  return x
+  if not len(held):
+    return np.full(len(wanted), -1)
+  order = np.argsort(held, kind="stable")
+  rows = order[np.minimum(np.searchsorted(held, wanted, sorter=order), len(held) - 1)]
+  return np.where(held[rows] == wanted, rows, -1)
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
-  """One round of SplitMix64, a permutation of all 64-bit integers."""
-  for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-    x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-  return x ^ (x >> np.uint64(31))
+def rows_of(held: np.ndarray, wanted: Any, caller: str, lack: str, cure: str) -> np.ndarray:
+  """Returns the rows int64 [k] of the wanted ids, in their order.
+
+  Args:
+    held: int [n], each its own.
+    wanted: int [k], each its own.
+    caller: whom an error names.
+    lack, cure: what an error says of an id that is not held, and what to do.
+
+  Raises:
+    ValueError: an id is not held, is asked for twice, or is no integer, such as a mask.
+  """
+  wanted = np.asarray(wanted).reshape(-1)
+  check_ids(wanted, len(wanted), caller)
+  rows = find(held, wanted.astype(np.int64))
+  missing = wanted[rows < 0]
+  if len(missing):
+    raise ValueError(
+      f"id {missing[0]} {lack} ({len(missing)} of {len(wanted)} ids are missing). {cure}"
+    )
+  return rows

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _check
+from jaxmul._ids import check_ids, rows_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,21 +99,8 @@ class Dataset:
     Raises:
       ValueError: an id is not in the data, is asked for twice, or is no integer (such as a mask).
     """
-    ids = np.asarray(ids).reshape(-1)
-    check_ids(ids, len(ids), "Dataset.rows")
-    ids = ids.astype(np.int64)
-    if not len(self):
-      order, found = np.zeros(0, np.int64), np.zeros(len(ids), np.int64)
-    else:
-      order = np.argsort(self.ids, kind="stable")
-      found = np.minimum(np.searchsorted(self.ids[order], ids), len(order) - 1)
-    missing = ids if not len(self) else ids[self.ids[order[found]] != ids]
-    if len(missing):
-      raise ValueError(
-        f"id {missing[0]} is not in the data ({len(missing)} of {len(ids)} ids are missing). "
-        "Ids are those of Dataset.ids, not positions."
-      )
-    return order[found]
+    cure = "Ids are those of Dataset.ids, not positions."
+    return rows_of(self.ids, ids, "Dataset.rows", "is not in the data", cure)
 
   def take(self, ids: Any) -> "Dataset":
     """Returns the data set of the given ids, in their order."""
@@ -229,19 +217,4 @@ def _warn_of_bytes(inputs: np.ndarray) -> None:
       f"Dataset got float inputs in [{inputs.min():g}, {inputs.max():g}], which are used as they "
       "are: networks want about [0, 1]. Pass them as uint8, or divide them by 255.",
       stacklevel=4,
-    )
-
-
-def check_ids(ids: np.ndarray, size: int, caller: str) -> None:
-  """Raises ValueError where ids are not integers [size], each its own."""
-  if ids.shape != (size,) or not (np.issubdtype(ids.dtype, np.integer) or not size):
-    raise ValueError(
-      f"{caller} needs integer ids [{size}], got {ids.dtype} {list(ids.shape)}. "
-      "Turn a mask into ids with dataset.ids[mask]."
-    )
-  values, counts = np.unique(ids, return_counts=True)
-  if len(values) != len(ids):
-    raise ValueError(
-      f"{caller} got id {values[counts > 1][0]} more than once; each id stands for one example. "
-      "Drop repeats with np.unique(ids)."
     )

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxmul.data.dataset import Dataset, check_ids
+from jaxmul._ids import check_ids
+from jaxmul.data.dataset import Dataset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul._ids import scattered
+from jaxmul._ties import scattered
 from jaxmul.memorization.scores import Estimate, from_tallies, warn_of
 from jaxmul.retraining.chunk import TALLIES, Chunk, add
 from jaxmul.retraining.executors import Executor

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmul._ids import scattered
-from jaxmul.data.dataset import check_ids
+from jaxmul._ids import rows_of
+from jaxmul._ties import scattered
 from jaxmul.memorization.intervals import newcombe
 
 _BLOCK = 256
@@ -124,13 +124,5 @@ def _differences(correct: np.ndarray, member: np.ndarray) -> Block:
 def _positions(all_ids: np.ndarray, wanted: Any, kind: str) -> np.ndarray:
   if wanted is None:
     return np.arange(len(all_ids))
-  wanted = np.asarray(wanted).reshape(-1)
-  check_ids(wanted, len(wanted), "Influence.block")
-  order = np.argsort(all_ids, kind="stable")
-  found = np.minimum(np.searchsorted(all_ids[order], wanted), len(order) - 1)
-  missing = wanted[all_ids[order[found]] != wanted]
-  if len(missing):
-    raise ValueError(
-      f"id {missing[0]} is not among the {len(all_ids)} {kind} examples of this influence."
-    )
-  return order[found]
+  lack = f"is not among the {len(all_ids)} {kind} examples of this influence"
+  return rows_of(all_ids, wanted, "Influence.block", lack, "Give some of its ids.")

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import hashed
-from jaxmul.data.dataset import check_ids
+from jaxmul._ids import check_ids, rows_of
 from jaxmul.memorization.intervals import newcombe
 from jaxmul.memorization.matrix import Influence
 from jaxmul.retraining.chunk import Chunk, add
@@ -87,15 +87,8 @@ class Estimate:
     Raises:
       ValueError: an id is not scored, or is given twice.
     """
-    ids = np.asarray(ids).reshape(-1)
-    check_ids(ids, len(ids), "Estimate.take")
-    missing = np.setdiff1d(ids, self.ids)
-    if len(missing):
-      raise ValueError(
-        f"id {missing[0]} has no score ({len(missing)} of {len(ids)} ids are missing). "
-        "Estimate it with this data and key."
-      )
-    rows = np.searchsorted(self.ids, np.sort(ids))
+    cure = "Estimate it with this data and key."
+    rows = np.sort(rows_of(self.ids, ids, "Estimate.take", "has no score", cure))
     return dataclasses.replace(
       self, **{name: getattr(self, name)[rows] for name in ("ids", *_SCORES)}, influence=None
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmul._ids import scattered
+from jaxmul._ties import scattered
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
 from jaxmul.metrics.beside import gap_figures, seed_figures

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul._ids import scattered
+from jaxmul._ties import scattered
 from jaxmul.data.split import Split
 from jaxmul.metrics._controls import (
   NULL_LEVEL,

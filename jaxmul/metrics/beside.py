@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul.data.dataset import check_ids
+from jaxmul._ids import check_ids
 from jaxmul.data.split import Split
 from jaxmul.metrics.attacks.success_rates import KINDS
 from jaxmul.metrics.figures import EXAMPLES, Figure, find, over_seeds, with_interval

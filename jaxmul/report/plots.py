@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmul._ids import SOFT_DECIMALS
+from jaxmul._ties import SOFT_DECIMALS
 from jaxmul.metrics import Figure, find
 from jaxmul.proxies import Agreement
 from jaxmul.report.charts import mean_rank

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxmul._files import read_npz, sha256
-from jaxmul._ids import scattered
+from jaxmul._ids import find
+from jaxmul._ties import scattered
 from jaxmul.metrics import Blind, Figure, figures
 
 _FILES = (
@@ -160,11 +161,9 @@ def _named(scores: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 def _images(found: dict[str, np.ndarray], ids: np.ndarray) -> Images | None:
   if not found or not len(ids):
     return None
-  order = np.argsort(found["ids"], kind="stable")
-  place = np.minimum(np.searchsorted(found["ids"][order], ids), len(order) - 1)
-  rows = order[place]
-  if (found["ids"][rows] != ids).any():
-    raise ValueError(f"images.npz lacks id {ids[found['ids'][rows] != ids][0]} of scores.npz.")
+  rows = find(found["ids"], ids)
+  if (rows < 0).any():
+    raise ValueError(f"images.npz lacks id {ids[rows < 0][0]} of scores.npz.")
   labels = found["labels"][rows]
   names = found.get("class_names", np.arange(int(labels.max()) + 1))
   return Images(found["images"][rows], labels, [str(name) for name in names.tolist()])

@@ -1,4 +1,7 @@
-"""Every chunk of a schedule in order: what is in the store is read, what is missing is computed."""
+"""Every chunk of a schedule in order: what is in the store is read, what is missing is computed.
+
+What counts as missing, and why a damaged chunk is computed again, is in `store`.
+"""
 
 import time
 from collections.abc import Iterator

@@ -19,9 +19,9 @@ import jax
 import numpy as np
 
 from jaxmul import _check
-from jaxmul._ids import SOFT_DECIMALS, TIES, scattered
-from jaxmul.data.dataset import Dataset, check_ids
-
+from jaxmul._ids import check_ids
+from jaxmul._ties import SOFT_DECIMALS, TIES, scattered
+from jaxmul.data.dataset import Dataset
 
 _LLOYD_STEPS = 100  # SciPy takes all of them, also where nothing moves any more
 

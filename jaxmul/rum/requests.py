@@ -18,8 +18,9 @@ import numpy as np
 
 from jaxmul import checkpoint
 from jaxmul._files import write_atomic
+from jaxmul._ids import check_ids
 from jaxmul.binding import Network, as_network
-from jaxmul.data.dataset import Dataset, check_ids
+from jaxmul.data.dataset import Dataset
 from jaxmul.rum.groups import refine
 from jaxmul.rum.meta import chained, params_hash
 from jaxmul.rum.plan import Plan, refuse_no_plan

@@ -36,6 +36,7 @@ import jax
 import numpy as np
 
 from jaxmul import metrics, unlearn
+from jaxmul._ids import find
 from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -283,8 +284,8 @@ def _from_estimate(
   confidence: np.ndarray, gone: np.ndarray, ids: np.ndarray, estimate: Estimate
 ) -> float:
   """The mean over S of (p_y − t)²; examples that were never left out do not count."""
-  rows = np.minimum(np.searchsorted(estimate.ids, ids), len(estimate.ids) - 1)
-  left_out = (estimate.ids[rows] == ids) & (estimate.count_out[rows] > 0)
+  rows = find(estimate.ids, ids)
+  left_out = (rows >= 0) & (estimate.count_out[rows] > 0)
   if not (left_out | gone).any():
     raise ValueError(
       f"the estimate has no model that left out any of the {len(ids)} forget ids, such as "

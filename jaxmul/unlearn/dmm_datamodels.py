@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _check, losses
+from jaxmul._ids import find
 from jaxmul.binding import Network
 from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._teachers import own_logits
@@ -76,7 +77,9 @@ def dmm(
     if session.ids is None:
       raise ValueError("dmm joins its influence by id, but the session has no ids. Use run.")
     in_forget, in_retain = is_member(session.forget), is_member(session.retain)
-    targets_at, sources_at = (_rows_of(ids, session.ids) for ids in (targets, sources))
+    everyone = len(session.ids)  # a row out of bounds, which nothing is scattered to
+    places = (find(session.ids, ids) for ids in (targets, sources))
+    targets_at, sources_at = (np.where(rows < 0, everyone, rows) for rows in places)
     _refuse_missing(in_forget | in_retain, targets_at, session.ids, "targets")
     _refuse_missing(in_forget, sources_at, session.ids, "sources")
     gone = in_forget.at[sources_at].get(mode="fill", fill_value=False)
@@ -102,13 +105,6 @@ def dmm(
     passes="union",
     remember=remember,
   )
-
-
-def _rows_of(ids: np.ndarray, all_ids: np.ndarray) -> np.ndarray:
-  """Returns where each id is among all ids; their number, out of bounds, where it is not."""
-  order = np.argsort(all_ids)
-  at = order[np.minimum(np.searchsorted(all_ids, ids, sorter=order), len(all_ids) - 1)]
-  return np.where(all_ids[at] == ids, at, len(all_ids))
 
 
 def _refuse_missing(wanted: jax.Array, rows: np.ndarray, ids: np.ndarray, name: str) -> None:

@@ -16,8 +16,8 @@ import optax
 from jaxmul import _check, losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network, losses_of
-from jaxmul.unlearn._increments import increment
 from jaxmul.unlearn._passes import Passes
+from jaxmul.unlearn.increments import increment
 from jaxmul.unlearn.unlearner import Clock, Session, Unlearner
 
 

@@ -22,8 +22,8 @@ from jaxmul.binding import (
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.train import Recipe, fit
-from jaxmul.unlearn._increments import apply_increments
 from jaxmul.unlearn._passes import Alternate, Passes, at_step, num_steps, sizes
+from jaxmul.unlearn.increments import apply_increments
 from jaxmul.unlearn.unlearner import Clock, Session, Unlearner, refuse_uncalled
 
 

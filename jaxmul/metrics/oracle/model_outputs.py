@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from jaxmul._files import npz, write_atomic
+from jaxmul._ids import check_ids, find, rows_of
 from jaxmul._odds import log_odds_and_correct
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, as_network
-from jaxmul.data.dataset import Dataset, check_ids
+from jaxmul.data.dataset import Dataset
 from jaxmul.metrics.outputs import log_odds, logits_of
 from jaxmul.retraining.chunk import Chunk
 from jaxmul.retraining.schedule import Schedule
@@ -111,17 +112,8 @@ class Outputs:
     Raises:
       ValueError: an id is not there, or asked for twice.
     """
-    wanted = np.asarray(ids).reshape(-1)
-    check_ids(wanted, len(wanted), "Outputs")
-    order = np.argsort(self.ids, kind="stable")
-    found = np.minimum(np.searchsorted(self.ids[order], wanted), len(order) - 1)
-    missing = wanted[self.ids[order[found]] != wanted]
-    if len(missing):
-      raise ValueError(
-        f"id {missing[0]} has no outputs ({len(missing)} of {len(wanted)} ids are missing). "
-        "Give the same split as when they were computed."
-      )
-    return order[found]
+    cure = "Give the same split as when they were computed."
+    return rows_of(self.ids, ids, "Outputs", "has no outputs", cure)
 
   def take(self, ids: Any) -> "Outputs":
     """Returns the outputs on the given ids, in their order; errors as `rows`."""
@@ -263,6 +255,5 @@ def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np
   test = schedule.test
   member = np.concatenate([chunk.member for chunk in found])
   member = np.unpackbits(member, axis=1, count=len(schedule.dataset)).astype(bool)
-  at = np.minimum(np.searchsorted(schedule.dataset.ids, test.ids), len(schedule.dataset) - 1)
-  trained = schedule.dataset.ids[at] == test.ids
-  return outputs_of(schedule, found), member[:, at] & trained
+  rows = find(schedule.dataset.ids, test.ids)
+  return outputs_of(schedule, found), member[:, rows] & (rows >= 0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxmul._ids import scattered
+from jaxmul._ties import scattered
 
 
 def test_a_place_depends_on_the_id_and_the_key_alone():
