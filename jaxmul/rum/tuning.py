@@ -12,8 +12,8 @@ mean of what such networks say, which a single oracle is not. S is all that was 
 far.
 
 Of a text p_y is e^−ℓ, the geometric mean of its tokens' probabilities, and it is right where all of
-its scored positions are. Its class, below, is its stratum in the data set; without strata all are
-of one.
+its scored positions are. Its class, below, is its stratum in the data set; without strata nothing
+is known of classes, and nothing is said of them.
 
 Without an estimate the p_y of H under the same network take the place of t, class by class:
 
@@ -245,6 +245,8 @@ def _judge(
 
 def _warn_of_shares(dataset: Dataset, groups: Sequence[np.ndarray]) -> None:
   """Warns where S is most of a class, of which R still holds some."""
+  if not _has_kinds(dataset):
+    return
   forget = dataset.take(np.concatenate(groups))
   retain = dataset.take(np.setdiff1d(dataset.ids, forget.ids))
   count = _num_kinds(dataset)
@@ -261,11 +263,14 @@ def _warn_of_shares(dataset: Dataset, groups: Sequence[np.ndarray]) -> None:
     )
 
 
+def _has_kinds(dataset: Dataset) -> bool:
+  """Whether the data say which examples are of one class: labels do, of text only strata."""
+  return dataset.strata is not None or dataset.labels.ndim == 1
+
+
 def _kinds(dataset: Dataset) -> np.ndarray:
   """Returns int [n], the class of each example; 0 where nothing says which it is."""
-  if dataset.strata is None and dataset.labels.ndim > 1:
-    return np.zeros(len(dataset), int)
-  return dataset.kinds("rum.tune")
+  return dataset.kinds("rum.tune") if _has_kinds(dataset) else np.zeros(len(dataset), int)
 
 
 def _num_kinds(dataset: Dataset) -> int:
@@ -276,6 +281,8 @@ def _num_kinds(dataset: Dataset) -> int:
 
 def _unknown_classes(forget: Dataset, retain: Dataset, num_classes: int) -> np.ndarray:
   """Returns bool [C]: classes of S of which R holds hardly anything."""
+  if not _has_kinds(forget):
+    return np.zeros(num_classes, bool)
   gone, left = (np.bincount(_kinds(each), minlength=num_classes) for each in (forget, retain))
   return (gone > 0) & (left < _HARDLY * (gone + left))
 
