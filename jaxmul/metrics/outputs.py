@@ -12,6 +12,7 @@ import numpy as np
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
+from jaxmul.metrics._positions import refuse_positions
 
 
 def logits_of(
@@ -38,15 +39,6 @@ def logits_of(
   refuse_positions(dataset, "logits_of", "Use metrics.oracle.outputs, which keeps log-odds")
   network = as_network(params, apply_fn, "logits_of")
   return score(_logits, network, dataset, batch_size=batch_size)
-
-
-def refuse_positions(dataset: Dataset, caller: str, cure: str) -> None:
-  """Raises ValueError where examples have labels at positions, and logits at each of them."""
-  if dataset.labels.ndim > 1:
-    raise ValueError(
-      f"{caller} is for one label per example; labels here are {list(dataset.labels.shape)}. "
-      f"{cure}."
-    )
 
 
 def log_probabilities(logits: Any) -> np.ndarray:

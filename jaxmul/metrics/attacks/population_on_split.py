@@ -7,9 +7,10 @@ import numpy as np
 
 from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
+from jaxmul.metrics._positions import refuse_positions
 from jaxmul.metrics.attacks.leak import refuse_overlap
 from jaxmul.metrics.attacks.success_rates import Rates, best_threshold, rates
-from jaxmul.metrics.outputs import logits_of, refuse_positions
+from jaxmul.metrics.outputs import logits_of
 
 
 def on_split(
