@@ -92,7 +92,7 @@ VALUES = [
   *(estimate(), estimate(soft=np.arange(3) + 1), estimate(ids=np.arange(1, 4))),
   *(bind(linear, np.eye(2)), bind(linear, np.ones((2, 2))), bind(np.dot, np.eye(2))),
   *(bind(linear, {"w": np.eye(2)}), bind(linear, np.eye(2), {"w": np.ones(1)})),
-  *(unlearn.neg_grad().identity, unlearn.neg_grad(0.1).identity),
+  *(unlearn.neg_grad().words(), unlearn.neg_grad(0.1).words()),
 ]
 
 

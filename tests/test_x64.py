@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxmul import bind, models, proxies, testing, train, unlearn
+from jaxmul._examples import examples_of
 from jaxmul.data import Dataset, Split
 from jaxmul.proxies import trackers
 
@@ -220,9 +221,9 @@ def test_trackers_run_on_convolutions(name):
   data, tracker = toy("cnn"), getattr(trackers, name)()
   recipe = train.Recipe(NETWORKS["cnn"][0](3), epochs=2, batch_size=8)
   with jax.enable_x64(True):
-    given = jnp.asarray(data.inputs), jnp.asarray(data.labels), jnp.arange(N), jax.random.key(0)
+    given = examples_of(data), jax.random.key(0)
     run = jax.eval_shape(functools.partial(train.run, recipe, (tracker,)), *given)
-    assert is_float((run.params, run.scores), "float32")
+    assert is_float((run.network.params, run.scores), "float32")
 
 
 def test_a_tracker_meets_the_dtypes_that_step_names():

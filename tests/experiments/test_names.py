@@ -53,7 +53,8 @@ def files(tmp_path):
   """A data set and a ground truth as files, and a config of each script that reads them."""
   digits = data.digits()
   digits = digits.take(digits.ids[:90])
-  write(tmp_path / "digits.npz", vars(digits))
+  fields = {name: value for name, value in vars(digits).items() if value is not None}
+  write(tmp_path / "digits.npz", fields)
   estimate(digits.ids).save(tmp_path / "truth.npz")
   return tmp_path
 

@@ -394,7 +394,7 @@ BAD_BATCHES = {
     Y,
   ),
   r"inputs hold inf at \(0, 0\), must be finite": (X * np.inf, Y),
-  r"labels \[B\], got shape \(2, 3\).*argmax": (X, np.eye(3)[Y]),
+  r"labels \[B\] for logits \[B, C\], got shape \(2, 3\).*argmax": (X, np.eye(3)[Y]),
   "integer labels, got float32.*astype": (X, Y.astype(np.float32)),
   "got 2 inputs but 1 labels; they must match": (X, Y[:1]),
   r"got label 3, outside \[0, 3\)": (X, np.array([0, 3])),
@@ -434,7 +434,7 @@ def test_no_probes_are_refused():
 
 
 def test_logits_of_another_shape_are_refused():
-  with one_line(r"apply_fn to return logits \[B, C\] = \[2, C\], got \(2,\)"):
+  with one_line(r"apply_fn to return logits \[B, C\] = \[2, C\], or \[B, \*P, C\].*, got \(2,\)"):
     curvature(weights(), (X, Y), lambda w, x: x[:, 0])
 
 
