@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+from pathlib import Path
 
 # Before jax is imported, here and in the processes that tests start. Ours come last: they count.
 os.environ["XLA_FLAGS"] = (
@@ -32,6 +33,18 @@ def _compiled(tmp_path_factory):
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(shared / "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_programs():
+  """Linux lets a process map 65,530 pieces of memory; each compiled program takes some for good.
+
+  What needs one more then ends in a segmentation fault.
+  """
+  yield
+  maps = Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
