@@ -143,7 +143,7 @@ def read_models(
   ]
   labels, logits = dataset.take(ids).labels, []
   for path, each in zip(paths, found, strict=True):
-    if not np.array_equal(each.labels, labels):
+    if each.labels is None or not np.array_equal(each.labels, labels):
       raise ValueError(f"{path} has other labels than {len(labels)} examples of the data set.")
     logits.append(each.logits)
   return Outputs.of_logits(ids, labels, np.concatenate(logits))

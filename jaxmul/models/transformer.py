@@ -37,6 +37,7 @@ class GPT(nn.Module):
   dtype: Any = None
 
   def setup(self):
+    """Makes the layers."""
     table = functools.partial(
       nn.Embed,
       features=self.width,

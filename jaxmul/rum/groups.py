@@ -156,7 +156,7 @@ def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) ->
   order = np.lexsort((scattered(ids), *features.T))
   features, ids = features[order], ids[order]
   rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
-  centres, nearest = kmeans2(features, num_groups, iter=_LLOYD_STEPS, minit="++", seed=rng)
+  centres, nearest = kmeans2(features, num_groups, iter=_LLOYD_STEPS, minit="++", rng=rng)
   members = [ids[nearest == cluster] for cluster in range(num_groups)]
   order = sorted(range(num_groups), key=lambda k: (-len(members[k]), centres[k].tolist()))
   return [np.sort(members[cluster]) for cluster in order if len(members[cluster])]
