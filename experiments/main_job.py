@@ -25,7 +25,7 @@ from experiments.cache import (
   told,
 )
 from experiments.judge import Judge
-from experiments.setting import forget_groups, show_groups, soft_of, split_of
+from experiments.setting import forget_groups, order_of, show_groups, split_of
 from experiments.truth import cross_fitted, ground_truth, read_truth
 from jaxmul import (
   checkpoint,
@@ -158,7 +158,7 @@ class Problem:
   test: np.ndarray
   recipe: train.Recipe
   truth: memorization.Estimate
-  plan_hash: str
+  schedule_hash: str
   groups: rum.Selection
   said: memorization.Estimate
   oracles: metrics.oracle.Outputs
@@ -172,10 +172,10 @@ def prepare(
   key = jax.random.key(config.key)
   training = dataset.take(parts.train)
   if config.truth is None:
-    truth, seconds, plan_hash = ground_truth(config, recipe, training)
+    truth, seconds, schedule_hash = ground_truth(config, recipe, training)
   else:
     truth = read_truth(config.truth, training)
-    seconds, plan_hash = float("nan"), truth.digest
+    seconds, schedule_hash = float("nan"), truth.digest
   groups = forget_groups(config, training, truth)
   show_groups(groups, training, truth)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
@@ -191,7 +191,7 @@ def prepare(
     test=parts.test,
     recipe=recipe,
     truth=truth,
-    plan_hash=plan_hash,
+    schedule_hash=schedule_hash,
     groups=groups,
     said=said,
     oracles=metrics.oracle.oracles(*what, num_models=count, store=store),
@@ -328,7 +328,7 @@ def run_seed(
   }
   refinements = {
     "shuffle": rum.shuffle(forget, keys[5]),
-    "ground truth": by(problem.truth.memorization, soft_of(problem.truth)),
+    "ground truth": by(*order_of(problem.truth)),
     **{name: by(scores) for name, (scores, _) in scored.items()},
   }
 

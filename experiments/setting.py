@@ -78,15 +78,9 @@ def forget_groups(
   """
   size = size_of(config, training)
   if config.forget == "memorization":
-    known = np.isfinite(truth.memorization)
-    soft = soft_of(truth)
-    return rum.select(
-      truth.memorization[known],
-      truth.ids[known],
-      size=size,
-      soft=None if soft is None else soft[known],
-    )
-  ids, scores = truth.ids, np.nan_to_num(truth.memorization)
+    ids, scores, soft = scored(truth)
+    return rum.select(scores, ids, size=size, soft=soft)
+  ids, (scores, soft) = truth.ids, order_of(truth)
   if config.forget == "random":
     drawn = jax.random.permutation(jax.random.fold_in(jax.random.key(config.key), 6), len(ids))
     rows = np.sort(np.asarray(drawn)[: 3 * size])
@@ -97,14 +91,30 @@ def forget_groups(
         f"--forget {config.forget}: {len(rows)} training examples of this class, of "
         f"{training.num_classes} classes, must be at least 3."
       )
-  soft = soft_of(truth)
-  soft = None if soft is None else np.nan_to_num(soft)[rows]
+  soft = None if soft is None else soft[rows]
   return rum.Selection(*rum.refine(scores[rows], ids[rows], soft=soft))
 
 
 def size_of(config: Any, training: data.Dataset) -> int:
   """Returns the examples of a forget group: what the config says, or n/45, but at least 80."""
   return config.group_size or max(80, round(len(training) / 45))
+
+
+def order_of(truth: memorization.Estimate) -> tuple[np.ndarray, np.ndarray | None]:
+  """Returns what refines any request by the truth, and what orders equal scores.
+
+  An example without a score, which no model or every model left out, counts as 0.
+  """
+  soft = soft_of(truth)
+  return np.nan_to_num(truth.memorization), None if soft is None else np.nan_to_num(soft)
+
+
+def scored(
+  truth: memorization.Estimate,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+  """Returns ids and scores of the examples that have one, and what orders equal scores."""
+  known, soft = np.isfinite(truth.memorization), soft_of(truth)
+  return truth.ids[known], truth.memorization[known], None if soft is None else soft[known]
 
 
 def soft_of(truth: memorization.Estimate) -> np.ndarray | None:

@@ -34,7 +34,7 @@ from experiments import cli, logs, tables
 from experiments.algorithms import ALGORITHMS, LAYERS, Given
 from experiments.cache import ensemble_store, name_of, timed, told
 from experiments.judge import HEADLINE, Judge, over_seeds, unseeing
-from experiments.setting import TIES_RULE, cut, recipe_of, show_groups, size_of, soft_of
+from experiments.setting import TIES_RULE, cut, recipe_of, scored, show_groups, size_of
 from experiments.truth import cross_fitted, ground_truth, read_truth
 from jaxmul import (
   data,
@@ -169,9 +169,7 @@ class Problem:
       key = jax.random.fold_in(self.key, 1)
       fit = train.fit(self.recipe, self.training, key, trackers=events)
       return fit.ids, fit.scores["confidence"], None
-    known, soft = np.isfinite(self.truth.memorization), soft_of(self.truth)
-    soft = None if soft is None else soft[known]
-    return self.truth.ids[known], self.truth.memorization[known], soft
+    return scored(self.truth)
 
   @functools.cached_property
   def said(self) -> memorization.Estimate:
@@ -439,7 +437,7 @@ def write(config: Config, rows: dict[str, dict[str, list[Row]]]) -> None:
       f"seed{'s' if seeds > 1 else ''})",
       "",
       f"| algorithm | {' | '.join(HEADLINE)} | forget | retain | test | seconds | speed-up | |",
-      "|---" * (len(HEADLINE) + 6) + "|",
+      "|---" * (len(HEADLINE) + 7) + "|",
     ]
     figures = {
       method: over_seeds([row.figures for row in found])
@@ -449,7 +447,7 @@ def write(config: Config, rows: dict[str, dict[str, list[Row]]]) -> None:
     retrain = find(figures["retrain"], "seconds").value
     for method, found in methods.items():
       if method not in figures:
-        lines.append(f"| {method} | diverged |" + " |" * (len(HEADLINE) + 4))
+        lines.append(f"| {method} | diverged |" + " |" * (len(HEADLINE) + 5))
         continue
       mean = figures[method]
       worse = worse_than(methods["original"][: len(found)], found)

@@ -238,6 +238,27 @@ def count(value: Any, name: str, caller: str) -> None:
     raise ValueError(f"{caller} got {name}={value!r}, must be an integer of at least 1.")
 
 
+def in_range(caller: str, low: float, high: float, **numbers: float) -> None:
+  """Raises ValueError where a number, given by its name, is outside [low, high]."""
+  for name, value in numbers.items():
+    if not low <= value <= high:
+      raise ValueError(f"{caller} got {name}={value}, must be in [{low}, {high}].")
+
+
+def at_least(caller: str, low: float, **numbers: float) -> None:
+  """Raises ValueError where a number, given by its name, is below low."""
+  for name, value in numbers.items():
+    if not value >= low:
+      raise ValueError(f"{caller} got {name}={value}, must be at least {low}.")
+
+
+def above(caller: str, low: float, **numbers: float) -> None:
+  """Raises ValueError where a number, given by its name, is not above low."""
+  for name, value in numbers.items():
+    if not value > low:
+      raise ValueError(f"{caller} got {name}={value}, must be above {low}.")
+
+
 def rate(value: float, name: str, below: float) -> None:
   """Raises ValueError where a learning rate, momentum, … is outside [0, below)."""
   if not 0 <= value < below:

@@ -27,10 +27,11 @@ Place = Literal["line", "zip", "json"]
 _LONGEST = 180  # bytes of a name that gets a few more; file systems take 255
 _SEAL_LENGTH = 64
 _LARGEST = 2**32
-# What NumPy, zipfile and zlib raise for a damaged archive, or what is none.
+# What NumPy, zipfile and zlib raise for a damaged archive, or what is none. RuntimeError is also a
+# method of compression, or an encryption, that a flipped bit in the flags of an entry asks for.
 _UNREADABLE = (
-  *(OSError, ValueError, AttributeError, TypeError, EOFError, KeyError, NotImplementedError),
-  *(RuntimeError, zipfile.BadZipFile, zlib.error),
+  *(OSError, ValueError, AttributeError, TypeError, EOFError, KeyError, RuntimeError),
+  *(zipfile.BadZipFile, zlib.error),
 )
 
 

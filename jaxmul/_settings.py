@@ -78,7 +78,7 @@ def applied(settings: Settings) -> Iterator[None]:
       if name in _LOCAL and before[name] != value:
         stack.enter_context(_manager(name)(value))
     if wrong := sorted(name for name, _ in set(current()) ^ set(settings)):
-      raise RuntimeError(f"JAX's setting {wrong[0]} cannot be made that of the plan.")
+      raise RuntimeError(f"JAX's setting {wrong[0]} cannot be made that of the schedule.")
     yield
 
 

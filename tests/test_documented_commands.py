@@ -149,7 +149,6 @@ def preset(command: str, folder: Path) -> None:
 
 RUM = "--dataset digits --num-models 8 --epochs 1 --seeds 1 --group-size 30 --audit-models 0 "
 RUM += "--proxy confidence"
-REQUEST = RUM.replace("models 8", "models 32")  # every id has a score, also those one asks for
 TRUTH = "--dataset digits --num-models 8 --epochs 1"
 SCORE = "--num-models 8 --epochs 1 --seeds 1 --planted 0 --proxy final_loss"
 
@@ -185,8 +184,8 @@ COMMANDS: dict[str, Check] = {
   "pip install -e '.[bench]'": install,
   "python -m experiments.rum --out runs/mine": small(RUM),
   "python -m experiments.rum --key 17 --seeds 5": small(f"{RUM} --out runs/new"),
-  "python -m experiments.rum --forget random --out runs/random": small(REQUEST),
-  "python -m experiments.rum --forget 3 --out runs/class": small(REQUEST),
+  "python -m experiments.rum --forget random --out runs/random": small(RUM),
+  "python -m experiments.rum --forget 3 --out runs/class": small(RUM),
   MEMORIZE: small(TRUTH),
   "python -m experiments.memorize status runs/truth": on_truth,
   "python -m experiments.memorize verify runs/truth": on_truth,

@@ -96,7 +96,7 @@ def tune(
       left as they are, and a warning says so.
 
   Returns:
-    A `Tuned`; `meta_unlearn(tuned.plan, network, dataset, groups, key)` gives `tuned.params` again.
+    A `Tuned`; `meta_unlearn(tuned.plan, network, dataset, groups, key)` gives its `network` again.
 
   Raises:
     ValueError: no candidates, or one that is no `Step`; a budget below one trial a group; held-out
@@ -225,6 +225,11 @@ def _judge(
   """Returns the surrogate as a function of the params; what the original says is asked once."""
   if not len(heldout):
     raise ValueError("surrogate got no held-out examples. Hold some out: data.holdout.")
+  if (dataset.strata is None) != (heldout.strata is None):
+    raise ValueError(
+      "surrogate got strata of the data or of the held-out examples alone: they cannot be told to "
+      "be of one kind. Give both, or neither."
+    )
   forget, retain = dataset.take(split.forget), dataset.take(split.retain)
   unknown = _unknown_classes(forget, retain, max(map(_num_kinds, (dataset, heldout))))
   known = heldout.take(heldout.ids[~unknown[_kinds(heldout)]])

@@ -57,7 +57,8 @@ def amun(
     weight_decay: λ.
 
   Returns:
-    An `Unlearner`. Its `init` raises ValueError where examples do not have one class each.
+    An `Unlearner`. Its `init` raises ValueError where examples do not have one class each, or are
+    tokens.
 
   Raises:
     ValueError: a number is outside its range.
@@ -69,7 +70,6 @@ def amun(
     >>> amun().passes
     'union'
   """
-
   if not radius > 0:
     raise ValueError(f"amun got radius={radius}, must be above 0.")
   for name, value, least in (("doublings", doublings, 0), ("steps", steps, 1)):
@@ -79,6 +79,11 @@ def amun(
   def remember(network: Network, session: Session) -> _Adversarial:
     refuse_positions(network, session, "amun")
     dtype = as_inputs(session.forget.inputs[:1]).dtype
+    if not jnp.issubdtype(dtype, jnp.inexact):
+      raise ValueError(
+        f"amun trains on adversarial inputs, and {dtype} inputs have none. Use boundary_shrink, "
+        "which takes them at embeddings, or an algorithm that works from the loss."
+      )
     radii = jnp.asarray(radius * 2.0 ** np.arange(doublings + 1), dtype)
     arguments = (network, radii, jnp.int32(steps))
     return map_members(_nearest_adversarial, arguments, session.forget, session.batch_size)

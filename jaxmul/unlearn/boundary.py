@@ -1,7 +1,7 @@
 """Decision boundaries: S is pushed over one, or given a region of its own.
 
-x inputs, y labels. Adversarial examples are made of S once, at the original network, in evaluation
-mode; inputs are not clipped, as their range is the user's.
+x inputs, y labels. To push it, adversarial examples are made of S once, at the original network, in
+evaluation mode; inputs are not clipped, as their range is the user's.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jaxmul import losses
 from jaxmul._examples import Batch
-from jaxmul.binding import Network
+from jaxmul.binding import Network, refuse_without_embed
+from jaxmul.data.dataset import as_inputs
 from jaxmul.unlearn._adversarial import likeliest_wrong
 from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._whole import map_members
@@ -31,11 +32,12 @@ def boundary_shrink(
 
   Args:
     learning_rate: η, constant.
-    radius: r, at least 0, in units of the inputs.
+    radius: r, at least 0, in units of the inputs; of tokens, in units of their embeddings.
     momentum: μ.
 
   Returns:
-    An `Unlearner`. Its `init` raises ValueError where examples do not have one class each.
+    An `Unlearner`. Its `init` raises ValueError where examples do not have one class each, or are
+    tokens and the network has no `embed`.
 
   Raises:
     ValueError: a number is outside its range.
@@ -47,12 +49,12 @@ def boundary_shrink(
     >>> boundary_shrink().passes
     'forget'
   """
-
   if not radius >= 0:
     raise ValueError(f"boundary_shrink got radius={radius}, must be at least 0.")
 
   def remember(network: Network, session: Session) -> jax.Array:
     refuse_positions(network, session, "boundary_shrink")
+    refuse_without_embed(network, as_inputs(session.forget.inputs[:1]), "boundary_shrink")
     arguments = (network, jnp.float32(radius))
     return map_members(_nearest_class, arguments, session.forget, session.batch_size)
 
@@ -72,8 +74,9 @@ def _nearest_class(network: Network, radius, batch: Batch) -> jax.Array:
   def total(inputs):
     return jnp.sum(losses.cross_entropy(network(inputs), batch.labels))
 
-  attacked = batch.inputs + radius * jnp.sign(jax.grad(total)(batch.inputs))
-  return likeliest_wrong(network(attacked.astype(batch.inputs.dtype)), batch.labels)
+  inputs = network.embedded(batch.inputs)
+  attacked = inputs + radius * jnp.sign(jax.grad(total)(inputs))
+  return likeliest_wrong(network(attacked.astype(inputs.dtype)), batch.labels)
 
 
 class _Heads(NamedTuple):

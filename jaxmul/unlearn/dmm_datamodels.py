@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _check, losses
-from jaxmul._ids import find
+from jaxmul._ids import check_ids, find
 from jaxmul.binding import Network
 from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._teachers import own_logits
@@ -60,11 +60,7 @@ def dmm(
       f"{len(sources)} sources, must be [{len(targets)}, {len(sources)}, C]."
     )
   for name, ids in (("targets", targets), ("sources", sources)):
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-      raise ValueError(
-        f"dmm got id {values[counts > 1][0]} more than once in {name}. Give each id once."
-      )
+    check_ids(ids, len(ids), f"dmm: {name}")
   beta = np.asarray(influence)
   if not np.isfinite(beta).all():
     raise ValueError(

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
-from jaxmul import losses
 from jaxmul._examples import Examples
 from jaxmul.binding import LossFn, Network, losses_of
 from jaxmul.unlearn._whole import full_gradient, sum_blocks
@@ -25,7 +24,7 @@ def influence(
   damping: float = 1e-2,
   iterations: int = 100,
   tolerance: float = 1e-6,
-  loss: LossFn = losses.cross_entropy,
+  loss: LossFn | None = None,
 ) -> Unlearner:
   """A Newton step away from S: θ + α H⁻¹ Σ_S ∇ℓ / (n − |S|), by conjugate gradients.
 
@@ -40,7 +39,7 @@ def influence(
     iterations: at most so many of conjugate gradients.
     tolerance: stop when the residual is below this share of the right-hand side.
     loss: `(outputs [B, *P, C], labels [B, *P]) -> [B]`, convex in the outputs; by default the
-      network's own, which is cross-entropy unless it is bound with another.
+      network's own.
 
   Returns:
     An `Unlearner` of one shot.
@@ -64,7 +63,7 @@ def influence(
 
   def change(network: Network, session: Session) -> Network:
     size = session.batch_size
-    trained = network if loss is losses.cross_entropy else network.replace(loss=loss)
+    trained = network if loss is None else network.replace(loss=loss)
     gradient = full_gradient(trained, session.forget, size)
     step = damped_solve(trained, session.retain, gradient, damping, tolerance, iterations, size)
     s, r = session.forget.count, session.retain.count

@@ -56,8 +56,8 @@ class Clock(NamedTuple):
   steps: jax.Array
 
 
-class _Functions(tuple[Callable[..., Any] | None, ...]):
-  """The identity of an Unlearner that no call is known of."""
+class _Parts(tuple[Any, ...]):
+  """All functions of an Unlearner and how it walks: its identity where no call is known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Unlearner:
   Attributes:
     init: `(network, session) -> state`, any pytree of arrays.
     update: `(forget, retain, state, network, key) -> (updates, state)`, batches and a `Network` in,
-      and out a `Network` of increments for `optax.apply_updates(params, updates)`; that of a bool
+      and out a `Network` of increments as of `optax.apply_updates`; that of a bool
       in the network's state says whether it changes. None for an algorithm of one shot, whose
       result is what `start` returns.
     passes: how an epoch walks: "retain" (over R, S cycled beside it), "forget" (over S, R beside
@@ -76,8 +76,8 @@ class Unlearner:
     tick: `(state, clock) -> state`, before each step, for what depends on time.
     finish: `(network, state) -> network`, after the last step: a head is narrowed.
     identity: equal for equal algorithms, which share a compiled program. `algorithm` fills it in.
-      By default, and where a copy is given other functions, it is the functions themselves: equal
-      to no other, and unknown to another process.
+      By default, and where a copy is given other parts, it is the parts themselves: equal to no
+      other, and unknown to another process.
 
   Raises:
     ValueError: `passes` is none of these.
@@ -99,17 +99,21 @@ class Unlearner:
       raise ValueError(
         f"Unlearner got passes={self.passes!r}, must be 'retain', 'forget', 'union' or Alternate."
       )
-    functions = _Functions((self.init, self.update, self.start, self.tick, self.finish))
-    copied = isinstance(self.identity, Call) and self.identity.functions != functions
-    if self.identity is None or isinstance(self.identity, _Functions) or copied:
-      object.__setattr__(self, "identity", functions)
+    copied = isinstance(self.identity, Call) and self.identity.parts != self.parts
+    if self.identity is None or isinstance(self.identity, _Parts) or copied:
+      object.__setattr__(self, "identity", self.parts)
+
+  @property
+  def parts(self) -> _Parts:
+    """What a copy must share to be the same algorithm."""
+    return _Parts((self.passes, self.init, self.update, self.start, self.tick, self.finish))
 
   @property
   def name(self) -> str:
     """The name of the function that made it, such as "scrub"."""
     if isinstance(self.identity, Call):
       return self.identity.name
-    if isinstance(self.identity, _Functions):
+    if isinstance(self.identity, _Parts):
       return getattr(self.init, "__qualname__", "unnamed")
     return str(self.identity[0] if isinstance(self.identity, tuple) else self.identity)
 
@@ -131,7 +135,7 @@ class Unlearner:
       return self.identity.words(lasting=lasting)
     if not lasting:
       return str(self.identity)
-    if isinstance(self.identity, _Functions):
+    if isinstance(self.identity, _Parts):
       raise ValueError(
         f"{self.name} was made outside of unlearn.algorithm and has no identity, so a run with it "
         "could not be resumed. Make it in a function that @unlearn.algorithm decorates."
@@ -147,14 +151,14 @@ class Call:
     make: the function that was called.
     key: what tells its settings apart, for `==` and `hash`; arrays do not count.
     arguments: all arguments by name, with defaults, arrays included.
-    functions: of the Unlearner that it made, which no copy with others may pass for.
+    parts: of the Unlearner that it made, which no copy with others may pass for.
   """
 
   make: Callable[..., Unlearner]
   key: Hashable
   _: dataclasses.KW_ONLY
   arguments: Mapping[str, Any] = dataclasses.field(compare=False)
-  functions: _Functions = dataclasses.field(compare=False)
+  parts: _Parts = dataclasses.field(compare=False)
 
   @property
   def name(self) -> str:
@@ -249,9 +253,7 @@ def algorithm(make: Callable[P, Unlearner]) -> Callable[P, Unlearner]:
     # Where arrays were given, a number that was read off them may be held as a constant.
     given = any(holds_arrays(value) for value in bound.arguments.values())
     held = key_of_held((made.update, made.tick)) if given else None
-    functions = _Functions((made.init, made.update, made.start, made.tick, made.finish))
-    arguments = dict(bound.arguments)
-    identity = Call(make, (settings, held), arguments=arguments, functions=functions)
+    identity = Call(make, (settings, held), arguments=dict(bound.arguments), parts=made.parts)
     return dataclasses.replace(made, identity=identity)
 
   return called

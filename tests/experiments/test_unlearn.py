@@ -84,7 +84,9 @@ def test_the_table_of_kept_rows(tmp_path):
   assert f"| scrub | {columns} | {worse} |" in lines
   tuned = " | ".join(7 * ["0.500"])
   assert f"| scrub, tuned | {tuned} | 4.00 | 0.5× | rate × 3 |" in lines
-  assert "| salun | diverged |" + 8 * " |" in lines
+  assert "| salun | diverged |" + 9 * " |" in lines
+  cells = {line.count("|") for line in lines if line.startswith("|")}
+  assert len(cells) == 1, "a table of rows with other numbers of cells is shown as text"
   assert lines[-1] == f"Not told apart here, original from retrain: {', '.join(HEADLINE)}."
   kept = json.loads((tmp_path / "results.json").read_text())
   assert kept["mixed"]["salun"][1]["figures"] == []

@@ -81,7 +81,7 @@ def _write_run(
     },
     "intervals": "made up",
     "plan": dict.fromkeys(groups, f"{methods[0]}(0.1), 5 epochs"),
-    "record": {"ground_truth_plan": "0" * 64},
+    "record": {"ground_truth_schedule": "0" * 64},
     "config": {"dataset": dataset, "model": "mlp", "plan": "salun", "seeds": 2},
     "versions": {"jax": "0", "device": "a made-up device"},
   }

@@ -50,6 +50,48 @@ def test_boundary_expand_refuses_a_network_that_is_not_one_class_wider():
   assert "\n" not in str(caught.value)
 
 
+def embed(params, tokens):
+  return params["table"][tokens]
+
+
+def of_text(params, inputs):
+  """One class of a text: what its mean embedding says; also of the embeddings themselves."""
+  floats = jnp.issubdtype(inputs.dtype, jnp.inexact)
+  return (inputs if floats else embed(params, inputs)).mean(1) @ params["w"]
+
+
+PARAMS = {"table": RNG.normal(size=(10, 4)).astype(np.float32), "w": np.float32(W)}
+TOKENS = RNG.integers(0, 10, (5, 6)).astype(np.int32)
+
+
+def session_of_tokens():
+  rows = unlearn.Examples(jnp.asarray(TOKENS), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+  return unlearn.Session(rows, rows, 1, 5, jax.random.key(0))
+
+
+def test_boundary_shrink_attacks_text_of_one_class_at_its_embeddings():
+  network, y = bind(of_text, PARAMS, embed=embed), S[1]
+  x = PARAMS["table"][TOKENS]
+  g = (softmax(x.mean(1) @ PARAMS["w"]) - np.eye(3)[y]) @ PARAMS["w"].T
+  z = (x + 0.3 * np.sign(g)[:, None]).mean(1) @ PARAMS["w"]
+  z[np.arange(5), y] = -np.inf
+  nearest = unlearn.boundary_shrink(radius=0.3).init(network, session_of_tokens()).memory
+  np.testing.assert_array_equal(nearest, z.argmax(1))
+
+
+@pytest.mark.parametrize(
+  ("algorithm", "message"),
+  [
+    (unlearn.boundary_shrink(), "boundary_shrink takes gradients of inputs, which are int32"),
+    (unlearn.amun(), "amun trains on adversarial inputs, and int32 inputs have none"),
+  ],
+)
+def test_tokens_without_a_gradient_are_refused_in_one_line(algorithm, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    algorithm.init(bind(of_text, PARAMS), session_of_tokens())
+  assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("step", "steps"), [(0.05, 100), (1e-3, 1)])
 def test_layer_attack_stops_one_step_past_the_boundary_and_never_names_the_true_class(step, steps):
   params = deep()

@@ -108,7 +108,7 @@ def test_settings_that_are_no_numbers_count():
   assert unlearn.cf_k(("a", "b")) != unlearn.cf_k(("a", "c"))
   assert unlearn.sam(unlearn.fine_tune(0.1)) == unlearn.sam(unlearn.fine_tune(0.1))
   assert unlearn.sam(unlearn.fine_tune(0.1)) != unlearn.sam(unlearn.fine_tune(0.2))
-  assert unlearn.influence(loss=losses.cross_entropy) == unlearn.influence()
+  assert unlearn.influence(loss=losses.cross_entropy) != unlearn.influence()
   assert unlearn.influence(loss=jnp.add) != unlearn.influence()
   first, second = (lambda network, inputs: inputs for _ in range(2))
   assert unlearn.layer_attack(first, "a") == unlearn.layer_attack(first, "a")
@@ -320,6 +320,14 @@ def test_a_copy_with_another_function_is_another_algorithm(made, part):
   one, two = (dataclasses.replace(made, **{part: lambda *given: given}) for _ in range(2))
   assert len({made, one, two}) == 3
   assert dataclasses.replace(made) == made
+
+
+def test_a_copy_that_walks_otherwise_does_not_go_by_the_name_of_the_call(made):
+  other = "union" if made.passes != "union" else "forget"
+  copy = dataclasses.replace(made, passes=other)
+  assert copy != made
+  with pytest.raises(ValueError, match=r"made outside of unlearn\.algorithm"):
+    copy.words()
 
 
 @unlearn.algorithm
