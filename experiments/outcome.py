@@ -87,7 +87,10 @@ def write(
         "chosen": [seed["tuned"] for seed in seeds],
       },
       "oracles_of_the_gap": len(problem.oracles),
-      "record": {"ground_truth_schedule": problem.schedule_hash, "ground_truth_digest": truth.digest},
+      "record": {
+        "ground_truth_schedule": problem.schedule_hash,
+        "ground_truth_digest": truth.digest,
+      },
       **record,
     },
   )
