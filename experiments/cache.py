@@ -5,23 +5,34 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar, cast
 
 import jax
+import numpy as np
 
-from jaxmul import _identity, _settings, checkpoint, report, retraining
+from experiments import setting
+from jaxmul import _identity, _settings, checkpoint, data, report, retraining, train
 from jaxmul._files import read_npz
 from jaxmul._progress import stages
 from jaxmul.binding import Network
+from jaxmul.metrics import oracle
+from jaxmul.metrics.oracle import Outputs
 
 Begin = Callable[[str], None]
+T = TypeVar("T")
 
 
-def told(config: Any, *others: str) -> dict[str, Any]:
+class Keep(Protocol):
+  """`(name, make) -> (make(), seconds)`, which may read back what an earlier run made."""
+
+  def __call__(self, name: str, make: Callable[[], T], /) -> tuple[T, float]: ...
+
+
+def told(config: setting.Flags, *others: str) -> dict[str, object]:
   """Returns the settings of a script by name, but for those that do not decide its result.
 
   Args:
-    config: a dataclass.
+    config: the flags.
     others: settings that change no number, such as where a result goes, and those of which the
       content is told instead, such as a path to data. A new setting is told until it is one.
   """
@@ -29,7 +40,7 @@ def told(config: Any, *others: str) -> dict[str, Any]:
   return {name: getattr(config, name) for name in names if name not in others}
 
 
-def name_of(*deciding: Any) -> str:
+def name_of(*deciding: object) -> str:
   """Returns 16 hex digits that change with what decides a result, versions and JAX's settings.
 
   Args:
@@ -45,7 +56,33 @@ def ensemble_store(out: Path, schedules: Iterable[retraining.Schedule]) -> Path:
   return out / "cache" / f"ensemble-{name}"
 
 
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+def kept_oracles(
+  out: Path,
+  recipe: train.Recipe,
+  dataset: data.Dataset,
+  split: data.Split,
+  key: jax.Array,
+  num_models: int,
+) -> Outputs:
+  """Returns the outputs of oracles, of which finished models are kept in a run directory."""
+  store = ensemble_store(out, oracle.schedules(recipe, dataset, split, key, num_models))
+  return oracle.oracles(recipe, dataset, split, key, num_models=num_models, store=store)
+
+
+def kept_ensemble(
+  out: Path,
+  recipe: train.Recipe,
+  dataset: data.Dataset,
+  split: data.Split,
+  key: jax.Array,
+  num_models: int,
+) -> oracle.Ensemble:
+  """Returns originals with the oracles of `kept_oracles`, from the same store."""
+  store = ensemble_store(out, oracle.schedules(recipe, dataset, split, key, num_models))
+  return oracle.ensemble(recipe, dataset, split, key, num_models=num_models, store=store)
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
   """Returns a finished result and its wall-clock seconds, compilation included."""
   start = time.perf_counter()
   result = jax.block_until_ready(function())
@@ -86,19 +123,18 @@ class Kept:
   def __init__(self, folder: Path, like: Network):
     self._folder, self._like = folder, like
 
-  def __call__(self, name: str, make: Callable[[], Any]) -> tuple[Any, float]:
+  def __call__(self, name: str, make: Callable[[], T], /) -> tuple[T, float]:
     """Returns the network or the {name: array} that `make` returns, and its seconds."""
     path = self._folder / name.replace(" ", "-")
     arrays, clock = path.with_suffix(".npz"), path.with_suffix(".json")
     if clock.exists():
       seconds = json.loads(clock.read_text())["seconds"]
-      if not arrays.exists():
-        return checkpoint.load(path, self._like), seconds
-      return read_npz(arrays), seconds
+      kept = read_npz(arrays) if arrays.exists() else checkpoint.load(path, self._like)
+      return cast("T", kept), seconds
     result, seconds = timed(make)
     if isinstance(result, Network):
       checkpoint.save(path, result)
     else:
-      report.write_arrays(arrays, result)
+      report.write_arrays(arrays, cast("Mapping[str, np.ndarray]", result))
     report.write_json(clock, {"seconds": seconds})
     return result, seconds

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -17,36 +17,28 @@ import numpy as np
 from experiments import logs, outcome
 from experiments.cache import (
   Begin,
+  Keep,
   Kept,
   compute_missing,
-  ensemble_store,
+  kept_ensemble,
+  kept_oracles,
   name_of,
   timed,
   told,
 )
 from experiments.judge import Judge
-from experiments.setting import forget_groups, order_of, show_groups, split_of
-from experiments.truth import cross_fitted, ground_truth, read_truth
-from jaxmul import (
-  checkpoint,
-  data,
-  memorization,
-  metrics,
-  models,
-  proxies,
-  report,
-  rum,
-  train,
-  unlearn,
-)
+from experiments.outcome import Problem, SeedResult
+from experiments.setting import forget_groups, group_size_of, order_of, show_groups, split_of
+from experiments.truth import TruthFlags, cross_fitted, ground_truth
+from jaxmul import checkpoint, data, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul.binding import Network
 
 Proxy = Literal[
   "confidence", "max_confidence", "correctness", "entropy", "curvature", "heldout_divergence"
 ]
 EVENTS = ("confidence", "max_confidence", "correctness", "entropy")
+Arrays = dict[str, np.ndarray]
 ModelName = Literal["mlp", "cnn", "resnet18", "resnet50", "vgg16", "vit"]
-Keep = Callable[[str, Callable[[], Any]], tuple[Any, float]]
 # What changes no number of a seed, and what is told by its content: the data and the ground truth.
 OTHERS = (
   *("seeds", "first_seed", "audit_models", "checkpoints", "log", "out"),
@@ -57,11 +49,10 @@ PLANS = {"neg_grad_plus": rum.neg_grad_plus_plan, "salun": rum.salun_plan}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(TruthFlags):
   """RUM end to end.
 
   Attributes:
-    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
     model: network to train; vgg16 needs images of 32 pixels a side, vit sides divisible by 8.
     proxy: memorization proxies to refine the forget set with.
     plan: what RUM does to the groups: a published plan, salun (none, fine-tune, SalUn) or
@@ -71,51 +62,31 @@ class Config:
     folds: K of the K networks, each trained without one K-th of the data, that tell the autopilot
       what a network says of an example that it never saw.
     trials: settings that the autopilot may try for all groups together, at least 3.
-    seeds: training seeds; one gives no intervals.
-    first_seed: number of the first of them, to confirm a result on seeds that were never seen.
-    num_models: models retrained without a random part of the data, for the ground truth.
+    first_seed: number of the first of the training seeds, to confirm a result on seeds that were
+      never seen.
     truth: .npz of an Estimate of this data and recipe, which takes their place; its seconds are not
       known.
-    fraction: share of the training set that each of them sees, in (0, 1).
     group_size: examples in each of the three forget groups; 0 is n/45, at least 80. A class is
       forgotten whole.
-    epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
-    learning_rate: step size of training in its first epoch; it falls along a cosine.
     audit_models: originals and oracles (each) that the evaluator is audited with; 0 leaves it out.
     checkpoints: keep every network, so that a run that is stopped goes on within a seed.
-    key: number from which all randomness follows.
-    data_dir: folder of prepared TFDS data sets.
-    log: services that get the log too; `log.jsonl` in the run directory is always written.
-    out: run directory to write.
   """
 
-  dataset: str = "mnist5k"
   model: ModelName = "mlp"
   proxy: tuple[Proxy, ...] = (*EVENTS, "curvature", "heldout_divergence")
   plan: Literal["salun", "neg_grad_plus", "auto"] = "salun"
   forget: str = "memorization"
   folds: int = 5
   trials: int = 12
-  seeds: int = 3
   first_seed: int = 0
-  num_models: int = 200
-  truth: Path | None = None
-  fraction: float = 0.7
   group_size: int = 0
-  epochs: int = 10
-  batch_size: int = 64
-  learning_rate: float = 0.05
   audit_models: int = 24
   checkpoints: bool = False
-  key: int = 0
-  data_dir: Path | None = None
-  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/rum")
 
   def __post_init__(self):
-    if self.seeds < 1:
-      raise ValueError(f"--seeds {self.seeds}: must be at least 1.")
+    super().__post_init__()
     if self.first_seed < 0:
       raise ValueError(f"--first-seed {self.first_seed}: must be at least 0.")
     if self.audit_models and self.audit_models < 8:
@@ -141,60 +112,34 @@ class Config:
     return 3 + points + 4 + (self.plan == "salun") + len(self.proxy) + tuned
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Problem:
-  """What all seeds share: the data, its parts, the recipe, the ground truth and the forget set.
-
-  Attributes:
-    seconds: of the ground truth and of cross-fitting; NaN where they are not known.
-    said: for each training example, what a network says of it that never saw it; these networks
-      are not those of the ground truth.
-    oracles: of other seeds than those that are judged.
-  """
-
-  dataset: data.Dataset
-  training: data.Dataset
-  heldout: data.Heldout
-  test: np.ndarray
-  recipe: train.Recipe
-  truth: memorization.Estimate
-  schedule_hash: str
-  groups: rum.Selection
-  said: memorization.Estimate
-  oracles: metrics.oracle.Outputs
-  seconds: dict[str, float]
-
-
 def prepare(
   config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe
 ) -> Problem:
   """Estimates the ground truth, or reads it back, and selects the forget groups."""
   key = jax.random.key(config.key)
   training = dataset.take(parts.train)
-  if config.truth is None:
-    truth, seconds, schedule_hash = ground_truth(config, recipe, training)
-  else:
-    truth = read_truth(config.truth, training)
-    seconds, schedule_hash = float("nan"), truth.digest
-  groups = forget_groups(config, training, truth)
-  show_groups(groups, training, truth)
+  estimate, seconds, schedule_hash = ground_truth(config, recipe, training)
+  size = group_size_of(config.group_size, training)
+  groups = forget_groups(config.forget, size, training, estimate, jax.random.fold_in(key, 6))
+  show_groups(groups, training, estimate)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
-  said, said_seconds = cross_fitted(config, recipe, training)
-  split = split_of(groups, training, heldout, parts.test)
-  count = config.audit_models or ORACLES
-  what = (recipe, dataset, split, jax.random.fold_in(key, 3))
-  store = ensemble_store(config.out, metrics.oracle.schedules(*what, count))
+  said, said_seconds = cross_fitted(config, recipe, training, config.folds)
+  split = split_of(np.sort(np.concatenate(groups)), training, heldout, parts.test)
+  oracles = kept_oracles(
+    config.out, recipe, dataset, split, jax.random.fold_in(key, 3), config.audit_models or ORACLES
+  )
   return Problem(
     dataset=dataset,
     training=training,
     heldout=heldout,
     test=parts.test,
     recipe=recipe,
-    truth=truth,
+    truth=estimate,
     schedule_hash=schedule_hash,
     groups=groups,
+    split=split,
     said=said,
-    oracles=metrics.oracle.oracles(*what, num_models=count, store=store),
+    oracles=oracles,
     seconds={"ground truth": seconds, "cross-fit": said_seconds},
   )
 
@@ -202,20 +147,21 @@ def prepare(
 def audited(config: Config, problem: Problem) -> metrics.Audit:
   """Audits the evaluator with originals and oracles of the same recipe; resumable."""
   key = jax.random.fold_in(jax.random.key(config.key), 3)
-  split = split_of(problem.groups, problem.training, problem.heldout, problem.test)
+  recipe, dataset, split = problem.recipe, problem.dataset, problem.split
   count = config.audit_models
-  what = (problem.recipe, problem.dataset, split, key)
-  store = ensemble_store(config.out, metrics.oracle.schedules(*what, count))
   start = time.perf_counter()
-  ensemble = metrics.oracle.ensemble(*what, num_models=count, store=store)
-  found = metrics.audit(
-    *(ensemble, split, problem.heldout.attack, key),
+  ensemble = kept_ensemble(config.out, recipe, dataset, split, key, count)
+  audit = metrics.audit(
+    ensemble,
+    split,
+    problem.heldout.attack,
+    key,
     high=problem.groups.high,
     low=problem.groups.low,
-    batch_norm=metrics.batch_norm_control(*what, num_models=count // 2),
+    batch_norm=metrics.batch_norm_control(recipe, dataset, split, key, num_models=count // 2),
   )
   print(f"audit: {count} originals and {count} oracles, {time.perf_counter() - start:.0f} s")
-  return found
+  return audit
 
 
 def methods_of(config: Config) -> dict[str, outcome.Method]:
@@ -223,23 +169,18 @@ def methods_of(config: Config) -> dict[str, outcome.Method]:
   auto, first = config.plan == "auto", config.proxy[0]
   plain = ["original", "retrain", "fine-tune", "NegGrad+ vanilla"]
   plain += ["SalUn vanilla"] if config.plan == "salun" else []
-  found = {name: outcome.Method() for name in plain}
+  methods = {name: outcome.Method() for name in plain}
   for scores in ("shuffle", "ground truth", *config.proxy):
-    found[f"RUM {scores}"] = outcome.Method(scores, tuned=auto)
-  found["vanilla, tuned"] = outcome.Method(tuned=True)
+    methods[f"RUM {scores}"] = outcome.Method(scores, tuned=auto)
+  methods["vanilla, tuned"] = outcome.Method(tuned=True)
   if not auto:
-    found[f"RUM {first}, tuned"] = outcome.Method(first, tuned=True)
-  return found
+    methods[f"RUM {first}, tuned"] = outcome.Method(first, tuned=True)
+  return methods
 
 
 def run_seed(
-  config: Config,
-  problem: Problem,
-  seed: int,
-  log: logs.Log,
-  begin: Begin,
-  keep: Keep,
-) -> dict[str, Any]:
+  config: Config, problem: Problem, seed: int, log: logs.Log, begin: Begin, keep: Keep
+) -> SeedResult:
   """Trains, scores, unlearns and evaluates with one seed.
 
   Args:
@@ -247,28 +188,21 @@ def run_seed(
     seed: from 0.
     log: gets the history of each training run by epoch, and what each method scored by seed.
     begin: is told when each of the `config.stages` begins.
-    keep: `(name, make) -> (make(), seconds)`, which may read back what an earlier run made.
-
-  Returns:
-    {"proxies": {name: {"seconds", "scores" [n]}}, "methods": {name: figures of a `Judge`},
-    "tuned": {name: what was chosen for each group}, "confidence": {name: p_y [k] of the forget set,
-    by id}}; accuracies and rates in [0, 1].
+    keep: gets what takes long, and may read it back.
   """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 7)
-  split = split_of(problem.groups, problem.training, problem.heldout, problem.test)
-  forget = split.forget
-
+  split, forget = problem.split, problem.split.forget
   label = f"seed {seed + 1}"
 
-  def trained(name: str, make: Callable[[], train.Fit]) -> tuple[Network, dict[str, Any], float]:
+  def trained(name: str, make: Callable[[], train.Fit]) -> tuple[Network, Arrays, float]:
     begin(f"{label}: training {name}")
     fit = functools.cache(make)
     rows, seconds = keep(f"{name} history", lambda: fit().scores | fit().history._asdict())
-    params, _ = keep(name, lambda: fit().network)
+    network, _ = keep(name, lambda: fit().network)
     logs.history(log, f"{label}/{name}", rows["loss"], rows["accuracy"])
-    return params, rows, seconds
+    return network, rows, seconds
 
-  def retrained(name: str, key: jax.Array) -> tuple[Network, dict[str, Any], float]:
+  def retrained(name: str, key: jax.Array) -> tuple[Network, Arrays, float]:
     return trained(name, lambda: unlearn.retrain(problem.recipe, problem.training, split, key))
 
   trackers = {"events": proxies.trackers.learning_events()}
@@ -284,8 +218,8 @@ def run_seed(
       scored[name] = events[name], train_seconds
     else:
       begin(f"{label}: scoring {name}")
-      found, seconds = keep(name, point_proxy(name, problem, original, keys[3]))
-      scored[name] = found[name], seconds
+      scores, seconds = keep(name, point_proxy(name, problem, original, keys[3]))
+      scored[name] = scores[name], seconds
 
   batch = config.batch_size
 
@@ -298,7 +232,7 @@ def run_seed(
 
   def tuned(name: str, groups: list[np.ndarray]) -> Callable[[], Network]:
     def run() -> Network:
-      found = rum.tune(
+      tuning = rum.tune(
         rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy)),
         original,
         problem.training,
@@ -309,11 +243,11 @@ def run_seed(
         estimate=problem.said,
       )
       best = [
-        max((t for t in found.trials if t.group == group), key=lambda t: t.surrogate)
+        max((t for t in tuning.trials if t.group == group), key=lambda t: t.surrogate)
         for group in range(len(groups))
       ]
       chosen[name] = np.array([trial.name for trial in best])
-      return found.network
+      return tuning.network
 
     return run
 
@@ -342,8 +276,8 @@ def run_seed(
     return lambda: rum.meta_unlearn(plan, original, problem.training, groups, keys[4])
 
   judge = Judge(
-    problem.dataset,
-    split,
+    dataset=problem.dataset,
+    split=split,
     attack_ids=problem.heldout.attack,
     groups=problem.groups._asdict(),
     oracles=problem.oracles,
@@ -375,10 +309,10 @@ def run_seed(
 
 def point_proxy(
   name: str, problem: Problem, original: Network, key: jax.Array
-) -> Callable[[], dict[str, np.ndarray]]:
+) -> Callable[[], Arrays]:
   """Returns what computes {name: scores [n]} of a proxy of the trained network."""
 
-  def scores() -> dict[str, np.ndarray]:
+  def scores() -> Arrays:
     if name == "curvature":
       proxy = jax.tree_util.Partial(proxies.curvature)
     else:
@@ -397,8 +331,7 @@ def keeper(config: Config, problem: Problem, folder: Path) -> Keep:
   """Returns `keep` of `run_seed`: with checkpoints in a folder, or a clock alone."""
   if not config.checkpoints:
     return lambda _, make: timed(make)
-  example = problem.training.take(problem.training.ids[:1]).batch()[0]
-  return Kept(folder, models.shapes(problem.recipe.model, example))
+  return Kept(folder, models.shapes(problem.recipe.model, problem.training.example))
 
 
 def name_of_seeds(config: Config, problem: Problem) -> str:
@@ -409,7 +342,7 @@ def name_of_seeds(config: Config, problem: Problem) -> str:
   return name_of(told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
 
-def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, Any]]:
+def resumed(config: Config, problem: Problem, log: logs.Log) -> list[SeedResult]:
   """Returns the result of each seed, read back if the same run has finished it before."""
   name = name_of_seeds(config, problem)
   first, cache = config.first_seed, config.out / "cache"
@@ -426,8 +359,8 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, A
     result["methods"] = {
       name: metrics.figures.read(rows) for name, rows in result["methods"].items()
     }
-    for found in result["proxies"].values():
-      found["scores"] = np.asarray(found["scores"])
+    for proxy in result["proxies"].values():
+      proxy["scores"] = np.asarray(proxy["scores"])
   return results
 
 
@@ -448,17 +381,17 @@ def steps_of(config: Config) -> dict[str, str]:
 def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe) -> None:
   """Runs everything on these parts, writes the run directory and prints the table."""
   record = {"config": config, "plan": steps_of(config), "versions": report.versions()}
-  log = logs.start(config.out, config.log, config)
+  log = logs.start(config.out, config.log, vars(config))
   report.write_json(config.out / "config.json", record)
   problem = prepare(config, dataset, parts, recipe)
   seeds = resumed(config, problem, log)
-  found = audited(config, problem) if config.audit_models else metrics.Audit(())
-  outcome.write(config.out, problem, methods_of(config), seeds, record, blind=found.blind)
+  audit = audited(config, problem) if config.audit_models else metrics.Audit(())
+  outcome.write(config.out, problem, methods_of(config), seeds, record, blind=audit.blind)
   if config.audit_models:
     report.write_json(
       config.out / "audit.json",
-      {"passed": found.passed, "line": found.line, "blind": found.blind, "audit": found},
+      {"passed": audit.passed, "line": audit.line, "blind": audit.blind, "audit": audit},
     )
-    print(found.line)
+    print(audit.line)
   page = report.html(config.out)
   print(f"written: {page}, metrics.json, scores.npz and *.png beside it")

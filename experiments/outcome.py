@@ -1,15 +1,16 @@
 """What the main job leaves behind: metrics with intervals over seeds, scores, plots, a table."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from experiments import judge, tables
 from experiments.judge import HEADLINE, unseeing
 from experiments.setting import TIES_RULE
-from jaxmul import metrics, proxies, report, rum
+from jaxmul import data, memorization, metrics, proxies, report, rum, train
 from jaxmul.metrics import Blind, Figure, find
 
 LAYOUT = 2  # of what is kept of a seed: raise it where an older file cannot be read
@@ -28,12 +29,61 @@ class Method(NamedTuple):
   tuned: bool = False
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Problem:
+  """What all seeds share: the data, its parts, the recipe, the ground truth and the forget set.
+
+  Attributes:
+    seconds: of the ground truth and of cross-fitting; NaN where they are not known.
+    said: for each training example, what a network says of it that never saw it; these networks
+      are not those of the ground truth.
+    split: in which all three groups are forgotten.
+    oracles: of other seeds than those that are judged.
+  """
+
+  dataset: data.Dataset
+  training: data.Dataset
+  heldout: data.Heldout
+  test: np.ndarray
+  recipe: train.Recipe
+  truth: memorization.Estimate
+  schedule_hash: str
+  groups: rum.Selection
+  split: data.Split
+  said: memorization.Estimate
+  oracles: metrics.oracle.Outputs
+  seconds: dict[str, float]
+
+
+class Scored(TypedDict):
+  """Scores [n] of a proxy, in the order of the training ids, and the seconds that they took."""
+
+  seconds: float
+  scores: np.ndarray
+
+
+class SeedResult(TypedDict):
+  """What one training seed gave; accuracies and rates in [0, 1].
+
+  Attributes:
+    proxies: {name: scores}.
+    methods: {name: figures of a `Judge`}.
+    tuned: {name: what was chosen for each group}.
+    confidence: {name: p_y [k] of the forget set, by id}.
+  """
+
+  proxies: dict[str, Scored]
+  methods: dict[str, list[Figure]]
+  tuned: dict[str, list[str]]
+  confidence: dict[str, np.ndarray]
+
+
 def write(
   out: Path,
-  problem: Any,
+  problem: Problem,
   methods: Mapping[str, Method],
-  seeds: Sequence[dict[str, Any]],
-  record: dict,
+  seeds: Sequence[SeedResult],
+  record: Mapping[str, object],
   *,
   blind: Sequence[Blind] = (),
 ) -> None:
@@ -41,9 +91,9 @@ def write(
 
   Args:
     out: the run directory.
-    problem: `experiments.main_job.Problem`.
+    problem: what all seeds share.
     methods: what was judged, from top to bottom.
-    seeds: the result of each seed, see `experiments.main_job.run_seed`.
+    seeds: the result of each seed.
     record: config and versions.
     blind: what the audit found blind here: in metrics.json, but in no table or plot.
   """
@@ -108,23 +158,23 @@ def write(
       },
     },
   )
-  forget = np.sort(np.concatenate(problem.groups))
   report.write_arrays(
     out / "unlearned.npz",
     {
-      "ids": forget,
+      "ids": problem.split.forget,
       "methods": np.array(list(methods)),
       "confidence": np.array(
         [[seed["confidence"][name] for seed in seeds] for name in methods], np.float32
       ),
     },
   )
-  data = problem.training
+  training = problem.training
   report.write_arrays(
-    out / "images.npz", {"ids": data.ids, "images": data.inputs, "labels": data.labels}
+    out / "images.npz",
+    {"ids": training.ids, "images": training.inputs, "labels": training.labels},
   )
   groups = {
-    name: truth.memorization[data.rows(ids)] for name, ids in problem.groups._asdict().items()
+    name: truth.memorization[training.rows(ids)] for name, ids in problem.groups._asdict().items()
   }
   plots = report.plots
   plots.memorization_histogram(out / "memorization.png", truth.memorization, groups)
@@ -132,20 +182,22 @@ def write(
     out / "proxies.png",
     truth.memorization[known],
     first,
-    {name: each[0] for name, each in agreements.items()},
+    {name: of_seeds[0] for name, of_seeds in agreements.items()},
     "The first training seed; 95 % bootstrap over examples",
   )
   unseen = unseeing(figures["original"], figures["retrain"])
   missing = [
     name
     for name in HEADLINE
-    if name in unseen or any(each.hides(find(figures["original"], name)) for each in blind)
+    if name in unseen or any(figure.hides(find(figures["original"], name)) for figure in blind)
   ]
   shown = [name for name in HEADLINE if name not in missing]
   refined = {name for name, method in methods.items() if method.scores is not None}
   if shown:  # with two seeds it can be that nothing tells an original from an oracle
     plots.method_intervals(out / "methods.png", figures, shown, refined)
-  plots.gallery(out / "gallery.png", data.inputs, data.labels, truth.memorization, truth.soft)
+  plots.gallery(
+    out / "gallery.png", training.inputs, training.labels, truth.memorization, truth.soft
+  )
   print_table(methods, figures, scored, problem.seconds["ground truth"], shown)
   if missing:
     print(f"Blind here, left out of the table: {', '.join(missing)}.")
@@ -155,18 +207,18 @@ def write(
         show_differences(differences, name, len(seeds))
 
 
-def groups_of(problem: Any) -> dict[str, dict[str, Any]]:
+def groups_of(problem: Problem) -> dict[str, dict[str, object]]:
   """Returns of each forget group its size, its examples of each class, and their memorization."""
   counts = rum.class_counts(problem.groups, problem.training)
-  found = {}
+  groups = {}
   for name, ids, classes in zip(problem.groups._fields, problem.groups, counts, strict=True):
     scores = problem.truth.take(ids).memorization
-    found[name] = {
+    groups[name] = {
       "size": len(ids),
       "classes": classes.tolist(),
       "memorization": {"mean": scores.mean(), "least": scores.min(), "most": scores.max()},
     }
-  return found
+  return groups
 
 
 def scoring_of(
@@ -180,13 +232,13 @@ def scoring_of(
   """
   own = {name: find(figures, "seconds").value for name, figures in scored.items()}
   own["ground truth"] = seconds["ground truth"]
-  found = {}
+  seconds_of = {}
   for name, method in methods.items():
     costs = [own[method.scores]] if method.scores in own else []
     costs += [seconds["cross-fit"]] if method.tuned else []
     if costs:
-      found[name] = sum(costs)
-  return found
+      seconds_of[name] = sum(costs)
+  return seconds_of
 
 
 def differences_of(
@@ -203,8 +255,8 @@ def differences_of(
   return {
     name: {
       other: [
-        metrics.figures.difference(find(figures[name], each), find(figures[other], each))
-        for each in HEADLINE
+        metrics.figures.difference(find(figures[name], figure), find(figures[other], figure))
+        for figure in HEADLINE
       ]
       for other in others
       if other != name
@@ -215,18 +267,20 @@ def differences_of(
 
 
 def show_differences(
-  found: Mapping[str, Mapping[str, Sequence[Figure]]], figure: str, seeds: int
+  differences: Mapping[str, Mapping[str, Sequence[Figure]]], figure: str, seeds: int
 ) -> None:
   """Prints one row for each method: its figure minus that of others, seed by seed."""
-  others = list(dict.fromkeys(other for each in found.values() for other in each))
+  others = list(dict.fromkeys(other for beside in differences.values() for other in beside))
 
-  def cell(differences: Sequence[Figure] | None) -> str:
-    if differences is None:
+  def cell(figures: Sequence[Figure] | None) -> str:
+    if figures is None:
       return ""
-    difference = find(differences, figure)
+    difference = find(figures, figure)
     return f"{tables.with_half_width(difference)} (p {difference.p:.2f})"
 
-  rows = [(name, *(cell(each.get(other)) for other in others)) for name, each in found.items()]
+  rows = [
+    (name, *(cell(beside.get(other)) for other in others)) for name, beside in differences.items()
+  ]
   better = "below 0 is better" if figure == "example gap" else "above 0 is better"
   title = (
     f"{figure} minus that of another method ({better}), mean ± 95 % t over {seeds} seeds; p: sign "
@@ -279,17 +333,17 @@ def print_table(
   table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
   for name in ("method", *shown, "test", "seconds", "scoring", "ρ", "speed-up"):
     table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-  ranks = {name: find(each, "spearman", kind="").value for name, each in scored.items()}
-  for name, found in figures.items():
-    cost = next((each.value for each in found if each.name == "scoring"), np.nan)
+  ranks = {name: find(proxy, "spearman", kind="").value for name, proxy in scored.items()}
+  for name, own in figures.items():
+    cost = next((figure.value for figure in own if figure.name == "scoring"), np.nan)
     compared = np.isfinite([cost, truth_seconds]).all()  # not where the truth was read from a file
     scores = methods[name].scores
     rank = ranks.pop(scores, None) if scores is not None else None  # said once
     table.add_row(
       name,
-      *(tables.with_half_width(find(found, each)) for each in shown),
-      f"{find(found, 'accuracy', 'test').value:.3f}",
-      f"{find(found, 'seconds').value:.2f}",
+      *(tables.with_half_width(find(own, figure)) for figure in shown),
+      f"{find(own, 'accuracy', 'test').value:.3f}",
+      f"{find(own, 'seconds').value:.2f}",
       f"{cost:.1f}" if np.isfinite(cost) else "",
       "" if rank is None else f"{rank:.2f}",
       f"{truth_seconds / cost:.0f}×" if compared and cost else "",

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import cli, logs, main_job
+from experiments import cli, logs, main_job, setting
 from experiments.truth import compute_part, part_of, scheduled_truth
 from jaxmul import data, models, retraining, train
 
@@ -233,7 +233,7 @@ def cut(
   if preset.heldout_of_test:
     parts = data.Holdout(training.ids, heldout, rest)
   arrays = (
-    np.concatenate([getattr(each, name) for each in (training, test)])
+    np.concatenate([getattr(part, name) for part in (training, test)])
     for name in ("inputs", "labels", "ids")
   )
   return data.Dataset(*arrays, num_classes=preset.num_classes), parts
@@ -259,7 +259,7 @@ def recipe_of(config: Config, preset: Preset, job: main_job.Config) -> train.Rec
     std=preset.std,
     dtype=jnp.bfloat16 if config.bfloat16 else None,
   )
-  return train.Recipe(model, job.epochs, job.batch_size, job.learning_rate)
+  return setting.recipe_with(model, job)
 
 
 def main(config: Config) -> None:

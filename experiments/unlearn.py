@@ -32,10 +32,18 @@ import numpy as np
 
 from experiments import cli, logs, tables
 from experiments.algorithms import ALGORITHMS, LAYERS, Given
-from experiments.cache import ensemble_store, name_of, timed, told
-from experiments.judge import HEADLINE, Judge, over_seeds, unseeing
-from experiments.setting import TIES_RULE, cut, recipe_of, scored, show_groups, size_of
-from experiments.truth import cross_fitted, ground_truth, read_truth
+from experiments.cache import kept_oracles, name_of, timed, told
+from experiments.judge import HEADLINE, PARTS, Judge, over_seeds, unseeing
+from experiments.setting import (
+  TIES_RULE,
+  cut,
+  group_size_of,
+  recipe_of,
+  scored,
+  show_groups,
+  split_of,
+)
+from experiments.truth import TruthFlags, chunks_of, cross_fitted, ground_truth
 from jaxmul import (
   data,
   memorization,
@@ -66,52 +74,31 @@ OTHERS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(TruthFlags):
   """All unlearning algorithms.
 
   Attributes:
     all: run every algorithm (ct needs --model cnn) and RUM; otherwise those named.
     algorithms: names, such as scrub.
-    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
-    model: network to train.
     sets: forget sets.
     seeds: training seeds.
     num_models: models of the ground truth by which the forget sets are selected; 0 selects by the
       confidence of one training run.
-    truth: .npz of an Estimate of this data and recipe, which takes their place.
     influence_models: models of the influences that dmm needs; 0 leaves dmm out.
-    fraction: share of the training set that each of them sees, in (0, 1).
     group_size: examples in the low, medium and high set each; 0 is n/45, at least 80.
     trials: settings that rum.tune may try for each algorithm; 0 leaves tuning out.
     folds: K of the K networks, each trained without one K-th of the data, that tuning asks.
-    epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
-    learning_rate: step size of training in its first epoch; it falls along a cosine.
-    key: number from which all randomness follows.
-    data_dir: folder of prepared TFDS data sets.
-    log: services that get the log too; `log.jsonl` in the run directory is always written.
-    out: run directory to write.
   """
 
   all: bool = False
   algorithms: tuple[str, ...] = ()
-  dataset: str = "mnist5k"
   model: Literal["mlp", "cnn"] = "mlp"
   sets: tuple[Literal["mixed", "high", "medium", "low"], ...] = SETS
-  seeds: int = 3
-  num_models: int = 200
-  truth: Path | None = None
   influence_models: int = 200
-  fraction: float = 0.7
   group_size: int = 0
   trials: int = 5
   folds: int = 5
-  epochs: int = 10
-  batch_size: int = 64
-  learning_rate: float = 0.05
-  key: int = 0
-  data_dir: Path | None = None
-  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/unlearn")
 
   def __post_init__(self):
@@ -120,8 +107,9 @@ class Config:
       raise ValueError(f"--algorithms {unknown[0]}: choose among {', '.join(ALGORITHMS)}.")
     if not self.all and not self.algorithms:
       raise ValueError("nothing to run: give --all, or --algorithms with names.")
-    if self.seeds < 1 or not 0 <= self.trials <= len(SCALES):
-      raise ValueError(f"--seeds must be at least 1, --trials in [0, {len(SCALES)}].")
+    super().__post_init__()
+    if not 0 <= self.trials <= len(SCALES):
+      raise ValueError(f"--trials {self.trials}: must be in [0, {len(SCALES)}].")
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -142,8 +130,9 @@ class Problem:
     self.training, self.test = self.dataset.take(parts.train), parts.test
     self.heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(self.key, 2))
     self.recipe = recipe_of(config, self.dataset.num_classes)
-    size = size_of(config, self.training)
-    self.truth = self._truth()
+    size = group_size_of(config.group_size, self.training)
+    selected = config.truth is not None or config.num_models
+    self.truth = ground_truth(config, self.recipe, self.training)[0] if selected else None
     ids, scores, soft = self._scores()
     centre = "median" if self.truth is None else 0.5
     self.groups = rum.select(scores, ids, size=size, centre=centre, soft=soft)
@@ -154,13 +143,6 @@ class Problem:
   def model(self, num_classes: int):
     """The network, with so many classes."""
     return getattr(models, self.config.model)(num_classes=num_classes)
-
-  def _truth(self) -> memorization.Estimate | None:
-    if self.config.truth is not None:
-      return read_truth(self.config.truth, self.training)
-    if not self.config.num_models:
-      return None
-    return ground_truth(self.config, self.recipe, self.training)[0]
 
   def _scores(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Returns ids, scores to select by, and what orders equal ones."""
@@ -174,23 +156,16 @@ class Problem:
   @functools.cached_property
   def said(self) -> memorization.Estimate:
     """For each training example, what a network says of it that never saw it."""
-    return cross_fitted(self.config, self.recipe, self.training)[0]
+    return cross_fitted(self.config, self.recipe, self.training, self.config.folds)[0]
 
   def split(self, name: str) -> data.Split:
     """The forget set of this name, and everything else."""
-    forget = self.sets[name]
-    return data.Split(
-      forget=forget,
-      retain=np.setdiff1d(self.training.ids, forget),
-      heldout=np.concatenate(self.heldout),
-      test=self.test,
-    )
+    return split_of(self.sets[name], self.training, self.heldout, self.test)
 
   def oracles(self, name: str) -> metrics.oracle.Outputs:
     """Oracles of a forget set, of other seeds than those that are judged; kept in a store."""
-    what = (self.recipe, self.dataset, self.split(name), jax.random.fold_in(self.key, 3))
-    store = ensemble_store(self.config.out, metrics.oracle.schedules(*what, ORACLES))
-    return metrics.oracle.oracles(*what, num_models=ORACLES, store=store)
+    split, key = self.split(name), jax.random.fold_in(self.key, 3)
+    return kept_oracles(self.config.out, self.recipe, self.dataset, split, key, ORACLES)
 
   @functools.cached_property
   def influence(self) -> memorization.ChosenInfluence | None:
@@ -199,16 +174,22 @@ class Problem:
     config, key = self.config, jax.random.fold_in(self.key, 7)
     if "dmm" not in config.names or not config.influence_models:
       return None
-    options = {"num_models": config.influence_models, "fraction": config.fraction}
     schedule = retraining.leave_out(
-      self.recipe, self.training, key, **options, test=self.training, target="logits"
+      self.recipe,
+      self.training,
+      key,
+      num_models=config.influence_models,
+      fraction=config.fraction,
+      test=self.training,
+      target="logits",
     )
-    forget, cache = self.sets["mixed"], config.out / "cache"
-    folder = cache / f"influence-{digest(forget)[:12]}-{schedule.hash[:12]}"
+    forget = self.sets["mixed"]
+    name = f"influence-{digest(forget)[:12]}-{schedule.hash[:12]}"
+    folder = config.out / "cache" / name
     if folder.exists():
       return memorization.ChosenInfluence.load(folder)
     print(f"influences for dmm: {config.influence_models} models")
-    chunks = cache / f"chunks-{schedule.hash[:12]}"
+    chunks = chunks_of(config.out, schedule)
     return memorization.influence(schedule, forget, out=folder, store=chunks)
 
 
@@ -229,8 +210,8 @@ class Row:
   @classmethod
   def read(cls, path: Path) -> "Row":
     """Returns what is kept in a file."""
-    found = json.loads(path.read_text())
-    return cls(**found | {"figures": metrics.figures.read(found["figures"])})
+    row = json.loads(path.read_text())
+    return cls(**row | {"figures": metrics.figures.read(row["figures"])})
 
 
 class Seed:
@@ -240,11 +221,10 @@ class Seed:
     self.problem = problem
     keys = jax.random.split(jax.random.fold_in(problem.key, 100 + number), 6)
     self.oracle_keys, self.key = keys[1:3], keys[3]
-    fit = timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
-    self.original, self.seconds = fit[0].network, fit[1]
-    inputs, classes = problem.training.batch()[0][:1], problem.dataset.num_classes
-    model = problem.model(classes)
-    layers = LAYERS[problem.config.model]
+    fit, self.seconds = timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
+    self.original = fit.network
+    inputs, classes = problem.training.example, problem.dataset.num_classes
+    model, layers = problem.model(classes), LAYERS[problem.config.model]
     self.given = Given(
       fresh=models.init(model, keys[4], inputs),
       wide=models.init(problem.model(classes + 1), keys[5], inputs),
@@ -262,8 +242,8 @@ class Seed:
       oracle = unlearn.retrain(problem.recipe, problem.training, split, self.oracle_keys[0]).network
       groups = problem.groups._asdict()
       self._judges[name] = Judge(
-        problem.dataset,
-        split,
+        dataset=problem.dataset,
+        split=split,
         attack_ids=problem.heldout.attack,
         groups=groups if name == "mixed" else {name: groups[name]},
         oracles=problem.oracles(name),
@@ -319,8 +299,8 @@ class Seed:
     problem, key = self.problem, jax.random.fold_in(self.key, requests)
     dealt = np.array_split(np.asarray(jax.random.permutation(key, problem.sets[name])), requests)
 
-    def score(params: Network, asked: data.Dataset) -> np.ndarray:
-      return proxies.score(proxies.confidence, params, asked)
+    def score(network: Network, asked: data.Dataset) -> np.ndarray:
+      return proxies.score(proxies.confidence, network, asked)
 
     def serve() -> Network:
       plan = rum.salun_plan(problem.config.batch_size)
@@ -356,7 +336,7 @@ class Seed:
 
 def main(config: Config) -> None:
   """Runs what is missing, and writes the tables."""
-  log = logs.start(config.out, config.log, config)
+  log = logs.start(config.out, config.log, vars(config))
   problem = Problem(config)
   counts = rum.class_counts(list(problem.sets.values()), problem.training).tolist()
   classes = dict(zip(problem.sets, counts, strict=True))
@@ -375,7 +355,10 @@ def main(config: Config) -> None:
     for name in config.sets
   }
   missing = [
-    row for at, rows in work.items() for row in rows if not kept(at[1], at[0], row).exists()
+    row
+    for (number, name), rows in work.items()
+    for row in rows
+    if not kept(name, number, row).exists()
   ]
   results: dict[str, dict[str, list[Row]]] = {name: {} for name in config.sets}
   with stages(len(missing)) as begin:
@@ -386,12 +369,12 @@ def main(config: Config) -> None:
           label = f"{name}, seed {number + 1}, {row}"
           begin(label)
           start = time.perf_counter()
-          found = compute()
-          report.write_json(path, found)
-          seconds = time.perf_counter() - start
-          said = f"ToW {find(found.figures, 'ToW').value:.3f}" if found.figures else "diverged"
-          print(f"{label}: {said}, {seconds:.0f} s", flush=True)
-          log(number, logs.named(found.figures, name, row))
+          scored_row = compute()
+          report.write_json(path, scored_row)
+          seconds, figures = time.perf_counter() - start, scored_row.figures
+          outcome = f"ToW {find(figures, 'ToW').value:.3f}" if figures else "diverged"
+          print(f"{label}: {outcome}, {seconds:.0f} s", flush=True)
+          log(number, logs.named(figures, name, row))
         results[name].setdefault(row, []).append(Row.read(path))
       write(config, results)
   print((config.out / "table.md").read_text())
@@ -440,24 +423,24 @@ def write(config: Config, rows: dict[str, dict[str, list[Row]]]) -> None:
       "|---" * (len(HEADLINE) + 7) + "|",
     ]
     figures = {
-      method: over_seeds([row.figures for row in found])
-      for method, found in methods.items()
-      if all(row.figures for row in found)
+      method: over_seeds([row.figures for row in of_seeds])
+      for method, of_seeds in methods.items()
+      if all(row.figures for row in of_seeds)
     }
     retrain = find(figures["retrain"], "seconds").value
-    for method, found in methods.items():
+    for method, of_seeds in methods.items():
       if method not in figures:
         lines.append(f"| {method} | diverged |" + " |" * (len(HEADLINE) + 5))
         continue
       mean = figures[method]
-      worse = worse_than(methods["original"][: len(found)], found)
+      worse = worse_than(methods["original"][: len(of_seeds)], of_seeds)
       worse = f"worse than the original by {' and '.join(worse)}" if worse else ""
-      chosen = found[0].chosen
+      chosen = of_seeds[0].chosen
       chosen = "no candidate chosen" if chosen == "none" else chosen and f"rate × {chosen}"
       seconds = find(mean, "seconds").value
-      accuracies = (find(mean, "accuracy", part) for part in ("forget", "retain", "test"))
+      accuracies = (find(mean, "accuracy", part) for part in PARTS)
       lines.append(
-        f"| {method} | {' | '.join(spread(find(mean, each)) for each in HEADLINE)} | "
+        f"| {method} | {' | '.join(spread(find(mean, figure)) for figure in HEADLINE)} | "
         f"{' | '.join(f'{figure.value:.3f}' for figure in accuracies)} | {seconds:.2f} | "
         f"{retrain / seconds:.1f}× | {', '.join(filter(None, (worse, chosen)))} |"
       )
@@ -467,13 +450,13 @@ def write(config: Config, rows: dict[str, dict[str, list[Row]]]) -> None:
   (config.out / "table.md").write_text("\n".join(lines))
 
 
-def worse_than(original: Sequence[Row], found: Sequence[Row]) -> list[str]:
+def worse_than(original: Sequence[Row], after: Sequence[Row]) -> list[str]:
   """Returns the figures in which a row is worse than the original of the same seeds.
 
   That is where the 95 % t-interval of the differences lies wholly on that side: one seed tells
   nothing.
   """
-  ours, theirs = (over_seeds([row.figures for row in each]) for each in (found, original))
+  ours, theirs = (over_seeds([row.figures for row in rows]) for rows in (after, original))
   further = metrics.figures.difference(find(ours, "example gap"), find(theirs, "example gap"))
   lower = metrics.figures.difference(find(ours, "ToW by group"), find(theirs, "ToW by group"))
   worse = {further.name: further.low > 0, lower.name: lower.high < 0}
