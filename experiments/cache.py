@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -11,12 +11,10 @@ import jax
 import numpy as np
 
 from experiments import setting
-from jaxmul import _identity, _settings, checkpoint, data, report, retraining, train
+from jaxmul import _identity, _settings, checkpoint, data, metrics, report, train
 from jaxmul._files import read_npz
 from jaxmul._progress import stages
 from jaxmul.binding import Network
-from jaxmul.metrics import oracle
-from jaxmul.metrics.oracle import Outputs
 
 Begin = Callable[[str], None]
 T = TypeVar("T")
@@ -50,36 +48,18 @@ def name_of(*deciding: object) -> str:
   return _identity.digest(deciding, around, report.versions()["device"])[:16]
 
 
-def ensemble_store(out: Path, schedules: Iterable[retraining.Schedule]) -> Path:
-  """Returns the folder, in a run directory, for the models that these schedules train."""
+def ensemble_store(
+  out: Path,
+  recipe: train.Recipe,
+  dataset: data.Dataset,
+  split: data.Split,
+  key: jax.Array,
+  num_models: int,
+) -> Path:
+  """Returns the folder, in a run directory, for the models of an ensemble of `metrics.oracle`."""
+  schedules = metrics.oracle.schedules(recipe, dataset, split, key, num_models)
   name = _identity.digest(*(schedule.hash for schedule in schedules))[:16]
   return out / "cache" / f"ensemble-{name}"
-
-
-def kept_oracles(
-  out: Path,
-  recipe: train.Recipe,
-  dataset: data.Dataset,
-  split: data.Split,
-  key: jax.Array,
-  num_models: int,
-) -> Outputs:
-  """Returns the outputs of oracles, of which finished models are kept in a run directory."""
-  store = ensemble_store(out, oracle.schedules(recipe, dataset, split, key, num_models))
-  return oracle.oracles(recipe, dataset, split, key, num_models=num_models, store=store)
-
-
-def kept_ensemble(
-  out: Path,
-  recipe: train.Recipe,
-  dataset: data.Dataset,
-  split: data.Split,
-  key: jax.Array,
-  num_models: int,
-) -> oracle.Ensemble:
-  """Returns originals with the oracles of `kept_oracles`, from the same store."""
-  store = ensemble_store(out, oracle.schedules(recipe, dataset, split, key, num_models))
-  return oracle.ensemble(recipe, dataset, split, key, num_models=num_models, store=store)
 
 
 def timed(function: Callable[[], T]) -> tuple[T, float]:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from experiments import cli, logs, setting, tables
-from experiments.cache import kept_ensemble
+from experiments.cache import ensemble_store
 from experiments.setting import TIES_RULE, cut, recipe_of, soft_of
 from jaxmul import checkpoint, data, memorization, metrics, models, report, rum, train
 from jaxmul.metrics import Figure
@@ -171,7 +171,10 @@ def main(config: Config) -> None:
     batch_norm = batch_norm_changed(config.originals, recipe, dataset, ids)
   else:
     count = config.num_models
-    ensemble = kept_ensemble(config.out, recipe, dataset, split, models_key, count)
+    store = ensemble_store(config.out, recipe, dataset, split, models_key, count)
+    ensemble = metrics.oracle.ensemble(
+      recipe, dataset, split, models_key, num_models=count, store=store
+    )
     batch_norm = metrics.batch_norm_control(
       recipe, dataset, split, models_key, num_models=count // 2
     )

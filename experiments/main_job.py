@@ -14,21 +14,9 @@ from typing import Literal
 import jax
 import numpy as np
 
-from experiments import logs, outcome
-from experiments.cache import (
-  Begin,
-  Keep,
-  Kept,
-  compute_missing,
-  kept_ensemble,
-  kept_oracles,
-  name_of,
-  timed,
-  told,
-)
+from experiments import cache, logs, outcome, setting
 from experiments.judge import Judge
 from experiments.outcome import Problem, SeedResult
-from experiments.setting import forget_groups, group_size_of, order_of, show_groups, split_of
 from experiments.truth import TruthFlags, cross_fitted, ground_truth
 from jaxmul import checkpoint, data, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul.binding import Network
@@ -119,15 +107,17 @@ def prepare(
   key = jax.random.key(config.key)
   training = dataset.take(parts.train)
   estimate, seconds, schedule_hash = ground_truth(config, recipe, training)
-  size = group_size_of(config.group_size, training)
-  groups = forget_groups(config.forget, size, training, estimate, jax.random.fold_in(key, 6))
-  show_groups(groups, training, estimate)
+  size = setting.group_size_of(config.group_size, training)
+  groups = setting.forget_groups(
+    config.forget, size, training, estimate, jax.random.fold_in(key, 6)
+  )
+  setting.show_groups(groups, training, estimate)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
   said, said_seconds = cross_fitted(config, recipe, training, config.folds)
-  split = split_of(np.sort(np.concatenate(groups)), training, heldout, parts.test)
-  oracles = kept_oracles(
-    config.out, recipe, dataset, split, jax.random.fold_in(key, 3), config.audit_models or ORACLES
-  )
+  split = setting.split_of(np.sort(np.concatenate(groups)), training, heldout, parts.test)
+  key, count = jax.random.fold_in(key, 3), config.audit_models or ORACLES
+  store = cache.ensemble_store(config.out, recipe, dataset, split, key, count)
+  oracles = metrics.oracle.oracles(recipe, dataset, split, key, num_models=count, store=store)
   return Problem(
     dataset=dataset,
     training=training,
@@ -150,7 +140,8 @@ def audited(config: Config, problem: Problem) -> metrics.Audit:
   recipe, dataset, split = problem.recipe, problem.dataset, problem.split
   count = config.audit_models
   start = time.perf_counter()
-  ensemble = kept_ensemble(config.out, recipe, dataset, split, key, count)
+  store = cache.ensemble_store(config.out, recipe, dataset, split, key, count)
+  ensemble = metrics.oracle.ensemble(recipe, dataset, split, key, num_models=count, store=store)
   audit = metrics.audit(
     ensemble,
     split,
@@ -179,7 +170,7 @@ def methods_of(config: Config) -> dict[str, outcome.Method]:
 
 
 def run_seed(
-  config: Config, problem: Problem, seed: int, log: logs.Log, begin: Begin, keep: Keep
+  config: Config, problem: Problem, seed: int, log: logs.Log, begin: cache.Begin, keep: cache.Keep
 ) -> SeedResult:
   """Trains, scores, unlearns and evaluates with one seed.
 
@@ -262,7 +253,7 @@ def run_seed(
   }
   refinements = {
     "shuffle": rum.shuffle(forget, keys[5]),
-    "ground truth": by(*order_of(problem.truth)),
+    "ground truth": by(*setting.order_of(problem.truth)),
     **{name: by(scores) for name, (scores, _) in scored.items()},
   }
 
@@ -330,8 +321,8 @@ def point_proxy(
 def keeper(config: Config, problem: Problem, folder: Path) -> Keep:
   """Returns `keep` of `run_seed`: with checkpoints in a folder, or a clock alone."""
   if not config.checkpoints:
-    return lambda _, make: timed(make)
-  return Kept(folder, models.shapes(problem.recipe.model, problem.training.example))
+    return lambda _, make: cache.timed(make)
+  return cache.Kept(folder, models.shapes(problem.recipe.model, problem.training.example))
 
 
 def name_of_seeds(config: Config, problem: Problem) -> str:
@@ -339,21 +330,21 @@ def name_of_seeds(config: Config, problem: Problem) -> str:
   ids = (problem.training.ids, problem.heldout, problem.test)
   estimates = (problem.truth.digest, problem.said.digest)
   given = (*estimates, problem.groups, problem.oracles.logits, outcome.LAYOUT)
-  return name_of(told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
+  return cache.name_of(cache.told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
 
 def resumed(config: Config, problem: Problem, log: logs.Log) -> list[SeedResult]:
   """Returns the result of each seed, read back if the same run has finished it before."""
   name = name_of_seeds(config, problem)
-  first, cache = config.first_seed, config.out / "cache"
+  first, folder = config.first_seed, config.out / "cache"
   numbers = range(first, first + config.seeds)
-  paths = {seed: cache / f"seed{seed}-{name}.json" for seed in numbers}
+  paths = {seed: folder / f"seed{seed}-{name}.json" for seed in numbers}
 
-  def compute(seed: int, path: Path, begin: Begin) -> None:
+  def compute(seed: int, path: Path, begin: cache.Begin) -> None:
     keep = keeper(config, problem, path.with_suffix(""))
     report.write_json(path, run_seed(config, problem, seed, log, begin, keep))
 
-  compute_missing(paths, config.stages, compute)
+  cache.compute_missing(paths, config.stages, compute)
   results = [json.loads(path.read_text()) for path in paths.values()]
   for result in results:
     result["methods"] = {

@@ -30,19 +30,9 @@ from typing import Literal
 import jax
 import numpy as np
 
-from experiments import cli, logs, tables
+from experiments import cache, cli, logs, setting, tables
 from experiments.algorithms import ALGORITHMS, LAYERS, Given
-from experiments.cache import kept_oracles, name_of, timed, told
 from experiments.judge import HEADLINE, PARTS, Judge, over_seeds, unseeing
-from experiments.setting import (
-  TIES_RULE,
-  cut,
-  group_size_of,
-  recipe_of,
-  scored,
-  show_groups,
-  split_of,
-)
 from experiments.truth import TruthFlags, chunks_of, cross_fitted, ground_truth
 from jaxmul import (
   data,
@@ -126,17 +116,17 @@ class Problem:
 
   def __init__(self, config: Config):
     self.config, self.key = config, jax.random.key(config.key)
-    self.dataset, parts = cut(config)
+    self.dataset, parts = setting.cut(config)
     self.training, self.test = self.dataset.take(parts.train), parts.test
     self.heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(self.key, 2))
-    self.recipe = recipe_of(config, self.dataset.num_classes)
-    size = group_size_of(config.group_size, self.training)
+    self.recipe = setting.recipe_of(config, self.dataset.num_classes)
+    size = setting.group_size_of(config.group_size, self.training)
     selected = config.truth is not None or config.num_models
     self.truth = ground_truth(config, self.recipe, self.training)[0] if selected else None
     ids, scores, soft = self._scores()
     centre = "median" if self.truth is None else 0.5
     self.groups = rum.select(scores, ids, size=size, centre=centre, soft=soft)
-    show_groups(self.groups, self.training, self.truth)
+    setting.show_groups(self.groups, self.training, self.truth)
     self.sets = self.groups._asdict() | {"mixed": np.sort(np.concatenate(self.groups))}
     self.compiled: set[tuple[str, int]] = set()
 
@@ -151,7 +141,7 @@ class Problem:
       key = jax.random.fold_in(self.key, 1)
       fit = train.fit(self.recipe, self.training, key, trackers=events)
       return fit.ids, fit.scores["confidence"], None
-    return scored(self.truth)
+    return setting.scored(self.truth)
 
   @functools.cached_property
   def said(self) -> memorization.Estimate:
@@ -160,12 +150,14 @@ class Problem:
 
   def split(self, name: str) -> data.Split:
     """The forget set of this name, and everything else."""
-    return split_of(self.sets[name], self.training, self.heldout, self.test)
+    return setting.split_of(self.sets[name], self.training, self.heldout, self.test)
 
   def oracles(self, name: str) -> metrics.oracle.Outputs:
     """Oracles of a forget set, of other seeds than those that are judged; kept in a store."""
     split, key = self.split(name), jax.random.fold_in(self.key, 3)
-    return kept_oracles(self.config.out, self.recipe, self.dataset, split, key, ORACLES)
+    what = (self.recipe, self.dataset, split, key)
+    store = cache.ensemble_store(self.config.out, *what, ORACLES)
+    return metrics.oracle.oracles(*what, num_models=ORACLES, store=store)
 
   @functools.cached_property
   def influence(self) -> memorization.ChosenInfluence | None:
@@ -221,7 +213,7 @@ class Seed:
     self.problem = problem
     keys = jax.random.split(jax.random.fold_in(problem.key, 100 + number), 6)
     self.oracle_keys, self.key = keys[1:3], keys[3]
-    fit, self.seconds = timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
+    fit, self.seconds = cache.timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
     self.original = fit.network
     inputs, classes = problem.training.example, problem.dataset.num_classes
     model, layers = problem.model(classes), LAYERS[problem.config.model]
@@ -259,7 +251,7 @@ class Seed:
   def retrain_row(self, name: str) -> Row:
     """What a second oracle scores."""
     split, recipe = self.problem.split(name), self.problem.recipe
-    second, seconds = timed(
+    second, seconds = cache.timed(
       lambda: unlearn.retrain(recipe, self.problem.training, split, self.oracle_keys[1]).network
     )
     return Row(figures=self.judge(name)(second, seconds))
@@ -284,9 +276,9 @@ class Seed:
     first_call = None
     try:
       if shape not in problem.compiled:
-        first_call = timed(run)[1]
+        first_call = cache.timed(run)[1]
         problem.compiled.add(shape)
-      after, seconds = timed(run)
+      after, seconds = cache.timed(run)
     except FloatingPointError:
       return Row()
     return Row(figures=self.judge(name)(after, seconds), first_call=first_call)
@@ -307,8 +299,8 @@ class Seed:
       done = rum.stream(plan, self.original, problem.training, dealt, key, score=score)
       return list(done)[-1].network
 
-    timed(serve)
-    return Row(figures=self.judge(name)(*timed(serve)))
+    cache.timed(serve)
+    return Row(figures=self.judge(name)(*cache.timed(serve)))
 
   def tuned_row(self, name: str, algorithm: str) -> Row:
     """What an algorithm scores with the rate that `rum.tune` chose."""
@@ -318,7 +310,7 @@ class Seed:
       f"{scale:g}": rum.Step(make(self.given, scale), epochs, batch)
       for scale in SCALES[: self.problem.config.trials]
     }
-    tuned, seconds = timed(
+    tuned, seconds = cache.timed(
       lambda: rum.tune(
         tried,
         self.original,
@@ -340,7 +332,12 @@ def main(config: Config) -> None:
   problem = Problem(config)
   counts = rum.class_counts(list(problem.sets.values()), problem.training).tolist()
   classes = dict(zip(problem.sets, counts, strict=True))
-  record = {"config": config, "versions": report.versions(), "classes": classes, "ties": TIES_RULE}
+  record = {
+    "config": config,
+    "versions": report.versions(),
+    "classes": classes,
+    "ties": setting.TIES_RULE,
+  }
   report.write_json(config.out / "config.json", record)
   version = name_of_rows(problem)
 
@@ -385,7 +382,7 @@ def name_of_rows(problem: Problem) -> str:
   ids = (problem.training.ids, problem.heldout, problem.test, problem.sets)
   truth = None if problem.truth is None else problem.truth.digest
   given = (ids, problem.recipe, truth, LAYOUT)
-  return name_of(told(problem.config, *OTHERS), problem.dataset, *given)
+  return cache.name_of(cache.told(problem.config, *OTHERS), problem.dataset, *given)
 
 
 def work_on(

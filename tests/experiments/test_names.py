@@ -277,8 +277,7 @@ def folder_of_ensemble(folder, forget):
   split = evaluate.split_of(config, dataset, parts)
   recipe = setting.recipe_of(config, dataset.num_classes)
   key = jax.random.key(0)
-  schedules = metrics.oracle.schedules(recipe, dataset, split, key, config.num_models)
-  return cache.ensemble_store(folder, schedules)
+  return cache.ensemble_store(folder, recipe, dataset, split, key, config.num_models)
 
 
 @pytest.mark.parametrize("part", [*PARTS, *MORE])
