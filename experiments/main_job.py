@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -113,7 +113,7 @@ def prepare(
   )
   setting.show_groups(groups, training, estimate)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
-  said, said_seconds = cross_fitted(config, recipe, training, config.folds)
+  cross_fit, cross_fit_seconds = cross_fitted(config, recipe, training, config.folds)
   split = setting.split_of(np.sort(np.concatenate(groups)), training, heldout, parts.test)
   key, count = jax.random.fold_in(key, 3), config.audit_models or ORACLES
   store = cache.ensemble_store(config.out, recipe, dataset, split, key, count)
@@ -128,9 +128,9 @@ def prepare(
     schedule_hash=schedule_hash,
     groups=groups,
     split=split,
-    said=said,
+    cross_fit=cross_fit,
     oracles=oracles,
-    seconds={"ground truth": seconds, "cross-fit": said_seconds},
+    seconds={"ground truth": seconds, "cross-fit": cross_fit_seconds},
   )
 
 
@@ -182,7 +182,7 @@ def run_seed(
     keep: gets what takes long, and may read it back.
   """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 7)
-  split, forget = problem.split, problem.split.forget
+  training, split, forget = problem.training, problem.split, problem.split.forget
   label = f"seed {seed + 1}"
 
   def trained(name: str, make: Callable[[], train.Fit]) -> tuple[Network, Arrays, float]:
@@ -194,11 +194,11 @@ def run_seed(
     return network, rows, seconds
 
   def retrained(name: str, key: jax.Array) -> tuple[Network, Arrays, float]:
-    return trained(name, lambda: unlearn.retrain(problem.recipe, problem.training, split, key))
+    return trained(name, lambda: unlearn.retrain(problem.recipe, training, split, key))
 
   trackers = {"events": proxies.trackers.learning_events()}
   original, events, train_seconds = trained(
-    "original", lambda: train.fit(problem.recipe, problem.training, keys[0], trackers=trackers)
+    "original", lambda: train.fit(problem.recipe, training, keys[0], trackers=trackers)
   )
   oracle, _, retrain_seconds = retrained("oracle", keys[1])
   second, _, _ = retrained("second oracle", keys[2])
@@ -209,42 +209,36 @@ def run_seed(
       scored[name] = events[name], train_seconds
     else:
       begin(f"{label}: scoring {name}")
-      scores, seconds = keep(name, point_proxy(name, problem, original, keys[3]))
+      proxy = functools.partial(point_proxy, name, problem, original, keys[3])
+      scores, seconds = keep(name, proxy)
       scored[name] = scores[name], seconds
 
   batch = config.batch_size
 
   def vanilla(algorithm: unlearn.Unlearner, epochs: int) -> Callable[[], Network]:
     return lambda: unlearn.run(
-      algorithm, original, problem.training, split, keys[4], epochs=epochs, batch_size=batch
+      algorithm, original, training, split, keys[4], epochs=epochs, batch_size=batch
     )
 
-  chosen: dict[str, np.ndarray] = {}
-
-  def tuned(name: str, groups: list[np.ndarray]) -> Callable[[], Network]:
-    def run() -> Network:
-      tuning = rum.tune(
-        rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy)),
-        original,
-        problem.training,
-        groups,
-        problem.dataset.take(problem.heldout.tune),
-        keys[4],
-        budget=config.trials,
-        estimate=problem.said,
-      )
-      best = [
-        max((t for t in tuning.trials if t.group == group), key=lambda t: t.surrogate)
-        for group in range(len(groups))
-      ]
-      chosen[name] = np.array([trial.name for trial in best])
-      return tuning.network
-
-    return run
+  def tune(groups: list[np.ndarray]) -> rum.Tuned:
+    return rum.tune(
+      rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy)),
+      original,
+      training,
+      groups,
+      problem.dataset.take(problem.heldout.tune),
+      keys[4],
+      budget=config.trials,
+      estimate=problem.cross_fit,
+    )
 
   def by(scores: np.ndarray, soft: np.ndarray | None = None) -> list[np.ndarray]:
-    rows = problem.training.rows(forget)
+    rows = training.rows(forget)
     return rum.refine(scores[rows], forget, soft=None if soft is None else soft[rows])
+
+  def by_plan(groups: list[np.ndarray]) -> Callable[[], Network]:
+    plan = PLANS[config.plan](batch)
+    return lambda: rum.meta_unlearn(plan, original, training, groups, keys[4])
 
   plain = {
     "fine-tune": vanilla(unlearn.fine_tune(), 10),
@@ -252,19 +246,11 @@ def run_seed(
     "SalUn vanilla": vanilla(unlearn.salun(), 10),
   }
   refinements = {
+    None: [forget],
     "shuffle": rum.shuffle(forget, keys[5]),
     "ground truth": by(*setting.order_of(problem.truth)),
     **{name: by(scores) for name, (scores, _) in scored.items()},
   }
-
-  def unlearned(name: str, method: outcome.Method) -> Callable[[], Network]:
-    if method.scores is None and not method.tuned:
-      return plain[name]
-    groups = [forget] if method.scores is None else refinements[method.scores]
-    if method.tuned:
-      return tuned(name, groups)
-    plan = PLANS[config.plan](batch)
-    return lambda: rum.meta_unlearn(plan, original, problem.training, groups, keys[4])
 
   judge = Judge(
     dataset=problem.dataset,
@@ -276,49 +262,56 @@ def run_seed(
     key=keys[6],
   )
   networks = {"original": (original, train_seconds), "retrain": (second, retrain_seconds)}
-  results, tunings, confidence = {}, {}, {}
-  forgotten = problem.training.take(forget)
+  results, choices, confidence = {}, {}, {}
+  forgotten = training.take(forget)
   for name, method in methods_of(config).items():
+    groups = refinements[method.scores]
     if name in networks:
       network, seconds = networks[name]
+    elif method.tuned:
+      begin(f"{label}: {name}")
+      tuned = functools.cache(functools.partial(tune, groups))
+      network, seconds = keep(name, lambda tuned=tuned: tuned().network)
+      steps, _ = keep(f"{name} choice", lambda tuned=tuned: {"steps": best_of(tuned().trials)})
+      choices[name] = steps["steps"].tolist()
     else:
       begin(f"{label}: {name}")
-      network, seconds = keep(name, unlearned(name, method))
-    if method.tuned:
-      said, _ = keep(f"{name} choice", lambda name=name: {"steps": chosen[name]})
-      tunings[name] = said["steps"].tolist()
+      network, seconds = keep(name, plain[name] if name in plain else by_plan(groups))
     results[name] = judge(network, seconds)
     log(seed, logs.named(results[name], name))
     confidence[name] = 1 - proxies.score(proxies.confidence, network, forgotten)
   return {
     "proxies": {name: {"seconds": s, "scores": scores} for name, (scores, s) in scored.items()},
     "methods": results,
-    "tuned": tunings,
+    "tuned": choices,
     "confidence": confidence,
   }
 
 
-def point_proxy(
-  name: str, problem: Problem, original: Network, key: jax.Array
-) -> Callable[[], Arrays]:
-  """Returns what computes {name: scores [n]} of a proxy of the trained network."""
-
-  def scores() -> Arrays:
-    if name == "curvature":
-      proxy = jax.tree_util.Partial(proxies.curvature)
-    else:
-      heldout = problem.dataset.take(problem.heldout.proxy)
-      recipe = proxies.heldout_recipe(problem.recipe)
-      after = proxies.heldout_retrain(original, heldout, recipe, key)
-      proxy = jax.tree_util.Partial(proxies.heldout_divergence, heldout_params=after)
-    # Curvature of a ResNet-50 keeps 30 MB for an image of 32 × 32, by its shapes.
-    rows = 128 * len(jax.devices())
-    return {name: proxies.score(proxy, original, problem.training, batch_size=rows)}
-
-  return scores
+def best_of(trials: Sequence[rum.Trial]) -> np.ndarray:
+  """Returns the name of the best trial of each group."""
+  best: dict[int, rum.Trial] = {}
+  for trial in trials:
+    if trial.group not in best or trial.surrogate > best[trial.group].surrogate:
+      best[trial.group] = trial
+  return np.array([best[group].name for group in sorted(best)])
 
 
-def keeper(config: Config, problem: Problem, folder: Path) -> Keep:
+def point_proxy(name: str, problem: Problem, original: Network, key: jax.Array) -> Arrays:
+  """Returns {name: scores [n]} of a proxy of the trained network."""
+  if name == "curvature":
+    proxy = jax.tree_util.Partial(proxies.curvature)
+  else:
+    heldout = problem.dataset.take(problem.heldout.proxy)
+    recipe = proxies.heldout_recipe(problem.recipe)
+    after = proxies.heldout_retrain(original, heldout, recipe, key)
+    proxy = jax.tree_util.Partial(proxies.heldout_divergence, heldout_params=after)
+  # Curvature of a ResNet-50 keeps 30 MB for an image of 32 × 32, by its shapes.
+  rows = 128 * len(jax.devices())
+  return {name: proxies.score(proxy, original, problem.training, batch_size=rows)}
+
+
+def keeper(config: Config, problem: Problem, folder: Path) -> cache.Keep:
   """Returns `keep` of `run_seed`: with checkpoints in a folder, or a clock alone."""
   if not config.checkpoints:
     return lambda _, make: cache.timed(make)
@@ -328,7 +321,7 @@ def keeper(config: Config, problem: Problem, folder: Path) -> Keep:
 def name_of_seeds(config: Config, problem: Problem) -> str:
   """Returns what the results of all seeds are named by: everything that decides them."""
   ids = (problem.training.ids, problem.heldout, problem.test)
-  estimates = (problem.truth.digest, problem.said.digest)
+  estimates = (problem.truth.digest, problem.cross_fit.digest)
   given = (*estimates, problem.groups, problem.oracles.logits, outcome.LAYOUT)
   return cache.name_of(cache.told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
@@ -359,14 +352,14 @@ def steps_of(config: Config) -> dict[str, str]:
   """Returns what the plan does to each group, with every setting: {group: algorithm(…), …}."""
   if config.plan == "auto":
     return dict.fromkeys(rum.Selection._fields, "what the autopilot chose, see metrics.json")
-  plan, said = PLANS[config.plan](config.batch_size), {}
+  plan, steps = PLANS[config.plan](config.batch_size), {}
   for group, step in zip(rum.Selection._fields, plan.steps, strict=True):
     if step.unlearner is None:
-      said[group] = "left as it is"
+      steps[group] = "left as it is"
     else:
       algorithm = step.unlearner.words()
-      said[group] = f"{algorithm}, {step.epochs} epochs, batch {step.batch_size}"
-  return said
+      steps[group] = f"{algorithm}, {step.epochs} epochs, batch {step.batch_size}"
+  return steps
 
 
 def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe) -> None:

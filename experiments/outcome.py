@@ -35,8 +35,8 @@ class Problem:
 
   Attributes:
     seconds: of the ground truth and of cross-fitting; NaN where they are not known.
-    said: for each training example, what a network says of it that never saw it; these networks
-      are not those of the ground truth.
+    cross_fit: for each training example, what a network says of it that never saw it; these
+      networks are not those of the ground truth.
     split: in which all three groups are forgotten.
     oracles: of other seeds than those that are judged.
   """
@@ -50,7 +50,7 @@ class Problem:
   schedule_hash: str
   groups: rum.Selection
   split: data.Split
-  said: memorization.Estimate
+  cross_fit: memorization.Estimate
   oracles: metrics.oracle.Outputs
   seconds: dict[str, float]
 
@@ -133,7 +133,7 @@ def write(
       "ties": TIES_RULE,
       "autopilot": {
         "seconds": problem.seconds["cross-fit"],
-        "trainings": int((problem.said.count_in + problem.said.count_out)[0]),
+        "trainings": int((problem.cross_fit.count_in + problem.cross_fit.count_out)[0]),
         "chosen": [seed["tuned"] for seed in seeds],
       },
       "oracles_of_the_gap": len(problem.oracles),

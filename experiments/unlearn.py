@@ -144,7 +144,7 @@ class Problem:
     return setting.scored(self.truth)
 
   @functools.cached_property
-  def said(self) -> memorization.Estimate:
+  def cross_fit(self) -> memorization.Estimate:
     """For each training example, what a network says of it that never saw it."""
     return cross_fitted(self.config, self.recipe, self.training, self.config.folds)[0]
 
@@ -319,7 +319,7 @@ class Seed:
         self.problem.dataset.take(self.problem.heldout.tune),
         self.key,
         budget=len(tried),
-        estimate=self.problem.said,
+        estimate=self.problem.cross_fit,
       )
     )
     best = max(tuned.trials, key=lambda trial: trial.surrogate)
