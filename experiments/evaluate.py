@@ -43,7 +43,7 @@ class Config(setting.Flags):
     seconds: that unlearning each model took, for the run-time efficiency.
     retrained_seconds: that retraining one took on the same machine.
     against: evaluation.json of another method beside the same oracles, to compare with.
-    model: network to train, and of the checkpoints.
+    model: network to train, and of the checkpoints; gpt is for text, tokens [n, T] with T ≤ 128.
     num_models: originals and oracles (each) to train, at least 8.
   """
 
@@ -57,7 +57,7 @@ class Config(setting.Flags):
   seconds: tuple[float, ...] = ()
   retrained_seconds: float | None = None
   against: Path | None = None
-  model: Literal["mlp", "cnn", "resnet18"] = "mlp"
+  model: Literal["mlp", "cnn", "resnet18", "gpt"] = "mlp"
   num_models: int = 16
   out: Path = Path("runs/evaluation")
 

@@ -37,6 +37,13 @@ def maybe_over_seeds(values: Sequence[float | None], *, name: str) -> Figure:
   return metrics.figures.over_seeds(numbers, name=name)
 
 
+def ranked(scores: np.ndarray, truth: np.ndarray, top_k: int) -> proxies.Agreement:
+  """Returns the agreement of a proxy; NaN where it or the truth is constant, and orders nothing."""
+  if np.ptp(scores) == 0 or np.ptp(truth) == 0:
+    return proxies.Agreement(np.nan, np.nan, np.nan, np.nan)
+  return proxies.agreement(scores, truth, top_k=top_k)
+
+
 def rank_figures(agreements: Sequence[proxies.Agreement]) -> list[Figure]:
   """Returns Spearman's ρ of a proxy with the ground truth: the mean, and that of each seed.
 

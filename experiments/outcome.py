@@ -63,13 +63,12 @@ class Scored(TypedDict):
 
 
 class SeedResult(TypedDict):
-  """What one training seed gave; accuracies and rates in [0, 1].
+  """What one training seed gave, by the name of the proxy or method.
 
   Attributes:
-    proxies: {name: scores}.
-    methods: {name: figures of a `Judge`}.
-    tuned: {name: what was chosen for each group}.
-    confidence: {name: p_y [k] of the forget set, by id}.
+    methods: figures of a `Judge`.
+    tuned: the step that was chosen for each group.
+    confidence: p_y [k] of the forget set, by id.
   """
 
   proxies: dict[str, Scored]
@@ -97,15 +96,16 @@ def write(
     record: config and versions.
     blind: what the audit found blind here: in metrics.json, but in no table or plot.
   """
-  truth = problem.truth
+  truth, groups = problem.truth, problem.groups._asdict()
   figures = {name: judge.over_seeds([seed["methods"][name] for seed in seeds]) for name in methods}
   known = np.isfinite(truth.memorization)
-  first, agreements, scored = {}, {}, {}
+  scores, agreements, scored = {}, {}, {}
   for name in seeds[0]["proxies"]:
-    scores = np.stack([seed["proxies"][name]["scores"] for seed in seeds])
+    scores[name] = np.stack([seed["proxies"][name]["scores"] for seed in seeds])
     high = len(problem.groups.high)
-    first[name] = scores[0][known]
-    agreements[name] = [ranked(row[known], truth.memorization[known], high) for row in scores]
+    agreements[name] = [
+      judge.ranked(row[known], truth.memorization[known], high) for row in scores[name]
+    ]
     seconds = [seed["proxies"][name]["seconds"] for seed in seeds]
     scored[name] = proxy_figures(agreements[name], seconds, problem.seconds["ground truth"])
   for name, cost in scoring_of(methods, scored, problem.seconds).items():
@@ -151,21 +151,17 @@ def write(
       "memorization": truth.memorization,
       "memorization_low": truth.low,
       "memorization_high": truth.high,
-      **{f"group_{name}": ids for name, ids in problem.groups._asdict().items()},
-      **{
-        f"proxy_{name}": np.stack([seed["proxies"][name]["scores"] for seed in seeds])
-        for name in scored
-      },
+      **{f"group_{name}": ids for name, ids in groups.items()},
+      **{f"proxy_{name}": of_seeds for name, of_seeds in scores.items()},
     },
   )
+  confidence = [[seed["confidence"][name] for seed in seeds] for name in methods]
   report.write_arrays(
     out / "unlearned.npz",
     {
       "ids": problem.split.forget,
       "methods": np.array(list(methods)),
-      "confidence": np.array(
-        [[seed["confidence"][name] for seed in seeds] for name in methods], np.float32
-      ),
+      "confidence": np.array(confidence, np.float32),
     },
   )
   training = problem.training
@@ -173,15 +169,13 @@ def write(
     out / "images.npz",
     {"ids": training.ids, "images": training.inputs, "labels": training.labels},
   )
-  groups = {
-    name: truth.memorization[training.rows(ids)] for name, ids in problem.groups._asdict().items()
-  }
   plots = report.plots
-  plots.memorization_histogram(out / "memorization.png", truth.memorization, groups)
+  memorized = {name: truth.take(ids).memorization for name, ids in groups.items()}
+  plots.memorization_histogram(out / "memorization.png", truth.memorization, memorized)
   plots.proxies_against_truth(
     out / "proxies.png",
     truth.memorization[known],
-    first,
+    {name: of_seeds[0][known] for name, of_seeds in scores.items()},
     {name: of_seeds[0] for name, of_seeds in agreements.items()},
     "The first training seed; 95 % bootstrap over examples",
   )
@@ -210,15 +204,15 @@ def write(
 def groups_of(problem: Problem) -> dict[str, dict[str, object]]:
   """Returns of each forget group its size, its examples of each class, and their memorization."""
   counts = rum.class_counts(problem.groups, problem.training)
-  groups = {}
-  for name, ids, classes in zip(problem.groups._fields, problem.groups, counts, strict=True):
-    scores = problem.truth.take(ids).memorization
-    groups[name] = {
-      "size": len(ids),
+  scores = [problem.truth.take(ids).memorization for ids in problem.groups]
+  return {
+    name: {
+      "size": len(of_group),
       "classes": classes.tolist(),
-      "memorization": {"mean": scores.mean(), "least": scores.min(), "most": scores.max()},
+      "memorization": {"mean": of_group.mean(), "least": of_group.min(), "most": of_group.max()},
     }
-  return groups
+    for name, classes, of_group in zip(problem.groups._fields, counts, scores, strict=True)
+  }
 
 
 def scoring_of(
@@ -230,14 +224,13 @@ def scoring_of(
 
   Learning events are charged the training run they ride in, the autopilot all of cross-fitting.
   """
-  own = {name: find(figures, "seconds").value for name, figures in scored.items()}
-  own["ground truth"] = seconds["ground truth"]
+  own: dict[str | None, float] = {"ground truth": seconds["ground truth"]}
+  own |= {name: find(figures, "seconds").value for name, figures in scored.items()}
   seconds_of = {}
   for name, method in methods.items():
-    costs = [own[method.scores]] if method.scores in own else []
-    costs += [seconds["cross-fit"]] if method.tuned else []
-    if costs:
-      seconds_of[name] = sum(costs)
+    if method.tuned or method.scores in own:
+      cost = own.get(method.scores, 0.0)
+      seconds_of[name] = cost + (seconds["cross-fit"] if method.tuned else 0.0)
   return seconds_of
 
 
@@ -271,16 +264,13 @@ def show_differences(
 ) -> None:
   """Prints one row for each method: its figure minus that of others, seed by seed."""
   others = list(dict.fromkeys(other for beside in differences.values() for other in beside))
-
-  def cell(figures: Sequence[Figure] | None) -> str:
-    if figures is None:
-      return ""
-    difference = find(figures, figure)
-    return f"{tables.with_half_width(difference)} (p {difference.p:.2f})"
-
-  rows = [
-    (name, *(cell(beside.get(other)) for other in others)) for name, beside in differences.items()
-  ]
+  rows = []
+  for name, beside in differences.items():
+    cells = dict.fromkeys(others, "")
+    for other, figures in beside.items():
+      difference = find(figures, figure)
+      cells[other] = f"{tables.with_half_width(difference)} (p {difference.p:.2f})"
+    rows.append((name, *cells.values()))
   better = "below 0 is better" if figure == "example gap" else "above 0 is better"
   title = (
     f"{figure} minus that of another method ({better}), mean ± 95 % t over {seeds} seeds; p: sign "
@@ -294,10 +284,7 @@ def proxy_figures(
 ) -> list[Figure]:
   """Returns how well a proxy ranks examples as the ground truth does, and what it costs.
 
-  Args:
-    agreements: of each seed.
-    seconds: of scoring, of each seed.
-    truth_seconds: of the ground truth; NaN where they are not known.
+  Agreements and seconds of scoring are of each seed; `truth_seconds` may be NaN.
   """
   cost = metrics.figures.over_seeds(seconds, name="seconds")
   return [
@@ -306,13 +293,6 @@ def proxy_figures(
     cost,
     Figure(name="speed-up", value=truth_seconds / cost.value),
   ]
-
-
-def ranked(scores: np.ndarray, truth: np.ndarray, top_k: int) -> proxies.Agreement:
-  """Returns the agreement of a proxy; NaN where it or the truth is constant, and orders nothing."""
-  if np.ptp(scores) == 0 or np.ptp(truth) == 0:
-    return proxies.Agreement(np.nan, np.nan, np.nan, np.nan)
-  return proxies.agreement(scores, truth, top_k=top_k)
 
 
 def print_table(

@@ -59,8 +59,8 @@ class Preset:
   mean: tuple[float, ...]
   std: tuple[float, ...]
   read: Callable[[Path | None], tuple[data.Dataset, data.Dataset]]
-  heldout_of_test: bool
-  smoke_side: int
+  heldout_of_test: bool = False
+  smoke_side: int = 8
   learning_rate: float = 0.1
 
 
@@ -69,15 +69,12 @@ def cifar10() -> Preset:
 
   3.33 GFLOP an image, 1.26 EFLOP for the ground truth: 3.5 hours on an H100, 2.2 on a v5e-8.
   """
-  mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
   return Preset(
     network="resnet18",
     num_classes=10,
-    mean=mean,
-    std=std,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
     read=_tfds("cifar10"),
-    heldout_of_test=False,
-    smoke_side=8,
   )
 
 
@@ -89,15 +86,12 @@ def cifar100() -> Preset:
   RUM took its ground truth from Feldman & Zhang's 2,000 models; 400 is ours. RUM's code retrains
   with steps of × 0.2 in the rate; here it is the cosine of the original.
   """
-  mean, std = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
   return Preset(
     network="resnet50",
     num_classes=100,
-    mean=mean,
-    std=std,
+    mean=(0.5071, 0.4866, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
     read=_tfds("cifar100"),
-    heldout_of_test=False,
-    smoke_side=8,
   )
 
 
@@ -109,12 +103,11 @@ def tiny_imagenet() -> Preset:
   We know of no published number of ground-truth models: 400 is ours. RUM's code tests on half of
   val/, 25 images a class, and so does this; the other half is held out.
   """
-  mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   return Preset(
     network="vgg16",
     num_classes=200,
-    mean=mean,
-    std=std,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
     read=_tiny_imagenet,
     heldout_of_test=True,
     smoke_side=32,
@@ -128,8 +121,7 @@ def tiny_imagenet_vit() -> Preset:
 
   All numbers are those of VGG-16, but for the rate, 0.01, which is ours and was never tried.
   """
-  vit = dataclasses.replace(tiny_imagenet(), network="vit", smoke_side=16)
-  return dataclasses.replace(vit, learning_rate=0.01)
+  return dataclasses.replace(tiny_imagenet(), network="vit", smoke_side=16, learning_rate=0.01)
 
 
 PRESETS: dict[Name, Callable[[], Preset]] = {

@@ -23,7 +23,7 @@ from jax.tree_util import Partial
 
 from experiments import cli, logs, tables
 from experiments.cache import Begin, compute_missing, name_of, timed, told
-from experiments.judge import rank_figures
+from experiments.judge import rank_figures, ranked
 from experiments.setting import cut, recipe_of
 from experiments.truth import TruthFlags, ground_truth
 from jaxmul import data, metrics, proxies, report, train
@@ -156,8 +156,7 @@ def score_all(
   )
   order = np.searchsorted(fit.ids, problem.training.ids)
   scored = {name: scores[order] for name, scores in fit.scores.items()}
-  scored |= {name: np.asarray(by_epoch) for name, by_epoch in fit.history._asdict().items()}
-  scored["seconds/training"] = np.asarray(seconds)
+  scored |= fit.history._asdict() | {"seconds/training": np.asarray(seconds)}
   for name in config.proxy:
     if name in TRACKERS:
       continue
@@ -215,11 +214,7 @@ def run_seed(
 ) -> dict[str, np.ndarray]:
   """Returns {"clean/name", "noisy/name"} of every score and time, and "planted" bool [n].
 
-  Args:
-    config, problem: of the run.
-    seed: from 0.
-    log: gets the history of each training run, by epoch.
-    begin: is told when each of the `config.stages` begins.
+  `log` gets the history of each training run, `begin` is told when one of `config.stages` begins.
   """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 3)
   kinds, extra = {"clean": (problem, keys[0])}, {}
@@ -247,16 +242,17 @@ def write(
   ]
   figures: dict[str, list[Figure]] = {name: [] for name in names}
   arrays = {"ids": problem.training.ids}
-  known = None
+  known, top_k = np.zeros(n, bool), 1
   if truth is not None:
     arrays["memorization"], known = truth, np.isfinite(truth)
+    top_k = max(1, known.sum() // 20)
   if config.planted:
     arrays["planted"] = np.stack([seed["planted"] for seed in seeds])
   for name in names:
     clean = np.stack([seed[f"clean/{name}"] for seed in seeds])
     arrays[f"proxy_{name}"] = clean
     if truth is not None:
-      figures[name] += agreements(clean[:, known], truth[known])
+      figures[name] += rank_figures([ranked(row[known], truth[known], top_k) for row in clean])
     if config.planted:
       noisy = arrays[f"planted_{name}"] = np.stack([seed[f"noisy/{name}"] for seed in seeds])
       rates = list(map(auroc, noisy, arrays["planted"]))
@@ -281,15 +277,6 @@ def write(
   report.write_arrays(config.out / "scores.npz", arrays)
   report.write_json(config.out / "metrics.json", record)
   return figures
-
-
-def agreements(scores: np.ndarray, truth: np.ndarray) -> list[Figure]:
-  """Returns ρ of scores [seeds, n] with its interval over seeds, and each seed's own."""
-  try:
-    of_seeds = [proxies.agreement(row, truth, top_k=max(1, len(truth) // 20)) for row in scores]
-  except ValueError as error:  # a constant, such as the correctness of a perfect network
-    return [Figure(name="spearman", value=np.nan, note=str(error))]
-  return rank_figures(of_seeds)
 
 
 def combine(

@@ -123,9 +123,14 @@ class Problem:
     size = setting.group_size_of(config.group_size, self.training)
     selected = config.truth is not None or config.num_models
     self.truth = ground_truth(config, self.recipe, self.training)[0] if selected else None
-    ids, scores, soft = self._scores()
-    centre = "median" if self.truth is None else 0.5
-    self.groups = rum.select(scores, ids, size=size, centre=centre, soft=soft)
+    if self.truth is None:
+      events = {"events": proxies.trackers.learning_events()}
+      key = jax.random.fold_in(self.key, 1)
+      fit = train.fit(self.recipe, self.training, key, trackers=events)
+      self.groups = rum.select(fit.scores["confidence"], fit.ids, size=size, centre="median")
+    else:
+      ids, scores, soft = setting.scored(self.truth)
+      self.groups = rum.select(scores, ids, size=size, soft=soft)
     setting.show_groups(self.groups, self.training, self.truth)
     self.sets = self.groups._asdict() | {"mixed": np.sort(np.concatenate(self.groups))}
     self.compiled: set[tuple[str, int]] = set()
@@ -133,15 +138,6 @@ class Problem:
   def model(self, num_classes: int):
     """The network, with so many classes."""
     return getattr(models, self.config.model)(num_classes=num_classes)
-
-  def _scores(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Returns ids, scores to select by, and what orders equal ones."""
-    if self.truth is None:
-      events = {"events": proxies.trackers.learning_events()}
-      key = jax.random.fold_in(self.key, 1)
-      fit = train.fit(self.recipe, self.training, key, trackers=events)
-      return fit.ids, fit.scores["confidence"], None
-    return setting.scored(self.truth)
 
   @functools.cached_property
   def cross_fit(self) -> memorization.Estimate:
@@ -154,10 +150,10 @@ class Problem:
 
   def oracles(self, name: str) -> metrics.oracle.Outputs:
     """Oracles of a forget set, of other seeds than those that are judged; kept in a store."""
-    split, key = self.split(name), jax.random.fold_in(self.key, 3)
-    what = (self.recipe, self.dataset, split, key)
-    store = cache.ensemble_store(self.config.out, *what, ORACLES)
-    return metrics.oracle.oracles(*what, num_models=ORACLES, store=store)
+    recipe, dataset, split = self.recipe, self.dataset, self.split(name)
+    key = jax.random.fold_in(self.key, 3)
+    store = cache.ensemble_store(self.config.out, recipe, dataset, split, key, ORACLES)
+    return metrics.oracle.oracles(recipe, dataset, split, key, num_models=ORACLES, store=store)
 
   @functools.cached_property
   def influence(self) -> memorization.ChosenInfluence | None:
@@ -175,13 +171,11 @@ class Problem:
       test=self.training,
       target="logits",
     )
-    forget = self.sets["mixed"]
-    name = f"influence-{digest(forget)[:12]}-{schedule.hash[:12]}"
-    folder = config.out / "cache" / name
+    forget, chunks = self.sets["mixed"], chunks_of(config.out, schedule)
+    folder = chunks.with_name(f"influence-{digest(forget)[:12]}-{schedule.hash[:12]}")
     if folder.exists():
       return memorization.ChosenInfluence.load(folder)
     print(f"influences for dmm: {config.influence_models} models")
-    chunks = chunks_of(config.out, schedule)
     return memorization.influence(schedule, forget, out=folder, store=chunks)
 
 
@@ -230,16 +224,14 @@ class Seed:
   def judge(self, name: str) -> Judge:
     """Compares with the oracles of a forget set, which are retrained when first asked for."""
     if name not in self._judges:
-      problem, split = self.problem, self.problem.split(name)
-      oracle = unlearn.retrain(problem.recipe, problem.training, split, self.oracle_keys[0]).network
-      groups = problem.groups._asdict()
+      problem, groups = self.problem, self.problem.groups._asdict()
       self._judges[name] = Judge(
         dataset=problem.dataset,
-        split=split,
+        split=problem.split(name),
         attack_ids=problem.heldout.attack,
         groups=groups if name == "mixed" else {name: groups[name]},
         oracles=problem.oracles(name),
-        oracle=oracle,
+        oracle=self._oracle(name, self.oracle_keys[0]),
         key=self.key,
       )
     return self._judges[name]
@@ -250,27 +242,24 @@ class Seed:
 
   def retrain_row(self, name: str) -> Row:
     """What a second oracle scores."""
-    split, recipe = self.problem.split(name), self.problem.recipe
-    second, seconds = cache.timed(
-      lambda: unlearn.retrain(recipe, self.problem.training, split, self.oracle_keys[1]).network
-    )
+    second, seconds = cache.timed(lambda: self._oracle(name, self.oracle_keys[1]))
     return Row(figures=self.judge(name)(second, seconds))
+
+  def _oracle(self, name: str, key: jax.Array) -> Network:
+    problem = self.problem
+    return unlearn.retrain(problem.recipe, problem.training, problem.split(name), key).network
 
   def row(self, name: str, algorithm: str) -> Row:
     """What an algorithm scores with its published settings; compilation is not timed."""
     make, epochs = ALGORITHMS[algorithm]
     problem, split = self.problem, self.problem.split(name)
+    training, batch = problem.training, problem.config.batch_size
     shape = (algorithm, len(split.forget))
 
     def run() -> Network:
+      chosen, original = make(self.given, 1.0), self.original
       return unlearn.run(
-        make(self.given, 1.0),
-        self.original,
-        problem.training,
-        split,
-        self.key,
-        epochs=epochs,
-        batch_size=problem.config.batch_size,
+        chosen, original, training, split, self.key, epochs=epochs, batch_size=batch
       )
 
     first_call = None
@@ -332,12 +321,8 @@ def main(config: Config) -> None:
   problem = Problem(config)
   counts = rum.class_counts(list(problem.sets.values()), problem.training).tolist()
   classes = dict(zip(problem.sets, counts, strict=True))
-  record = {
-    "config": config,
-    "versions": report.versions(),
-    "classes": classes,
-    "ties": setting.TIES_RULE,
-  }
+  record = {"config": config, "versions": report.versions(), "classes": classes}
+  record["ties"] = setting.TIES_RULE
   report.write_json(config.out / "config.json", record)
   version = name_of_rows(problem)
 
@@ -345,20 +330,15 @@ def main(config: Config) -> None:
     label = row.replace(", ", "-").replace(" ", "-")
     return config.out / "cache" / f"{name}-{seed}-{label}-{version}.json"
 
-  seed_of = functools.lru_cache(1)(lambda number: Seed(problem, number))
+  seed_of = functools.lru_cache(1)(functools.partial(Seed, problem))
   work = {
-    (number, name): work_on(config, name, number, lambda number=number: seed_of(number))
+    (number, name): work_on(config, name, number, functools.partial(seed_of, number))
     for number in range(config.seeds)
     for name in config.sets
   }
-  missing = [
-    row
-    for (number, name), rows in work.items()
-    for row in rows
-    if not kept(name, number, row).exists()
-  ]
+  paths = [kept(name, number, row) for (number, name), rows in work.items() for row in rows]
   results: dict[str, dict[str, list[Row]]] = {name: {} for name in config.sets}
-  with stages(len(missing)) as begin:
+  with stages(sum(not path.exists() for path in paths)) as begin:
     for (number, name), rows in work.items():
       for row, compute in rows.items():
         path = kept(name, number, row)

@@ -105,10 +105,8 @@ def battery(name: str) -> dict[str, Any]:
   original = fit.network
   results["fit"] = (original.params, original.state, tuple(fit.history))
   results |= {f"tracker {tracker}": scores for tracker, scores in fit.scores.items()}
-  for proxy in (
-    *("confidence", "max_confidence", "entropy", "correctness", "loss", "margin", "el2n"),
-    *("grand", "input_gradient", "curvature"),
-  ):
+  points = "confidence max_confidence entropy correctness loss margin el2n grand input_gradient"
+  for proxy in [*points.split(), "curvature"]:
     results[f"proxy {proxy}"] = proxies.score(getattr(proxies, proxy), original, training)
   for method in ("finite_difference", "rum_compat"):
     partial = jax.tree_util.Partial(proxies.curvature, method=method)
@@ -146,19 +144,11 @@ def battery(name: str) -> dict[str, Any]:
   wider = models.init(wide, jax.random.key(9), inputs)
   beta = np.nan_to_num(rows.value)
   algorithms: dict[str, unlearn.Unlearner] = {
-    "fine_tune": unlearn.fine_tune(),
-    "l1_sparse": unlearn.l1_sparse(),
-    "neg_grad": unlearn.neg_grad(),
-    "neg_grad_plus": unlearn.neg_grad_plus(),
     "random_label": unlearn.random_label(0.01),
     "salun": unlearn.salun(0.01),
-    "scrub": unlearn.scrub(),
     "influence": unlearn.influence(iterations=5),
-    "fisher": unlearn.fisher(),
     "fisher rum_compat": unlearn.fisher(1e-6, rum_compat=True),
-    "ssd": unlearn.ssd(),
     "bad_teacher": unlearn.bad_teacher(fresh),
-    "boundary_shrink": unlearn.boundary_shrink(),
     "boundary_expand": unlearn.boundary_expand(wider),
     "cf_k": unlearn.cf_k(layers),
     "eu_k": unlearn.eu_k(layers, fresh),
@@ -168,12 +158,11 @@ def battery(name: str) -> dict[str, Any]:
     "localized_reset": unlearn.localized_reset(fresh),
     "regun": unlearn.regun(digits.take(held.proxy)),
     "sam": unlearn.sam(unlearn.neg_grad_plus()),
-    "top_k": unlearn.top_k(),
-    "random_k": unlearn.random_k(),
     "layer_attack": unlearn.layer_attack(models.features(model, head), head),
   }
-  if name != "mlp":
-    algorithms["ct"] = unlearn.ct()
+  by_default = "fine_tune l1_sparse neg_grad neg_grad_plus scrub fisher ssd boundary_shrink top_k"
+  for label in [*by_default.split(), "random_k", *(["ct"] if name != "mlp" else [])]:
+    algorithms[label] = getattr(unlearn, label)()
   for label, algorithm in algorithms.items():
     try:
       network = unlearn.run(algorithm, original, training, split, key, epochs=2, batch_size=32)
