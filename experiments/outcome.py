@@ -10,7 +10,8 @@ import numpy as np
 from experiments import judge, tables
 from experiments.judge import HEADLINE, unseeing
 from experiments.setting import TIES_RULE
-from jaxmul import data, memorization, metrics, proxies, report, rum, train
+from jaxmul import data, metrics, proxies, report, rum, train
+from jaxmul.memorization import Estimate
 from jaxmul.metrics import Blind, Figure, find
 
 LAYOUT = 2  # of what is kept of a seed: raise it where an older file cannot be read
@@ -46,11 +47,11 @@ class Problem:
   heldout: data.Heldout
   test: np.ndarray
   recipe: train.Recipe
-  truth: memorization.Estimate
+  truth: Estimate
   schedule_hash: str
   groups: rum.Selection
   split: data.Split
-  cross_fit: memorization.Estimate
+  cross_fit: Estimate
   oracles: metrics.oracle.Outputs
   seconds: dict[str, float]
 
@@ -99,13 +100,11 @@ def write(
   truth, groups = problem.truth, problem.groups._asdict()
   figures = {name: judge.over_seeds([seed["methods"][name] for seed in seeds]) for name in methods}
   known = np.isfinite(truth.memorization)
+  memorization, high = truth.memorization[known], len(problem.groups.high)
   scores, agreements, scored = {}, {}, {}
   for name in seeds[0]["proxies"]:
     scores[name] = np.stack([seed["proxies"][name]["scores"] for seed in seeds])
-    high = len(problem.groups.high)
-    agreements[name] = [
-      judge.ranked(row[known], truth.memorization[known], high) for row in scores[name]
-    ]
+    agreements[name] = [judge.ranked(row[known], memorization, high) for row in scores[name]]
     seconds = [seed["proxies"][name]["seconds"] for seed in seeds]
     scored[name] = proxy_figures(agreements[name], seconds, problem.seconds["ground truth"])
   for name, cost in scoring_of(methods, scored, problem.seconds).items():
@@ -174,7 +173,7 @@ def write(
   plots.memorization_histogram(out / "memorization.png", truth.memorization, memorized)
   plots.proxies_against_truth(
     out / "proxies.png",
-    truth.memorization[known],
+    memorization,
     {name: of_seeds[0][known] for name, of_seeds in scores.items()},
     {name: of_seeds[0] for name, of_seeds in agreements.items()},
     "The first training seed; 95 % bootstrap over examples",
