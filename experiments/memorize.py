@@ -23,7 +23,7 @@ import tyro
 
 from experiments import cli, logs, setting
 from experiments.setting import cut, recipe_of
-from experiments.truth import compute_part, part_of, truth_key
+from experiments.truth import check_part, compute_part, truth_key
 from jaxmul import memorization, report, retraining
 
 
@@ -61,10 +61,7 @@ class Config(setting.Flags):
       )
     if self.until_width is not None and (self.part or self.distributed):
       raise ValueError("--until-width needs all chunks: leave out --part and --distributed.")
-    if self.part and self.distributed:
-      raise ValueError("--part and --distributed both share out the chunks: use one of them.")
-    if self.part:
-      part_of(self.part)
+    check_part(self.part, self.distributed)
 
 
 def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
@@ -94,7 +91,7 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
     report.write_json(config.out / "config.json", record)
   start = time.perf_counter()
   if config.part:
-    compute_part(schedule, store, executor, *part_of(config.part))
+    compute_part(schedule, store, executor, config.part)
     return
   if config.active:
     estimate = memorization.active(schedule, store=store, executor=executor)

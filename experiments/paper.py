@@ -34,7 +34,7 @@ import numpy as np
 import tyro
 
 from experiments import cli, logs, main_job, setting
-from experiments.truth import compute_part, part_of, scheduled_truth
+from experiments.truth import check_part, compute_part, scheduled_truth
 from jaxmul import data, models, retraining, train
 
 Name = Literal["cifar10", "cifar100", "tiny_imagenet", "tiny_imagenet_vit"]
@@ -171,12 +171,9 @@ class Config:
   out: Path = Path("runs/paper")
 
   def __post_init__(self):
-    if self.part and self.distributed:
-      raise ValueError("--part and --distributed both share out the chunks: use one of them.")
     if self.truth and (self.part or self.distributed):
       raise ValueError("--truth takes the place of what --part and --distributed compute.")
-    if self.part:
-      part_of(self.part)
+    check_part(self.part, self.distributed)
 
 
 def job_of(config: Config, preset: Preset) -> main_job.Config:
@@ -269,7 +266,7 @@ def main(config: Config) -> None:
     return
   schedule, chunks = scheduled_truth(job, recipe, dataset.take(parts.train))
   if config.part:
-    compute_part(schedule, chunks, retraining.default(), *part_of(config.part))
+    compute_part(schedule, chunks, retraining.default(), config.part)
   else:
     for _ in retraining.stream(schedule, store=chunks):
       pass

@@ -1,8 +1,8 @@
 """What a job works on, from its flags: the data and its parts, the recipe, the forget set."""
 
 import dataclasses
-import importlib.util
 import os
+import runpy
 from pathlib import Path
 
 import jax
@@ -68,15 +68,9 @@ def cifar10_small(*parts: str) -> data.Dataset:
     raise FileNotFoundError(
       f"there are no real images in {root}. Set JAXMUL_SHARED_DATA to the folder of load.py."
     )
-  spec = importlib.util.spec_from_file_location("shared_data_load", root / "load.py")
-  assert spec is not None
-  assert spec.loader is not None
-  reader = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(reader)
+  load_images = runpy.run_path(str(root / "load.py"))["load_images"]
   folder = root / "cifar10_small"
-  images, labels, classes = zip(
-    *(reader.load_images(str(folder), part) for part in parts), strict=True
-  )
+  images, labels, classes = zip(*(load_images(str(folder), part) for part in parts), strict=True)
   first = {"train": 0, "test": _CIFAR10_TRAINING}
   ids = [np.load(folder / f"{part}_index.npy") + first[part] for part in parts]
   inputs, targets, names = map(np.concatenate, (images, labels, ids))

@@ -121,22 +121,27 @@ def read_truth(path: Path, training: data.Dataset) -> memorization.Estimate:
   return estimate.take(training.ids)
 
 
-def part_of(text: str) -> tuple[int, int]:
+def check_part(part: str | None, distributed: bool) -> None:
+  """Refuses flags that do not say in one way which chunks a machine computes."""
+  if part and distributed:
+    raise ValueError("--part and --distributed both share out the chunks: use one of them.")
+  if part:
+    _part_of(part)
+
+
+def _part_of(part: str) -> tuple[int, int]:
   """Returns (index from 0, count) of a part such as 3/16."""
-  index, _, count = text.partition("/")
+  index, _, count = part.partition("/")
   if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-    raise ValueError(f"--part {text}: write the part and their number, such as 3/16.")
+    raise ValueError(f"--part {part}: write the part and their number, such as 3/16.")
   return int(index) - 1, int(count)
 
 
 def compute_part(
-  schedule: retraining.Schedule,
-  store: Path,
-  executor: retraining.Executor,
-  index: int,
-  count: int,
+  schedule: retraining.Schedule, store: Path, executor: retraining.Executor, part: str
 ) -> None:
-  """Computes every `count`-th missing chunk into a store that other machines share."""
+  """Computes a part, such as 3/16, of the missing chunks into a store that machines share."""
+  index, count = _part_of(part)
   kept = retraining.Store(store, schedule)
   kept.describe()
   mine = [number for number in kept.missing() if number % count == index]

@@ -28,7 +28,7 @@ from jaxmul import data, memorization, models, retraining, train
 if __name__ == "__main__":
   warnings.simplefilter("ignore")
   digits = data.mnist5k()
-  recipe = train.Recipe(models.mlp(), 10, 64, 0.05)
+  recipe = train.Recipe(models.mlp(), epochs=10, batch_size=64, learning_rate=0.05)
   schedule = retraining.leave_out(
     recipe, digits, jax.random.key(0), num_models=int(sys.argv[1]))
   memorization.estimate(schedule)

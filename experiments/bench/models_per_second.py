@@ -47,7 +47,7 @@ GOALS = {
 ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "NPROC": "1"}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
   """What is trained: a network and the data of its subsets.
 
@@ -66,7 +66,7 @@ class Task:
   def schedule(self, chunk_size: int) -> retraining.Schedule:
     """Returns a schedule that no sample comes to the end of."""
     model = getattr(models, self.name)(num_classes=self.dataset.num_classes)
-    recipe = train.Recipe(model, self.epochs, batch_size=64, learning_rate=0.05)
+    recipe = train.Recipe(model, epochs=self.epochs, batch_size=64, learning_rate=0.05)
     return retraining.leave_out(
       recipe,
       self.dataset,
@@ -79,12 +79,14 @@ class Task:
   def training(self) -> torch_training.Training:
     """Returns the same for PyTorch."""
     schedule = self.schedule(1)
-    numbers = {
-      name: getattr(schedule.recipe, name)
-      for name in ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay")
-    }
-    images, labels = self.dataset.inputs, self.dataset.labels
-    return torch_training.Training(self.name, images, labels, schedule.subset_size, **numbers)
+    numbers = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay")
+    return torch_training.Training(
+      network=self.name,
+      images=self.dataset.inputs,
+      labels=self.dataset.labels,
+      subset_size=schedule.subset_size,
+      **{name: getattr(schedule.recipe, name) for name in numbers},
+    )
 
   def share(self) -> float:
     """Returns the work of a measured model over that of a whole one."""
@@ -96,14 +98,15 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   """Returns the figures; without the shared images those of the cnn are left out."""
   digits = data.mnist5k()
   kept = data.holdout(digits, jax.random.key(0), heldout=500, test=1000).train
-  mlp = Task("mlp", digits.take(kept), EPOCHS, chunk_size=8)
+  mlp = Task(name="mlp", dataset=digits.take(kept), epochs=EPOCHS, chunk_size=8)
   figures = compare(mlp, pairs, seconds)
   try:
     images = setting.cifar10_small("train")
   except FileNotFoundError as error:
     print(f"models_per_second: no figures of the cnn: {error}", file=sys.stderr)
     return figures
-  return figures | compare(Task("cnn", images, MEASURED_EPOCHS, chunk_size=1), pairs, seconds)
+  cnn = Task(name="cnn", dataset=images, epochs=MEASURED_EPOCHS, chunk_size=1)
+  return figures | compare(cnn, pairs, seconds)
 
 
 def compare(task: Task, pairs: int, seconds: float) -> dict[str, float]:
