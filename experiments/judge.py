@@ -114,11 +114,7 @@ class Judge:
     split = dataclasses.replace(self.split, retain=retain)
     rates = metrics.evaluate(network, self.dataset, split)
     rates["attack"] = metrics.attacks.svc_on_split(
-      network,
-      self.dataset,
-      members=members,
-      nonmembers=self.attack_ids,
-      targets=split.forget,
+      network, self.dataset, members=members, nonmembers=self.attack_ids, targets=split.forget
     )
     return rates, [metrics.accuracy(network, self.dataset.take(i)) for i in self.groups.values()]
 

@@ -165,8 +165,7 @@ def write(
   )
   training = problem.training
   report.write_arrays(
-    out / "images.npz",
-    {"ids": training.ids, "images": training.inputs, "labels": training.labels},
+    out / "images.npz", {"ids": training.ids, "images": training.inputs, "labels": training.labels}
   )
   plots = report.plots
   memorized = {name: truth.take(ids).memorization for name, ids in groups.items()}

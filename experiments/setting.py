@@ -93,10 +93,7 @@ def recipe_of(config: Flags, num_classes: int) -> train.Recipe:
 def recipe_with(model: models.Model, config: Flags) -> train.Recipe:
   """Returns the recipe that trains a model by the numbers of a config."""
   return train.Recipe(
-    model,
-    epochs=config.epochs,
-    batch_size=config.batch_size,
-    learning_rate=config.learning_rate,
+    model, epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate
   )
 
 
@@ -145,9 +142,7 @@ def order_of(truth: memorization.Estimate) -> tuple[np.ndarray, np.ndarray | Non
   return np.nan_to_num(truth.memorization), None if soft is None else np.nan_to_num(soft)
 
 
-def scored(
-  truth: memorization.Estimate,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def scored(truth: memorization.Estimate) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
   """Returns ids and scores of the examples that have one, and what orders equal scores."""
   known, soft = np.isfinite(truth.memorization), soft_of(truth)
   return truth.ids[known], truth.memorization[known], None if soft is None else soft[known]

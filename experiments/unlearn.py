@@ -57,10 +57,7 @@ REQUESTS = 5
 LAYOUT = 2  # of what is kept of a row: raise it where an older file cannot be read
 ORACLES = 8  # whose mean p_y the example gap is measured from
 # What changes no row, and what is told by its content: the data and the ground truth.
-OTHERS = (
-  *("all", "algorithms", "sets", "seeds", "log", "out"),
-  *("dataset", "data_dir", "truth"),
-)
+OTHERS = (*("all", "algorithms", "sets", "seeds", "log", "out"), *("dataset", "data_dir", "truth"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,7 @@ import sys
 import tempfile
 import time
 
-GOALS = {
-  "cpu_of_double": "1.7 to 2.3",
-  "fixed_seconds": "below 10",
-  "memory_of_double": "about 1",
-}
+GOALS = {"cpu_of_double": "1.7 to 2.3", "fixed_seconds": "below 10", "memory_of_double": "about 1"}
 MODELS = 60
 WORK = """
 import json, resource, sys, time, warnings
