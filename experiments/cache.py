@@ -89,27 +89,28 @@ def compute_missing(
       print(f"seed {seed + 1}, {done} of {len(paths)}: {said}", flush=True)
 
 
+@dataclasses.dataclass(frozen=True)
 class Kept:
   """Networks and arrays in a folder: what is there is read back, with the seconds that it took.
 
   A network is an Orbax checkpoint, arrays are an `.npz`; a `.json` that is written last holds the
   seconds.
 
-  Args:
+  Attributes:
     folder: of one result, named by what decides it.
     like: a network of the same structure.
   """
 
-  def __init__(self, folder: Path, like: Network):
-    self._folder, self._like = folder, like
+  folder: Path
+  like: Network
 
   def __call__(self, name: str, make: Callable[[], T], /) -> tuple[T, float]:
     """Returns the network or the {name: array} that `make` returns, and its seconds."""
-    path = self._folder / name.replace(" ", "-")
+    path = self.folder / name.replace(" ", "-")
     arrays, clock = path.with_suffix(".npz"), path.with_suffix(".json")
     if clock.exists():
       seconds = json.loads(clock.read_text())["seconds"]
-      kept = read_npz(arrays) if arrays.exists() else checkpoint.load(path, self._like)
+      kept = read_npz(arrays) if arrays.exists() else checkpoint.load(path, self.like)
       return cast("T", kept), seconds
     result, seconds = timed(make)
     if isinstance(result, Network):

@@ -4,12 +4,13 @@ A log is a plain function of a number and `{name: float}`. Training runs are log
 done, from the history that they return: nothing leaves the device while they run.
 """
 
+import importlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -77,13 +78,17 @@ def _jsonl(path: Path) -> Write:
   return log
 
 
-def _tensorboard(out: Path, settings: dict[str, object] | None) -> Write:
+def _imported(module: str) -> Any:
+  service = module.split(".")[0]
   try:
-    from tensorboard.summary import Writer  # pyright: ignore[reportMissingImports]
+    return importlib.import_module(module)
   except ImportError as error:
-    raise ImportError("--log tensorboard needs it: pip install tensorboard.") from error
+    raise ImportError(f"--log {service} needs it: pip install {service}.") from error
+
+
+def _tensorboard(out: Path, settings: dict[str, object] | None) -> Write:
   del settings
-  writer = Writer(str(out / "tensorboard"))
+  writer = _imported("tensorboard.summary").Writer(str(out / "tensorboard"))
 
   def log(step: int, metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
@@ -95,10 +100,7 @@ def _tensorboard(out: Path, settings: dict[str, object] | None) -> Write:
 
 
 def _wandb(out: Path, settings: dict[str, object] | None) -> Write:
-  try:
-    import wandb  # pyright: ignore[reportMissingImports]
-  except ImportError as error:
-    raise ImportError("--log wandb needs it: pip install wandb.") from error
+  wandb = _imported("wandb")
   run = wandb.init(project="jaxmul", name=out.name, dir=str(out), config=settings)
   # wandb's own steps must not fall; ours begin again with each training run.
   run.define_metric("*", step_metric="step")
@@ -106,9 +108,6 @@ def _wandb(out: Path, settings: dict[str, object] | None) -> Write:
 
 
 def _trackio(out: Path, settings: dict[str, object] | None) -> Write:
-  try:
-    import trackio  # pyright: ignore[reportMissingImports]
-  except ImportError as error:
-    raise ImportError("--log trackio needs it: pip install trackio.") from error
+  trackio = _imported("trackio")
   trackio.init(project="jaxmul", name=out.name, config=settings)
   return lambda step, metrics: trackio.log(dict(metrics), step=step)

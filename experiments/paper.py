@@ -124,12 +124,7 @@ def tiny_imagenet_vit() -> Preset:
   return dataclasses.replace(tiny_imagenet(), network="vit", smoke_side=16, learning_rate=0.01)
 
 
-PRESETS: dict[Name, Callable[[], Preset]] = {
-  "cifar10": cifar10,
-  "cifar100": cifar100,
-  "tiny_imagenet": tiny_imagenet,
-  "tiny_imagenet_vit": tiny_imagenet_vit,
-}
+PRESETS = {make.__name__: make for make in (cifar10, cifar100, tiny_imagenet, tiny_imagenet_vit)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -102,14 +102,9 @@ def forget_groups(
 ) -> rum.Selection:
   """Returns the forget set in three groups, of low, medium and high memorization by the truth.
 
-  Of a class, or at random, examples without a score are forgotten too: they count as 0.
-
-  Args:
-    forget: "memorization", "random" or the number of a class.
-    size: examples of each group; a class is forgotten whole.
-    training: data.
-    truth: of the training data.
-    key: of what is drawn at random.
+  `forget` is "memorization", "random" or the number of a class, which is forgotten whole; other
+  groups have `size` examples each. Of a class, or at random (by the key), examples without a score
+  are forgotten too: they count as 0.
   """
   if forget == "memorization":
     ids, scores, soft = scored(truth)

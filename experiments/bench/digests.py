@@ -220,11 +220,7 @@ def main_job() -> dict[str, Any]:
     rum.main(job)
     written = json.loads((job.out / "metrics.json").read_text())
     methods = {
-      name: [
-        figure["value"]
-        for figure in method["figures"]
-        if figure["name"] not in ("seconds", "scoring")
-      ]
+      name: [f["value"] for f in method["figures"] if f["name"] not in ("seconds", "scoring")]
       for name, method in written["methods"].items()
     }
     audit = json.loads((job.out / "audit.json").read_text())

@@ -3,7 +3,8 @@
 Each is written for one memory layout; `fastest` tries both and keeps the better.
 """
 
-import time
+import functools
+import timeit
 from collections.abc import Callable, Mapping
 
 import jax
@@ -48,15 +49,9 @@ def fastest(
   x, y = batch(inputs, labels)
   for layout in (torch.contiguous_format, torch.channels_last):
     network = network_of(params).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-    arguments = (network, x.contiguous(memory_format=layout), y)
-    seconds = []
-    for _ in range(5):
-      start = time.perf_counter()
-      function(*arguments)
-      seconds.append(time.perf_counter() - start)
-    timed.append((min(seconds), arguments))
-  best = min(timed, key=lambda pair: pair[0])[1]
-  return lambda: function(*best)
+    call = functools.partial(function, network, x.contiguous(memory_format=layout), y)
+    timed.append((min(timeit.repeat(call, number=1, repeat=5)), call))
+  return min(timed, key=lambda pair: pair[0])[1]
 
 
 def grand(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
