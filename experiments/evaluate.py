@@ -158,26 +158,20 @@ def main(config: Config) -> None:
   split = split_of(config, dataset, parts)
   recipe = recipe_of(config, dataset.num_classes)
   base = jax.random.key(config.key)
-  models_key, audit_key = jax.random.split(jax.random.fold_in(base, 4))
+  key, audit_key = jax.random.split(jax.random.fold_in(base, 4))
   ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])
   unlearned = read_models(config.unlearned, recipe, dataset, ids)
   if len(config.seconds) not in (0, len(unlearned)):
     raise ValueError(f"--seconds has {len(config.seconds)} numbers for {len(unlearned)} models.")
   if config.oracles:
-    originals, oracles = (
-      read_models(paths, recipe, dataset, ids) for paths in (config.originals, config.oracles)
-    )
-    ensemble = Ensemble(originals, oracles)
+    originals = read_models(config.originals, recipe, dataset, ids)
+    ensemble = Ensemble(originals, read_models(config.oracles, recipe, dataset, ids))
     batch_norm = batch_norm_changed(config.originals, recipe, dataset, ids)
   else:
     count = config.num_models
-    store = ensemble_store(config.out, recipe, dataset, split, models_key, count)
-    ensemble = metrics.oracle.ensemble(
-      recipe, dataset, split, models_key, num_models=count, store=store
-    )
-    batch_norm = metrics.batch_norm_control(
-      recipe, dataset, split, models_key, num_models=count // 2
-    )
+    store = ensemble_store(config.out, recipe, dataset, split, key, count)
+    ensemble = metrics.oracle.ensemble(recipe, dataset, split, key, num_models=count, store=store)
+    batch_norm = metrics.batch_norm_control(recipe, dataset, split, key, num_models=count // 2)
   # The cut of experiments.rum and unlearn: what tuned a method or a proxy there attacks nothing.
   attack_ids = data.cut_heldout(split.heldout, jax.random.fold_in(base, 2)).attack
   for name, kept in ensemble._asdict().items():

@@ -311,13 +311,6 @@ def point_proxy(name: str, problem: Problem, original: Network, key: jax.Array) 
   return {name: proxies.score(proxy, original, problem.training, batch_size=rows)}
 
 
-def keeper(config: Config, problem: Problem, folder: Path) -> cache.Keep:
-  """Returns `keep` of `run_seed`: with checkpoints in a folder, or a clock alone."""
-  if not config.checkpoints:
-    return lambda _, make: cache.timed(make)
-  return cache.Kept(folder, models.shapes(problem.recipe.model, problem.training.example))
-
-
 def name_of_seeds(config: Config, problem: Problem) -> str:
   """Returns what the results of all seeds are named by: everything that decides them."""
   ids = (problem.training.ids, problem.heldout, problem.test)
@@ -334,7 +327,10 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[SeedResult]
   paths = {seed: folder / f"seed{seed}-{name}.json" for seed in numbers}
 
   def compute(seed: int, path: Path, begin: cache.Begin) -> None:
-    keep = keeper(config, problem, path.with_suffix(""))
+    keep: cache.Keep = lambda _, make: cache.timed(make)  # noqa: E731
+    if config.checkpoints:
+      like = models.shapes(problem.recipe.model, problem.training.example)
+      keep = cache.Kept(path.with_suffix(""), like)
     report.write_json(path, run_seed(config, problem, seed, log, begin, keep))
 
   cache.compute_missing(paths, config.stages, compute)

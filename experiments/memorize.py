@@ -121,14 +121,9 @@ def summarize(estimate: memorization.Estimate) -> None:
 
 
 def _executor(name: str) -> retraining.Executor:
-  makers = {
-    "auto": retraining.default,
-    "serial": lambda: retraining.serial,
-    "processes": retraining.processes,
-    "devices": retraining.devices,
-    "ray": retraining.ray,
-  }
-  return makers[name]()
+  if name == "serial":
+    return retraining.serial
+  return getattr(retraining, "default" if name == "auto" else name)()
 
 
 def _logged(execute: retraining.Executor, log: logs.Log) -> retraining.Executor:

@@ -10,7 +10,7 @@ import numpy as np
 from experiments import judge, tables
 from experiments.judge import HEADLINE, unseeing
 from experiments.setting import TIES_RULE
-from jaxmul import data, metrics, proxies, report, rum, train
+from jaxmul import data, metrics, report, rum, train
 from jaxmul.memorization import Estimate
 from jaxmul.metrics import Blind, Figure, find
 
@@ -105,8 +105,15 @@ def write(
   for name in seeds[0]["proxies"]:
     scores[name] = np.stack([seed["proxies"][name]["scores"] for seed in seeds])
     agreements[name] = [judge.ranked(row[known], memorization, high) for row in scores[name]]
+    precisions = [agreement.precision_at_k for agreement in agreements[name]]
     seconds = [seed["proxies"][name]["seconds"] for seed in seeds]
-    scored[name] = proxy_figures(agreements[name], seconds, problem.seconds["ground truth"])
+    cost = metrics.figures.over_seeds(seconds, name="seconds")
+    scored[name] = [
+      *judge.rank_figures(agreements[name]),
+      judge.maybe_over_seeds(precisions, name="precision at high group"),
+      cost,
+      Figure(name="speed-up", value=problem.seconds["ground truth"] / cost.value),
+    ]
   for name, cost in scoring_of(methods, scored, problem.seconds).items():
     figures[name].append(Figure(name="scoring", value=cost))
   differences = differences_of(methods, figures)
@@ -275,22 +282,6 @@ def show_differences(
     f"flips, at least {2 ** (1 - seeds):.2f}"
   )
   tables.show(title, ("method", *(f"− {other}" for other in others)), rows)
-
-
-def proxy_figures(
-  agreements: Sequence[proxies.Agreement], seconds: Sequence[float], truth_seconds: float
-) -> list[Figure]:
-  """Returns how well a proxy ranks examples as the ground truth does, and what it costs.
-
-  Agreements and seconds of scoring are of each seed; `truth_seconds` may be NaN.
-  """
-  cost = metrics.figures.over_seeds(seconds, name="seconds")
-  return [
-    *judge.rank_figures(agreements),
-    judge.maybe_over_seeds([a.precision_at_k for a in agreements], name="precision at high group"),
-    cost,
-    Figure(name="speed-up", value=truth_seconds / cost.value),
-  ]
 
 
 def print_table(

@@ -120,14 +120,8 @@ def compare(task: Task, pairs: int, seconds: float) -> dict[str, float]:
     Workers(torch_training.loop, training, cores) as plain,
     Workers(products, count=cores, environment=ONE_THREAD) as peak,
   ):
-
-    def ours() -> float:
-      rate, startup = steady(task, cores, seconds)
-      startups.append(startup)
-      return rate
-
     contenders: dict[str, Callable[[], float]] = {
-      "ours": ours,
+      "ours": lambda: steady(task, cores, seconds, startups),
       "naive": lambda: one.rate(seconds),
       "torch": lambda: processes.rate(seconds),
       "torch_loop": lambda: plain.rate(seconds),
@@ -141,17 +135,17 @@ def compare(task: Task, pairs: int, seconds: float) -> dict[str, float]:
         rates[name].append(contenders[name]())
         print(f"{task.name}, pair {pair + 1}: {name} {rates[name][-1]:.4g} /s", file=sys.stderr)
 
-  found: dict[str, float] = {}
-  for name in ("naive", "torch", "torch_loop"):
-    found[f"{task.name}_over_{name}"] = middle(rates["ours"], rates[name])
-  if "peak" in rates:
+  figures = {f"{task.name}_startup_seconds": statistics.median(startups)}
+  if peak_rates := rates.pop("peak", None):
     speed = [mlp_operations(task) * rate for rate in rates["ours"]]
-    found["mlp_gemm_fraction"] = middle(speed, rates["peak"])
-    found["gemm_gflops"] = statistics.median(rates["peak"]) / 1e9
-  for name in ("ours", "naive", "torch", "torch_loop"):
-    whole = task.share() * statistics.median(rates[name])
-    found[f"{task.name}_{name}_models_per_second"] = whole
-  return found | {f"{task.name}_startup_seconds": statistics.median(startups)}
+    figures["mlp_gemm_fraction"] = middle(speed, peak_rates)
+    figures["gemm_gflops"] = statistics.median(peak_rates) / 1e9
+  for name, of_pairs in rates.items():
+    whole = task.share() * statistics.median(of_pairs)
+    figures[f"{task.name}_{name}_models_per_second"] = whole
+    if name != "ours":
+      figures[f"{task.name}_over_{name}"] = middle(rates["ours"], of_pairs)
+  return figures
 
 
 def middle(ours: list[float], reference: list[float]) -> float:
@@ -159,8 +153,8 @@ def middle(ours: list[float], reference: list[float]) -> float:
   return statistics.median(a / b for a, b in zip(ours, reference, strict=True))
 
 
-def steady(task: Task, cores: int, seconds: float) -> tuple[float, float]:
-  """Returns our models per second, and the seconds before the steady state was reached.
+def steady(task: Task, cores: int, seconds: float, startups: list[float]) -> float:
+  """Returns our models per second, and adds the seconds before the steady state was reached.
 
   The first chunk of each process is left out. After them, chunks are counted in whole rounds, one
   for each process, so that both ends of the sample fall on the same process's chunk.
@@ -179,7 +173,8 @@ def steady(task: Task, cores: int, seconds: float) -> tuple[float, float]:
     passed = time.perf_counter() - first
   chunks.close()
   rate = done * task.chunk_size / passed
-  return rate, first - start - cores * task.chunk_size / rate
+  startups.append(first - start - cores * task.chunk_size / rate)
+  return rate
 
 
 def naive(task: Task) -> Work:
