@@ -327,10 +327,9 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[SeedResult]
   paths = {seed: folder / f"seed{seed}-{name}.json" for seed in numbers}
 
   def compute(seed: int, path: Path, begin: cache.Begin) -> None:
-    keep: cache.Keep = lambda _, make: cache.timed(make)  # noqa: E731
-    if config.checkpoints:
-      like = models.shapes(problem.recipe.model, problem.training.example)
-      keep = cache.Kept(path.with_suffix(""), like)
+    like = models.shapes(problem.recipe.model, problem.training.example)
+    kept = cache.Kept(path.with_suffix(""), like) if config.checkpoints else None
+    keep = kept or (lambda _, make: cache.timed(make))
     report.write_json(path, run_seed(config, problem, seed, log, begin, keep))
 
   cache.compute_missing(paths, config.stages, compute)
