@@ -47,21 +47,21 @@ def _ours(algorithm, network, images, labels):
   import time
 
   from jaxmul._examples import examples_of
-  from jaxmul.unlearn._passes import sizes
+  from jaxmul.unlearn._passes import Sets, walk_over
   from jaxmul.unlearn.running import _epoch
 
   data = Dataset(images, labels)
   split = Split(forget=np.arange(FORGET), retain=np.arange(FORGET, COUNT))
-  forget, retain = (
-    examples_of(data).subset(data.rows(ids), len(data)) for ids in (split.forget, split.retain)
+  sets = Sets(
+    *(examples_of(data).subset(data.rows(ids), len(data)) for ids in (split.forget, split.retain))
   )
-  session = unlearn.Session(forget, retain, 1, BATCH, jax.random.key(1))
+  session = unlearn.Session(*sets, epochs=1, batch_size=BATCH, key=jax.random.key(1))
   state = algorithm.init(network, session)
-  size = sizes(algorithm.passes, BATCH, FORGET, COUNT - FORGET)
+  walk = walk_over(algorithm.passes, BATCH, (FORGET, COUNT - FORGET))
 
   def epoch():
     jax.block_until_ready(
-      _epoch(algorithm, None, size, BATCH, forget, retain, state, network, jax.random.key(2), 0)
+      _epoch(algorithm, walk, sets, (network, state), jax.random.key(2), jnp.int32(0))
     )
 
   start = time.perf_counter()

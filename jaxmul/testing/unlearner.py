@@ -19,7 +19,7 @@ from jaxmul import _sharding, unlearn
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
-from jaxmul.unlearn.increments import apply_increments
+from jaxmul.unlearn.unlearner import apply_increments
 
 TOLERANCE = 1e-5
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def norms(x: jax.Array) -> jax.Array:
-  """Returns the Euclidean norm of each example [B, 1, …, 1] of x [B, ...]."""
+  """Returns the Euclidean norms [B, 1, …, 1] of x [B, ...], in its own dtype."""
   return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim)), keepdims=True))
 
 

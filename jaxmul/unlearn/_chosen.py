@@ -1,15 +1,16 @@
 """Which weights are chosen: bool masks like params, with exact counts."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxmul.binding import Network
 
 
-def smallest(values: Any, fraction: float) -> Any:
+def smallest(values: optax.Params, fraction: float) -> optax.Params:
   """Returns bool like values: True for exactly `fraction` of all numbers of a tree, the smallest.
 
   All leaves are ranked together, and equal numbers by position.
@@ -28,43 +29,34 @@ def smallest(values: Any, fraction: float) -> Any:
   return jax.tree.unflatten(tree, shaped)
 
 
-def refuse_fraction(caller: str, fraction: float) -> None:
-  """Raises ValueError where a fraction is outside [0, 1].
-
-  Example:
-    >>> refuse_fraction("msg", 0.3)
-  """
-  if not 0 <= fraction <= 1:
-    raise ValueError(f"{caller} got fraction={fraction}, must be in [0, 1].")
-
-
 class Chosen(NamedTuple):
   """Weights that are replaced: a bool mask and new values, both like params."""
 
-  mask: Any
-  values: Any
+  mask: optax.Params
+  values: optax.Params
 
 
 def replaced(network: Network, chosen: Chosen) -> Network:
-  def replaced(mask, value, weight):
+  def chosen_or_own(mask, value, weight):
     return jnp.where(mask, value.astype(weight.dtype), weight)
 
-  return network.replace(params=jax.tree.map(replaced, *chosen, network.params))
+  return network.replace(params=jax.tree.map(chosen_or_own, *chosen, network.params))
 
 
-def scaled(updates: Any, rate: jax.Array) -> Any:
+def scaled(updates: optax.Updates, rate: jax.Array) -> optax.Updates:
   """Returns updates at another rate: those of SGD are proportional to it."""
   return jax.tree.map(lambda moved: rate.astype(moved.dtype) * moved, updates)
 
 
-def kernels(network: Any) -> Any:
+def kernels(weights: optax.Params) -> optax.Params:
   """Returns a bool like each leaf: convolution kernels, or dense ones where there are none.
 
-  Example:
-    >>> import numpy as np
-    >>> kernels({"kernel": np.zeros((3, 2)), "bias": np.zeros(2)})
-    {'bias': False, 'kernel': True}
+    Example:
+      >>> import numpy as np
+  import optax
+      >>> kernels({"kernel": np.zeros((3, 2)), "bias": np.zeros(2)})
+      {'bias': False, 'kernel': True}
   """
-  ranks = [jnp.ndim(leaf) for leaf in jax.tree.leaves(network)]
+  ranks = [jnp.ndim(leaf) for leaf in jax.tree.leaves(weights)]
   rank = 4 if 4 in ranks else 2
-  return jax.tree.map(lambda leaf: jnp.ndim(leaf) == rank, network)
+  return jax.tree.map(lambda leaf: jnp.ndim(leaf) == rank, weights)

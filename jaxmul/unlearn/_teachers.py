@@ -9,8 +9,6 @@ teacher is run again. A table [N, T, C] of text would be larger than most networ
 teacher itself is held, and run on each batch. No step can move either.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -73,7 +71,7 @@ def has_positions(session: Session) -> bool:
   return session.forget.labels.ndim > 1
 
 
-def logits_to_imitate(teacher: Any, batch: Batch) -> jax.Array:
+def logits_to_imitate(teacher: jax.Array | Network, batch: Batch) -> jax.Array:
   """Returns the logits [B, *P, C] of a teacher, a table by row or a network, for a batch."""
   if isinstance(teacher, Network):
     return teacher(without_padding(batch))

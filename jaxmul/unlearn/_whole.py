@@ -5,18 +5,21 @@ All in evaluation mode: each example is independent of the others.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
 from jaxmul import losses, models
 from jaxmul._examples import Batch, Examples
 from jaxmul.binding import Network, losses_of
 
+Tree = TypeVar("Tree")
 
-def sum_blocks(function: Callable[[Batch], Any], examples: Examples, size: int) -> Any:
+
+def sum_blocks(function: Callable[[Batch], Tree], examples: Examples, size: int) -> Tree:
   """Returns the sum over blocks of a set of a pytree that `function` computes of each block."""
 
   def block(index, total):
@@ -29,7 +32,7 @@ def sum_blocks(function: Callable[[Batch], Any], examples: Examples, size: int) 
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def full_gradient(network: Network, examples: Examples, size: int) -> Any:
+def full_gradient(network: Network, examples: Examples, size: int) -> optax.Params:
   """Returns ∇ of the mean loss over a whole set at fixed params; the loss is the network's own."""
 
   def total(theta, batch):
@@ -42,7 +45,9 @@ def full_gradient(network: Network, examples: Examples, size: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def fisher_diagonal(network: Network, examples: Examples, size: int, expected: bool) -> Any:
+def fisher_diagonal(
+  network: Network, examples: Examples, size: int, expected: bool
+) -> optax.Params:
   """Returns the mean over a set of squared per-example gradients of ℓ, like params.
 
   With the data's labels, or the expectation over labels that the network draws (`expected`). Labels
@@ -94,7 +99,7 @@ def _drawn(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _ghost_squares(
   network: Network, inputs: jax.Array, labels: jax.Array, weights: jax.Array
-) -> Any:
+) -> optax.Params:
   """Σ_b w_b (∂ℓ_b/∂θ)², read off the layers in one backward pass."""
 
   def total(zeros):
@@ -104,7 +109,9 @@ def _ghost_squares(
   return jax.grad(total)(jax.tree.map(jnp.zeros_like, network.params))
 
 
-def _squares(network: Network, inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> Any:
+def _squares(
+  network: Network, inputs: jax.Array, labels: jax.Array, weights: jax.Array
+) -> optax.Params:
   """The same for any network, from the gradients themselves."""
 
   def square(image, label, weight):
@@ -119,7 +126,9 @@ def _squares(network: Network, inputs: jax.Array, labels: jax.Array, weights: ja
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def map_members(function: Callable[..., Any], arguments: Any, examples: Examples, size: int) -> Any:
+def map_members(
+  function: Callable[..., Tree], arguments: tuple[object, ...], examples: Examples, size: int
+) -> Tree:
   """Returns `function(*arguments, batch)`, leaves [B, ...], of all members of a set as [N, ...].
 
   Results stand in the rows of the data set; those that are not members hold 0.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmul import losses
+from jaxmul import _check, losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
 from jaxmul.data.dataset import as_inputs
@@ -70,11 +70,9 @@ def amun(
     >>> amun().passes
     'union'
   """
-  if not radius > 0:
-    raise ValueError(f"amun got radius={radius}, must be above 0.")
-  for name, value, least in (("doublings", doublings, 0), ("steps", steps, 1)):
-    if not value >= least:
-      raise ValueError(f"amun got {name}={value}, must be at least {least}.")
+  _check.above("amun", 0, radius=radius)
+  _check.at_least("amun", 0, doublings=doublings)
+  _check.at_least("amun", 1, steps=steps)
 
   def remember(network: Network, session: Session) -> _Adversarial:
     refuse_positions(network, session, "amun")
@@ -96,12 +94,8 @@ def amun(
     )
     return batch_risk(network, merged(attacked, turn.retain), turn.key)
 
-  return descend(
-    objective,
-    sgd(learning_rate, momentum, weight_decay),
-    passes="union",
-    remember=remember,
-  )
+  optimizer = sgd(learning_rate, momentum, weight_decay)
+  return descend(objective, optimizer, passes="union", remember=remember)
 
 
 def _nearest_adversarial(network: Network, radii, steps, batch: Batch) -> _Adversarial:

@@ -59,14 +59,13 @@ def bad_teacher(
     'union'
   """
   _check.rate(learning_rate, "learning_rate", np.inf)
-  if not temperature > 0:
-    raise ValueError(f"bad_teacher got temperature={temperature}, must be above 0.")
+  _check.above("bad_teacher", 0, temperature=temperature)
 
   def remember(network: Network, session: Session) -> jax.Array | _Teachers:
     refuse_own_loss(network, "bad_teacher")
     if has_positions(session):
       example = session.forget.batch(jnp.int32(0), jnp.int32(1), 1).inputs
-      good, bad = (jax.eval_shape(each, example) for each in (network, initial))
+      good, bad = (jax.eval_shape(teacher, example) for teacher in (network, initial))
       _refuse_other_classes(bad, good)
       return _Teachers(initial, network)
     good = all_logits(network, session.retain, session.batch_size)
@@ -82,15 +81,11 @@ def bad_teacher(
       target = jnp.concatenate([logits_to_imitate(*pair) for pair in pairs])
     else:
       target = logits_to_imitate(teachers, batch)
-    each = divergence(target, student, temperature, labels=batch.labels)
-    return losses.masked_mean(each, batch.mask), new
+    distances = divergence(target, student, temperature, labels=batch.labels)
+    return losses.masked_mean(distances, batch.mask), new
 
-  return descend(
-    objective,
-    optax.adam(learning_rate, eps=1e-6),
-    passes="union",
-    remember=remember,
-  )
+  optimizer = optax.adam(learning_rate, eps=1e-6)
+  return descend(objective, optimizer, passes="union", remember=remember)
 
 
 def _refuse_other_classes(bad, good) -> None:

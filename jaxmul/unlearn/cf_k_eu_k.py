@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import jax
 
 from jaxmul.binding import Network
-from jaxmul.unlearn._layers import in_layers, names_of, refuse_unlike
-from jaxmul.unlearn.objective import descend, only, retain_risk, sgd
+from jaxmul.unlearn._layers import in_layers, moves_only, names_of, refuse_unlike
+from jaxmul.unlearn.objective import descend, retain_risk, sgd
 from jaxmul.unlearn.unlearner import Unlearner, algorithm
 
 
@@ -59,7 +59,7 @@ def cf_k(
     retain_risk,
     sgd(learning_rate, momentum, weight_decay),
     remember=remember,
-    reshape=lambda updates, memory, turn: only(updates, in_layers(updates, names, "cf_k")),
+    reshape=moves_only(names, "cf_k"),
   )
 
 
@@ -125,7 +125,7 @@ def eu_k(
     sgd(learning_rate, momentum, weight_decay),
     remember=remember,
     start=start,
-    reshape=lambda updates, memory, turn: only(updates, in_layers(updates, names, "eu_k")),
+    reshape=moves_only(names, "eu_k"),
   )
 
 

@@ -92,15 +92,10 @@ def dmm(
   def objective(network, turn, predicted):
     batch = merged(turn.forget, turn.retain)
     student, new = train_logits(network, batch, turn.key)
-    each = jnp.sum((student - predicted[batch.rows]) ** 2, axis=-1)
-    return losses.masked_mean(each, batch.mask), new
+    distances = jnp.sum((student - predicted[batch.rows]) ** 2, axis=-1)
+    return losses.masked_mean(distances, batch.mask), new
 
-  return descend(
-    objective,
-    sgd(learning_rate, momentum),
-    passes="union",
-    remember=remember,
-  )
+  return descend(objective, sgd(learning_rate, momentum), passes="union", remember=remember)
 
 
 def _refuse_missing(wanted: jax.Array, rows: np.ndarray, ids: np.ndarray, name: str) -> None:

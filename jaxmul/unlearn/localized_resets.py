@@ -8,8 +8,9 @@ layers [I, O] where it has none. g_S is the gradient of the risk on all of S at 
 import jax
 import jax.numpy as jnp
 
+from jaxmul import _check
 from jaxmul.binding import Network
-from jaxmul.unlearn._chosen import Chosen, kernels, refuse_fraction, replaced, smallest
+from jaxmul.unlearn._chosen import Chosen, kernels, replaced, smallest
 from jaxmul.unlearn._layers import refuse_unlike
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.objective import descend, retain_risk, sgd
@@ -55,7 +56,7 @@ def localized_reset(
     >>> localized_reset(fresh).passes
     'retain'
   """
-  refuse_fraction("localized_reset", fraction)
+  _check.in_range("localized_reset", 0, 1, fraction=fraction)
 
   def remember(network: Network, session: Session) -> Chosen:
     refuse_unlike("localized_reset", initial, network)
@@ -74,9 +75,5 @@ def localized_reset(
     ]
     return Chosen(jax.tree.unflatten(tree, masks), initial.params)
 
-  return descend(
-    retain_risk,
-    sgd(learning_rate, momentum, weight_decay),
-    remember=remember,
-    start=replaced,
-  )
+  optimizer = sgd(learning_rate, momentum, weight_decay)
+  return descend(retain_risk, optimizer, remember=remember, start=replaced)

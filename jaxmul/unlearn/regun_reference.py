@@ -67,8 +67,7 @@ def regun(
     >>> regun(Dataset(np.eye(2), np.array([0, 1]))).passes
     'retain'
   """
-  if not weight >= 0:
-    raise ValueError(f"regun got weight={weight}, must be at least 0.")
+  _check.at_least("regun", 0, weight=weight)
   if not len(heldout):
     raise ValueError("regun got no held-out examples, must be at least one of each class in S.")
 
@@ -94,11 +93,7 @@ def regun(
     each = divergence(jnp.log(jnp.maximum(reference, jnp.finfo(reference.dtype).tiny)), student)
     return risk + weight * losses.masked_mean(each, turn.forget.mask), new
 
-  return descend(
-    objective,
-    sgd(learning_rate, momentum, weight_decay),
-    remember=remember,
-  )
+  return descend(objective, sgd(learning_rate, momentum, weight_decay), remember=remember)
 
 
 def _refuse_unknown_class(unknown: jax.Array) -> None:

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxmul import _check
 from jaxmul.unlearn._passes import Alternate
 from jaxmul.unlearn.objective import Descent, batch_risk
 from jaxmul.unlearn.unlearner import Unlearner, algorithm
@@ -38,8 +39,7 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
     >>> sam(unlearn.neg_grad_plus()).passes
     'retain'
   """
-  if not rho >= 0:
-    raise ValueError(f"sam got rho={rho}, must be at least 0.")
+  _check.at_least("sam", 0, rho=rho)
   descent = unlearner.update
   if descent is None:
     raise ValueError(

@@ -6,16 +6,11 @@ t outputs of the original network, the teacher, and s those of the network that 
 import jax
 import jax.numpy as jnp
 
-from jaxmul import losses
+from jaxmul import _check, losses
 from jaxmul.binding import Network
 from jaxmul.unlearn._answers import refuse_own_loss
 from jaxmul.unlearn._passes import Alternate
-from jaxmul.unlearn._teachers import (
-  divergence,
-  has_positions,
-  logits_to_imitate,
-  own_logits,
-)
+from jaxmul.unlearn._teachers import divergence, has_positions, logits_to_imitate, own_logits
 from jaxmul.unlearn.objective import descend, sgd, train_logits
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
@@ -62,13 +57,10 @@ def scrub(
     >>> scrub(msteps=2).passes
     Alternate(forget_epochs=2)
   """
-  for name, value in (("gamma", gamma), ("beta", beta), ("msteps", msteps)):
-    if not value >= 0:
-      raise ValueError(f"scrub got {name}={value}, must be at least 0.")
+  _check.at_least("scrub", 0, gamma=gamma, beta=beta, msteps=msteps)
   if msteps != int(msteps):
     raise ValueError(f"scrub got msteps={msteps}, must be whole epochs.")
-  if not temperature > 0:
-    raise ValueError(f"scrub got temperature={temperature}, must be above 0.")
+  _check.above("scrub", 0, temperature=temperature)
 
   def remember(network: Network, session: Session) -> jax.Array | Network:
     refuse_own_loss(network, "scrub")

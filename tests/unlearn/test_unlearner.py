@@ -359,9 +359,8 @@ def test_an_algorithm_is_in_a_file_that_names_it(name):
   """A file begins with the name of its algorithm, a family's with what its members share."""
   made = getattr(unlearn, name)
   file = Path(inspect.getfile(inspect.unwrap(made))).stem
-  families = {"fine_tune": "fine_tuning", "l1_sparse": "l1_sparsity", "bad_teacher": "bad_teaching"}
-  families |= {"boundary_shrink": "boundary", "boundary_expand": "boundary"}
+  families = {"boundary_shrink": "boundary", "boundary_expand": "boundary"}
   families |= {"neg_grad": "neg_gradients", "neg_grad_plus": "neg_gradients"}
-  families |= {"random_label": "random_relabeling"}
+  families |= {"bad_teacher": "bad_teaching"}
   assert file == families.get(name, file)
   assert name in families or name in file

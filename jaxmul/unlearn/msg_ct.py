@@ -1,17 +1,17 @@
-"""MSG: weights with small gradients are reset, then the network is tuned on R.
+"""MSG and CT: weights with small gradients are reset, or kernels transposed; then R is tuned on.
 
-Kernels are the weights of convolutions [kh, kw, I, O] where the network has any, and those of dense
-layers [I, O] where it has none. g_S and g_P are gradients of the risk at the original params θ₀, in
-evaluation mode.
+The kernels of MSG are the weights of convolutions [kh, kw, I, O] where the network has any, and
+those of dense layers [I, O] where it has none. g_S and g_P are gradients of the risk at the
+original params θ₀, in evaluation mode.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from jaxmul import _check
 from jaxmul.binding import Network
-from jaxmul.unlearn._chosen import Chosen, kernels, refuse_fraction, replaced, scaled, smallest
+from jaxmul.unlearn._chosen import Chosen, kernels, replaced, scaled, smallest
 from jaxmul.unlearn._layers import refuse_unlike
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.objective import Turn, descend, retain_risk, sgd
@@ -63,9 +63,8 @@ def msg(
     >>> msg(fresh).passes
     'retain'
   """
-  refuse_fraction("msg", fraction)
-  if not rest >= 0:
-    raise ValueError(f"msg got rest={rest}, must be at least 0.")
+  _check.in_range("msg", 0, 1, fraction=fraction)
+  _check.at_least("msg", 0, rest=rest)
 
   def remember(network: Network, session: Session) -> Chosen:
     refuse_unlike("msg", initial, network)
@@ -95,7 +94,7 @@ def msg(
     slow = jax.tree.map(slowed, kernels(network.params), chosen.mask, network.params)
     return retain_risk(network.replace(params=slow), turn, chosen)
 
-  def reshape(updates: Any, chosen: Chosen, turn: Turn) -> Any:
+  def reshape(updates: optax.Updates, chosen: Chosen, turn: Turn) -> optax.Updates:
     del chosen
     number, rising, after = turn.clock.epoch + 1, (turn.epochs + 1) // 2, turn.epochs + 1
     rate = jnp.minimum(number / rising, (after - number) / (after - rising))
@@ -106,5 +105,66 @@ def msg(
     sgd(learning_rate, momentum, weight_decay),
     remember=remember,
     start=replaced,
+    reshape=reshape,
+  )
+
+
+@algorithm
+def ct(
+  learning_rate: float = 1e-3, *, momentum: float = 0.9, weight_decay: float = 5e-4
+) -> Unlearner:
+  """Convolution transpose: kernels [k, k, I, O] are transposed over their two axes; tunes on R.
+
+  The rate falls along a cosine, η·½(1 + cos(π e/E)) in epoch e from 0. Published for 3 epochs of
+  batch 64. Needs R and a network with convolutions; one epoch costs one training epoch on R.
+  Kernels that are not square stay as they are.
+
+  Args:
+    learning_rate: η, of the first epoch.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`. Its `init` raises ValueError where the network has no square kernels.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Cadet et al., [Deep Unlearn](https://arxiv.org/abs/2410.01276), 2024.
+
+  Example:
+    >>> ct() == ct()
+    True
+  """
+
+  def square(leaf) -> bool:
+    return jnp.ndim(leaf) == 4 and leaf.shape[0] == leaf.shape[1] > 1
+
+  def remember(network, session):
+    del session
+    if not any(square(leaf) for leaf in jax.tree.leaves(network.params)):
+      raise ValueError(
+        "ct needs convolution kernels [k, k, I, O] with k above 1, and this network has none. "
+        "Use msg or localized_reset."
+      )
+    return ()
+
+  def start(network: Network, memory) -> Network:
+    del memory
+    transposed = jax.tree.map(
+      lambda leaf: jnp.swapaxes(leaf, 0, 1) if square(leaf) else leaf, network.params
+    )
+    return network.replace(params=transposed)
+
+  def reshape(updates: optax.Updates, memory: tuple[()], turn: Turn) -> optax.Updates:
+    del memory
+    return scaled(updates, 0.5 * (1 + jnp.cos(jnp.pi * turn.clock.epoch / turn.epochs)))
+
+  return descend(
+    retain_risk,
+    sgd(learning_rate, momentum, weight_decay),
+    remember=remember,
+    start=start,
     reshape=reshape,
   )

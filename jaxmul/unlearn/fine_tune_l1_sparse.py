@@ -1,10 +1,43 @@
-"""Fine-tuning with a penalty on ‖θ‖₁ that fades: a sparse network keeps less of S."""
+"""Fine-tuning: training goes on with R alone, plainly or towards a sparse network.
+
+A penalty on ‖θ‖₁ that fades makes weights sparse: such a network keeps less of S.
+"""
 
 import jax
 import jax.numpy as jnp
 
-from jaxmul.unlearn.objective import batch_risk, descend, sgd
+from jaxmul import _check
+from jaxmul.unlearn.objective import batch_risk, descend, retain_risk, sgd
 from jaxmul.unlearn.unlearner import Unlearner, algorithm
+
+
+@algorithm
+def fine_tune(
+  learning_rate: float = 0.01, *, momentum: float = 0.9, weight_decay: float = 5e-4
+) -> Unlearner:
+  """Goes on training on R alone, and lets S be forgotten: risk_R.
+
+  Published for 10 epochs. Needs R; one epoch costs one training epoch on R.
+
+  Args:
+    learning_rate: η, constant.
+    momentum: μ.
+    weight_decay: λ.
+
+  Returns:
+    An `Unlearner`.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+
+  Example:
+    >>> fine_tune(0.1) == fine_tune(0.1)
+    True
+  """
+  return descend(retain_risk, sgd(learning_rate, momentum, weight_decay))
 
 
 @algorithm
@@ -40,8 +73,7 @@ def l1_sparse(
     >>> l1_sparse(alpha=1e-4) == l1_sparse(alpha=1e-4)
     True
   """
-  if not alpha >= 0:
-    raise ValueError(f"l1_sparse got alpha={alpha}, must be at least 0.")
+  _check.at_least("l1_sparse", 0, alpha=alpha)
 
   def objective(network, turn, memory):
     del memory
@@ -49,7 +81,4 @@ def l1_sparse(
     norm = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(network.params))
     return risk + alpha * (1 - turn.clock.epoch / turn.epochs) * norm, new
 
-  return descend(
-    objective,
-    sgd(learning_rate, momentum, weight_decay),
-  )
+  return descend(objective, sgd(learning_rate, momentum, weight_decay))

@@ -1,8 +1,12 @@
-"""Noise where the Fisher information of R is small, at the original params θ."""
+"""Two steps from the diagonal F of the Fisher information, at the original params θ.
+
+Noise goes where F of R is small, and weights become smaller where F of S is large.
+"""
 
 import jax
 import jax.numpy as jnp
 
+from jaxmul import _check
 from jaxmul.binding import Network
 from jaxmul.unlearn._answers import refuse_own_loss
 from jaxmul.unlearn._whole import fisher_diagonal
@@ -41,8 +45,7 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
     >>> fisher(rum_compat=True) == fisher()
     False
   """
-  if not alpha >= 0:
-    raise ValueError(f"fisher got alpha={alpha}, must be at least 0.")
+  _check.at_least("fisher", 0, alpha=alpha)
 
   def deviation(information):
     if not rum_compat:
@@ -71,3 +74,48 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
 def _width_in_pytorch(leaf: jax.Array) -> int:
   """The length of the last axis where kernels are [O, I] and [O, I, kh, kw]; 0 for a scalar."""
   return (leaf.shape[1] if leaf.ndim == 4 else leaf.shape[0]) if leaf.ndim else 0
+
+
+@algorithm
+def ssd(alpha: float = 10.0, dampening: float = 1.0) -> Unlearner:
+  """Selective synaptic dampening: where F_S > α F_D, θ ← θ · min(λ F_D / F_S, 1).
+
+  F is the mean of squared per-example gradients, D = S ∪ R. (Public code squares the gradient of
+  batches, which depends on their size.) Needs R and S; costs one per-example gradient pass over
+  both.
+
+  Args:
+    alpha: α, above 0: how much more S must care than D.
+    dampening: λ, at least 0.
+
+  Returns:
+    An `Unlearner` of one shot.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Foster et al., [Selective Synaptic Dampening](https://arxiv.org/abs/2308.07707), 2023.
+
+  Example:
+    >>> ssd(5.0) == ssd(10.0)
+    False
+  """
+  _check.above("ssd", 0, alpha=alpha)
+  _check.at_least("ssd", 0, dampening=dampening)
+
+  def change(network: Network, session: Session) -> Network:
+    of_forget, of_retain = (
+      fisher_diagonal(network, examples, min(session.batch_size, 32), False)
+      for examples in (session.forget, session.retain)
+    )
+    s, r = session.forget.count, session.retain.count
+
+    def dampened(weight, f_s, f_r):
+      f_d = (s * f_s + r * f_r) / (s + r)
+      factor = jnp.minimum(dampening * f_d / jnp.where(f_s > 0, f_s, 1), 1)
+      return jnp.where(f_s > alpha * f_d, weight * factor, weight)
+
+    return network.replace(params=jax.tree.map(dampened, network.params, of_forget, of_retain))
+
+  return one_shot(change)
