@@ -1,8 +1,9 @@
 """Unlearning algorithms as short pure updates, and the loop that runs them.
 
-A file begins with the name of its algorithm, or with what its two or three have in common. None has
-the name of a function. `unlearner` says what an algorithm is, `objective` makes one from what it
-descends, and `running` runs it.
+Each algorithm is a function of its settings that returns an `Unlearner`. A file begins with the
+name of its algorithm, or with what its two or three share; none has the name of a function.
+`unlearner` says what an algorithm is, `objective` makes one from what it descends, and `running`
+runs it.
 """
 
 from jaxmul._examples import Batch, Examples

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxmul import _sharding
 from jaxmul._examples import Batch, Examples
 
 Count = TypeVar("Count", int, jax.Array)
@@ -56,9 +55,7 @@ class Walk:
   """How all epochs of a run walk; static.
 
   Attributes:
-    passes: "retain" is one pass over R with the batches of S cycled beside it, "forget" one pass
-      over S with batches of R beside it, and "union" one pass over both, each batch in their
-      proportion.
+    passes: see `Unlearner`.
     batch_size: B.
     rooms: rows that a batch of S and one of R has room for.
     even: whether batches are even.
@@ -80,10 +77,6 @@ class Walk:
 
   def at_step(self, sets: Sets, epoch: jax.Array, step: jax.Array) -> tuple[Batch, Batch]:
     """Returns the forget and the retain batch of a step of shuffled sets."""
-    batches = self._whole_batches(sets, epoch, step)
-    return batches if self.mesh is None else _sharding.constrain(batches, self.mesh)
-
-  def _whole_batches(self, sets: Sets, epoch: jax.Array, step: jax.Array) -> tuple[Batch, Batch]:
     (forget, retain), (forget_room, retain_room) = sets, self.rooms
     if isinstance(self.passes, Alternate):
       first = self._forget_steps(self.passes, forget.count, epoch)
@@ -150,9 +143,8 @@ def _share(
   least, more = examples.count // steps, examples.count % steps
 
   def begin(part):
-    return part * least + (
-      jnp.maximum(part - (steps - more), 0) if late else jnp.minimum(part, more)
-    )
+    longer = jnp.maximum(part - (steps - more), 0) if late else jnp.minimum(part, more)
+    return part * least + longer
 
   return examples.batch(begin(step), begin(step + 1), room)
 

@@ -42,11 +42,9 @@ def bad_teacher(
     learning_rate: of Adam.
     temperature: T, above 0.
 
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where `initial` has another number of classes.
-
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where `initial` has another number
+      of classes.
 
   References:
     Chundawat et al., [Can Bad Teaching Induce Forgetting?](https://arxiv.org/abs/2205.08096), 2022.

@@ -35,12 +35,9 @@ def boundary_shrink(
     radius: r, at least 0, in units of the inputs; of tokens, in units of their embeddings.
     momentum: μ.
 
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where examples do not have one class each, or are
-    tokens and the network has no `embed`.
-
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where examples do not have one class
+      each, or are tokens and the network has no `embed`.
 
   References:
     Chen et al., [Boundary Unlearning](https://arxiv.org/abs/2303.11570), 2023.
@@ -94,12 +91,9 @@ def boundary_expand(
     learning_rate: η, constant.
     momentum: μ.
 
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where `initial` is not one class wider, or
-    examples do not have one class each.
-
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where `initial` is not one class
+      wider, or examples do not have one class each.
 
   References:
     Chen et al., [Boundary Unlearning](https://arxiv.org/abs/2303.11570), 2023.

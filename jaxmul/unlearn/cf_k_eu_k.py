@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 
 from jaxmul.binding import Network
-from jaxmul.unlearn._layers import in_layers, moves_only, names_of, refuse_unlike
+from jaxmul.unlearn._chosen import in_layers, moves_only, names_of, refuse_unlike
 from jaxmul.unlearn.objective import descend, retain_risk, sgd
 from jaxmul.unlearn.unlearner import Unlearner, algorithm
 
@@ -32,14 +32,11 @@ def cf_k(
     layers: names of layers in forward order.
     k: how many of the last ones are trained, in [1, number of layers]; all of them is `fine_tune`.
     learning_rate: η, constant.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where the network has no layer of a name.
+    momentum, weight_decay: μ and λ.
 
   Raises:
-    ValueError: k or another number is outside its range.
+    ValueError: k or another number is outside its range. `init` raises it where the network has no
+      layer of a name.
 
   References:
     Goel et al., [Evaluating Inexact Unlearning](https://arxiv.org/abs/2201.06640), 2022.
@@ -82,15 +79,11 @@ def eu_k(
     initial: the same network with fresh params.
     k: how many of the last ones are retrained, in [1, number of layers].
     learning_rate: η, constant.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where the network has no layer of a name, or
-    `initial` is another network.
+    momentum, weight_decay: μ and λ.
 
   Raises:
-    ValueError: k or another number is outside its range.
+    ValueError: k or another number is outside its range. `init` raises it where the network has no
+      layer of a name, or `initial` is another network.
 
   References:
     Goel et al., [Evaluating Inexact Unlearning](https://arxiv.org/abs/2201.06640), 2022.

@@ -37,13 +37,10 @@ def dmm(
     learning_rate: η, constant.
     momentum: μ.
 
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where an id of S ∪ R is missing, the network has
-    another number of classes, or examples do not have one class each.
-
   Raises:
     ValueError: the shapes do not fit, an id is there twice, β is not finite, or a number is outside
-      its range.
+      its range. `init` raises it where an id of S ∪ R is missing, the network has another number of
+      classes, or examples do not have one class each.
 
   References:
     Georgiev et al., [Attribute-to-Delete](https://arxiv.org/abs/2410.23232), 2024.

@@ -21,11 +21,7 @@ def fine_tune(
 
   Args:
     learning_rate: η, constant.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`.
+    momentum, weight_decay: μ and λ.
 
   Raises:
     ValueError: a number is outside its range.
@@ -57,11 +53,7 @@ def l1_sparse(
   Args:
     learning_rate: η, constant.
     alpha: α, at least 0; 0 is `fine_tune`.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`.
+    momentum, weight_decay: μ and λ.
 
   Raises:
     ValueError: a number is outside its range.

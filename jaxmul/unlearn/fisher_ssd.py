@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxmul import _check
 from jaxmul.binding import Network
 from jaxmul.unlearn._answers import refuse_own_loss
+from jaxmul.unlearn._chosen import keys_like
 from jaxmul.unlearn._whole import fisher_diagonal
 from jaxmul.unlearn.objective import one_shot
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
@@ -58,15 +59,12 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
       refuse_own_loss(network, "fisher")
     size = min(session.batch_size, 32)
     information = fisher_diagonal(network, session.retain, size, not rum_compat)
-    leaves, tree = jax.tree.flatten(network.params)
-    keys = jax.tree.unflatten(tree, list(jax.random.split(session.key, len(leaves))))
-    noisy = jax.tree.map(
-      lambda w, f, key: w + deviation(f) * jax.random.normal(key, w.shape, w.dtype),
-      network.params,
-      information,
-      keys,
-    )
-    return network.replace(params=noisy)
+
+    def noisy(weight, f, key):
+      return weight + deviation(f) * jax.random.normal(key, weight.shape, weight.dtype)
+
+    keys = keys_like(network.params, session.key)
+    return network.replace(params=jax.tree.map(noisy, network.params, information, keys))
 
   return one_shot(change)
 

@@ -14,9 +14,9 @@ from jax.tree_util import Partial
 from jaxmul import _check, losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
-from jaxmul.unlearn._adversarial import likeliest_wrong, norms
+from jaxmul.unlearn._adversarial import ascended, likeliest_wrong, norms
 from jaxmul.unlearn._answers import refuse_positions
-from jaxmul.unlearn._layers import in_layers, moves_only, names_of
+from jaxmul.unlearn._chosen import in_layers, moves_only, names_of
 from jaxmul.unlearn._teachers import divergence
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.objective import descend, sgd
@@ -65,12 +65,9 @@ def layer_attack(
     steps: at most so many, at least 1.
     momentum: μ.
 
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where the network has no such layer, or examples
-    do not have one class each.
-
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where the network has no such layer,
+      or examples do not have one class each.
 
   References:
     Kim et al., [Layer Attack Unlearning](https://arxiv.org/abs/2312.16823), 2023.
@@ -120,15 +117,13 @@ def _attack(features, kernel, bias, length, steps, batch: Batch) -> tuple[jax.Ar
   """Returns logits [B, C] and wrong class [B] at features just across the boundary."""
   phi, labels = features[batch.rows], batch.labels
 
-  def loss(phi):
+  def total(phi):
     return jnp.sum(losses.cross_entropy(phi @ kernel + bias, labels))
 
   def up(index, phi):
     del index
-    gradient = jax.grad(loss)(phi)
-    moved = phi + length * gradient / jnp.maximum(norms(gradient), 1e-30)
     inside = losses.is_correct(phi @ kernel + bias, labels)
-    return jnp.where(inside[:, None], moved, phi)
+    return jnp.where(inside[:, None], ascended(total, phi, length), phi)
 
   logits = lax.fori_loop(0, steps, up, phi) @ kernel + bias
   return logits, likeliest_wrong(logits, labels)

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from jaxmul import _check
 from jaxmul.binding import Network
-from jaxmul.unlearn._chosen import Chosen, kernels, replaced, smallest
-from jaxmul.unlearn._layers import refuse_unlike
+from jaxmul.unlearn._chosen import Chosen, kernels, refuse_unlike, replaced, smallest
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.objective import descend, retain_risk, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
@@ -36,14 +35,10 @@ def localized_reset(
     initial: the same network with fresh params, for the new values.
     learning_rate: η, constant.
     fraction: share of all channels that is reset, in [0, 1]; 0 is `fine_tune`.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where `initial` is another network.
+    momentum, weight_decay: μ and λ.
 
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where `initial` is another network.
 
   References:
     Torkzadehmahani et al., [Improved Localized Machine

@@ -11,8 +11,7 @@ import optax
 
 from jaxmul import _check
 from jaxmul.binding import Network
-from jaxmul.unlearn._chosen import Chosen, kernels, replaced, scaled, smallest
-from jaxmul.unlearn._layers import refuse_unlike
+from jaxmul.unlearn._chosen import Chosen, kernels, refuse_unlike, replaced, scaled, smallest
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.objective import Turn, descend, retain_risk, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
@@ -44,14 +43,10 @@ def msg(
     fraction: share of each kernel that is reset, in [0, 1]; with 0 and `rest` 1 this is
       fine-tuning at the rates above.
     rest: factor on the gradients of the other weights of a kernel, at least 0.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where `initial` is another network.
+    momentum, weight_decay: μ and λ.
 
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where `initial` is another network.
 
   References:
     Cadet et al., [Deep Unlearn](https://arxiv.org/abs/2410.01276), 2024.
@@ -121,14 +116,11 @@ def ct(
 
   Args:
     learning_rate: η, of the first epoch.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where the network has no square kernels.
+    momentum, weight_decay: μ and λ.
 
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where the network has no square
+      kernels.
 
   References:
     Cadet et al., [Deep Unlearn](https://arxiv.org/abs/2410.01276), 2024.

@@ -20,9 +20,6 @@ def neg_grad(learning_rate: float = 1e-4, *, momentum: float = 0.9) -> Unlearner
     learning_rate: η, constant.
     momentum: μ.
 
-  Returns:
-    An `Unlearner`.
-
   Raises:
     ValueError: a number is outside its range.
 
@@ -60,11 +57,7 @@ def neg_grad_plus(
   Args:
     learning_rate: η, constant.
     alpha: α in [0, 1]; 1 is `fine_tune`.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`.
+    momentum, weight_decay: μ and λ.
 
   Raises:
     ValueError: a number is outside its range.

@@ -15,6 +15,7 @@ import optax
 
 from jaxmul import _check, losses
 from jaxmul._examples import Batch
+from jaxmul._gradients import per_example
 from jaxmul.binding import Network, losses_of
 from jaxmul.unlearn._passes import Passes
 from jaxmul.unlearn.unlearner import Clock, Session, Unlearner, increment
@@ -176,8 +177,7 @@ def train_logits(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Ar
 
 def without_padding(batch: Batch) -> jax.Array:
   """Returns the inputs [B, ...] of a batch, zeros where a row is padding."""
-  mask = batch.mask.reshape(-1, *(1,) * (batch.inputs.ndim - 1))
-  return jnp.where(mask, batch.inputs, 0)
+  return jnp.where(per_example(batch.mask, batch.inputs), batch.inputs, 0)
 
 
 def batch_risk(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Array, Network]:
@@ -199,8 +199,3 @@ def retain_risk(network: Network, turn: Turn, memory: object) -> tuple[jax.Array
 def merged(a: Batch, b: Batch) -> Batch:
   """Returns the rows of both batches as one."""
   return Batch(*(jnp.concatenate(pair) for pair in zip(a, b, strict=True)))
-
-
-def only(updates: optax.Updates, mask: optax.Params) -> optax.Updates:
-  """Returns updates where a mask of the same structure is True, and 0 elsewhere."""
-  return jax.tree.map(lambda chosen, moved: jnp.where(chosen, moved, 0), mask, updates)

@@ -7,9 +7,9 @@ import optax
 from jaxmul import _check, losses
 from jaxmul.binding import Network
 from jaxmul.unlearn._answers import refuse_own_loss
-from jaxmul.unlearn._chosen import smallest
+from jaxmul.unlearn._chosen import only, smallest
 from jaxmul.unlearn._whole import full_gradient
-from jaxmul.unlearn.objective import batch_risk, descend, merged, only, sgd
+from jaxmul.unlearn.objective import batch_risk, descend, merged, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 
@@ -29,11 +29,7 @@ def random_label(
   Args:
     learning_rate: η, constant.
     never_true: draw among the other C − 1 classes, so that every label is wrong.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`.
+    momentum, weight_decay: μ and λ.
 
   Raises:
     ValueError: a number is outside its range.
@@ -108,11 +104,7 @@ def salun(
     learning_rate: η, constant.
     fraction: share of the weights that may move, in [0, 1].
     never_true: see `random_label`.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`.
+    momentum, weight_decay: μ and λ.
 
   Raises:
     ValueError: a number is outside its range.

@@ -48,15 +48,11 @@ def regun(
       of each class in S.
     learning_rate: η, constant.
     weight: w, at least 0; 0 is `fine_tune`.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where a class of S has no held-out example, or
-    examples do not have one class each.
+    momentum, weight_decay: μ and λ.
 
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where a class of S has no held-out
+      example, or examples do not have one class each.
 
   References:
     Mirlach et al., [Reference-Guided Machine Unlearning](https://arxiv.org/abs/2603.11210), 2026.

@@ -110,18 +110,15 @@ def run(
   examples = examples_of(dataset)
   if devices is not None and mesh is None:
     examples, network = jax.device_put((examples, network), devices[0])
-  sets = Sets(
-    *(
-      examples.subset(dataset.rows(sorted(ids)), len(dataset))
-      for ids in (split.forget, split.retain)
-    )
-  )
+  parts = (split.forget, split.retain)
+  sizes = (len(split.forget), len(split.retain))
+  sets = Sets(*(examples.subset(dataset.rows(sorted(ids)), len(dataset)) for ids in parts))
   train_fn = network.train_fn
   if freeze_statistics:
     network = network.replace(train_fn=None)
   elif unlearner.update is not None:
     warn_without_train_fn(network, "unlearn.run", ", or say freeze_statistics=True")
-    for count in counts(unlearner.passes, len(split.forget), len(split.retain)):
+    for count in counts(unlearner.passes, *sizes):
       least = least_rows(count, batch_size)
       refuse_lone_rows(network, least, "unlearn.run", "Say freeze_statistics=True")
   init_key, run_key = jax.random.split(key)
@@ -144,13 +141,8 @@ def run(
         original.replace(train_fn=train_fn),
       )
     return finished(network)
-  walk = walk_over(
-    unlearner.passes,
-    batch_size,
-    (len(split.forget), len(split.retain)),
-    even=network.train_fn is not None,
-    mesh=mesh,
-  )
+  even = network.train_fn is not None
+  walk = walk_over(unlearner.passes, batch_size, sizes, even=even, mesh=mesh)
   if mesh is not None:
     sets, network, state = _sharding.replicate((sets, network, state), mesh)
   for epoch in range(epochs):
@@ -184,6 +176,8 @@ def _epoch(
   def step(index, carry):
     network, state = carry
     batches = walk.at_step(sets, epoch, index)
+    if walk.mesh is not None:
+      batches = _sharding.constrain(batches, walk.mesh)
     if unlearner.tick is not None:
       state = unlearner.tick(state, Clock(*map(jnp.int32, (epoch, index, steps))))
     key = jax.random.fold_in(step_key, index)

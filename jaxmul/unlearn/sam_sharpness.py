@@ -25,9 +25,6 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
       those of `scrub` over S, is the algorithm's own.
     rho: ρ, at least 0; 0 is the algorithm itself.
 
-  Returns:
-    An `Unlearner`.
-
   Raises:
     ValueError: rho is negative, or the algorithm has no gradient that could be taken elsewhere.
 

@@ -44,9 +44,6 @@ def scrub(
     momentum: μ.
     weight_decay: λ, in the passes over R.
 
-  Returns:
-    An `Unlearner`.
-
   Raises:
     ValueError: a number is outside its range.
 

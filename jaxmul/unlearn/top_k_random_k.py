@@ -11,7 +11,7 @@ import optax
 
 from jaxmul import _check
 from jaxmul.binding import Network
-from jaxmul.unlearn._chosen import Chosen, replaced, smallest
+from jaxmul.unlearn._chosen import Chosen, keys_like, replaced, smallest
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.objective import descend, retain_risk, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
@@ -36,11 +36,7 @@ def top_k(
     learning_rate: η, constant.
     fraction: share of all weights that is perturbed, in [0, 1].
     noise: relative deviation, at least 0; 0 is `fine_tune`.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`.
+    momentum, weight_decay: μ and λ.
 
   Raises:
     ValueError: a number is outside its range.
@@ -75,9 +71,6 @@ def random_k(
   Args:
     learning_rate, fraction, noise, momentum, weight_decay: as `top_k`.
 
-  Returns:
-    An `Unlearner`.
-
   Raises:
     ValueError: a number is outside its range.
 
@@ -90,10 +83,10 @@ def random_k(
   """
 
   def rank(network: Network, session: Session) -> optax.Params:
-    leaves, tree = jax.tree.flatten(network.params)
-    keys = jax.random.split(jax.random.fold_in(session.key, 1), len(leaves))
-    drawn = [jax.random.uniform(k, w.shape, jnp.float32) for k, w in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, drawn)
+    keys = keys_like(network.params, jax.random.fold_in(session.key, 1))
+    return jax.tree.map(
+      lambda leaf, key: jax.random.uniform(key, leaf.shape, jnp.float32), network.params, keys
+    )
 
   optimizer = sgd(learning_rate, momentum, weight_decay)
   return _perturbed("random_k", rank, optimizer, fraction=fraction, noise=noise)
@@ -112,13 +105,12 @@ def _perturbed(
   _check.at_least(caller, 0, noise=noise)
 
   def remember(network: Network, session: Session) -> Chosen:
+    def noisy(leaf, key):
+      spread = noise * jnp.sqrt(jnp.mean(leaf**2))
+      return leaf + spread * jax.random.normal(key, leaf.shape, leaf.dtype)
+
     mask = smallest(rank(network, session), fraction)
-    leaves, tree = jax.tree.flatten(network.params)
-    keys = jax.random.split(session.key, len(leaves))
-    values = [
-      leaf + noise * jnp.sqrt(jnp.mean(leaf**2)) * jax.random.normal(key, leaf.shape, leaf.dtype)
-      for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return Chosen(mask, jax.tree.unflatten(tree, values))
+    keys = keys_like(network.params, session.key)
+    return Chosen(mask, jax.tree.map(noisy, network.params, keys))
 
   return descend(retain_risk, optimizer, remember=remember, start=replaced)

@@ -4,13 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-  ETA,
-  divergence_gradient,
-  linear,
-  one_update,
-  run,
-)
+from by_hand import ETA, divergence_gradient, linear, one_update, run
 
 from jaxmul import bind, unlearn
 

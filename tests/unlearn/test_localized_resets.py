@@ -3,16 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from by_hand import (
-  ETA,
-  FRESH,
-  R,
-  S,
-  W,
-  bound,
-  first_step,
-  gradient,
-)
+from by_hand import ETA, FRESH, R, S, W, bound, first_step, gradient
 
 from jaxmul import bind, unlearn
 

@@ -228,12 +228,13 @@ def test_one_trace_serves_equal_algorithms_and_sets_of_similar_size(problem):
     traces.append(1)
     return jax.tree.map(jnp.zeros_like, params), state
 
-  def algorithm():
-    return unlearn.Unlearner(lambda params, session: (), update, identity=("still", 1.0))
+  @unlearn.algorithm
+  def still():
+    return unlearn.Unlearner(lambda params, session: (), update)
 
   for first in (108, 106, 103):
     split = Split(forget=np.arange(100, first), retain=np.arange(first, 150))
-    unlearn.run(algorithm(), params, data, split, jax.random.key(0), epochs=2, batch_size=16)
+    unlearn.run(still(), params, data, split, jax.random.key(0), epochs=2, batch_size=16)
   assert len(traces) == 1
 
 
@@ -268,8 +269,7 @@ def test_divergence_keeps_the_epoch_before_bit_for_bit(problem):
     broken = jnp.where(state.clock.epoch == 2, jnp.nan, 1.0)
     return jax.tree.map(lambda leaf: broken * leaf, updates), state
 
-  algorithm = dataclasses.replace(good, update=update, identity="breaks in epoch 3")
-  check_what_is_kept(problem, algorithm)
+  check_what_is_kept(problem, dataclasses.replace(good, update=update))
 
 
 def test_what_finish_makes_of_the_state_is_the_last_good_too(problem):

@@ -1,17 +1,11 @@
 """SCRUB by hand, its limits, and the errors of public code."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from by_hand import (
-  DECAY,
-  ETA,
-  divergence_gradient,
-  gradient,
-  one_update,
-  run,
-  softmax,
-)
+from by_hand import DECAY, ETA, divergence_gradient, gradient, one_update, run, softmax
 
 from jaxmul import bind, unlearn
 
@@ -50,9 +44,8 @@ def test_scrub_stops_passing_over_forget_after_msteps(problem):
     seen = params.params.at[0].add(forget.mask.sum()).at[1].add(retain.mask.sum())
     return params.replace(params=seen - params.params), state
 
-  witness = unlearn.Unlearner(
-    lambda p, s: (), counting, passes=unlearn.scrub(msteps=3).passes, identity=("witness",)
-  )
+  passes_of_scrub = unlearn.scrub(msteps=3).passes
+  witness = unlearn.Unlearner(lambda p, s: (), counting, passes=passes_of_scrub)
   counter = bind(lambda w, x: x @ w[:4, None] * jnp.ones(3), jnp.zeros(4))
   after = unlearn.run(witness, counter, data, split, jax.random.key(0), epochs=5, batch_size=8)
   np.testing.assert_array_equal(after.params[:2], [3 * 9, 5 * 31])
@@ -80,9 +73,7 @@ def test_scrub_student_moves_and_its_teacher_does_not(problem):
     jax.debug.callback(lambda memory: states.append(np.asarray(memory)), new.memory)
     return updates, new
 
-  watched = unlearn.Unlearner(
-    algorithm.init, kept, passes=algorithm.passes, identity=("watched",), tick=algorithm.tick
-  )
+  watched = dataclasses.replace(algorithm, update=kept)
   after = unlearn.run(watched, params, data, split, jax.random.key(0), epochs=3, batch_size=8)
   jax.effects_barrier()
   assert len(states) == 3 * (2 + 4)
