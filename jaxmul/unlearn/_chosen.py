@@ -102,15 +102,7 @@ def moves_only(
 
 
 def refuse_unlike(name: str, initial: Network, network: Network) -> None:
-  """Raises ValueError where `initial` is not the same network: other leaves, or other shapes.
-
-  Example:
-    >>> import jax.numpy as jnp, jaxmul
-    >>> small, wide = (jaxmul.bind(jnp.dot, {"w": jnp.ones(n)}) for n in (2, 3))
-    >>> refuse_unlike("eu_k", wide, small)
-    Traceback (most recent call last):
-    ValueError: eu_k needs initial to be the same network with fresh params, but its w is (3,), ...
-  """
+  """Raises ValueError where `initial` is another network: it has other leaves, or other shapes."""
   for part in ("params", "state"):
     got, wanted = (_shapes(getattr(given, part)) for given in (initial, network))
     for leaf in sorted(got | wanted):

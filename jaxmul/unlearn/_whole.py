@@ -37,8 +37,7 @@ def full_gradient(network: Network, examples: Examples, size: int) -> optax.Para
 
   def total(theta, batch):
     outputs = network.replace(params=theta)(batch.inputs)
-    each = losses_of(network, outputs, batch.labels)
-    return jnp.sum(jnp.where(batch.mask, each, 0))
+    return jnp.sum(jnp.where(batch.mask, losses_of(network, outputs, batch.labels), 0))
 
   gradient = sum_blocks(lambda batch: jax.grad(total)(network.params, batch), examples, size)
   return jax.tree.map(lambda leaf: leaf / examples.count, gradient)
@@ -68,8 +67,8 @@ def fisher_diagonal(
     weights = jnp.where(batch.mask, weights, 0)
     squares = _ghost_squares if ghost else _squares
 
-    def over_labels(total, at):
-      return jax.tree.map(jnp.add, total, squares(network, batch.inputs, *at)), None
+    def over_labels(total, drawn):
+      return jax.tree.map(jnp.add, total, squares(network, batch.inputs, *drawn)), None
 
     zero = jax.tree.map(jnp.zeros_like, network.params)
     return lax.scan(over_labels, zero, (labels, weights))[0]
@@ -91,10 +90,10 @@ def _drawn(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
   scored = flat != losses.UNSCORED
   share = jnp.where(scored, 1 / jnp.maximum(scored.sum(1), 1)[:, None] ** 2, 0)
   weights = p.reshape(*flat.shape, classes) * share[..., None].astype(p.dtype)
-  at, drawn = jnp.divmod(jnp.arange(flat.shape[1] * classes), classes)
-  here = (jnp.arange(flat.shape[1]) == at[:, None])[:, None] & scored
+  position, drawn = jnp.divmod(jnp.arange(flat.shape[1] * classes), classes)
+  here = (jnp.arange(flat.shape[1]) == position[:, None])[:, None] & scored
   labels_of = jnp.where(here, drawn[:, None, None], losses.UNSCORED)
-  return labels_of.reshape(len(at), *labels.shape), weights.reshape(len(labels), -1).T
+  return labels_of.reshape(len(position), *labels.shape), weights.reshape(len(labels), -1).T
 
 
 def _ghost_squares(
@@ -103,8 +102,8 @@ def _ghost_squares(
   """Σ_b w_b (∂ℓ_b/∂θ)², read off the layers in one backward pass."""
 
   def total(zeros):
-    each = losses_of(network, models.tapped_squares(network, inputs, zeros), labels)
-    return jnp.sum(jnp.sqrt(weights) * each)
+    outputs = models.tapped_squares(network, inputs, zeros)
+    return jnp.sum(jnp.sqrt(weights) * losses_of(network, outputs, labels))
 
   return jax.grad(total)(jax.tree.map(jnp.zeros_like, network.params))
 
@@ -121,8 +120,8 @@ def _squares(
 
     return jax.tree.map(lambda leaf: weight * leaf**2, jax.grad(loss)(network.params))
 
-  each = jax.vmap(square)(inputs, labels, weights)
-  return jax.tree.map(lambda leaf: leaf.sum(0), each)
+  squares = jax.vmap(square)(inputs, labels, weights)
+  return jax.tree.map(lambda leaf: leaf.sum(0), squares)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -136,18 +135,18 @@ def map_members(
 
   def write(index, whole):
     batch = examples.batch(index * size, (index + 1) * size, size)
-    at = jnp.where(batch.mask, batch.rows, len(examples.labels))
-    return jax.tree.map(
-      lambda all_rows, leaf: all_rows.at[at].set(leaf, mode="drop"),
-      whole,
-      function(*arguments, batch),
-    )
+    members = jnp.where(batch.mask, batch.rows, len(examples.labels))
+
+    def written(all_rows, leaf):
+      return all_rows.at[members].set(leaf, mode="drop")
+
+    return jax.tree.map(written, whole, function(*arguments, batch))
+
+  def nothing(leaf):
+    return jnp.zeros((len(examples.labels), *leaf.shape[1:]), leaf.dtype)
 
   first = examples.batch(jnp.int32(0), jnp.int32(size), size)
-  shapes = jax.eval_shape(function, *arguments, first)
-  zero = jax.tree.map(
-    lambda leaf: jnp.zeros((len(examples.labels), *leaf.shape[1:]), leaf.dtype), shapes
-  )
+  zero = jax.tree.map(nothing, jax.eval_shape(function, *arguments, first))
   return lax.fori_loop(0, -(-examples.count // size), write, zero)
 
 
@@ -163,5 +162,5 @@ def _logits(network: Network, batch: Batch) -> jax.Array:
 def is_member(examples: Examples) -> jax.Array:
   """Returns bool [N]: whether each row of the data set is in a set."""
   inside = jnp.arange(len(examples.rows)) < examples.count
-  at = jnp.where(inside, examples.rows, len(examples.labels))
-  return jnp.zeros(len(examples.labels), bool).at[at].set(True, mode="drop")
+  members = jnp.where(inside, examples.rows, len(examples.labels))
+  return jnp.zeros(len(examples.labels), bool).at[members].set(True, mode="drop")

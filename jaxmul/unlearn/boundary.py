@@ -150,7 +150,7 @@ def _refuse_unless_one_class_wider(network: Network, initial: Network) -> None:
     return old != () and (*old[:-1], old[-1] + 1) == new
 
   (old_leaves, old_tree), (new_leaves, new_tree) = (
-    jax.tree.flatten(each.params) for each in (network, initial)
+    jax.tree.flatten(given.params) for given in (network, initial)
   )
   shapes = zip(map(jnp.shape, old_leaves), map(jnp.shape, new_leaves), strict=False)
   changed = [(old, new) for old, new in shapes if old != new]

@@ -86,8 +86,9 @@ def regun(
     student, _ = train_logits(network, turn.forget, jax.random.fold_in(turn.key, 1))
     share = turn.forget.mask / jnp.maximum(turn.forget.mask.sum(), 1)
     reference = share.astype(references.dtype) @ references[turn.forget.labels]
-    each = divergence(jnp.log(jnp.maximum(reference, jnp.finfo(reference.dtype).tiny)), student)
-    return risk + weight * losses.masked_mean(each, turn.forget.mask), new
+    log_reference = jnp.log(jnp.maximum(reference, jnp.finfo(reference.dtype).tiny))
+    distances = divergence(log_reference, student)
+    return risk + weight * losses.masked_mean(distances, turn.forget.mask), new
 
   return descend(objective, sgd(learning_rate, momentum, weight_decay), remember=remember)
 

@@ -191,7 +191,7 @@ def _words(value: object, lasting: bool) -> str:
   if holds_arrays(value):
     return f"{type(value).__name__} {_contents(value)[:16]}" if lasting else type(value).__name__
   if type(value) in (tuple, list):
-    return f"({', '.join(_words(each, lasting) for each in value)})"
+    return f"({', '.join(_words(item, lasting) for item in value)})"
   return describe(value) if lasting else repr(value)
 
 

@@ -361,6 +361,5 @@ def test_an_algorithm_is_in_a_file_that_names_it(name):
   file = Path(inspect.getfile(inspect.unwrap(made))).stem
   families = {"boundary_shrink": "boundary", "boundary_expand": "boundary"}
   families |= {"neg_grad": "neg_gradients", "neg_grad_plus": "neg_gradients"}
-  families |= {"bad_teacher": "bad_teaching"}
   assert file == families.get(name, file)
   assert name in families or name in file
