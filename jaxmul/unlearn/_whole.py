@@ -113,9 +113,9 @@ def _squares(
 ) -> optax.Params:
   """The same for any network, from the gradients themselves."""
 
-  def square(image, label, weight):
+  def square(example, label, weight):
     def loss(theta):
-      outputs = network.replace(params=theta)(image[None])
+      outputs = network.replace(params=theta)(example[None])
       return losses_of(network, outputs, label[None])[0]
 
     return jax.tree.map(lambda leaf: weight * leaf**2, jax.grad(loss)(network.params))

@@ -104,8 +104,7 @@ def _nearest_adversarial(
   def attack(carry, radius):
     best, done = carry
 
-    def up(index, x):
-      del index
+    def up(_, x):
       moved = ascended(total, x, 2.5 * radius / steps) - inputs
       return inputs + moved * jnp.minimum(1, radius / jnp.maximum(norms(moved), 1e-30))
 

@@ -128,8 +128,7 @@ def boundary_expand(
     narrow = jax.tree.map(narrowed, network.params, heads.original.params)
     return heads.original.replace(params=narrow, state=network.state)
 
-  def objective(network, turn, heads):
-    del heads
+  def objective(network, turn, _):
     forget = turn.forget
     extra = jax.eval_shape(network, forget.inputs).shape[-1] - 1
     relabelled = forget._replace(labels=jnp.full_like(forget.labels, extra))

@@ -47,8 +47,7 @@ def cf_k(
   """
   names = _last("cf_k", layers, k)
 
-  def remember(network, session):
-    del session
+  def remember(network, _):
     in_layers(network.params, names, "cf_k")
     return ()
 
@@ -107,8 +106,7 @@ def eu_k(
     )
     return network.replace(params=weights, state=state)
 
-  def remember(network, session):
-    del session
+  def remember(network, _):
     in_layers(network.params, names, "eu_k")
     refuse_unlike("eu_k", initial, network)
     return initial

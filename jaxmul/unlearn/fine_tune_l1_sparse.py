@@ -67,8 +67,7 @@ def l1_sparse(
   """
   _check.at_least("l1_sparse", 0, alpha=alpha)
 
-  def objective(network, turn, memory):
-    del memory
+  def objective(network, turn, _):
     risk, new = batch_risk(network, turn.retain, turn.key)
     norm = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(network.params))
     return risk + alpha * (1 - turn.clock.epoch / turn.epochs) * norm, new

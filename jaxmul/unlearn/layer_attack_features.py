@@ -120,8 +120,7 @@ def _attack(features, kernel, bias, length, steps, batch: Batch) -> tuple[jax.Ar
   def total(phi):
     return jnp.sum(losses.cross_entropy(phi @ kernel + bias, labels))
 
-  def up(index, phi):
-    del index
+  def up(_, phi):
     inside = losses.is_correct(phi @ kernel + bias, labels)
     return jnp.where(inside[:, None], ascended(total, phi, length), phi)
 

@@ -89,8 +89,7 @@ def msg(
     slow = jax.tree.map(slowed, kernels(network.params), chosen.mask, network.params)
     return retain_risk(network.replace(params=slow), turn, chosen)
 
-  def reshape(updates: optax.Updates, chosen: Chosen, turn: Turn) -> optax.Updates:
-    del chosen
+  def reshape(updates: optax.Updates, _: Chosen, turn: Turn) -> optax.Updates:
     number, rising, after = turn.clock.epoch + 1, (turn.epochs + 1) // 2, turn.epochs + 1
     rate = jnp.minimum(number / rising, (after - number) / (after - rising))
     return scaled(updates, rate)
@@ -133,8 +132,7 @@ def ct(
   def square(leaf) -> bool:
     return jnp.ndim(leaf) == 4 and leaf.shape[0] == leaf.shape[1] > 1
 
-  def remember(network, session):
-    del session
+  def remember(network, _):
     if not any(square(leaf) for leaf in jax.tree.leaves(network.params)):
       raise ValueError(
         "ct needs convolution kernels [k, k, I, O] with k above 1, and this network has none. "
@@ -142,15 +140,13 @@ def ct(
       )
     return ()
 
-  def start(network: Network, memory) -> Network:
-    del memory
+  def start(network: Network, _) -> Network:
     transposed = jax.tree.map(
       lambda leaf: jnp.swapaxes(leaf, 0, 1) if square(leaf) else leaf, network.params
     )
     return network.replace(params=transposed)
 
-  def reshape(updates: optax.Updates, memory: tuple[()], turn: Turn) -> optax.Updates:
-    del memory
+  def reshape(updates: optax.Updates, _: tuple[()], turn: Turn) -> optax.Updates:
     return scaled(updates, 0.5 * (1 + jnp.cos(jnp.pi * turn.clock.epoch / turn.epochs)))
 
   return descend(
@@ -209,7 +205,7 @@ def localized_reset(
       for kernel, w, g in zip(is_kernel, weights, gradients, strict=True)
       if kernel
     ]
-    reset = iter(smallest(unimportance, fraction))
+    reset = iter(jax.tree.leaves(smallest(unimportance, fraction)))
     masks = [
       jnp.broadcast_to(next(reset), w.shape) if kernel else jnp.zeros(w.shape, bool)
       for kernel, w in zip(is_kernel, weights, strict=True)

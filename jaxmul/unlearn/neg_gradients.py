@@ -31,8 +31,7 @@ def neg_grad(learning_rate: float = 1e-4, *, momentum: float = 0.9) -> Unlearner
     'forget'
   """
 
-  def objective(network, turn, memory):
-    del memory
+  def objective(network, turn, _):
     risk, network = batch_risk(network, turn.forget, turn.key)
     return -risk, network
 
@@ -71,8 +70,7 @@ def neg_grad_plus(
   """
   _check.in_range("neg_grad_plus", 0, 1, alpha=alpha)
 
-  def objective(network, turn, memory):
-    del memory
+  def objective(network, turn, _):
     risk_retain, new = batch_risk(network, turn.retain, turn.key)
     risk_forget, _ = batch_risk(network, turn.forget, jax.random.fold_in(turn.key, 1))
     return alpha * risk_retain - (1 - alpha) * risk_forget, new

@@ -42,8 +42,7 @@ def random_label(
     'union'
   """
 
-  def remember(network: Network, session: Session) -> tuple[()]:
-    del session
+  def remember(network: Network, _: Session) -> tuple[()]:
     refuse_own_loss(network, "random_label")
     return ()
 
@@ -73,8 +72,7 @@ def random_labels(
 
 
 def relabelled_risk(never_true: bool):
-  def objective(network, turn, memory):
-    del memory
+  def objective(network, turn, _):
     label_key, train_key = jax.random.split(turn.key)
     forget = turn.forget
     num_classes = jax.eval_shape(network, forget.inputs).shape[-1]

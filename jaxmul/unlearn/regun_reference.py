@@ -30,9 +30,9 @@ def regun(
   q is the mean of the original network's softmax outputs on held-out examples with the mix of
   classes of the batch of S: the mean over that batch of its classes' held-out means (the paper
   draws as many held-out examples of each class; this is their expectation). Needs R, S and held-out
-  data; one epoch is a pass over R with S cycled beside it, and costs two training epochs on R. The
-  paper tunes rate, epochs and weight; 0.01, 5 epochs and 1 are our choice. BatchNorm statistics
-  follow R only.
+  data, all of which passes the network as one batch; one epoch is a pass over R with S cycled
+  beside it, and costs two training epochs on R. The paper tunes rate, epochs and weight; 0.01, 5
+  epochs and 1 are our choice. BatchNorm statistics follow R only.
 
   Held-out examples of a class are no target where R holds nothing of it, as when a whole class is
   forgotten: a network that never saw the class never predicts it. There (the paper has no such

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def run(
   epochs: int,
   batch_size: int = 256,
   freeze_statistics: bool = False,
-  devices: Sequence[jax.Device] | None = None,
+  devices: Sequence[Any] | None = None,
 ) -> Network:
   """Unlearns a forget set.
 
@@ -175,13 +176,13 @@ def _epoch(
 
   def step(index, carry):
     network, state = carry
-    batches = walk.at_step(sets, epoch, index)
+    forget, retain = walk.at_step(sets, epoch, index)
     if walk.mesh is not None:
-      batches = _sharding.constrain(batches, walk.mesh)
+      forget, retain = _sharding.constrain((forget, retain), walk.mesh)
     if unlearner.tick is not None:
       state = unlearner.tick(state, Clock(*map(jnp.int32, (epoch, index, steps))))
     key = jax.random.fold_in(step_key, index)
-    updates, state = update(*batches, state, network, key)
+    updates, state = update(forget, retain, state, network, key)
     return apply_increments(network, updates), state
 
   network, state = lax.fori_loop(0, steps, step, before)

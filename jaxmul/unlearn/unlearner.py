@@ -190,7 +190,7 @@ def _words(value: object, lasting: bool) -> str:
     return value.words(lasting=lasting)
   if holds_arrays(value):
     return f"{type(value).__name__} {_contents(value)[:16]}" if lasting else type(value).__name__
-  if type(value) in (tuple, list):
+  if type(value) is tuple or type(value) is list:
     return f"({', '.join(_words(item, lasting) for item in value)})"
   return describe(value) if lasting else repr(value)
 
@@ -287,8 +287,8 @@ def increment(new: jax.Array, old: jax.Array) -> jax.Array:
 
 
 def apply_increments(network: Network, updates: Network) -> Network:
-  """Returns `optax.apply_updates(params, updates)`, where a bool changes if its update says so."""
-  changed = optax.apply_updates(network, updates)
+  """Returns `optax.apply_updates(network, updates)`, where a bool changes if its update says so."""
+  changed = optax.apply_updates(network, updates)  # pyright: ignore[reportArgumentType]
   return jax.tree.map(
     lambda old, update, new: old ^ update if _is_bool(old) else new, network, updates, changed
   )
