@@ -322,6 +322,7 @@ def test_a_copy_with_another_function_is_another_algorithm(made, part):
   assert dataclasses.replace(made) == made
 
 
+@pytest.mark.parametrize("made", [unlearn.fine_tune(), unlearn.random_label()])
 def test_a_copy_that_walks_otherwise_does_not_go_by_the_name_of_the_call(made):
   other = "union" if made.passes != "union" else "forget"
   copy = dataclasses.replace(made, passes=other)
