@@ -21,6 +21,7 @@ from jaxmul._gradients import per_example
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
+from jaxmul.unlearn._keys import is_hashable
 from jaxmul.unlearn.unlearner import apply_increments
 
 TOLERANCE = 1e-5
@@ -199,7 +200,7 @@ def _filled(batch: unlearn.Batch, padding: _Padding | None) -> unlearn.Batch:
 def _values(problem: _Problem) -> Clauses:
   """What the algorithm is, and what a run returns."""
   unlearner, network = problem.given, problem.network
-  yield "identity_is_hashable", _hashable(unlearner), "identity cannot be hashed"
+  yield "identity_is_hashable", is_hashable(unlearner), "identity cannot be hashed"
   inputs, labels = problem.dataset.batch()
   state = unlearner.init(network, problem.session(inputs, labels, jax.random.key(0)))
   arrays = all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(state))
@@ -340,14 +341,6 @@ def _exported(problem: _Problem) -> tuple[bool, str]:
   except Exception as error:
     return False, str(error).splitlines()[0]
   return True, ""
-
-
-def _hashable(unlearner: unlearn.Unlearner) -> bool:
-  try:
-    hash(unlearner)
-  except TypeError:
-    return False
-  return True
 
 
 def _finite(tree: object) -> bool:

@@ -44,14 +44,12 @@ def key_of_setting(value: object, said: str) -> Hashable:
     >>> key_of_setting(np.zeros(3), "f got x") == key_of_setting(np.ones(4), "f got x")
     True
   """
-  try:
-    key = _key_of_tree(value)
-    hash(key)
-  except TypeError:
+  key = _key_of_tree(value)
+  if not is_hashable(key):
     raise ValueError(
       f"{said}={type(value).__name__}, which cannot be compared with others. Give a number, text, "
       "a function, a frozen dataclass, arrays, or a tuple of them."
-    ) from None
+    )
   return key
 
 
@@ -92,12 +90,16 @@ def key_of_held(value: object, inside: tuple[object, ...] = ()) -> Hashable:
   if dataclasses.is_dataclass(value) and not isinstance(value, type) and not _has_own_hash(value):
     fields = dataclasses.fields(value)
     return type(value), tuple(key(getattr(value, field.name)) for field in fields)
+  leaf = _key_of_leaf(value)
+  return leaf if is_hashable(leaf) else object()
+
+
+def is_hashable(value: object) -> bool:
   try:
-    leaf = _key_of_leaf(value)
-    hash(leaf)
+    hash(value)
   except TypeError:
-    return object()
-  return leaf
+    return False
+  return True
 
 
 def _content(cell: types.CellType) -> object:
@@ -134,10 +136,4 @@ def _is_data(leaf: object) -> bool:
 
 def _has_own_hash(value: object) -> bool:
   """Whether a value is compared by what it holds, all of which can be hashed."""
-  if type(value).__hash__ is object.__hash__:
-    return False
-  try:
-    hash(value)
-  except TypeError:
-    return False
-  return True
+  return type(value).__hash__ is not object.__hash__ and is_hashable(value)
