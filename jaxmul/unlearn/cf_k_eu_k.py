@@ -74,11 +74,8 @@ def eu_k(
   As `cf_k`, but the last k layers, with their statistics, start from `initial`.
 
   Args:
-    layers: names of layers in forward order.
+    layers, k, learning_rate, momentum, weight_decay: as `cf_k`.
     initial: the same network with fresh params.
-    k: how many of the last ones are retrained, in [1, number of layers].
-    learning_rate: η, constant.
-    momentum, weight_decay: μ and λ.
 
   Raises:
     ValueError: k or another number is outside its range. `init` raises it where the network has no

@@ -51,9 +51,8 @@ def l1_sparse(
   our choice.
 
   Args:
-    learning_rate: η, constant.
+    learning_rate, momentum, weight_decay: as `fine_tune`.
     alpha: α, at least 0; 0 is `fine_tune`.
-    momentum, weight_decay: μ and λ.
 
   Raises:
     ValueError: a number is outside its range.

@@ -66,26 +66,24 @@ class Descent(Generic[Memory]):
   optimizer: optax.GradientTransformation
   reshape: Reshape[Memory] | None
 
-  def __call__(self, forget, retain, state, network, key):
-    return self.taken_at(network, forget, retain, state, network, key)
-
-  def taken_at(
+  def __call__(
     self,
-    where: Network,
     forget: Batch,
     retain: Batch,
     state: ObjectiveState[Memory],
     network: Network,
     key: jax.Array,
+    where: optax.Params | None = None,
   ) -> tuple[Network, ObjectiveState[Memory]]:
-    """Returns the updates of `network` by the gradient at `where`, and the state after the step."""
+    """Returns updates of `network` by the gradient at `where`, its params by default, and state."""
     turn = Turn(forget, retain, key=key, clock=state.clock, epochs=state.epochs)
 
     def value(theta):
       value, new = self.objective(network.replace(params=theta), turn, state.memory)
       return value, new.state
 
-    gradient, network_state = jax.grad(value, has_aux=True)(where.params)
+    where = network.params if where is None else where
+    gradient, network_state = jax.grad(value, has_aux=True)(where)
     updates, optimizer_state = self.optimizer.update(gradient, state.optimizer, network.params)
     if self.reshape is not None:
       updates = self.reshape(updates, state.memory, turn)

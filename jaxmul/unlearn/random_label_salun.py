@@ -99,10 +99,8 @@ def salun(
   costs one training epoch on both, and the mask one pass over S.
 
   Args:
-    learning_rate: η, constant.
+    learning_rate, never_true, momentum, weight_decay: as `random_label`.
     fraction: share of the weights that may move, in [0, 1].
-    never_true: see `random_label`.
-    momentum, weight_decay: μ and λ.
 
   Raises:
     ValueError: a number is outside its range.

@@ -60,6 +60,6 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     scale = rho / jnp.where(norm > 0, norm, 1)
     worse = jax.tree.map(lambda w, g: w + scale * g, network.params, gradient)
-    return descent.taken_at(network.replace(params=worse), forget, retain, state, network, key)
+    return descent(forget, retain, state, network, key, worse)
 
   return dataclasses.replace(unlearner, update=update, identity=None)
