@@ -16,7 +16,7 @@ from experiments.bench.pairs import alternate
 from jaxmul import models, unlearn
 from jaxmul._examples import examples_of
 from jaxmul.data import Dataset
-from jaxmul.unlearn._passes import sizes
+from jaxmul.unlearn._passes import Sets, walk_over
 from jaxmul.unlearn.running import _epoch
 
 COUNT, FORGET, BATCH, SHAPE, CLASSES = 3500, 240, 64, (28, 28), 10
@@ -49,18 +49,16 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
 def _ours(algorithm, network, images, labels):
   """Returns one epoch as a function, and the seconds of the first one, compilation included."""
   data = Dataset(images, labels)
-  forget, retain = (
-    examples_of(data).subset(rows, COUNT) for rows in np.split(np.arange(COUNT), [FORGET])
+  sets = Sets(
+    *(examples_of(data).subset(rows, COUNT) for rows in np.split(np.arange(COUNT), [FORGET]))
   )
-  session = unlearn.Session(
-    forget=forget, retain=retain, epochs=1, batch_size=BATCH, key=jax.random.key(1)
-  )
+  session = unlearn.Session(*sets, epochs=1, batch_size=BATCH, key=jax.random.key(1))
   state = algorithm.init(network, session)
-  size = sizes(algorithm.passes, BATCH, FORGET, COUNT - FORGET)
+  walk = walk_over(algorithm.passes, BATCH, (FORGET, COUNT - FORGET))
 
   def epoch():
     jax.block_until_ready(
-      _epoch(algorithm, None, size, BATCH, forget, retain, state, network, jax.random.key(2), 0)
+      _epoch(algorithm, walk, sets, (network, state), jax.random.key(2), jnp.int32(0))
     )
 
   start = time.perf_counter()
