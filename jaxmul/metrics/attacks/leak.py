@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
-def refuse_overlap(parts: Mapping[str, Any], caller: str) -> None:
+def refuse_overlap(parts: Mapping[str, npt.ArrayLike], caller: str) -> None:
   """Raises ValueError where an id is in two of the named parts.
 
   Args:
