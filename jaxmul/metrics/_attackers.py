@@ -4,10 +4,12 @@ Functions return {attack: function of no arguments}: an attack runs when its fun
 A side is all models of one kind; sides are unlearned models and oracles, in this order.
 """
 
+import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from jaxmul.metrics import attacks
 from jaxmul.metrics.attacks.svc_attacks import FEATURES
@@ -21,14 +23,15 @@ MACHINES = {
   "svc_probabilities": "probabilities",
 }
 POPULATION = {
-  "loss": lambda given: -np.logaddexp(0, -given.log_odds),
-  "entropy": lambda given: attacks.entropy(given.logits),
-  "modified_entropy": lambda given: attacks.modified_entropy(given.logits, given.labels),
+  "loss": lambda models: -np.logaddexp(0, -models.log_odds),
+  "entropy": lambda models: attacks.entropy(models.logits),
+  "modified_entropy": lambda models: attacks.modified_entropy(models.logits, models.labels),
 }
-OF_LOGITS = {"svc_entropy", "svc_modified_entropy", "svc_probabilities"} | {
-  "entropy",
-  "modified_entropy",
-}
+_REFERENCED = ("lira", "lira_offline", "u_lira", "rmia", "rmia_offline")
+ATTACKS = (*MACHINES, *POPULATION, *_REFERENCED)
+"""All attacks, by name."""
+_OF_ENTROPY = {"entropy", "modified_entropy", "svc_entropy", "svc_modified_entropy"}
+OF_LOGITS = {*_OF_ENTROPY, "svc_probabilities"}
 """Attacks that need the probabilities of all classes."""
 _MANY = 64
 _MOST = 250
@@ -53,14 +56,19 @@ class Scores(NamedTuple):
   oracles: np.ndarray
   threshold: float | None
 
+  def of(self, examples: np.ndarray) -> "Scores":
+    """Returns the scores of some of the examples, by position."""
+    return Scores(self.unlearned[:, examples], self.oracles[:, examples], self.threshold)
+
   @property
   def auc_of_pairs(self) -> np.ndarray:
     """AUC [k] of each pair (unlearned model, oracle) over the examples, in [0, 1]."""
-    found = []
-    for a, b in zip(self.unlearned, np.sort(self.oracles, 1), strict=True):
-      below = sum(np.searchsorted(b, a, side) for side in ("left", "right")) / 2  # ties count half
-      found.append(np.mean(below) / len(b))
-    return np.array(found)
+    aucs = []
+    for ours, theirs in zip(self.unlearned, np.sort(self.oracles, 1), strict=True):
+      # Ties count half.
+      below = sum(np.searchsorted(theirs, ours, side) for side in ("left", "right")) / 2
+      aucs.append(np.mean(below) / len(theirs))
+    return np.array(aucs)
 
   @property
   def auc_of_examples(self) -> np.ndarray:
@@ -75,9 +83,11 @@ class Scores(NamedTuple):
 
 
 Makers = dict[str, Callable[[], Scores]]
+_Read = Callable[[Outputs], np.ndarray]
+_log_odds, _probability = operator.attrgetter("log_odds"), operator.attrgetter("probability")
 
 
-def machines(sides: list[Outputs], scored: Any, fit: Known) -> Makers:
+def machines(sides: list[Outputs], scored: npt.ArrayLike, fit: Known) -> Makers:
   """One machine for the models of both sides, fitted on what they say of known ids.
 
   The decision values of machines that were fitted on one model each have no common scale.
@@ -85,9 +95,8 @@ def machines(sides: list[Outputs], scored: Any, fit: Known) -> Makers:
   rows = known_rows(len(sides[0]), len(fit.members))
 
   def make(feature: str) -> Scores:
-    def read(ids: np.ndarray) -> list[np.ndarray]:
-      given = (side.take(ids) for side in sides)
-      return [_feature(each, feature) for each in given]
+    def read(ids: npt.ArrayLike) -> list[np.ndarray]:
+      return [_feature(side.take(ids), feature) for side in sides]
 
     members, nonmembers = (
       np.concatenate([np.take_along_axis(values, rows[..., None], 1) for values in read(ids)])
@@ -104,13 +113,15 @@ def machines(sides: list[Outputs], scored: Any, fit: Known) -> Makers:
   return {name: lambda feature=feature: make(feature) for name, feature in MACHINES.items()}
 
 
-def _feature(given: Outputs, name: str) -> np.ndarray:
+def _feature(models: Outputs, name: str) -> np.ndarray:
   """One of `attacks.svc_features`, [K, n, F]."""
   if name == "correctness":
-    return given.correct.astype(np.float64)[..., None]
+    return models.correct.astype(np.float64)[..., None]
   if name == "confidence":
-    return given.probability[..., None]
-  return FEATURES[name](given.logits, given.labels)
+    return models.probability[..., None]
+  assert models.logits is not None  # `game` has left the others out
+  assert models.labels is not None
+  return FEATURES[name](models.logits, models.labels)
 
 
 def known_rows(models: int, known: int) -> np.ndarray:
@@ -135,7 +146,7 @@ def known_rows(models: int, known: int) -> np.ndarray:
   return (np.arange(models)[:, None] * part + np.arange(part)) % known
 
 
-def thresholds(sides: list[Outputs], scored: Any, fit: Known) -> Makers:
+def thresholds(sides: list[Outputs], scored: npt.ArrayLike, fit: Known) -> Makers:
   """One score for all models and examples; its threshold comes from known ids."""
 
   def make(score: Callable[[Outputs], np.ndarray]) -> Scores:
@@ -153,15 +164,15 @@ def referenced(
   sides: list[Outputs],
   originals: Outputs,
   references: tuple[Outputs, np.ndarray] | None,
-  scored: Any,
+  scored: npt.ArrayLike,
   fit: Known,
 ) -> Makers:
   """The second half of the models is attacked, by what reference models say of each example."""
   half = len(sides[0]) // 2
-  attacked = [each.models(slice(half, None)) for each in sides]
-  inside, (unlearned, outside) = originals, (each.models(slice(half)) for each in sides)
+  attacked = [side.models(slice(half, None)) for side in sides]
+  unlearned, outside = (side.models(slice(half)) for side in sides)
 
-  def also(models: Outputs, ids: Any, side: bool, read: Callable) -> np.ndarray:
+  def also(models: Outputs, ids: npt.ArrayLike, side: bool, read: _Read) -> np.ndarray:
     """Returns what models say, and references on this side of each example, NaN elsewhere."""
     said = read(models.take(ids))
     if references is None:
@@ -171,45 +182,34 @@ def referenced(
     return np.concatenate([said, theirs])
 
   def lira(inside: np.ndarray | None) -> Scores:
-    others = also(outside, scored, False, log_odds)
-    fewest = min(np.isfinite(each).sum(0).min() for each in (others, inside) if each is not None)
-    first, second = (
-      attacks.lira(log_odds(each.take(scored)), others, inside, fixed_variance=fewest < _MANY)
-      for each in attacked
+    others = also(outside, scored, False, _log_odds)
+    sides = [others] if inside is None else [others, inside]
+    fewest = min(np.isfinite(phi).sum(0).min() for phi in sides)
+    ours, theirs = (
+      attacks.lira(models.take(scored).log_odds, others, inside, fixed_variance=fewest < _MANY)
+      for models in attacked
     )
-    return Scores(first, second, None if inside is None else 0.0)
+    return Scores(ours, theirs, None if inside is None else 0.0)
 
   def reference(models: Outputs, side: bool) -> attacks.Reference:
     # No model has trained on the population: all references are outside of it.
-    population = also(models, fit.population, False, probability)
-    return attacks.Reference(also(models, scored, side, probability), population)
+    population = also(models, fit.population, False, _probability)
+    return attacks.Reference(also(models, scored, side, _probability), population)
 
   def rmia(inside: attacks.Reference | None) -> Scores:
-    first, second = (
+    others = reference(outside, False)
+    ours, theirs = (
       attacks.rmia(
-        probability(each.take(scored)),
-        probability(each.take(fit.population)),
-        reference(outside, False),
-        inside,
+        models.take(scored).probability, models.take(fit.population).probability, others, inside
       )
-      for each in attacked
+      for models in attacked
     )
-    return Scores(first, second, 0.5)
+    return Scores(ours, theirs, 0.5)
 
   return {
-    "lira": lambda: lira(also(inside, scored, True, log_odds)),
+    "lira": lambda: lira(also(originals, scored, True, _log_odds)),
     "lira_offline": lambda: lira(None),
-    "u_lira": lambda: lira(log_odds(unlearned.take(scored))),
-    "rmia": lambda: rmia(reference(inside, True)),
+    "u_lira": lambda: lira(unlearned.take(scored).log_odds),
+    "rmia": lambda: rmia(reference(originals, True)),
     "rmia_offline": lambda: rmia(None),
   }
-
-
-def probability(given: Outputs) -> np.ndarray:
-  """p [K, n]."""
-  return given.probability
-
-
-def log_odds(given: Outputs) -> np.ndarray:
-  """φ [K, n]."""
-  return given.log_odds

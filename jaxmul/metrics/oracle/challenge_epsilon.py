@@ -4,6 +4,8 @@
 output, in both directions. Forgetting quality is the mean of 2^{−⌊ε_i/0.5⌋}.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -80,7 +82,7 @@ def quality_of_examples(epsilons: np.ndarray) -> np.ndarray:
 
 
 def challenge_score(
-  quality: float, unlearned: tuple[float, float], retrained: tuple[float, float]
+  quality: float, unlearned: Sequence[float], retrained: Sequence[float]
 ) -> float:
   """Returns forgetting quality × RA_u/RA_r × TA_u/TA_r, the final score of the challenge.
 
