@@ -34,14 +34,16 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
     run_directory: metrics.json gives the tables, scores.npz the figures, and with images.npz (ids,
       images, labels and perhaps class_names) the explorer; unlearned.npz (ids, methods, confidence
       [methods, seeds, k]) what became of each forgotten example; audit.json the audit; config.json
-      the provenance. Any of them may be absent, but not both of the first two.
-    max_bytes: of the page; many images are compressed harder to fit.
+      the provenance. Any of them may be absent, but not both of the first two. Where images are
+      tokens, int [n, T], the explorer shows them as text: decode of images.npz, str [n], or else
+      the numbers.
+    max_bytes: of the page; many images are compressed harder to fit, and texts cut shorter.
 
   Returns:
     The path of the page.
 
   Raises:
-    ValueError: the directory is no run, a file in it is damaged, or the images do not fit.
+    ValueError: the directory is no run, a file in it is damaged, or the images or texts do not fit.
     ImportError: jinja2 is not installed.
   """
   folder = Path(run_directory)
@@ -104,10 +106,11 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
     "after": _by_group(run),
     "digests": run.digests,
     "data": None,
-    "image_note": "",
   }
   if run.images is not None:
-    context["data"], context["image_note"] = explorer.pack(run, max_bytes)
+    context["data"], context["note"] = explorer.pack(run, max_bytes)
+    context["example"] = "image" if run.images.texts is None else "text"
+    context["classes"] = run.images.class_names
   return context
 
 

@@ -10,6 +10,7 @@ from jaxmul._ties import SOFT_DECIMALS
 from jaxmul.metrics import Figure, find
 from jaxmul.proxies import Agreement
 from jaxmul.report.charts import mean_rank
+from jaxmul.report.texts import cut, of_inputs
 
 _INK, _ACCENT, _WARM = "#333333", "#2f6db3", "#c8553d"
 
@@ -116,24 +117,32 @@ def gallery(
 ) -> None:
   """Draws the most and the least memorized images, two rows each, with label and score.
 
+  Of sequences it shows the texts, one a line.
+
   Args:
     path: of the PNG.
-    images: [n, H, W] or [n, H, W, 3].
-    labels: [n].
+    images: [n, H, W] or [n, H, W, 3]; or tokens [n, T], or texts [n].
+    labels: [n]; those of sequences, [n, ...], are not shown.
     memorization: [n]; NaN is left out.
     soft: [n], tells ties apart, in steps of 0.01.
-    columns: images a row.
+    columns: images a row; or texts of each kind.
   """
   plt = _pyplot()
   known = np.flatnonzero(np.isfinite(memorization))
   anyhow = np.random.default_rng(0).permutation(len(known))  # ties follow neither place nor class
   order = known[np.lexsort((anyhow, -np.round(soft[known], SOFT_DECIMALS), -memorization[known]))]
-  count = min(2 * columns, len(order) // 2)
+  texts = of_inputs(images)
+  count = min(2 * columns if texts is None else columns, len(order) // 2)
   halves = {"most memorized": order[:count], "least memorized": order[::-1][:count]}
   figure, parts = plt.subplots(2, 1, figsize=(columns * 0.85, 4.8), layout="constrained")
   for axes, (title, rows) in zip(parts, halves.items(), strict=True):
     axes.axis("off")
     axes.set_title(title, fontsize=11)
+    if texts is not None:
+      lines = [f"{memorization[row]:5.2f}  {' '.join(texts[row].split())}" for row in rows]
+      said = "\n".join(cut(line, 10 * columns) for line in lines)
+      axes.text(0, 1, said, fontsize=7, family="monospace", va="top", parse_math=False)
+      continue
     sheet, corners = _sheet(images[rows], 2, columns)
     axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     for row, (top, left) in zip(rows, corners, strict=True):

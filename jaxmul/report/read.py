@@ -11,6 +11,7 @@ from jaxmul._files import read_npz, sha256
 from jaxmul._ids import find
 from jaxmul._ties import scattered
 from jaxmul.metrics import Blind, Figure, figures
+from jaxmul.report import texts
 
 _FILES = (
   "config.json",
@@ -20,6 +21,7 @@ _FILES = (
   "images.npz",
   "unlearned.npz",
 )
+_TRUTH = ("memorization", "memorization_low", "memorization_high")
 _OLDER = "as an older jaxmul wrote it. Run the same command again."
 
 
@@ -31,10 +33,19 @@ class Method(NamedTuple):
   figures: list[Figure]
 
 
-class Images(NamedTuple):
-  """Inputs [n, ...], labels int [n] and the names of the classes, in the order of the scores."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+  """The training examples, in the order of the scores.
+
+  Attributes:
+    images: inputs [n, ...].
+    texts: n of them where the examples are sequences, else None.
+    labels: int [n], or none [0] where an example has no one class, as a text of labelled tokens.
+    class_names: of the labels.
+  """
 
   images: np.ndarray
+  texts: list[str] | None
   labels: np.ndarray
   class_names: list[str]
 
@@ -110,7 +121,7 @@ def read(folder: Path) -> Run:
   ids = scores.get("ids", np.zeros(0, np.int64))
   return Run(
     ids=ids,
-    truth={name: each for name, each in scores.items() if name.startswith("memorization")},
+    truth={name: scores[name] for name in _TRUTH if name in scores},
     proxies={name: each.mean(axis=0) for name, each in _named(scores, "proxy_").items()},
     groups=_named(scores, "group_"),
     images=_images(_arrays(folder / "images.npz"), ids),
@@ -164,9 +175,14 @@ def _images(found: dict[str, np.ndarray], ids: np.ndarray) -> Images | None:
   rows = find(found["ids"], ids)
   if (rows < 0).any():
     raise ValueError(f"images.npz lacks id {ids[rows < 0][0]} of scores.npz.")
-  labels = found["labels"][rows]
-  names = found.get("class_names", np.arange(int(labels.max()) + 1))
-  return Images(found["images"][rows], labels, [str(name) for name in names.tolist()])
+  inputs, labels = found["images"][rows], found["labels"][rows]
+  if labels.ndim > 1 or not np.issubdtype(labels.dtype, np.integer):
+    labels = np.zeros(0, np.int32)
+  names = found.get("class_names", np.arange(labels.max(initial=-1) + 1)) if len(labels) else []
+  said = found["decode"][rows] if "decode" in found else inputs
+  return Images(
+    images=inputs, texts=texts.of_inputs(said), labels=labels, class_names=[*map(str, names)]
+  )
 
 
 def _after(found: dict[str, np.ndarray]) -> After | None:
