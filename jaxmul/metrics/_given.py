@@ -29,8 +29,8 @@ def of_models(values: npt.ArrayLike, caller: str, name: str) -> np.ndarray:
   missing = int(np.isnan(array).sum())
   if missing:
     raise ValueError(
-      f"{caller}: {missing} of {array.size} numbers of {name} are NaN. Leave out the models that "
-      "diverged."
+      f"{caller}: {missing} of {array.size} {name} are NaN. Leave out these examples, or the "
+      "models that diverged."
     )
   return array
 
@@ -39,7 +39,8 @@ def of_both(
   unlearned: npt.ArrayLike, oracles: npt.ArrayLike, caller: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns numbers of unlearned models [K, n] and of oracles [L, n] on the same examples."""
-  ours, theirs = of_models(unlearned, caller, "unlearned"), of_models(oracles, caller, "oracles")
+  ours = of_models(unlearned, caller, "numbers of unlearned")
+  theirs = of_models(oracles, caller, "numbers of oracles")
   if ours.shape[1] != theirs.shape[1]:
     raise ValueError(
       f"{caller} got {ours.shape[1]} and {theirs.shape[1]} examples. Take both by the same ids."

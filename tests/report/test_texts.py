@@ -37,9 +37,8 @@ def test_tokens_stand_beside_their_own_id_and_are_no_classes(tmp_path, write_run
   text = path.read_text()
   assert "Training texts</h2>" in text
   assert "Texts: whole." in text
-  assert "images" not in text.split("<body>")[1].split("<script")[0].lower().replace(
-    "images.npz", ""
-  )
+  body = text.split("<body>")[1].split("<script")[0]
+  assert "image" not in body.lower().replace("images.npz", "")
 
 
 def test_decoded_texts_are_cut_and_stay_text(tmp_path, write_run):
@@ -89,7 +88,7 @@ def test_a_reader_sees_the_text_and_no_class(tmp_path, write_run, visit):
   assert page.locator("#list canvas").count() == 0
 
 
-@pytest.mark.parametrize("inputs", [TOKENS, np.array(TEXTS[:39] + ["$x_1$ \\frac"])])
+@pytest.mark.parametrize("inputs", [TOKENS, np.array([*TEXTS[:39], "$x_1$ \\frac"])])
 def test_the_gallery_writes_texts(tmp_path, inputs):
   memorization = np.linspace(0, 1, 40)
   plots.gallery(tmp_path / "texts.png", inputs, TOKENS, memorization, memorization)

@@ -65,7 +65,7 @@ def klom_null(oracles: npt.ArrayLike, *, permutations: int = 2000, seed: int = 0
     >>> bool(klom(rng.normal(9, 1, (8, 50)), rng.normal(size=(8, 50))).mean() > null.max())
     True
   """
-  phi = of_models(oracles, "klom_null", "oracles")
+  phi = of_models(oracles, "klom_null", "numbers of oracles")
   half = len(phi) // 2
   if half < 2:
     raise ValueError(f"klom_null got {len(phi)} oracles; halves of them need at least 4.")
