@@ -52,11 +52,9 @@ def evaluate(
   """Returns the accuracy in [0, 1] on each part of a split that is not empty, in one pass.
 
   Args:
-    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
+    params, apply_fn, batch_size: as `accuracy`.
     dataset: where the ids of `split` are.
     split: forget, retain, and perhaps heldout and test ids.
-    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
-    batch_size: examples at a time.
 
   Returns:
     `{"forget": ..., "retain": ..., "test": ..., "heldout": ...}`.

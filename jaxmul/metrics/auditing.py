@@ -67,13 +67,17 @@ class Audit:
     passed = sum(control.passed is True for control in self.controls)
     skipped = sum(control.passed is None and not control.blind for control in self.controls)
     rest = f" ({skipped} not run)" if skipped else ""
-    nulls = [control for control in self.controls if control.equal is not None]
+    nulls = [
+      (control.name, control.equal.mean, control.detectable)
+      for control in self.controls
+      if control.equal is not None
+    ]
     said = [f"audit passed: {passed} controls{rest}"]
     if nulls:
-      worst = max(nulls, key=lambda control: abs(_mean(control) - 0.5))
+      name, auc, detectable = max(nulls, key=lambda null: abs(null[1] - 0.5))
       said.append(
-        f"no attack tells oracles from other oracles: {worst.name} comes nearest, with an AUC of "
-        f"{_mean(worst):.3f} (0.5 is chance, {noticed(worst.detectable)})"
+        f"no attack tells oracles from other oracles: {name} comes nearest, with an AUC of "
+        f"{auc:.3f} (0.5 is chance, {noticed(detectable)})"
       )
     blind = [str(blind) for blind in self.blind if blind.whole]
     parts = len(self.blind) - len(blind)
@@ -266,7 +270,3 @@ def _above(name: str, value: float, limit: float) -> Control:
 
 def _said(value: float, limit: float) -> str:
   return f"mean KLoM {value:.2f}, that of equal oracles reaches {limit:.2f}"
-
-
-def _mean(control: Control) -> float:
-  return float("nan") if control.equal is None else control.equal.mean

@@ -44,13 +44,8 @@ def tow_mia(unlearned: Triple, retrained: Triple) -> float:
   Args:
     unlearned: (attack rate on S, retain accuracy, test accuracy) of the unlearned model, in [0, 1];
       the rate is the share of S called non-member, as `metrics.attacks.svc` returns.
-    retrained: the same of a model trained without S by the same recipe.
-
-  Raises:
-    ValueError: not three numbers in [0, 1].
-
-  References:
-    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+    retrained: the same of a model trained without S by the same recipe; errors and reference are
+      those of `tow`.
 
   Example:
     >>> tow_mia((0.5, 1.0, 0.75), (0.75, 1.0, 0.75))

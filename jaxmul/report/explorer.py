@@ -7,7 +7,7 @@ that JavaScript once took for line ends are escaped.
 import base64
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,11 +16,14 @@ from jaxmul.report.read import Run
 from jaxmul.report.sprites import sprites
 from jaxmul.report.texts import fitted
 
+if TYPE_CHECKING:
+  from markupsafe import Markup
+
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 _PAGE_BYTES = 2_000_000  # kept for the rest of the page
 
 
-def pack(run: Run, max_bytes: int) -> tuple[Any, str]:
+def pack(run: Run, max_bytes: int) -> tuple["Markup", str]:
   """Returns the data of the explorer as markup, and a line on the images or texts.
 
   Args:
@@ -84,7 +87,7 @@ def disagreement(proxies: Mapping[str, np.ndarray]) -> np.ndarray:
   return np.std([mean_rank(values) for values in proxies.values()], axis=0)
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> "Markup":
   """Returns a value as JSON that may stand in a script block."""
   from markupsafe import Markup
 

@@ -120,7 +120,9 @@ def _seen(figures: Sequence[Figure], blind: Sequence[Blind]) -> list[Figure]:
 
 
 def _pick(figures: Sequence[Figure], name: str, part: str) -> Figure | None:
-  return next((each for each in figures if (each.name, each.part) == (name, part)), None)
+  """Returns a figure of the method's models themselves, not of the oracles beside them."""
+  wanted = (name, "unlearned", part, "")
+  return next((f for f in figures if (f.name, f.of, f.part, f.kind) == wanted), None)
 
 
 def _cards(methods: Mapping[str, Method], card: str) -> dict[str, Figure]:
@@ -134,7 +136,7 @@ def _cards(methods: Mapping[str, Method], card: str) -> dict[str, Figure]:
   return {name: find(methods[name].figures, card) for name in names if name in methods}
 
 
-def _profile(memorization: np.ndarray) -> dict[str, Any]:
+def _profile(memorization: np.ndarray) -> dict[str, float]:
   """Returns what the cards show, where metrics.json does not say it."""
   if not len(memorization):
     return {}

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,9 @@ from jaxmul.report.texts import cut, of_inputs
 _INK, _ACCENT, _WARM = "#333333", "#2f6db3", "#c8553d"
 
 
-def memorization_histogram(path: Path, memorization: np.ndarray, groups: Mapping[str, Any]) -> None:
+def memorization_histogram(
+  path: Path, memorization: np.ndarray, groups: Mapping[str, np.ndarray]
+) -> None:
   """Draws how many examples have which memorization score, and where the forget groups lie.
 
   Args:

@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
   }
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
   """Writes JSON whole or not at all; NaN becomes null, as JSON has none."""
   text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
   write_atomic(path, (text + "\n").encode())
@@ -41,7 +41,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
   write_atomic(path, npz(arrays))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
   """Returns value as JSON types."""
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}

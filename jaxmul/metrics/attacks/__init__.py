@@ -4,8 +4,7 @@ Every score is higher for members. `rates` turns scores into AUC, balanced accur
 FPR with intervals.
 """
 
-from jaxmul.metrics.attacks.by_id import label_confidence, on_split, svc_on_split
-from jaxmul.metrics.attacks.leak import refuse_overlap
+from jaxmul.metrics.attacks.by_id import label_confidence, on_split, refuse_overlap, svc_on_split
 from jaxmul.metrics.attacks.lira_attack import lira
 from jaxmul.metrics.attacks.population import entropy, loss, modified_entropy
 from jaxmul.metrics.attacks.rmia_attack import Reference, rmia

@@ -1,6 +1,7 @@
-"""Attacks by id: what is scored is asked of a network, and fits nothing that scores it."""
+"""Attacks by id. No leak: what fits an attack or chooses its threshold is never what it scores."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +13,6 @@ from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.metrics._given import refuse_diverged, refuse_positions
-from jaxmul.metrics.attacks.leak import refuse_overlap
 from jaxmul.metrics.attacks.success_rates import Rates, best_threshold, rates
 from jaxmul.metrics.attacks.svc_attacks import refuse_unequal, svc
 from jaxmul.metrics.outputs import logits_of
@@ -65,9 +65,8 @@ def on_split(
   Args:
     attack: `(logits [n, C], labels [n]) -> scores [n]`, higher = member: `loss`,
       `modified_entropy`, or a function of your own.
-    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
+    params, apply_fn: as `label_confidence`.
     dataset: where the ids are.
-    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
     members: int [k], ids of retain examples, for the threshold.
     nonmembers: int [l], held-out ids, for the threshold.
     targets: int [t], ids that are called members if the attack succeeds, such as the forget set.
@@ -112,13 +111,12 @@ def svc_on_split(
   """`svc` by id: the share in [0, 1] of targets that are called non-members.
 
   Args:
-    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
+    params, apply_fn: as `label_confidence`.
     dataset: where the ids are.
     members: int [k], ids of retain examples.
     nonmembers: int [k], ids never trained on and not in the test set, such as
       `data.cut_heldout(split.heldout, key).attack`.
     targets: int [t], ids of the forget set.
-    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
     seed: as in `svc`.
 
   Raises:
@@ -143,6 +141,28 @@ def svc_on_split(
   refuse_unequal(len(parts["members"]), len(parts["nonmembers"]), "svc_on_split")
   confidence = label_confidence(network, dataset.take(np.concatenate(list(parts.values()))))
   return svc(*_split(confidence, parts), seed=seed)
+
+
+def refuse_overlap(parts: Mapping[str, npt.ArrayLike], caller: str) -> None:
+  """Raises ValueError where an id is in two of the named parts.
+
+  Args:
+    parts: {name: int ids [k]}.
+    caller: for the message.
+
+  Example:
+    >>> refuse_overlap({"members": [1, 2], "targets": [2]}, "svc_on_split")
+    Traceback (most recent call last):
+      ...
+    ValueError: svc_on_split: id 2 is in members and in targets. Use disjoint ids: no example ...
+  """
+  for (first, a), (second, b) in itertools.combinations(parts.items(), 2):
+    shared = np.intersect1d(a, b)
+    if len(shared):
+      raise ValueError(
+        f"{caller}: id {shared[0]} is in {first} and in {second}. "
+        "Use disjoint ids: no example that fits the attack may be scored."
+      )
 
 
 def _disjoint(caller: str, **parts: npt.ArrayLike) -> dict[str, np.ndarray]:

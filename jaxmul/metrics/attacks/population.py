@@ -53,11 +53,7 @@ def modified_entropy(logits: npt.ArrayLike, labels: npt.ArrayLike) -> np.ndarray
   log p_c in place of log(1 − p_c).
 
   Args:
-    logits: [..., n, C].
-    labels: int [n] in [0, C).
-
-  Raises:
-    ValueError: shapes do not fit, a label is no class, or NaN or inf among the logits.
+    logits, labels: as `loss`, and so are errors.
 
   References:
     Song & Mittal, [Systematic Evaluation of Privacy Risks](https://arxiv.org/abs/2003.10595), 2021.

@@ -36,11 +36,7 @@ def total_variation(unlearned: npt.ArrayLike, oracles: npt.ArrayLike) -> np.ndar
   """Returns the mean over pairs of ½ Σ_c |p_c − q_c|, [n] in [0, 1].
 
   Args:
-    unlearned: [K, n, C] logits.
-    oracles: [L, n, C] logits of the same examples.
-
-  Raises:
-    ValueError: shapes do not fit, or NaN or inf among the logits.
+    unlearned, oracles: as `churn`, and so are errors.
 
   Example:
     >>> total_variation([[[0.0, 0.0]]], [[[50.0, 0.0]]]).round(3).tolist()
