@@ -186,7 +186,10 @@ def compare(first: Iterable[Figure], second: Iterable[Figure]) -> list[Figure]:
     0.133
   """
   first, second = list(first), list(second)
-  own, others = ({_key(f): f.seeds for f in each if _is_shared(f)} for each in (first, second))
+  own, others = (
+    {_key(figure): figure.seeds for figure in figures if _is_shared(figure)}
+    for figures in (first, second)
+  )
   if own != others:
     raise ValueError(
       "compare: the two were judged beside different oracles or by attacks fitted on others, so "

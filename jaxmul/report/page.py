@@ -59,10 +59,12 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
   truth = _profile(memorization) | run.metrics.get("ground_truth", {})
   known = np.isfinite(memorization)
   methods = {name: _seen(method.figures, run.blind) for name, method in run.methods.items()}
-  shown = [
-    each for each in _COLUMNS if methods and all(_pick(f, *each[1:]) for f in methods.values())
-  ]
-  titles = [title for title, _, _ in shown]
+  columns = {
+    title: [_pick(figures, name, part) for figures in methods.values()]
+    for title, name, part in _COLUMNS
+  }
+  columns = {title: column for title, column in columns.items() if column and all(column)}
+  titles = list(columns)
   card = "example gap" if "example gap" in titles else "ToW"
   context = {
     "config": run.config,
@@ -70,11 +72,11 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
     "truth": truth,
     "columns": titles,
     "methods": {
-      name: [_pick(found, *each[1:]) for each in shown] for name, found in methods.items()
+      name: [column[row] for column in columns.values()] for row, name in enumerate(methods)
     },
     "proxies": {
-      name: {figure.name: figure for figure in found if not figure.kind}
-      for name, found in run.ranks.items()
+      name: {figure.name: figure for figure in figures if not figure.kind}
+      for name, figures in run.ranks.items()
     },
     "audit": run.audit,
     "blind": run.blind,
@@ -92,15 +94,15 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
       if known.any()
     },
     "dots": {
-      title: charts.dots({name: find(found, title) for name, found in methods.items()})
+      title: charts.dots(dict(zip(methods, columns[title], strict=True)))
       for title in titles
       if title in _DRAWN
     },
     "card": card,
     "cards": _cards(run.methods, card),
     "groups_said": {
-      name: " ".join(map(str, found["classes"]))
-      for name, found in run.metrics.get("groups", {}).items()
+      name: " ".join(map(str, group["classes"]))
+      for name, group in run.metrics.get("groups", {}).items()
     },
     "cost": charts.cost({name: method.figures for name, method in run.methods.items()}),
     "after": _by_group(run),
@@ -128,10 +130,10 @@ def _pick(figures: Sequence[Figure], name: str, part: str) -> Figure | None:
 def _cards(methods: Mapping[str, Method], card: str) -> dict[str, Figure]:
   """Returns a figure of what the summary shows: doing nothing, the best to expect, RUM's ways."""
   fixed = ("original", "retrain")
-  whole = [name for name, each in methods.items() if each.scores is None and not each.tuned]
+  whole = [name for name, m in methods.items() if m.scores is None and not m.tuned]
   whole = [name for name in whole if name not in fixed]
-  truth = [name for name, each in methods.items() if each.scores == "ground truth"]
-  tuned = [name for name, each in methods.items() if each.tuned]
+  truth = [name for name, m in methods.items() if m.scores == "ground truth"]
+  tuned = [name for name, m in methods.items() if m.tuned]
   names = dict.fromkeys([*fixed, *whole[-1:], *truth, *tuned[-1:]])
   return {name: find(methods[name].figures, card) for name in names if name in methods}
 
@@ -157,13 +159,10 @@ def _by_group(run: Run) -> dict[str, dict[str, float]]:
   """Returns {method: {group: mean p_y over its examples and seeds}}."""
   if run.after is None:
     return {}
-  members = {
-    name: found
-    for name, ids in _groups(run).items()
-    if (found := np.isin(run.after.ids, ids)).any()
-  }
+  members = {name: np.isin(run.after.ids, ids) for name, ids in _groups(run).items()}
+  members = {name: is_member for name, is_member in members.items() if is_member.any()}
   return {
-    method: {name: float(confidence[found].mean()) for name, found in members.items()}
+    method: {name: float(confidence[rows].mean()) for name, rows in members.items()}
     for method, confidence in zip(run.after.methods, run.after.confidence, strict=True)
   }
 

@@ -62,11 +62,12 @@ def proxies_against_truth(
   for axes in grid.flat[len(scores) :]:
     axes.axis("off")
   for axes, (name, values) in zip(grid.flat, scores.items(), strict=False):
-    found = agreements[name]
+    agreement = agreements[name]
     rank = mean_rank(values)
     axes.scatter(rank, memorization, s=5, alpha=0.35, color=_ACCENT, linewidths=0)
     axes.set_title(
-      f"{name}\nρ = {found.spearman:.2f}  [{found.low:.2f}, {found.high:.2f}]", fontsize=10
+      f"{name}\nρ = {agreement.spearman:.2f}  [{agreement.low:.2f}, {agreement.high:.2f}]",
+      fontsize=10,
     )
     axes.set(xlabel="rank of proxy, 0 to 1", ylabel="memorization")
   figure.suptitle(title, fontsize=11)
@@ -95,11 +96,11 @@ def method_intervals(
   )
   for axes, metric in zip(grid.flat, shown, strict=True):
     for row, name in enumerate(names):
-      found = find(results[name], metric)
+      value = find(results[name], metric)
       colour = _WARM if name in refined else _INK
-      if np.isfinite(found.low):
-        axes.plot([found.low, found.high], [row, row], color=colour, linewidth=1.6, alpha=0.6)
-      axes.plot(found.value, row, "o", color=colour, markersize=5)
+      if np.isfinite(value.low):
+        axes.plot([value.low, value.high], [row, row], color=colour, linewidth=1.6, alpha=0.6)
+      axes.plot(value.value, row, "o", color=colour, markersize=5)
     best = "0 is best" if metric == "example gap" else "1 = as retrained"
     axes.set(xlabel=f"{metric} ({best})", yticks=range(len(names)), yticklabels=names)
     axes.grid(axis="x", alpha=0.25)

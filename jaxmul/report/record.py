@@ -46,11 +46,11 @@ def _plain(value: object) -> Any:
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
   if isinstance(value, Mapping):
-    return {str(name): _plain(each) for name, each in value.items()}
+    return {str(name): _plain(item) for name, item in value.items()}
   if isinstance(value, np.ndarray):
     return _plain(value.tolist())
   if isinstance(value, tuple | list):
-    return [_plain(each) for each in value]
+    return [_plain(item) for item in value]
   if isinstance(value, float | np.floating):
     return float(value) if np.isfinite(value) else None
   if isinstance(value, np.integer):

@@ -95,8 +95,8 @@ def rates(
   if threshold is None:
     notes["balanced_accuracy"] = "balanced accuracy needs a threshold, chosen on other examples"
   ends = zip(value.tolist(), low.tolist(), high.tolist(), strict=True)
-  found = {kind: Interval(*numbers) for kind, numbers in zip(KINDS, ends, strict=True)}
-  return Rates(**found, notes=notes)
+  intervals = {kind: Interval(*numbers) for kind, numbers in zip(KINDS, ends, strict=True)}
+  return Rates(**intervals, notes=notes)
 
 
 def best_threshold(members: npt.ArrayLike, nonmembers: npt.ArrayLike) -> float:
@@ -131,7 +131,7 @@ class _Curve:
     order = np.argsort(-values, kind="stable")
     self._ends = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))
     member = order < positive.size
-    self._at = np.flatnonzero(member), np.flatnonzero(~member)
+    self._places = np.flatnonzero(member), np.flatnonzero(~member)
     example = (order[member] % positive.shape[1], (order[~member] - positive.size))
     self._example = example[0], example[1] % negative.shape[1]
     self._models = len(positive), len(negative)
@@ -141,8 +141,10 @@ class _Curve:
 
   def __call__(self, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     true, false = (
-      self._cumulative(weights, at, example)
-      for weights, at, example in zip((positive, negative), self._at, self._example, strict=True)
+      self._cumulative(weights, places, example)
+      for weights, places, example in zip(
+        (positive, negative), self._places, self._example, strict=True
+      )
     )
     auc = np.sum(np.diff(false, axis=1) * (true[:, 1:] + true[:, :-1]), 1) / 2
     auc = auc / (true[:, -1] * false[:, -1])
@@ -155,10 +157,10 @@ class _Curve:
       accuracy = (tpr + 1 - fpr) / 2
     return np.stack([auc, accuracy, *(_tpr(true, false, rate) for rate in (0.01, 0.001))], 1)
 
-  def _cumulative(self, weights: np.ndarray, at: np.ndarray, example: np.ndarray) -> np.ndarray:
+  def _cumulative(self, weights: np.ndarray, places: np.ndarray, example: np.ndarray) -> np.ndarray:
     """Weight [R, 1 + groups] of scores at or above each distinct value, from the largest down."""
-    of_scores = np.zeros((len(weights), sum(map(len, self._at))))
-    of_scores[:, at] = weights[:, example]
+    of_scores = np.zeros((len(weights), sum(map(len, self._places))))
+    of_scores[:, places] = weights[:, example]
     reached = np.cumsum(of_scores, 1)[:, self._ends]
     return np.pad(reached, ((0, 0), (1, 0)))
 

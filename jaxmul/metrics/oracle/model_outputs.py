@@ -172,13 +172,13 @@ class Outputs:
     try:
       with np.load(content, allow_pickle=False) as arrays:
         names = _WITH_LOGITS if "logits" in arrays.files else _WITHOUT
-        found = tuple(arrays[name] for name in names)
+        fields = tuple(arrays[name] for name in names)
     except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
       raise ValueError(
         f"{path} is damaged or no .npz with ids [n], labels [n] and logits [K, n, C], or with ids, "
         "log_odds [K, n] and correct [K, n]. Write it with metrics.oracle.Outputs.save."
       ) from error
-    return cls.of_logits(*found) if names == _WITH_LOGITS else cls(*found)
+    return cls.of_logits(*fields) if names == _WITH_LOGITS else cls(*fields)
 
 
 def outputs_of(schedule: Schedule, chunks: Sequence[Chunk]) -> Outputs:
@@ -231,7 +231,7 @@ def outputs(
     logits = np.stack([logits_of(params, taken, apply_fn) for params in models])
     return Outputs.of_logits(taken.ids, taken.labels, logits)
   networks = (as_network(params, apply_fn, "outputs") for params in models)
-  said = np.stack([score(_log_odds_and_correct, each, taken) for each in networks])
+  said = np.stack([score(_log_odds_and_correct, network, taken) for network in networks])
   return Outputs(taken.ids, said[..., 0].astype(np.float64), said[..., 1] == 1)
 
 
