@@ -1,9 +1,10 @@
-"""How each attack of the game scores models.
+"""The attacks of the game: functions of what they are given, which score models of both kinds.
 
-Functions return {attack: function of no arguments}: an attack runs when its function is called.
 A side is all models of one kind; sides are unlearned models and oracles, in this order.
 """
 
+import dataclasses
+import functools
 import operator
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,26 +16,9 @@ from jaxmul.metrics import attacks
 from jaxmul.metrics.attacks.svc_attacks import FEATURES
 from jaxmul.metrics.oracle.model_outputs import Outputs
 
-MACHINES = {
-  "svc": "confidence",
-  "svc_correctness": "correctness",
-  "svc_entropy": "entropy",
-  "svc_modified_entropy": "modified_entropy",
-  "svc_probabilities": "probabilities",
-}
-POPULATION = {
-  "loss": lambda models: -np.logaddexp(0, -models.log_odds),
-  "entropy": lambda models: attacks.entropy(models.logits),
-  "modified_entropy": lambda models: attacks.modified_entropy(models.logits, models.labels),
-}
-_REFERENCED = ("lira", "lira_offline", "u_lira", "rmia", "rmia_offline")
-ATTACKS = (*MACHINES, *POPULATION, *_REFERENCED)
-"""All attacks, by name."""
-_OF_ENTROPY = {"entropy", "modified_entropy", "svc_entropy", "svc_modified_entropy"}
-OF_LOGITS = {*_OF_ENTROPY, "svc_probabilities"}
-"""Attacks that need the probabilities of all classes."""
 _MANY = 64
 _MOST = 250
+_log_odds, _probability = operator.attrgetter("log_odds"), operator.attrgetter("probability")
 
 
 class Known(NamedTuple):
@@ -82,35 +66,72 @@ class Scores(NamedTuple):
     return attacks.rates(self.unlearned, self.oracles, threshold=self.threshold, paired=True)
 
 
-Makers = dict[str, Callable[[], Scores]]
-_Read = Callable[[Outputs], np.ndarray]
-_log_odds, _probability = operator.attrgetter("log_odds"), operator.attrgetter("probability")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+  """What an attack may look at.
+
+  Attributes:
+    sides: as many models of both.
+    originals: models trained on S and R, none of them attacked.
+    references: further models, and which of their examples each has seen; or None.
+    scored: int [n], ids.
+    fit: ids to fit with.
+  """
+
+  sides: tuple[Outputs, Outputs]
+  originals: Outputs
+  references: tuple[Outputs, np.ndarray] | None
+  scored: npt.ArrayLike
+  fit: Known
+
+  @property
+  def first_halves(self) -> list[Outputs]:
+    """Models of both sides by which the others are judged where an attack needs references."""
+    return [side.models(slice(len(side) // 2)) for side in self.sides]
+
+  @property
+  def attacked(self) -> list[Outputs]:
+    """The other halves of both sides."""
+    return [side.models(slice(len(side) // 2, None)) for side in self.sides]
+
+  def and_references(
+    self,
+    models: Outputs,
+    ids: npt.ArrayLike,
+    read: Callable[[Outputs], np.ndarray],
+    *,
+    inside: bool,
+  ) -> np.ndarray:
+    """Returns what models say, and references on this side of each example, NaN elsewhere."""
+    said = read(models.take(ids))
+    if self.references is None:
+      return said
+    kept, seen = self.references
+    theirs = np.where(seen[:, kept.rows(ids)] == inside, read(kept.take(ids)), np.nan)
+    return np.concatenate([said, theirs])
 
 
-def machines(sides: list[Outputs], scored: npt.ArrayLike, fit: Known) -> Makers:
+def _machine(given: Given, *, feature: str) -> Scores:
   """One machine for the models of both sides, fitted on what they say of known ids.
 
   The decision values of machines that were fitted on one model each have no common scale.
   """
-  rows = known_rows(len(sides[0]), len(fit.members))
+  rows = known_rows(len(given.sides[0]), len(given.fit.members))
 
-  def make(feature: str) -> Scores:
-    def read(ids: npt.ArrayLike) -> list[np.ndarray]:
-      return [_feature(side.take(ids), feature) for side in sides]
+  def read(ids: npt.ArrayLike) -> list[np.ndarray]:
+    return [_feature(side.take(ids), feature) for side in given.sides]
 
-    members, nonmembers = (
-      np.concatenate([np.take_along_axis(values, rows[..., None], 1) for values in read(ids)])
-      for ids in (fit.members, fit.nonmembers)
-    )
-    targets = np.stack(read(scored))
-    columns = targets.shape[-1]
-    scores = attacks.svc_scores(
-      *(values.reshape(-1, columns) for values in (members, nonmembers, targets))
-    )
-    unlearned, oracles = scores.reshape(targets.shape[:-1])
-    return Scores(unlearned, oracles, 0.0)
-
-  return {name: lambda feature=feature: make(feature) for name, feature in MACHINES.items()}
+  members, nonmembers = (
+    np.concatenate([np.take_along_axis(values, rows[..., None], 1) for values in read(ids)])
+    for ids in (given.fit.members, given.fit.nonmembers)
+  )
+  targets = np.stack(read(given.scored))
+  columns = targets.shape[-1]
+  scores = attacks.svc_scores(
+    *(values.reshape(-1, columns) for values in (members, nonmembers, targets))
+  )
+  unlearned, oracles = scores.reshape(targets.shape[:-1])
+  return Scores(unlearned, oracles, 0.0)
 
 
 def _feature(models: Outputs, name: str) -> np.ndarray:
@@ -146,70 +167,68 @@ def known_rows(models: int, known: int) -> np.ndarray:
   return (np.arange(models)[:, None] * part + np.arange(part)) % known
 
 
-def thresholds(sides: list[Outputs], scored: npt.ArrayLike, fit: Known) -> Makers:
+def _threshold(given: Given, *, score: Callable[[Outputs], np.ndarray]) -> Scores:
   """One score for all models and examples; its threshold comes from known ids."""
-
-  def make(score: Callable[[Outputs], np.ndarray]) -> Scores:
-    known_in, known_out = (
-      np.concatenate([score(side.take(ids)) for side in sides])
-      for ids in (fit.members, fit.nonmembers)
-    )
-    unlearned, oracles = (score(side.take(scored)) for side in sides)
-    return Scores(unlearned, oracles, attacks.best_threshold(known_in, known_out))
-
-  return {name: lambda score=score: make(score) for name, score in POPULATION.items()}
+  known_in, known_out = (
+    np.concatenate([score(side.take(ids)) for side in given.sides])
+    for ids in (given.fit.members, given.fit.nonmembers)
+  )
+  unlearned, oracles = (score(side.take(given.scored)) for side in given.sides)
+  return Scores(unlearned, oracles, attacks.best_threshold(known_in, known_out))
 
 
-def referenced(
-  sides: list[Outputs],
-  originals: Outputs,
-  references: tuple[Outputs, np.ndarray] | None,
-  scored: npt.ArrayLike,
-  fit: Known,
-) -> Makers:
-  """The second half of the models is attacked, by what reference models say of each example."""
-  half = len(sides[0]) // 2
-  attacked = [side.models(slice(half, None)) for side in sides]
-  unlearned, outside = (side.models(slice(half)) for side in sides)
+def _lira(given: Given, inside: np.ndarray | None) -> Scores:
+  """LiRA of φ [M, n] of models that are inside; None: offline."""
+  outside = given.and_references(given.first_halves[1], given.scored, _log_odds, inside=False)
+  known = [outside] if inside is None else [outside, inside]
+  fewest = min(np.isfinite(phi).sum(0).min() for phi in known)
+  unlearned, oracles = (
+    attacks.lira(models.take(given.scored).log_odds, outside, inside, fixed_variance=fewest < _MANY)
+    for models in given.attacked
+  )
+  return Scores(unlearned, oracles, None if inside is None else 0.0)
 
-  def also(models: Outputs, ids: npt.ArrayLike, side: bool, read: _Read) -> np.ndarray:
-    """Returns what models say, and references on this side of each example, NaN elsewhere."""
-    said = read(models.take(ids))
-    if references is None:
-      return said
-    kept, seen = references
-    theirs = np.where(seen[:, kept.rows(ids)] == side, read(kept.take(ids)), np.nan)
-    return np.concatenate([said, theirs])
 
-  def lira(inside: np.ndarray | None) -> Scores:
-    others = also(outside, scored, False, _log_odds)
-    sides = [others] if inside is None else [others, inside]
-    fewest = min(np.isfinite(phi).sum(0).min() for phi in sides)
-    ours, theirs = (
-      attacks.lira(models.take(scored).log_odds, others, inside, fixed_variance=fewest < _MANY)
-      for models in attacked
-    )
-    return Scores(ours, theirs, None if inside is None else 0.0)
+def _rmia(given: Given, *, offline: bool) -> Scores:
 
-  def reference(models: Outputs, side: bool) -> attacks.Reference:
+  def reference(models: Outputs, inside: bool) -> attacks.Reference:
     # No model has trained on the population: all references are outside of it.
-    population = also(models, fit.population, False, _probability)
-    return attacks.Reference(also(models, scored, side, _probability), population)
+    population = given.and_references(models, given.fit.population, _probability, inside=False)
+    examples = given.and_references(models, given.scored, _probability, inside=inside)
+    return attacks.Reference(examples, population)
 
-  def rmia(inside: attacks.Reference | None) -> Scores:
-    others = reference(outside, False)
-    ours, theirs = (
-      attacks.rmia(
-        models.take(scored).probability, models.take(fit.population).probability, others, inside
-      )
-      for models in attacked
+  outside = reference(given.first_halves[1], False)
+  inside = None if offline else reference(given.originals, True)
+  unlearned, oracles = (
+    attacks.rmia(
+      *(models.take(ids).probability for ids in (given.scored, given.fit.population)),
+      outside,
+      inside,
     )
-    return Scores(ours, theirs, 0.5)
+    for models in given.attacked
+  )
+  return Scores(unlearned, oracles, 0.5)
 
-  return {
-    "lira": lambda: lira(also(originals, scored, True, _log_odds)),
-    "lira_offline": lambda: lira(None),
-    "u_lira": lambda: lira(unlearned.take(scored).log_odds),
-    "rmia": lambda: rmia(reference(originals, True)),
-    "rmia_offline": lambda: rmia(None),
-  }
+
+ATTACKS: dict[str, Callable[[Given], Scores]] = {
+  "svc": functools.partial(_machine, feature="confidence"),
+  "svc_correctness": functools.partial(_machine, feature="correctness"),
+  "svc_entropy": functools.partial(_machine, feature="entropy"),
+  "svc_modified_entropy": functools.partial(_machine, feature="modified_entropy"),
+  "svc_probabilities": functools.partial(_machine, feature="probabilities"),
+  "loss": functools.partial(_threshold, score=lambda models: -np.logaddexp(0, -models.log_odds)),
+  "entropy": functools.partial(_threshold, score=lambda models: attacks.entropy(models.logits)),
+  "modified_entropy": functools.partial(
+    _threshold, score=lambda models: attacks.modified_entropy(models.logits, models.labels)
+  ),
+  "lira": lambda given: _lira(
+    given, given.and_references(given.originals, given.scored, _log_odds, inside=True)
+  ),
+  "lira_offline": lambda given: _lira(given, None),
+  "u_lira": lambda given: _lira(given, given.first_halves[0].take(given.scored).log_odds),
+  "rmia": functools.partial(_rmia, offline=False),
+  "rmia_offline": functools.partial(_rmia, offline=True),
+}
+_OF_ENTROPY = {"entropy", "modified_entropy", "svc_entropy", "svc_modified_entropy"}
+OF_LOGITS = {*_OF_ENTROPY, "svc_probabilities"}
+"""Attacks that need the probabilities of all classes."""

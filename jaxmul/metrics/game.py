@@ -14,15 +14,7 @@ import numpy.typing as npt
 
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
-from jaxmul.metrics._attackers import (
-  ATTACKS,
-  OF_LOGITS,
-  Known,
-  Scores,
-  machines,
-  referenced,
-  thresholds,
-)
+from jaxmul.metrics._attackers import ATTACKS, OF_LOGITS, Given, Known, Scores
 from jaxmul.metrics.oracle.ensembles import Ensemble
 from jaxmul.metrics.oracle.model_outputs import Outputs
 
@@ -92,11 +84,15 @@ def attack(
       "Train more seeds."
     )
   attacks.refuse_overlap({"scored": scored} | fit._asdict(), "metrics.game")
-  sides = [models.models(slice(count)) for models in (unlearned, oracles)]
-  names = _possible(names, all(side.logits is not None for side in sides))
-  makers = machines(sides, scored, fit) | thresholds(sides, scored, fit)
-  makers |= referenced(sides, originals, references, scored, fit)
-  return {name: makers[name]() for name in names}
+  given = Given(
+    sides=(unlearned.models(slice(count)), oracles.models(slice(count))),
+    originals=originals,
+    references=references,
+    scored=scored,
+    fit=fit,
+  )
+  names = _possible(names, all(side.logits is not None for side in given.sides))
+  return {name: ATTACKS[name](given) for name in names}
 
 
 def _possible(names: Sequence[str] | None, logits: bool) -> Sequence[str]:
