@@ -77,10 +77,8 @@ def of_attacks(
 ) -> list[Control]:
   """Returns a control of each attack, and one that says whether any of them sees anything.
 
-  Args:
-    equal: {attack: scores} of oracles as unlearned models beside other oracles.
-    different: of originals beside the same oracles.
-    high: positions among the scored examples of those that were memorized most.
+  Scores are of oracles as unlearned models, and of originals, beside the same oracles; `high` are
+  positions among the scored examples of those that were memorized most.
   """
   controls = [_of_attack(name, equal[name], different[name], high) for name in equal]
   seen = {name: t_interval(different[name].of(high).auc_of_pairs) for name in equal}
@@ -140,12 +138,8 @@ def of_figures(
 ) -> list[Control]:
   """Returns a control of each figure of `beside_oracles` that has a value for each model.
 
-  Args:
-    originals: K models.
-    oracles: K models that take the place of unlearned ones, and K that all are compared with.
-    split: whose forget set is the high group.
-    retain: ids of R that fit no attack.
-    fit: ids that do.
+  The first of the oracles take the place of unlearned ones, the others are what all is compared
+  with. The forget set of `split` is the high group, `retain` are ids of R that fit no attack.
   """
   first, second = oracles
   parts = {"forget": split.forget, "retain": retain, "test": split.test}
@@ -190,9 +184,7 @@ def of_figures(
 def of_epsilon(originals: Outputs, oracles: Outputs, null: Outputs) -> Control:
   """Returns the control of ε: originals' forgetting quality is below that of equal oracles.
 
-  Args:
-    originals, oracles: K models each, on the high group.
-    null: all oracles, on the same; random halves of them are equal.
+  All are on the high group; `null` are all oracles, random halves of which are equal.
   """
 
   def quality(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -212,12 +204,7 @@ def of_epsilon(originals: Outputs, oracles: Outputs, null: Outputs) -> Control:
 
 
 def of_percentiles(originals: Outputs, oracles: tuple[Outputs, Outputs]) -> Control:
-  """Returns the control of KLoM's percentiles: originals' are above those of equal oracles.
-
-  Args:
-    originals: K models, on the high group.
-    oracles: two halves of K models each, on the same.
-  """
+  """Returns the control of KLoM's percentiles: originals' are above those of equal oracles."""
   first, second = (half.log_odds for half in oracles)
   ours, theirs = (percentiles(klom(phi, second)) for phi in (originals.log_odds, first))
   unseen = [kind for kind in ours if not ours[kind] > theirs[kind]]

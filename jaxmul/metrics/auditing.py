@@ -245,11 +245,8 @@ def _low_group(
 ) -> Control:
   """There is less to see in the low group: by KLoM over its null, and by LiRA unless it is blind.
 
-  Args:
-    apart: the contrast of each forgotten example; of models that neither ratios nor lira see.
-    ratios: KLoM of originals over its null, in the low and in the high group.
-    lira: scores of originals beside oracles, or None.
-    low, high: positions of the groups.
+  `apart` is the contrast of each forgotten example, of models that neither the ratios (KLoM of
+  originals over its null, in the low and in the high group) nor LiRA see.
   """
   name = "low group, less to see than in the high group"
   moved = [abs(float(apart[group].mean())) for group in (low, high)]
