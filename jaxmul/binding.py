@@ -232,13 +232,16 @@ def losses_of(network: Network, outputs: jax.Array, labels: jax.Array) -> jax.Ar
   return each
 
 
-def refuse_own_loss(network: Network, caller: str) -> None:
+def refuse_own_loss(
+  network: Network,
+  caller: str,
+  cure: str = "Use the loss, grand, curvature, or the trackers cumulative_loss and tracin",
+) -> None:
   """Raises ValueError where a network is not trained with cross-entropy: it has no p of classes."""
   if network.loss is not losses.cross_entropy:
     raise ValueError(
       f"{caller} needs probabilities of classes, but the network is bound with a loss of its own, "
-      f"{getattr(network.loss, '__name__', type(network.loss).__name__)}. Use the loss, grand, "
-      "curvature, or the trackers cumulative_loss and tracin."
+      f"{getattr(network.loss, '__name__', type(network.loss).__name__)}. {cure}."
     )
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul._ties import scattered
-from jaxmul.memorization.scores import Estimate, from_tallies, warn_of
+from jaxmul.memorization.scores import Estimate, from_tallies, refuse_without_classes, warn_of
 from jaxmul.retraining.chunk import TALLIES, Chunk, add
 from jaxmul.retraining.executors import Executor
 from jaxmul.retraining.progress import Progress
@@ -49,7 +49,8 @@ def active(
     An `Estimate` whose counts say where the models went and whose `design` says what was done.
 
   Raises:
-    ValueError: a number is outside its range, or the schedule is of another kind.
+    ValueError: a number is outside its range, the schedule is of another kind, or its networks have
+      a loss of their own, which gives no intervals.
 
   Example:
     >>> import jax, numpy as np
@@ -80,6 +81,7 @@ def active(
       f"active got share={share}: {chosen} of {len(dataset)} examples; it must be at least 2 and "
       "not all."
     )
+  refuse_without_classes(schedule, "active")
   first = dataclasses.replace(schedule, num_models=num_models - later * rounds)
   with Progress(num_models, progress, "ground truth") as bar:
     execute = bar.counting(executor)

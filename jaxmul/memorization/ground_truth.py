@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul.memorization.scores import Estimate, from_tallies, merge
+from jaxmul.memorization.scores import Estimate, from_tallies, merge, refuse_without_classes
 from jaxmul.retraining.chunk import Chunk, add
 from jaxmul.retraining.progress import Progress
 from jaxmul.retraining.resume import stream
@@ -23,6 +23,9 @@ def estimate(
   progress: bool = True,
 ) -> Estimate:
   """Estimates the memorization of every example from models that were trained without it.
+
+  Networks with a loss ℓ of their own have no hard score: of theirs `soft` is the estimate, the
+  difference of mean e^−ℓ; see `Estimate`.
 
   Args:
     schedule: of `retraining.leave_out`, or of `retraining.cross_fit`. With 400 random subsets of
@@ -45,8 +48,8 @@ def estimate(
     An `Estimate`.
 
   Raises:
-    ValueError: the schedule leaves nothing out, `until_width` is outside its range, or the store
-      was made by another schedule.
+    ValueError: the schedule leaves nothing out, `until_width` is outside its range or the networks
+      have a loss of their own and so no intervals, or the store was made by another schedule.
     OSError: the store cannot be written; what was finished stays.
 
   References:
@@ -83,6 +86,8 @@ def estimate(
       f"estimate got until_width={until_width} and a schedule of {schedule.folds} folds: stopped "
       "early, some examples would be in every subset. Leave out until_width."
     )
+  if until_width is not None:
+    refuse_without_classes(schedule, f"estimate with until_width={until_width}")
   label = "cross-fit" if schedule.folds else "ground truth"
   with Progress(schedule.num_models, progress, label) as bar:
 

@@ -1,7 +1,8 @@
 """Memorization scores with intervals, from tallies of models trained without random subsets.
 
 mem(i) = P[h(x_i) = y_i | i in the training subset] − P[h(x_i) = y_i | i left out], estimated by the
-difference of two proportions over M models.
+difference of two proportions over M models. Where a network has a loss ℓ of its own nothing is
+right or wrong: there mem(i) is E[e^−ℓ(i) | in] − E[e^−ℓ(i) | out] alone, the column `soft`.
 
 References:
   Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
@@ -20,7 +21,7 @@ from jaxmul._identity import hashed
 from jaxmul._ids import check_ids, rows_of
 from jaxmul.memorization.intervals import newcombe
 from jaxmul.memorization.matrix import Influence
-from jaxmul.retraining.chunk import Chunk, add
+from jaxmul.retraining.chunk import Chunk, add, has_classes
 from jaxmul.retraining.schedule import Schedule
 
 _COUNTS = ("correct_in", "count_in", "correct_out", "count_out")
@@ -29,9 +30,13 @@ _LATER = {"confidence_out"}  # which files of older versions lack
 _MIN_SCORE, _MIN_EXAMPLES = 0.1, 50
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Estimate:
   """Memorization of n training examples.
+
+  With a loss of the network's own, `soft` and `confidence_out` are of p = e^−ℓ, and memorization,
+  low, high, log_odds, correct_in and correct_out are NaN. Then ℓ should be at least 0, as an error
+  or a cross-entropy is, for p to be in [0, 1], and in a unit in which its differences are about 1.
 
   Attributes:
     ids: int64 [n], sorted.
@@ -39,10 +44,10 @@ class Estimate:
     low, high: float64 [n], Newcombe's 95 % interval; NaN as above.
     correct_in, count_in: int64 [n], correct predictions and models with the example in the subset.
     correct_out, count_out: int64 [n], the same for models without it.
-    soft: float64 [n] in [−1, 1], the difference of mean p_y, of a text of p = e^−ℓ: less variance,
+    soft: float64 [n] in [−1, 1], the difference of mean p = e^−ℓ, of an image p_y: less variance,
       the same meaning.
     log_odds: float64 [n], the difference of mean φ = log p − log(1 − p).
-    confidence_out: float64 [n] in [0, 1], the mean p_y under models without the example: what to
+    confidence_out: float64 [n] in [0, 1], the mean p under models without the example: what to
       expect of a retrained one. NaN where it was never out, or the file is of an older version.
     influence: of every training example on every test example, or None without test examples.
     design: one line on how the scores were made.
@@ -220,11 +225,14 @@ def merge(schedule: Schedule, chunks: Iterable[Chunk]) -> Estimate:
   warn_of(schedule, total)
   influence = None
   if schedule.test and schedule.target == "correct":
-    ids = (schedule.dataset.ids, schedule.test.ids)
-    influence = Influence(*ids, np.concatenate(member), np.concatenate(correct))
-  found = from_tallies(schedule, total)
+    influence = Influence(
+      ids=schedule.dataset.ids,
+      test_ids=schedule.test.ids,
+      member=np.concatenate(member),
+      correct=np.concatenate(correct),
+    )
   design = dataclasses.replace(schedule, num_models=models).design
-  return dataclasses.replace(found, influence=influence, design=design)
+  return dataclasses.replace(from_tallies(schedule, total), influence=influence, design=design)
 
 
 def warn_of(schedule: Schedule, total: Chunk) -> None:
@@ -254,15 +262,26 @@ def from_tallies(schedule: Schedule, total: Chunk) -> Estimate:
       inside = getattr(total, f"{name}_in") / total.count_in
       return inside - getattr(total, f"{name}_out") / total.count_out
 
-  tallies = (total.correct_in, total.count_in, total.correct_out, total.count_out)
+  tallies = {name: getattr(total, name) for name in _COUNTS}
   with np.errstate(invalid="ignore", divide="ignore"):
     confidence_out = total.p_out / total.count_out
+  low, high = newcombe(*(tallies[name] for name in _COUNTS))
   return Estimate(
-    schedule.dataset.ids,
-    difference("correct"),
-    *newcombe(*tallies),
-    *tallies,
+    ids=schedule.dataset.ids,
+    memorization=difference("correct"),
+    low=low,
+    high=high,
     soft=difference("p"),
     log_odds=difference("odds"),
     confidence_out=confidence_out,
+    **tallies,
   )
+
+
+def refuse_without_classes(schedule: Schedule, caller: str) -> None:
+  """Raises ValueError where networks cannot be right or wrong, and scores have no intervals."""
+  if not has_classes(schedule):
+    raise ValueError(
+      f"{caller} goes by intervals, which networks with a loss of their own do not have. Use "
+      "memorization.estimate(schedule), and its `soft`."
+    )

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _sharding
+from jaxmul import _check, _sharding
 from jaxmul.retraining.chunk import (
   Chunk,
   Outcome,
@@ -28,6 +28,7 @@ from jaxmul.retraining.chunk import (
   outcome,
   run_chunk,
   tally,
+  task_of,
 )
 from jaxmul.retraining.schedule import Schedule
 
@@ -54,8 +55,8 @@ def processes(workers: int | None = None) -> Executor:
   Raises:
     ValueError: `workers` is below 1.
   """
-  if workers is not None and workers < 1:
-    raise ValueError(f"processes got workers={workers}, must be at least 1.")
+  if workers is not None:
+    _check.at_least("processes", 1, workers=workers)
 
   def execute(schedule: Schedule, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
     import loky
@@ -108,27 +109,26 @@ def devices(width: int = 1) -> Executor:
   Raises:
     ValueError: `width` is below 1.
   """
-  if width < 1:
-    raise ValueError(f"devices got width={width}, must be at least 1.")
+  _check.at_least("devices", 1, width=width)
 
   def execute(schedule: Schedule, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
-    found = jax.local_devices()
+    local = jax.local_devices()
     with as_scheduled(schedule):
       arrays = arrays_of(schedule)
-    static = (schedule.recipe, schedule.subset_size, schedule.target, schedule.folds)
+    task = task_of(schedule)
 
     def train(model, arrays):
-      return outcome(*static, arrays, model)
+      return outcome(task, arrays, model)
 
-    mapped = jax.jit(_sharding.map_models(train, found, width))
+    mapped = jax.jit(_sharding.map_models(train, local, width))
     for chunk in chunks:
       if chunk % jax.process_count() != jax.process_index():
         continue
       models = np.asarray(schedule.models(chunk))
-      padded = np.resize(models, -(-len(models) // (width * len(found))) * width * len(found))
+      padded = np.resize(models, -(-len(models) // (width * len(local))) * width * len(local))
       with as_scheduled(schedule):  # not around the yield: the settings of who reads are theirs
         outcomes = mapped(jnp.asarray(padded), arrays)
-      kept = Outcome(*(np.asarray(each)[: len(models)] for each in outcomes))
+      kept = Outcome._make(np.asarray(leaf)[: len(models)] for leaf in outcomes)
       yield chunk, tally(schedule, models, kept)
 
   return execute

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxmul import _check, _identity, _settings
 from jaxmul._examples import Examples
+from jaxmul.binding import Network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.train import Recipe, check_labels
 
@@ -116,7 +117,8 @@ def leave_out(
   Args:
     recipe: the recipe of the model that will be unlearned; or a learner of your own, a pure
       module-level function `(examples, key) -> network` that trains under jit on
-      `examples.whole()` and returns a callable pytree, `network(inputs) -> logits [B, C]`.
+      `examples.whole()` and returns a callable pytree, `network(inputs) -> logits [B, C]`. A
+      `Network` that is bound with a loss of its own is judged by that loss.
     dataset: n training examples.
     key: of subsets and training runs.
     num_models: M, at least 2.
@@ -124,7 +126,8 @@ def leave_out(
     candidates: ids that may be left out, all by default; everything else is in every subset.
     test: examples whose outputs under every model are kept, for influence.
     target: what is kept of them, whether each is "correct" [t]; its "log_odds" [t, 2], φ and
-      whether it is right; or its "logits" [t, C], where it has one label.
+      whether it is right; or its "logits" [t, C], where it has one label. Of a network with a loss
+      of its own only "logits" can be kept: its outputs [t, ...].
     chunk_size: models a chunk, the unit of work that is handed out, stored and resumed.
 
   Returns:
@@ -132,7 +135,8 @@ def leave_out(
 
   Raises:
     ValueError: a number is outside its range, a subset would be empty or everything, the recipe
-      holds a lambda or local function, or the key is not threefry.
+      holds a lambda or local function, the test examples are not what the network takes, what is to
+      be kept of them needs classes that it does not have, or the key is not threefry.
 
   References:
     Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
@@ -147,10 +151,9 @@ def leave_out(
     >>> schedule.subset_size, schedule.num_chunks, list(schedule.models(2))
     (7, 3, [16, 17, 18, 19])
   """
-  if not isinstance(recipe, Recipe) and (not callable(recipe) or hasattr(recipe, "apply")):
-    raise ValueError(f"leave_out got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
-  if num_models != int(num_models) or num_models < 2:
-    raise ValueError(f"leave_out got num_models={num_models}, must be at least 2.")
+  _check.count(num_models, "num_models", "leave_out")
+  _check.at_least("leave_out", 2, num_models=num_models)
+  _check.count(chunk_size, "chunk_size", "leave_out")
   if target not in ("correct", "log_odds", "logits"):
     raise ValueError(f"leave_out got target {target!r}: use 'correct', 'log_odds' or 'logits'.")
   if target == "logits" and test is not None and _has_positions(test):
@@ -160,8 +163,6 @@ def leave_out(
     )
   if not 0 < fraction < 1:
     raise ValueError(f"leave_out got fraction={fraction}, must be in (0, 1); the papers' is 0.7.")
-  if chunk_size < 1:
-    raise ValueError(f"leave_out got chunk_size={chunk_size}, must be at least 1.")
   candidates = dataset.ids if candidates is None else np.asarray(candidates).reshape(-1)
   dataset.rows(candidates)
   kept = round(fraction * len(candidates))
@@ -170,18 +171,10 @@ def leave_out(
       f"leave_out: {fraction} of {len(candidates)} examples is {kept}; a subset must leave some in "
       "and some out. Give more examples."
     )
-  if test is not None and test.inputs.shape[1:] != dataset.inputs.shape[1:]:
-    raise ValueError(
-      f"leave_out got test inputs {list(test.inputs.shape[1:])} for a network of "
-      f"{list(dataset.inputs.shape[1:])}. Bring them to the same shape."
-    )
-  if isinstance(recipe, Recipe) and test:
-    check_labels(recipe.model, test, "leave_out")
-  dataset, key_data = _checked(recipe, dataset, key, "leave_out")
-  return Schedule(
+  schedule = Schedule(
     recipe=recipe,
-    dataset=dataset,
-    key=key_data,
+    dataset=_sorted(dataset),
+    key=_key_data(key, "leave_out"),
     num_models=num_models,
     subset_size=len(dataset) - len(candidates) + kept,
     chunk_size=chunk_size,
@@ -189,6 +182,7 @@ def leave_out(
     test=test,
     target=target,
   )
+  return _checked(schedule, "leave_out")
 
 
 def repeat(
@@ -204,14 +198,15 @@ def repeat(
   Args:
     recipe, dataset, key: as `leave_out`.
     num_models: K, at least 1.
-    test: examples whose logits [t, C] under every model are kept; of text log-odds, as `leave_out`.
+    test: examples whose logits [t, C] under every model are kept, or outputs [t, ...] where the
+      loss is the network's own; of text log-odds, as `leave_out`.
 
   Returns:
     A `Schedule` in chunks of one model.
 
   Raises:
-    ValueError: a number is outside its range, the recipe holds a lambda or local function, or the
-      key is not threefry.
+    ValueError: a number is outside its range, the recipe holds a lambda or local function, the test
+      examples are not what the network takes, or the key is not threefry.
 
   Example:
     >>> import jax, numpy as np
@@ -222,13 +217,11 @@ def repeat(
     >>> repeat(recipe, toy, jax.random.key(0), num_models=3, test=toy).design
     '3 models on all of 10 examples'
   """
-  if num_models < 1:
-    raise ValueError(f"repeat got num_models={num_models}, must be at least 1.")
-  dataset, key_data = _checked(recipe, dataset, key, "repeat")
-  return Schedule(
+  _check.count(num_models, "num_models", "repeat")
+  schedule = Schedule(
     recipe=recipe,
-    dataset=dataset,
-    key=key_data,
+    dataset=_sorted(dataset),
+    key=_key_data(key, "repeat"),
     num_models=num_models,
     subset_size=len(dataset),
     chunk_size=1,
@@ -236,6 +229,7 @@ def repeat(
     test=test,
     target="log_odds" if _has_positions(test) else "logits",
   )
+  return _checked(schedule, "repeat")
 
 
 def cross_fit(
@@ -284,20 +278,18 @@ def cross_fit(
   """
   _check.count(folds, "folds", "cross_fit")
   _check.count(repeats, "repeats", "cross_fit")
-  if not 2 <= folds <= len(dataset):
-    raise ValueError(f"cross_fit got folds={folds}, must be in [2, {len(dataset)}], the examples.")
-  dataset, key_data = _checked(recipe, dataset, key, "cross_fit")
-  kept = len(dataset) - -(-len(dataset) // folds)
-  return Schedule(
+  _check.in_range("cross_fit", 2, len(dataset), folds=folds)
+  schedule = Schedule(
     recipe=recipe,
-    dataset=dataset,
-    key=key_data,
+    dataset=_sorted(dataset),
+    key=_key_data(key, "cross_fit"),
     num_models=folds * repeats,
-    subset_size=kept,
+    subset_size=len(dataset) - -(-len(dataset) // folds),
     chunk_size=1,
-    candidates=dataset.ids,
+    candidates=np.sort(dataset.ids),
     folds=folds,
   )
+  return _checked(schedule, "cross_fit")
 
 
 def train_key(schedule: Schedule, model: int) -> jax.Array:
@@ -312,23 +304,49 @@ def keys_of(key: Any, model: Any) -> jax.Array:
   return jax.random.split(jax.random.fold_in(own, model))
 
 
+def refuse_without_classes(network: Any, target: Target, caller: str) -> None:
+  """Raises ValueError where what is kept of test examples needs classes that a network lacks."""
+  if target != "logits" and isinstance(network, Network):
+    cure = "Keep the outputs instead: retraining.leave_out(..., target='logits')"
+    refuse_own_loss(network, f"{caller} with target={target!r}", cure)
+
+
 def _has_positions(dataset: Dataset) -> bool:
   return dataset.classes and dataset.labels.ndim > 1
 
 
-def _checked(
-  recipe: Recipe | Learner, dataset: Dataset, key: jax.Array, caller: str
-) -> tuple[Dataset, np.ndarray]:
-  """Returns the data in the order of its ids, and key data."""
+def _sorted(dataset: Dataset) -> Dataset:
+  """Returns the data in the order of its ids."""
   order = np.sort(dataset.ids)
-  if not np.array_equal(order, dataset.ids):
-    dataset = dataset.take(order)
-  _identity.describe(recipe)
-  if isinstance(recipe, Recipe):
-    check_labels(recipe.model, dataset, caller)
+  return dataset if np.array_equal(order, dataset.ids) else dataset.take(order)
+
+
+def _key_data(key: jax.Array, caller: str) -> np.ndarray:
   if str(jax.random.key_impl(key)) != "threefry2x32":
     raise ValueError(
       f"{caller} got a key of {jax.random.key_impl(key)}, whose numbers differ between machines. "
       "Use jax.random.key(seed, impl='threefry2x32')."
     )
-  return dataset, np.asarray(jax.random.key_data(key))
+  return np.asarray(jax.random.key_data(key))
+
+
+def _checked(schedule: Schedule, caller: str) -> Schedule:
+  """Returns a schedule that can be trained, or raises ValueError.
+
+  Which loss a learner's network has is seen when it is traced: `chunk.outcome` checks it there.
+  """
+  recipe, dataset, test = schedule.recipe, schedule.dataset, schedule.test
+  if not isinstance(recipe, Recipe) and (not callable(recipe) or hasattr(recipe, "apply")):
+    raise ValueError(f"{caller} got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
+  _identity.describe(recipe)
+  if test is not None and test.inputs.shape[1:] != dataset.inputs.shape[1:]:
+    raise ValueError(
+      f"{caller} got test inputs {list(test.inputs.shape[1:])} for a network of "
+      f"{list(dataset.inputs.shape[1:])}. Bring them to the same shape."
+    )
+  if isinstance(recipe, Recipe):
+    network = check_labels(recipe.model, dataset, caller)
+    if test:
+      check_labels(recipe.model, test, caller)
+      refuse_without_classes(network, schedule.target, caller)
+  return schedule

@@ -7,7 +7,7 @@ import pytest
 
 from jaxmul import memorization, models, retraining, train
 from jaxmul.data import Dataset
-from jaxmul.retraining.chunk import arrays_of, outcome
+from jaxmul.retraining.chunk import arrays_of, outcome, task_of
 
 RECIPE = train.Recipe(models.mlp((6,), 2), epochs=4, batch_size=8)
 MODELS = 24
@@ -28,11 +28,8 @@ def truth():
   """Members [M, n] and logits [M, t, C] of every model, one at a time."""
   options = {"num_models": MODELS, "test": TEST, "target": "logits"}
   schedule = retraining.leave_out(RECIPE, TOY, jax.random.key(2), **options)
-  one = jax.jit(outcome, static_argnums=(0, 1, 2, 3))
-  found = [
-    one(RECIPE, schedule.subset_size, "logits", 0, arrays_of(schedule), jnp.int32(i))
-    for i in range(MODELS)
-  ]
+  one = jax.jit(outcome, static_argnums=0)
+  found = [one(task_of(schedule), arrays_of(schedule), jnp.int32(i)) for i in range(MODELS)]
   return np.stack([each.member for each in found]), np.stack([each.test for each in found])
 
 
