@@ -8,8 +8,8 @@ but it is not zero, and examples were chosen by what was seen: for an unbiased s
 """
 
 import dataclasses
+import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 from jaxmul._ties import scattered
 from jaxmul.memorization.scores import Estimate, from_tallies, refuse_without_classes, warn_of
 from jaxmul.retraining.chunk import TALLIES, Chunk, add
-from jaxmul.retraining.executors import Executor
+from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.progress import Progress
 from jaxmul.retraining.resume import stream
 from jaxmul.retraining.schedule import Schedule
@@ -32,7 +32,7 @@ def active(
   rounds: int = 4,
   share: float = 0.1,
   store: Path | str | None = None,
-  executor: Any = None,
+  executor: Executor | Submitter | None = None,
   progress: bool = True,
 ) -> Estimate:
   """Estimates memorization with half of the models on all examples, half on the uncertain ones.
@@ -118,11 +118,7 @@ def _computed(
 ) -> Chunk:
   name = f"round-{number}" + (f"-{schedule.hash[:12]}" if number else "")
   folder = None if store is None else Path(store) / name
-  total = None
-  for chunk in stream(schedule, store=folder, executor=executor):
-    total = chunk if total is None else add(total, chunk)
-  assert total is not None
-  return total
+  return functools.reduce(add, stream(schedule, store=folder, executor=executor))
 
 
 def _only(total: Chunk, schedule: Schedule) -> Chunk:

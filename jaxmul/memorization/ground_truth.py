@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxmul.memorization.scores import Estimate, from_tallies, merge, refuse_without_classes
 from jaxmul.retraining.chunk import Chunk, add
+from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.progress import Progress
 from jaxmul.retraining.resume import stream
 from jaxmul.retraining.schedule import Schedule
@@ -19,7 +19,7 @@ def estimate(
   *,
   until_width: float | None = None,
   store: Path | str | None = None,
-  executor: Any = None,
+  executor: Executor | Submitter | None = None,
   progress: bool = True,
 ) -> Estimate:
   """Estimates the memorization of every example from models that were trained without it.

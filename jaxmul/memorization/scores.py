@@ -12,9 +12,9 @@ import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import hashed
@@ -83,7 +83,7 @@ class Estimate:
       return float("nan")
     return float(np.median(self.high[some] - self.low[some]))
 
-  def take(self, ids: Any) -> "Estimate":
+  def take(self, ids: ArrayLike) -> "Estimate":
     """Returns the scores of some examples, without influence.
 
     Args:
@@ -113,7 +113,7 @@ class Estimate:
 
   @classmethod
   def load(
-    cls, path: Path | str, names: Mapping[str, str] | None = None, ids: Any = None
+    cls, path: Path | str, names: Mapping[str, str] | None = None, ids: ArrayLike | None = None
   ) -> "Estimate":
     """Reads what `save` wrote, or scores that others published.
 
@@ -146,12 +146,13 @@ class Estimate:
           f"{path} is not a saved Estimate: it has no {missing[0]}, but {', '.join(arrays)}. "
           'For a published file pass names={"memorization": its key}.'
         )
-      kept = {k.removeprefix("influence_"): v for k, v in arrays.items() if k[:10] == "influence_"}
-      influence = Influence(**kept) if kept else None
+      bits = {k.removeprefix("influence_"): v for k, v in arrays.items() if k[:10] == "influence_"}
+      influence = Influence(**bits) if bits else None
       unknown = np.full(len(arrays["ids"]), np.nan)
-      found = {name: arrays.get(name, unknown) for name in ("ids", *_SCORES)}
-      return cls(**found, influence=influence, design=str(arrays.get("design", "")))
-    return cls(**_foreign(path, arrays, names, ids), design=f"read from {path.name}")
+      scores = {name: arrays.get(name, unknown) for name in ("ids", *_SCORES)}
+      return cls(**scores, influence=influence, design=str(arrays.get("design", "")))
+    scores = _foreign(path, arrays, names, ids)
+    return cls(**scores, influence=None, design=f"read from {path.name}")
 
 
 def _read(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
@@ -166,7 +167,9 @@ def _read(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
   return read_npz(path, names, content)
 
 
-def _foreign(path: Path, arrays, names: Mapping[str, str], ids: Any) -> dict[str, Any]:
+def _foreign(
+  path: Path, arrays: dict[str, np.ndarray], names: Mapping[str, str], ids: ArrayLike | None
+) -> dict[str, np.ndarray]:
   """Returns the attributes of an `Estimate` from arrays of another program, sorted by id."""
   known = ("ids", *_SCORES)
   for attribute in names:
@@ -177,20 +180,20 @@ def _foreign(path: Path, arrays, names: Mapping[str, str], ids: Any) -> dict[str
       f"reading {path} needs names={{'memorization': key, …}} and the ids once: as a key of the "
       "file or as ids=."
     )
-  found = {attribute: np.asarray(arrays[key]).reshape(-1) for attribute, key in names.items()}
-  given = np.asarray(found.pop("ids") if ids is None else ids).reshape(-1)
-  sizes = {name: len(array) for name, array in found.items()} | {"ids": len(given)}
+  columns = {attribute: arrays[key].reshape(-1) for attribute, key in names.items()}
+  given = columns.pop("ids") if ids is None else np.asarray(ids).reshape(-1)
+  sizes = {name: len(column) for name, column in columns.items()} | {"ids": len(given)}
   if len(set(sizes.values())) != 1:
     raise ValueError(f"{path}: ids must be as many as the scores, got sizes {sizes}.")
   check_ids(given, len(given), "Estimate.load")
-  if not np.nanmax(np.abs(found["memorization"].astype(float))) <= 1:
+  if not np.nanmax(np.abs(columns["memorization"].astype(float))) <= 1:
     raise ValueError(f"{path}: {names['memorization']!r} is not within [−1, 1]; not memorization.")
   order = np.argsort(given)
-  filled: dict[str, Any] = {"ids": given[order].astype(np.int64)}
+  filled: dict[str, np.ndarray] = {"ids": given[order].astype(np.int64)}
   for name in _SCORES:
-    kind = np.int64 if name in _COUNTS else np.float64
-    missing = np.full(len(given), 0 if name in _COUNTS else np.nan)
-    filled[name] = found.get(name, missing)[order].astype(kind)
+    is_count = name in _COUNTS
+    column = columns.get(name, np.full(len(given), 0 if is_count else np.nan))
+    filled[name] = column[order].astype(np.int64 if is_count else np.float64)
   return filled
 
 

@@ -165,11 +165,10 @@ def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
   member = jnp.zeros(len(examples.labels), bool).at[rows].set(True)
   subset = examples._replace(rows=rows, count=jnp.int32(task.subset_size))
   network, finite = _train(task.recipe, subset, train_key)
-  own_loss = isinstance(network, Network) and network.loss is not losses.cross_entropy
 
   def judge(inputs, labels):
     outputs = network(as_inputs(inputs))
-    if own_loss:
+    if isinstance(network, Network) and network.loss is not losses.cross_entropy:
       p = jnp.exp(-losses_of(network, outputs, labels))
       undefined = jnp.full_like(p, jnp.nan)
       return undefined, p, undefined

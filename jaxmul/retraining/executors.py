@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,24 @@ from jaxmul.retraining.chunk import (
 from jaxmul.retraining.schedule import Schedule
 
 Executor = Callable[[Schedule, Sequence[int]], Iterator[tuple[int, Chunk]]]
+
+
+class Future(Protocol):
+  """What `submit` returns: work that another process does."""
+
+  def done(self) -> bool: ...
+
+  def result(self) -> Chunk: ...
+
+  def cancel(self) -> object: ...
+
+
+@runtime_checkable
+class Submitter(Protocol):
+  """Whatever sends a function and its arguments to another process: see `pool`."""
+
+  def submit(self, function: Callable[..., Chunk], /, *arguments: object) -> Future: ...
+
 
 # XLA's CPU products do not scale over threads as processes do: one thread each.
 _SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false"
@@ -134,7 +152,7 @@ def devices(width: int = 1) -> Executor:
   return execute
 
 
-def pool(submitter: Any) -> Executor:
+def pool(submitter: Submitter) -> Executor:
   """Returns an executor over any object with `submit`: `concurrent.futures`, Dask, submitit.
 
   The whole schedule, data included, is sent with every chunk.
@@ -208,7 +226,7 @@ def ray(address: str | None = None, **options: Any) -> Executor:
   return execute
 
 
-def of(given: Any) -> Executor:
+def of(given: Executor | Submitter | None) -> Executor:
   """Returns an executor from what a user gave: one, an object with `submit`, or None.
 
   Raises:
@@ -216,18 +234,18 @@ def of(given: Any) -> Executor:
   """
   if given is None:
     return default()
-  if given in (devices, processes, pool, ray):
-    raise ValueError(
-      f"executor got the function {given.__name__}, which makes one. Call it: {given.__name__}(…)."
-    )
-  if hasattr(given, "submit"):
+  for maker in (devices, processes, pool, ray):
+    if given is maker:
+      name = maker.__name__
+      raise ValueError(f"executor got the function {name}, which makes one. Call it: {name}(…).")
+  if isinstance(given, Submitter):
     return pool(given)
   if not callable(given):
     raise ValueError(
       f"executor got {given!r}. Use retraining.processes(), devices(), ray(), serial, or an object "
       "with submit."
     )
-  return cast(Executor, given)
+  return given
 
 
 def default() -> Executor:

@@ -7,7 +7,6 @@ References:
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
@@ -45,7 +44,7 @@ class Step:
     _check.count(self.batch_size, "batch_size", "rum.Step")
 
   def run(self, network: Network, dataset: Dataset, split: Split, key: jax.Array) -> Network:
-    """Returns the params after this step, `unlearn.run` with its settings; errors as there."""
+    """Returns the network after this step, `unlearn.run` with its settings; errors as there."""
     if self.unlearner is None:
       return network
     return unlearn.run(
@@ -78,7 +77,7 @@ class Plan:
       refuse_no_step(step, "rum.Plan")
 
 
-def refuse_no_step(given: Any, caller: str) -> None:
+def refuse_no_step(given: object, caller: str) -> None:
   """Raises ValueError where something else stands in a Step's place, such as an algorithm."""
   if not isinstance(given, Step):
     raise ValueError(
@@ -87,7 +86,7 @@ def refuse_no_step(given: Any, caller: str) -> None:
     )
 
 
-def refuse_no_plan(given: Any, caller: str) -> None:
+def refuse_no_plan(given: object, caller: str) -> None:
   """Raises ValueError where something else stands in a Plan's place, such as its steps."""
   if not isinstance(given, Plan):
     raise ValueError(

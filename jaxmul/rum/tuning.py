@@ -30,17 +30,18 @@ and R holds some of it, no target is known without retraining, and a warning say
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jaxmul import metrics, unlearn
 from jaxmul._ids import find
-from jaxmul.binding import Network, as_network
+from jaxmul.binding import Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.memorization import Estimate
+from jaxmul.rum.groups import class_counts
 from jaxmul.rum.meta import shrinking
 from jaxmul.rum.plan import Plan, Step, refuse_no_step
 from jaxmul.train import Recipe
@@ -99,9 +100,9 @@ def tune(
     A `Tuned`; `meta_unlearn(tuned.plan, network, dataset, groups, key)` gives its `network` again.
 
   Raises:
-    ValueError: no candidates, or one that is no `Step`; a budget below one trial a group; held-out
-      ids that are in D; groups that overlap, or hold an id that is not in the data; or a group of
-      which no example was ever left out.
+    ValueError: no candidates, or one that is no `Step`; a budget below one trial a group; a network
+      with a loss of its own; held-out ids that are in D; groups that overlap, or hold an id that is
+      not in the data; or a group of which no example was ever left out.
 
   Example:
     >>> import jax, numpy as np
@@ -122,8 +123,8 @@ def tune(
   for step in candidates.values():
     refuse_no_step(step, "tune")
   tried = {name: step for name, step in candidates.items() if step.unlearner is not None}
-  each = min(len(tried), budget // max(len(groups), 1))
-  if each < 1:
+  count = min(len(tried), budget // max(len(groups), 1))
+  if count < 1:
     raise ValueError(
       f"tune got {len(tried)} candidates and budget={budget} for {len(groups)} groups; "
       f"give at least one candidate, and a budget of at least {len(groups)}."
@@ -132,7 +133,7 @@ def tune(
   if estimate is not None:
     cure = "memorization.estimate(retraining.cross_fit(recipe, dataset, key))"
     _refuse_other("estimate", estimate, Estimate, cure)
-  network, splits = as_network(network, None, "tune"), shrinking(dataset, groups)
+  network, splits = _with_classes(network, "tune"), shrinking(dataset, groups)
   shared = np.intersect1d(dataset.ids, heldout.ids)
   if len(shared):
     raise ValueError(
@@ -145,25 +146,23 @@ def tune(
       "estimate=memorization.estimate(retraining.cross_fit(recipe, …)).",
       stacklevel=2,
     )
-  _warn_of_shares(dataset, groups)
+  _warn_of_shares(dataset, splits)
   original, steps, trials = network, [], []
   for number, split in enumerate(splits):
     so_far = dataclasses.replace(split, forget=np.concatenate(groups[: number + 1]))
     value_of = _judge(original, dataset, so_far, heldout, estimate)
-    value = value_of(network)
-    best = (value, Step(None), network)
-    trials.append(Trial(number, "none", value))
-    for name, step in list(tried.items())[:each]:
+    before, best_value, best_step = network, value_of(network), Step(None)
+    trials.append(Trial(number, "none", best_value))
+    for name, step in list(tried.items())[:count]:
       try:
-        after = step.run(network, dataset, split, jax.random.fold_in(key, number))
+        after = step.run(before, dataset, split, jax.random.fold_in(key, number))
         value = value_of(after)
       except FloatingPointError:
-        after, value = network, 0.0
+        after, value = before, 0.0
       trials.append(Trial(number, name, value))
-      if value > best[0]:
-        best = (value, step, after)
-    steps.append(best[1])
-    network = best[2]
+      if value > best_value:
+        network, best_value, best_step = after, value, step
+    steps.append(best_step)
   return Tuned(Plan(steps), network, tuple(trials))
 
 
@@ -197,8 +196,8 @@ def surrogate(
     variance of t: compare values of one estimate only.
 
   Raises:
-    ValueError: an id is not in the data, H is empty, a logit is NaN, or no example of S was ever
-      left out.
+    ValueError: an id is not in the data, H is empty, only one of D and H has strata, a logit is
+      NaN, the network is bound with a loss of its own, or no example of S was ever left out.
 
   References:
     ToW: Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024. The
@@ -216,13 +215,20 @@ def surrogate(
     >>> round(surrogate(network, network, data, split, heldout), 3)  # S at 0.9, H at 0.5
     0.6
   """
+  original = _with_classes(original, "surrogate")
   return _judge(original, dataset, split, heldout, estimate)(network)
+
+
+def _with_classes(network: Network, caller: str) -> Network:
+  network = as_network(network, None, caller)
+  refuse_own_loss(network, caller, "Choose a plan by hand, for rum.meta_unlearn")
+  return network
 
 
 def _judge(
   original: Network, dataset: Dataset, split: Split, heldout: Dataset, estimate: Estimate | None
 ) -> Callable[[Network], float]:
-  """Returns the surrogate as a function of the params; what the original says is asked once."""
+  """Returns the surrogate as a function of the network; what the original says is asked once."""
   if not len(heldout):
     raise ValueError("surrogate got no held-out examples. Hold some out: data.holdout.")
   if (dataset.strata is None) != (heldout.strata is None):
@@ -231,10 +237,10 @@ def _judge(
       "be of one kind. Give both, or neither."
     )
   forget, retain = dataset.take(split.forget), dataset.take(split.retain)
-  unknown = _unknown_classes(forget, retain, max(map(_num_kinds, (dataset, heldout))))
-  known = heldout.take(heldout.ids[~unknown[_kinds(heldout)]])
+  unknown = _unknown_classes(*_shares(dataset, split))
+  known = heldout.take(heldout.ids[~np.isin(_kinds(heldout), unknown)])
   kept = [(data, metrics.accuracy(original, data)) for data in (retain, known) if len(data)]
-  gone = unknown[_kinds(forget)]
+  gone = np.isin(_kinds(forget), unknown)
 
   def value(network: Network) -> float:
     confidence = metrics.attacks.label_confidence(network, forget)
@@ -248,16 +254,12 @@ def _judge(
   return value
 
 
-def _warn_of_shares(dataset: Dataset, groups: Sequence[np.ndarray]) -> None:
+def _warn_of_shares(dataset: Dataset, splits: Sequence[Split]) -> None:
   """Warns where S is most of a class, of which R still holds some."""
-  if not _has_kinds(dataset):
-    return
-  forget = dataset.take(np.concatenate(groups))
-  retain = dataset.take(np.setdiff1d(dataset.ids, forget.ids))
-  count = _num_kinds(dataset)
-  unknown = _unknown_classes(forget, retain, count)
-  gone, left = (np.bincount(_kinds(x), minlength=count) for x in (forget, retain))
-  most = (gone > left) & ~unknown
+  forget = np.concatenate([split.forget for split in splits])
+  gone, left = _shares(dataset, Split(forget=forget, retain=splits[-1].retain))
+  most = gone > left
+  most[_unknown_classes(gone, left)] = False
   if most.any():
     label = int(np.argmax(most * gone / np.maximum(gone + left, 1)))
     warnings.warn(
@@ -278,18 +280,17 @@ def _kinds(dataset: Dataset) -> np.ndarray:
   return dataset.kinds("rum.tune") if _has_kinds(dataset) else np.zeros(len(dataset), int)
 
 
-def _num_kinds(dataset: Dataset) -> int:
-  if dataset.strata is None and dataset.labels.ndim == 1:
-    return dataset.num_classes
-  return int(_kinds(dataset).max(initial=0)) + 1
+def _shares(dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
+  """Returns int [C] each, how many of each class are in S and in R; [0] without classes."""
+  if not _has_kinds(dataset):
+    return np.zeros(0, int), np.zeros(0, int)
+  gone, left = class_counts((split.forget, split.retain), dataset)
+  return gone, left
 
 
-def _unknown_classes(forget: Dataset, retain: Dataset, num_classes: int) -> np.ndarray:
-  """Returns bool [C]: classes of S of which R holds hardly anything."""
-  if not _has_kinds(forget):
-    return np.zeros(num_classes, bool)
-  gone, left = (np.bincount(_kinds(each), minlength=num_classes) for each in (forget, retain))
-  return (gone > 0) & (left < _HARDLY * (gone + left))
+def _unknown_classes(gone: np.ndarray, left: np.ndarray) -> np.ndarray:
+  """Returns the classes of S of which R holds hardly anything."""
+  return np.flatnonzero((gone > 0) & (left < _HARDLY * (gone + left)))
 
 
 def _from_estimate(
@@ -331,7 +332,9 @@ def _from_heldout(
   )
 
 
-def _refuse_other(name: str, given: Any, wanted: type, cure: str, caller: str = "rum.tune") -> None:
+def _refuse_other(
+  name: str, given: object, wanted: type, cure: str, caller: str = "rum.tune"
+) -> None:
   if not isinstance(given, wanted):
     raise ValueError(
       f"{caller} got {name} as a {type(given).__name__}, must be a {wanted.__name__}. Pass {cure}."
@@ -360,7 +363,7 @@ def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step
   """
   _refuse_other("recipe", recipe, Recipe, "train.Recipe(model, …)", "rum.candidates")
   rate, half = recipe.learning_rate, max(1, recipe.epochs // 2)
-  found = {
+  algorithms = {
     "SalUn": unlearn.salun(rate),
     "SalUn × 0.3": unlearn.salun(0.3 * rate),
     "ReGUn": None,
@@ -371,9 +374,9 @@ def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step
   }
   of_text = heldout is not None and heldout.labels.ndim > 1
   if heldout is not None and not of_text and len(np.unique(heldout.labels)) == heldout.num_classes:
-    found["ReGUn"] = unlearn.regun(heldout, rate)
+    algorithms["ReGUn"] = unlearn.regun(heldout, rate)
   return {
     name: Step(unlearner, half if name == "fine-tune × 2" else min(5, half), recipe.batch_size)
-    for name, unlearner in found.items()
+    for name, unlearner in algorithms.items()
     if unlearner is not None
   }

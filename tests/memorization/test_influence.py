@@ -67,12 +67,13 @@ def test_the_strongest_of_equal_pairs_follow_no_order():
   ids, tests = np.arange(40), np.arange(100, 700)  # more than one block of tests
   member = np.packbits(np.ones((2, 40), int) * [[1], [0]], axis=1)
   correct = np.packbits(np.ones((2, 600), int) * [[1], [0]], axis=1)
-  pairs = memorization.Influence(ids, tests, member, correct).strongest(300)
+  bits = {"member": member, "correct": correct}
+  pairs = memorization.Influence(ids=ids, test_ids=tests, **bits).strongest(300)
   assert (pairs.value == 1).all()
   assert len(set(zip(pairs.ids.tolist(), pairs.test_ids.tolist(), strict=True))) == 300
   assert len(set(pairs.ids.tolist())) == 40
   assert len(set(pairs.test_ids.tolist())) > 200
-  turned = memorization.Influence(ids[::-1], tests[::-1], member, correct).strongest(300)
+  turned = memorization.Influence(ids=ids[::-1], test_ids=tests[::-1], **bits).strongest(300)
   np.testing.assert_array_equal(turned.ids, pairs.ids)
   np.testing.assert_array_equal(turned.test_ids, pairs.test_ids)
 
@@ -147,3 +148,15 @@ def test_ids_that_are_not_there_are_refused():
     memorization.influence(schedule, [])
   with pytest.raises(ValueError, match="id 1 is not in the data"):
     memorization.influence(schedule, [1])
+  some = {"candidates": TOY.ids[:4], "fraction": 0.5, "num_models": 4, "test": TOY}
+  for other in (
+    retraining.leave_out(RECIPE, TOY, jax.random.key(0), **some),
+    retraining.repeat(RECIPE, TOY, jax.random.key(0), num_models=2, test=TOY),
+  ):
+    says = rf"\Aid {TOY.ids[4]} is in every subset of this schedule, {other.design} [^\n]*\Z"
+    with pytest.raises(ValueError, match=says):
+      memorization.influence(other, TOY.ids[4:6], executor=never)
+
+
+def never(schedule, chunks):
+  raise AssertionError("it was trained")
