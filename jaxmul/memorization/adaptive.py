@@ -54,9 +54,8 @@ def active(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import memorization, models, retraining, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(20, dtype=np.float32), np.arange(20) % 2)
+    >>> from jaxmul import data, memorization, models, retraining, train
+    >>> toy = data.Dataset(np.eye(20, dtype=np.float32), np.arange(20) % 2)
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=5, batch_size=4)
     >>> schedule = retraining.leave_out(recipe, toy, jax.random.key(0), num_models=32)
     >>> found = memorization.active(schedule, rounds=2, share=0.2, executor=retraining.serial)

@@ -103,9 +103,8 @@ def influence(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import memorization, models, retraining, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> from jaxmul import data, memorization, models, retraining, train
+    >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=10, batch_size=4)
     >>> schedule = retraining.leave_out(
     ...   recipe, toy, jax.random.key(0), num_models=16, test=toy, target="logits")

@@ -4,9 +4,6 @@ infl(i→j) = P[h(x'_j) = y'_j | i in the training subset] − P[h(x'_j) = y'_j 
 
 What is kept is a bit for each model and example. Blocks of the matrix are computed on demand, so
 that 50,000 × 10,000 differences never have to exist at once.
-
-References:
-  Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
 """
 
 import dataclasses
@@ -43,6 +40,9 @@ class Pairs(NamedTuple):
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Influence:
   """Which of M models saw which training example, and got which test example right.
+
+  References:
+    Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
 
   Attributes:
     ids: int64 [n], training examples.

@@ -266,17 +266,14 @@ def tally(schedule: Schedule, models: np.ndarray, outcome: Outcome) -> Chunk:
   p, odds = p.astype(float), odds.astype(float)
   if not schedule.test:
     test = member[:, :0]
+  tallies = {}
+  for name, values in (("correct", correct), ("count", 1), ("p", p), ("odds", odds)):
+    tallies[f"{name}_in"] = np.sum(np.where(member, values, 0), 0)
+    tallies[f"{name}_out"] = np.sum(np.where(member, 0, values), 0)
   return Chunk(
     models=models[finite],
     diverged=models[~finite],
-    correct_in=np.sum(np.where(member, correct, 0), 0),
-    count_in=np.sum(member, 0),
-    correct_out=np.sum(np.where(member, 0, correct), 0),
-    count_out=np.sum(~member, 0),
-    p_in=np.sum(p * member, 0),
-    p_out=np.sum(p * ~member, 0),
-    odds_in=np.sum(np.where(member, odds, 0), 0),
-    odds_out=np.sum(np.where(member, 0, odds), 0),
+    **tallies,
     member=np.packbits(member if schedule.test else test, axis=1),
     test=np.packbits(test, axis=1) if schedule.target == "correct" else test,
   )

@@ -143,9 +143,8 @@ def leave_out(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
+    >>> from jaxmul import data, models, train
+    >>> toy = data.Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
     >>> recipe = train.Recipe(models.mlp((4,), 2))
     >>> schedule = leave_out(recipe, toy, jax.random.key(0), num_models=20)
     >>> schedule.subset_size, schedule.num_chunks, list(schedule.models(2))
@@ -171,10 +170,11 @@ def leave_out(
       f"leave_out: {fraction} of {len(candidates)} examples is {kept}; a subset must leave some in "
       "and some out. Give more examples."
     )
-  schedule = Schedule(
+  dataset, key_data = _checked("leave_out", recipe, dataset, key, test, target)
+  return Schedule(
     recipe=recipe,
-    dataset=_sorted(dataset),
-    key=_key_data(key, "leave_out"),
+    dataset=dataset,
+    key=key_data,
     num_models=num_models,
     subset_size=len(dataset) - len(candidates) + kept,
     chunk_size=chunk_size,
@@ -182,7 +182,6 @@ def leave_out(
     test=test,
     target=target,
   )
-  return _checked(schedule, "leave_out")
 
 
 def repeat(
@@ -205,31 +204,30 @@ def repeat(
     A `Schedule` in chunks of one model.
 
   Raises:
-    ValueError: a number is outside its range, the recipe holds a lambda or local function, the test
-      examples are not what the network takes, or the key is not threefry.
+    ValueError: as `leave_out`.
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
+    >>> from jaxmul import data, models, train
+    >>> toy = data.Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
     >>> recipe = train.Recipe(models.mlp((4,), 2))
     >>> repeat(recipe, toy, jax.random.key(0), num_models=3, test=toy).design
     '3 models on all of 10 examples'
   """
   _check.count(num_models, "num_models", "repeat")
-  schedule = Schedule(
+  target: Target = "log_odds" if _has_positions(test) else "logits"
+  dataset, key_data = _checked("repeat", recipe, dataset, key, test, target)
+  return Schedule(
     recipe=recipe,
-    dataset=_sorted(dataset),
-    key=_key_data(key, "repeat"),
+    dataset=dataset,
+    key=key_data,
     num_models=num_models,
     subset_size=len(dataset),
     chunk_size=1,
     candidates=np.zeros(0, np.int64),
     test=test,
-    target="log_odds" if _has_positions(test) else "logits",
+    target=target,
   )
-  return _checked(schedule, "repeat")
 
 
 def cross_fit(
@@ -261,17 +259,15 @@ def cross_fit(
     A `Schedule` in chunks of one model.
 
   Raises:
-    ValueError: a number is outside its range, the recipe holds a lambda or local function, or the
-      key is not threefry.
+    ValueError: as `leave_out`.
 
   References:
     Cross-fitting: Chernozhukov et al., [Double Machine Learning](https://arxiv.org/abs/1608.00060).
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
+    >>> from jaxmul import data, models, train
+    >>> toy = data.Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
     >>> recipe = train.Recipe(models.mlp((4,), 2))
     >>> cross_fit(recipe, toy, jax.random.key(0), folds=5).design
     '5 models, each without one of 5 folds of 10 examples'
@@ -279,17 +275,17 @@ def cross_fit(
   _check.count(folds, "folds", "cross_fit")
   _check.count(repeats, "repeats", "cross_fit")
   _check.in_range("cross_fit", 2, len(dataset), folds=folds)
-  schedule = Schedule(
+  dataset, key_data = _checked("cross_fit", recipe, dataset, key)
+  return Schedule(
     recipe=recipe,
-    dataset=_sorted(dataset),
-    key=_key_data(key, "cross_fit"),
+    dataset=dataset,
+    key=key_data,
     num_models=folds * repeats,
     subset_size=len(dataset) - -(-len(dataset) // folds),
     chunk_size=1,
-    candidates=np.sort(dataset.ids),
+    candidates=dataset.ids,
     folds=folds,
   )
-  return _checked(schedule, "cross_fit")
 
 
 def train_key(schedule: Schedule, model: int) -> jax.Array:
@@ -315,27 +311,18 @@ def _has_positions(dataset: Dataset) -> bool:
   return dataset.classes and dataset.labels.ndim > 1
 
 
-def _sorted(dataset: Dataset) -> Dataset:
-  """Returns the data in the order of its ids."""
-  order = np.sort(dataset.ids)
-  return dataset if np.array_equal(order, dataset.ids) else dataset.take(order)
-
-
-def _key_data(key: jax.Array, caller: str) -> np.ndarray:
-  if str(jax.random.key_impl(key)) != "threefry2x32":
-    raise ValueError(
-      f"{caller} got a key of {jax.random.key_impl(key)}, whose numbers differ between machines. "
-      "Use jax.random.key(seed, impl='threefry2x32')."
-    )
-  return np.asarray(jax.random.key_data(key))
-
-
-def _checked(schedule: Schedule, caller: str) -> Schedule:
-  """Returns a schedule that can be trained, or raises ValueError.
+def _checked(
+  caller: str,
+  recipe: Recipe | Learner,
+  dataset: Dataset,
+  key: jax.Array,
+  test: Dataset | None = None,
+  target: Target = "correct",
+) -> tuple[Dataset, np.ndarray]:
+  """Returns the data in the order of its ids, and key data; raises where they cannot be trained on.
 
   Which loss a learner's network has is seen when it is traced: `chunk.outcome` checks it there.
   """
-  recipe, dataset, test = schedule.recipe, schedule.dataset, schedule.test
   if not isinstance(recipe, Recipe) and (not callable(recipe) or hasattr(recipe, "apply")):
     raise ValueError(f"{caller} got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
   _identity.describe(recipe)
@@ -348,5 +335,12 @@ def _checked(schedule: Schedule, caller: str) -> Schedule:
     network = check_labels(recipe.model, dataset, caller)
     if test:
       check_labels(recipe.model, test, caller)
-      refuse_without_classes(network, schedule.target, caller)
-  return schedule
+      refuse_without_classes(network, target, caller)
+  if str(jax.random.key_impl(key)) != "threefry2x32":
+    raise ValueError(
+      f"{caller} got a key of {jax.random.key_impl(key)}, whose numbers differ between machines. "
+      "Use jax.random.key(seed, impl='threefry2x32')."
+    )
+  order = np.sort(dataset.ids)
+  dataset = dataset if np.array_equal(order, dataset.ids) else dataset.take(order)
+  return dataset, np.asarray(jax.random.key_data(key))

@@ -53,9 +53,8 @@ class Store:
 
   Example:
     >>> import jax, numpy as np, tempfile
-    >>> from jaxmul import models, retraining, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> from jaxmul import data, models, retraining, train
+    >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=1, batch_size=4)
     >>> schedule = retraining.leave_out(recipe, toy, jax.random.key(0), num_models=16)
     >>> store = retraining.Store(tempfile.mkdtemp(), schedule)

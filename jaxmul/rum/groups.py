@@ -6,10 +6,6 @@ F], such as `models.features` returns. Groups are arrays of ids, disjoint, each 
 Many scores are equal: most of the ground truth is exactly 0, and a mean of ten zeros and ones has
 eleven values. Equal scores go by `soft`, where there is one, and then by a random permutation of
 all ids under a fixed key: never by the ids themselves, which often follow the classes.
-
-References:
-  Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024;
-  with proxies, [Scalability of memorization-based unlearning](https://arxiv.org/abs/2410.16516).
 """
 
 from collections.abc import Sequence
@@ -252,7 +248,8 @@ def select(
       too few examples.
 
   References:
-    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024; with proxies,
+    [Scalability of memorization-based unlearning](https://arxiv.org/abs/2410.16516).
 
   Example:
     >>> [group.tolist() for group in select([0.1, 0.0, 0.4, 1.0], [1, 2, 3, 4], size=1)]

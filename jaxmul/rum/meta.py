@@ -1,9 +1,6 @@
 """Meta-unlearning: group after group, each from the result before, restartable after every step.
 
 S forget set, D the training set; at step i the retain set is D ∖ (S₁ ∪ … ∪ Sᵢ).
-
-References:
-  Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
 """
 
 import dataclasses
@@ -91,9 +88,8 @@ def meta_unlearn(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, rum, unlearn
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> from jaxmul import data, models, rum, unlearn
+    >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> network = models.init(models.mlp((8,), 2), jax.random.key(0), toy.inputs)
     >>> plan = rum.Plan([rum.Step(None), rum.Step(unlearn.fine_tune(), epochs=1)])
     >>> groups = rum.refine([0.1, 0.7], [4, 5], num_groups=2)
@@ -128,9 +124,8 @@ def run(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, rum, unlearn
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> from jaxmul import data, models, rum, unlearn
+    >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> network = models.init(models.mlp((8,), 2), jax.random.key(0), toy.inputs)
     >>> plan = rum.Plan([rum.Step(None), rum.Step(unlearn.neg_grad(), epochs=1)])
     >>> outcome = rum.run(plan, network, toy, [np.array([4]), np.array([5])], jax.random.key(1))
@@ -149,15 +144,9 @@ def run(
   for done in chained(plan, network, Work(dataset, groups, key), _kept(store)):
     before = accuracies(network) if before is None else before
     after = before if done.network is network else accuracies(done.network)
-    effects.append(
-      Effect(
-        step=done.number,
-        algorithm=_name(done.step),
-        seconds=done.seconds,
-        before=before,
-        after=after,
-      )
-    )
+    name = "none" if done.step.unlearner is None else done.step.unlearner.name
+    facts = {"step": done.number, "algorithm": name, "seconds": done.seconds}
+    effects.append(Effect(**facts, before=before, after=after))
     network, before = done.network, after
   return Outcome(network, tuple(effects))
 
@@ -245,10 +234,6 @@ def shrinking(dataset: Dataset, groups: Sequence[ArrayLike], gone: ArrayLike = (
   for split in splits:
     dataset.rows(split.forget)
   return splits
-
-
-def _name(step: Step) -> str:
-  return "none" if step.unlearner is None else step.unlearner.name
 
 
 def params_hash(network: Network) -> str:

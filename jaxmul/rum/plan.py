@@ -1,9 +1,4 @@
-"""Plans: for each group, from low to high memorization, an algorithm with its settings, or none.
-
-References:
-  Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024;
-  with proxies, [Scalability of memorization-based unlearning](https://arxiv.org/abs/2410.16516).
-"""
+"""Plans: for each group, from low to high memorization, an algorithm with its settings, or none."""
 
 import dataclasses
 from collections.abc import Sequence

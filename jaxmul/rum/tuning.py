@@ -1,30 +1,21 @@
 """Autopilot: each group's algorithm and settings, chosen without an oracle and without test data.
 
 A plan is good if the network then treats S as networks do that never saw S, and nothing else is
-lost. `retraining.cross_fit` trains such networks, once for all requests: t_i is the mean p_y of
-example i under those that left it out. The surrogate of ToW by group is
-
-  (1 − mean_S (p_y − t)²) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H),
-
-H held-out examples. The square is a proper score: in expectation noise of t adds the same to every
-candidate, so that one network an example is enough to tell them apart. It is least where p_y is the
-mean of what such networks say, which a single oracle is not. S is all that was to be forgotten so
-far.
+lost: `surrogate` says how good. `retraining.cross_fit` trains such networks, once for all requests.
+The square in it is a proper score: in expectation noise of t adds the same to every candidate, so
+that one network an example is enough to tell them apart. It is least where p_y is the mean of what
+such networks say, which a single oracle is not. S is all that was to be forgotten so far.
 
 Of a text p_y is e^−ℓ, the geometric mean of its tokens' probabilities, and it is right where all of
-its scored positions are. Its class, below, is its stratum in the data set; without strata nothing
-is known of classes, and nothing is said of them.
+its scored positions are. Its class is its stratum in the data set; without strata nothing is known
+of classes, and nothing is said of them.
 
-Without an estimate the p_y of H under the same network take the place of t, class by class:
-
-  (1 − W₁(p_y on S, p_y on H)) · …
-
-W₁ is the distance between the two distributions, in [0, 1]. That serves random requests. What is
-memorized is harder than what is held out, and is then left as it is.
+Without an estimate held-out examples take the place of networks without S. That serves random
+requests. What is memorized is harder than what is held out, and is then left as it is.
 
 A class of which R holds nothing, or hardly anything, is another matter: networks without S do not
-know it. There the target is 0, and its held-out examples say nothing. Where S is most of a class
-and R holds some of it, no target is known without retraining, and a warning says so.
+know it. Where S is most of a class and R holds some of it, no target is known without retraining,
+and a warning says so.
 """
 
 import dataclasses
@@ -106,9 +97,8 @@ def tune(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import memorization, models, retraining, rum, train, unlearn
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
+    >>> from jaxmul import data, memorization, models, retraining, rum, train, unlearn
+    >>> toy = data.Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
     >>> seen, heldout = toy.take(range(6)), toy.take([6, 7])
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2, batch_size=4)
     >>> key = jax.random.key(0)
@@ -129,10 +119,10 @@ def tune(
       f"tune got {len(tried)} candidates and budget={budget} for {len(groups)} groups; "
       f"give at least one candidate, and a budget of at least {len(groups)}."
     )
-  _refuse_other("heldout", heldout, Dataset, "dataset.take(ids)")
+  _refuse_other("rum.tune", "heldout", heldout, Dataset, "dataset.take(ids)")
   if estimate is not None:
     cure = "memorization.estimate(retraining.cross_fit(recipe, dataset, key))"
-    _refuse_other("estimate", estimate, Estimate, cure)
+    _refuse_other("rum.tune", "estimate", estimate, Estimate, cure)
   network, splits = _with_classes(network, "tune"), shrinking(dataset, groups)
   shared = np.intersect1d(dataset.ids, heldout.ids)
   if len(shared):
@@ -178,8 +168,9 @@ def surrogate(
 
   (1 − mean_S (p_y − t)²) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H), t the mean
   p_y under networks without the example; or, without an estimate, 1 − W₁(p_y on S, p_y on H) in the
-  first factor's place. A gain of accuracy counts as no loss. A class of which R holds less than a
-  twentieth of what S and R hold counts as unknown to such networks: t is 0, and H is without it.
+  first factor's place, the distance of the two distributions, in [0, 1]. A gain of accuracy counts
+  as no loss. A class of which R holds less than a twentieth of what S and R hold counts as unknown
+  to such networks: t is 0, and H is without it.
 
   Args:
     network: the unlearned network.
@@ -332,9 +323,7 @@ def _from_heldout(
   )
 
 
-def _refuse_other(
-  name: str, given: object, wanted: type, cure: str, caller: str = "rum.tune"
-) -> None:
+def _refuse_other(caller: str, name: str, given: object, wanted: type, cure: str) -> None:
   if not isinstance(given, wanted):
     raise ValueError(
       f"{caller} got {name} as a {type(given).__name__}, must be a {wanted.__name__}. Pass {cure}."
@@ -361,22 +350,19 @@ def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step
     >>> list(candidates(train.Recipe(models.mlp())))[:2]
     ['SalUn', 'SalUn × 0.3']
   """
-  _refuse_other("recipe", recipe, Recipe, "train.Recipe(model, …)", "rum.candidates")
+  _refuse_other("rum.candidates", "recipe", recipe, Recipe, "train.Recipe(model, …)")
   rate, half = recipe.learning_rate, max(1, recipe.epochs // 2)
-  algorithms = {
-    "SalUn": unlearn.salun(rate),
-    "SalUn × 0.3": unlearn.salun(0.3 * rate),
-    "ReGUn": None,
+  algorithms = {"SalUn": unlearn.salun(rate), "SalUn × 0.3": unlearn.salun(0.3 * rate)}
+  one_class_each = heldout is not None and heldout.labels.ndim == 1
+  if one_class_each and len(np.unique(heldout.labels)) == heldout.num_classes:
+    algorithms["ReGUn"] = unlearn.regun(heldout, rate)
+  algorithms |= {
     "SCRUB": unlearn.scrub(rate),
     "fine-tune × 2": unlearn.fine_tune(2 * rate),
     "NegGrad+ × 0.3": unlearn.neg_grad_plus(0.3 * rate, alpha=0.97),
     "NegGrad+ 0.99": unlearn.neg_grad_plus(rate, alpha=0.99),
   }
-  of_text = heldout is not None and heldout.labels.ndim > 1
-  if heldout is not None and not of_text and len(np.unique(heldout.labels)) == heldout.num_classes:
-    algorithms["ReGUn"] = unlearn.regun(heldout, rate)
   return {
     name: Step(unlearner, half if name == "fine-tune × 2" else min(5, half), recipe.batch_size)
     for name, unlearner in algorithms.items()
-    if unlearner is not None
   }

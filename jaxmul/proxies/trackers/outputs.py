@@ -31,9 +31,8 @@ def learning_events() -> Tracker:
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, proxies, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
+    >>> from jaxmul import data, models, proxies, train
+    >>> toy = data.Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2)
     >>> events = {"events": proxies.trackers.learning_events()}
     >>> sorted(train.fit(recipe, toy, jax.random.key(0), trackers=events).scores)
