@@ -58,8 +58,8 @@ def active(
     >>> toy = data.Dataset(np.eye(20, dtype=np.float32), np.arange(20) % 2)
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=5, batch_size=4)
     >>> schedule = retraining.leave_out(recipe, toy, jax.random.key(0), num_models=32)
-    >>> found = memorization.active(schedule, rounds=2, share=0.2, executor=retraining.serial)
-    >>> found.design
+    >>> truth = memorization.active(schedule, rounds=2, share=0.2, executor=retraining.serial)
+    >>> truth.design
     '16 models, each without 6 of all of 20 examples; then 2 rounds of 8 on the 4 widest intervals'
   """
   num_models, dataset = schedule.num_models, schedule.dataset

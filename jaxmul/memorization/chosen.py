@@ -108,8 +108,8 @@ def influence(
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=10, batch_size=4)
     >>> schedule = retraining.leave_out(
     ...   recipe, toy, jax.random.key(0), num_models=16, test=toy, target="logits")
-    >>> found = memorization.influence(schedule, [1, 4], executor=retraining.serial)
-    >>> found.value.shape
+    >>> effects = memorization.influence(schedule, [1, 4], executor=retraining.serial)
+    >>> effects.value.shape
     (6, 2, 2)
   """
   dataset, test = schedule.dataset, schedule.test

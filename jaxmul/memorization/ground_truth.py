@@ -36,11 +36,7 @@ def estimate(
       single score is coarse, and `rum.tune` and `rum.surrogate` take means of `confidence_out`.
     until_width: stop after the first chunk at which the median width of the interval, over the
       examples with |memorization| ≥ 0.1 (at least 50 of them), is at most this.
-    store: folder for finished chunks, or None. A killed run goes on from there: chunks that are
-      whole are not computed again, damaged ones are reported and are. It knows functions by their
-      names: after a change inside one use another folder.
-    executor: who computes, or any object with `submit`; by default one single-threaded process per
-      core on CPU, all devices elsewhere.
+    store, executor: as `retraining.stream`. A killed run goes on from the store.
     progress: show models done, models per second and time left on stderr: a bar on a terminal, with
       the median width, and a line a minute in a log.
 
@@ -75,17 +71,17 @@ def estimate(
       f"estimate got a schedule that leaves nothing out: {schedule.design}. "
       "Make it with retraining.leave_out or retraining.cross_fit."
     )
-  if until_width is not None and not (0 < until_width <= 2 and jax.process_count() == 1):
-    raise ValueError(
-      f"estimate got until_width={until_width}, must be in (0, 2], and in one process: in a job of "
-      "several nobody sees all intervals before the end."
-    )
-  if until_width is not None and schedule.folds:
-    raise ValueError(
-      f"estimate got until_width={until_width} and a schedule of {schedule.folds} folds: stopped "
-      "early, some examples would be in every subset. Leave out until_width."
-    )
   if until_width is not None:
+    if not (0 < until_width <= 2 and jax.process_count() == 1):
+      raise ValueError(
+        f"estimate got until_width={until_width}, must be in (0, 2], and in one process: in a job "
+        "of several nobody sees all intervals before the end."
+      )
+    if schedule.folds:
+      raise ValueError(
+        f"estimate got until_width={until_width} and a schedule of {schedule.folds} folds: stopped "
+        "early, some examples would be in every subset. Leave out until_width."
+      )
     refuse_without_classes(schedule, f"estimate with until_width={until_width}")
   label = "cross-fit" if schedule.folds else "ground truth"
   with Progress(schedule.num_models, progress, label) as bar:

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from jaxmul import _check
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Agreement:
   """Rank agreement of a proxy with the truth.
 

@@ -8,11 +8,12 @@ it. Where only some candidates may be left out, everything else is in every subs
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul import _check, _identity, _settings
 from jaxmul._examples import Examples
@@ -107,7 +108,7 @@ def leave_out(
   *,
   num_models: int,
   fraction: float = 0.7,
-  candidates: Any = None,
+  candidates: ArrayLike | None = None,
   test: Dataset | None = None,
   target: Target = "correct",
   chunk_size: int = 8,
@@ -162,12 +163,12 @@ def leave_out(
     )
   if not 0 < fraction < 1:
     raise ValueError(f"leave_out got fraction={fraction}, must be in (0, 1); the papers' is 0.7.")
-  candidates = dataset.ids if candidates is None else np.asarray(candidates).reshape(-1)
-  dataset.rows(candidates)
-  kept = round(fraction * len(candidates))
-  if not 0 < kept < len(candidates):
+  chosen = dataset.ids if candidates is None else np.asarray(candidates).reshape(-1)
+  dataset.rows(chosen)
+  kept = round(fraction * len(chosen))
+  if not 0 < kept < len(chosen):
     raise ValueError(
-      f"leave_out: {fraction} of {len(candidates)} examples is {kept}; a subset must leave some in "
+      f"leave_out: {fraction} of {len(chosen)} examples is {kept}; a subset must leave some in "
       "and some out. Give more examples."
     )
   dataset, key_data = _checked("leave_out", recipe, dataset, key, test, target)
@@ -176,9 +177,9 @@ def leave_out(
     dataset=dataset,
     key=key_data,
     num_models=num_models,
-    subset_size=len(dataset) - len(candidates) + kept,
+    subset_size=len(dataset) - len(chosen) + kept,
     chunk_size=chunk_size,
-    candidates=np.sort(candidates).astype(np.int64),
+    candidates=np.sort(chosen).astype(np.int64),
     test=test,
     target=target,
   )
@@ -294,13 +295,13 @@ def train_key(schedule: Schedule, model: int) -> jax.Array:
     return keys_of(schedule.key, model)[1]
 
 
-def keys_of(key: Any, model: Any) -> jax.Array:
+def keys_of(key: jax.Array | np.ndarray, model: int | jax.Array) -> jax.Array:
   """Returns the keys of a model's subset and of its training, from the key data of a schedule."""
   own = jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
   return jax.random.split(jax.random.fold_in(own, model))
 
 
-def refuse_without_classes(network: Any, target: Target, caller: str) -> None:
+def refuse_without_classes(network: object, target: Target, caller: str) -> None:
   """Raises ValueError where what is kept of test examples needs classes that a network lacks."""
   if target != "logits" and isinstance(network, Network):
     cure = "Keep the outputs instead: retraining.leave_out(..., target='logits')"

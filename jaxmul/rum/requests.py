@@ -192,18 +192,8 @@ def _same(ledger: Path | None, old: Entry, new: Entry, fields: tuple[str, ...]) 
 def plan_words(plan: Plan, *, lasting: bool = True) -> str:
   """Returns a plan in words: each step's algorithm with all it was made with.
 
-  Args:
-    plan: any.
-    lasting: whether equal plans must have equal words in every process; otherwise the address of a
-      lambda will do.
-
-  Raises:
-    ValueError: an algorithm holds a lambda, and `lasting`.
-
-  Example:
-    >>> from jaxmul import rum, unlearn
-    >>> plan_words(rum.Plan([rum.Step(None), rum.Step(unlearn.neg_grad(0.1), 2, 8)]))
-    'none; neg_grad(learning_rate=0.1, momentum=0.9) × 2 of 8'
+  Where they are `lasting`, equal plans have equal words in every process, and an algorithm that
+  holds a lambda raises ValueError; otherwise its address will do.
   """
   return "; ".join(
     "none"
