@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul._ties import scattered
-from jaxmul.memorization.scores import Estimate, from_tallies, refuse_without_classes, warn_of
+from jaxmul.memorization.scores import Estimate, from_tallies, refuse_without_intervals, warn_of
 from jaxmul.retraining.chunk import TALLIES, Chunk, add
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.progress import Progress
@@ -80,7 +80,7 @@ def active(
       f"active got share={share}: {chosen} of {len(dataset)} examples; it must be at least 2 and "
       "not all."
     )
-  refuse_without_classes(schedule, "active")
+  refuse_without_intervals(schedule, "active")
   first = dataclasses.replace(schedule, num_models=num_models - later * rounds)
   with Progress(num_models, progress, "ground truth") as bar:
     execute = bar.counting(executor)

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxmul.memorization.scores import Estimate, from_tallies, merge, refuse_without_classes
+from jaxmul.memorization.scores import Estimate, from_tallies, merge, refuse_without_intervals
 from jaxmul.retraining.chunk import Chunk, add
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.progress import Progress
@@ -82,7 +82,7 @@ def estimate(
         f"estimate got until_width={until_width} and a schedule of {schedule.folds} folds: stopped "
         "early, some examples would be in every subset. Leave out until_width."
       )
-    refuse_without_classes(schedule, f"estimate with until_width={until_width}")
+    refuse_without_intervals(schedule, f"estimate with until_width={until_width}")
   label = "cross-fit" if schedule.folds else "ground truth"
   with Progress(schedule.num_models, progress, label) as bar:
 

@@ -281,7 +281,7 @@ def from_tallies(schedule: Schedule, total: Chunk) -> Estimate:
   )
 
 
-def refuse_without_classes(schedule: Schedule, caller: str) -> None:
+def refuse_without_intervals(schedule: Schedule, caller: str) -> None:
   """Raises ValueError where networks cannot be right or wrong, and scores have no intervals."""
   if not has_classes(schedule):
     raise ValueError(

@@ -28,7 +28,7 @@ from jaxmul.retraining.schedule import (
   Schedule,
   Target,
   keys_of,
-  refuse_without_classes,
+  refuse_target,
 )
 from jaxmul.train import Recipe, run
 
@@ -186,7 +186,7 @@ def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
 
   kept = jnp.zeros(1, bool)  # lax.map refuses arrays without elements
   if len(test.labels):
-    refuse_without_classes(network, task.target, "a learner")
+    refuse_target(network, task.target, "a learner")
     kept = map_blocks(keep, test[:2], _BLOCK)
   correct, p, odds = map_blocks(judge, examples[:2], _BLOCK)
   return Outcome(

@@ -301,7 +301,7 @@ def keys_of(key: jax.Array | np.ndarray, model: int | jax.Array) -> jax.Array:
   return jax.random.split(jax.random.fold_in(own, model))
 
 
-def refuse_without_classes(network: object, target: Target, caller: str) -> None:
+def refuse_target(network: object, target: Target, caller: str) -> None:
   """Raises ValueError where what is kept of test examples needs classes that a network lacks."""
   if target != "logits" and isinstance(network, Network):
     cure = "Keep the outputs instead: retraining.leave_out(..., target='logits')"
@@ -336,7 +336,7 @@ def _checked(
     network = check_labels(recipe.model, dataset, caller)
     if test:
       check_labels(recipe.model, test, caller)
-      refuse_without_classes(network, target, caller)
+      refuse_target(network, target, caller)
   if str(jax.random.key_impl(key)) != "threefry2x32":
     raise ValueError(
       f"{caller} got a key of {jax.random.key_impl(key)}, whose numbers differ between machines. "
