@@ -353,8 +353,8 @@ def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step
   _refuse_other("rum.candidates", "recipe", recipe, Recipe, "train.Recipe(model, …)")
   rate, half = recipe.learning_rate, max(1, recipe.epochs // 2)
   algorithms = {"SalUn": unlearn.salun(rate), "SalUn × 0.3": unlearn.salun(0.3 * rate)}
-  one_class_each = heldout is not None and heldout.labels.ndim == 1
-  if one_class_each and len(np.unique(heldout.labels)) == heldout.num_classes:
+  of_text = heldout is not None and heldout.labels.ndim > 1
+  if heldout is not None and not of_text and len(np.unique(heldout.labels)) == heldout.num_classes:
     algorithms["ReGUn"] = unlearn.regun(heldout, rate)
   algorithms |= {
     "SCRUB": unlearn.scrub(rate),
