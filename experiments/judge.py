@@ -40,7 +40,7 @@ def maybe_over_seeds(values: Sequence[float | None], *, name: str) -> Figure:
 def ranked(scores: np.ndarray, truth: np.ndarray, top_k: int) -> proxies.Agreement:
   """Returns the agreement of a proxy; NaN where it or the truth is constant, and orders nothing."""
   if np.ptp(scores) == 0 or np.ptp(truth) == 0:
-    return proxies.Agreement(np.nan, np.nan, np.nan, np.nan)
+    return proxies.Agreement(spearman=np.nan, low=np.nan, high=np.nan, precision_at_k=np.nan)
   return proxies.agreement(scores, truth, top_k=top_k)
 
 
