@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxmul import _arrays, losses
+from jaxmul._arrays import Array
 
 TOKENS = (np.dtype("int32"), np.dtype("int64"))
 """The integer inputs; uint8 is pixels."""
@@ -26,11 +27,11 @@ def batch(batch: Any, caller: str) -> tuple[jax.Array, jax.Array]:
       f"{caller} needs batch = (inputs [B, ...], labels [B]), got {type(batch).__name__}"
       f"{f' of length {len(batch)}' if isinstance(batch, tuple | list) else ''}."
     )
-  return inputs(batch[0], caller), labels(batch[1], len(batch[0]), caller)
+  return inputs(batch[0], caller), jnp.asarray(labels(batch[1], len(batch[0]), caller))
 
 
 def inputs(value: Any, caller: str) -> jax.Array:
-  """Returns value as inputs [B, ...], floats without NaN or inf or tokens, or raises ValueError."""
+  """Returns inputs [B, ...], floats without NaN or inf or tokens from 0, or raises ValueError."""
   value = value if hasattr(value, "dtype") else np.asarray(value)
   if np.ndim(value) < 2:
     raise ValueError(
@@ -44,17 +45,28 @@ def inputs(value: Any, caller: str) -> jax.Array:
       "jaxmul.data.as_inputs(inputs)."
     )
   finite(value, f"{caller}: inputs")
+  if dtype in TOKENS and is_concrete(value) and (lowest := np.asarray(value).min(initial=0)) < 0:
+    raise ValueError(
+      f"{caller} got token {lowest}, must be at least 0. What is not scored is a label of −1, its "
+      "token is any."
+    )
   return jnp.asarray(value)
 
 
-def labels(value: Any, size: int, caller: str) -> jax.Array:
-  """Returns value as labels [B, ...], or raises ValueError; `answers` checks what they hold."""
+def labels(value: Any, size: int, caller: str) -> Array:
+  """Returns labels [B, ...] of numbers, or raises ValueError; `answers` checks what they hold."""
   value = value if hasattr(value, "dtype") else np.asarray(value)
   if np.ndim(value) < 1:
     raise ValueError(f"{caller} needs labels [B], got shape (). Add a batch axis: labels[None].")
   if len(value) != size:
     raise ValueError(f"{caller} got {size} inputs but {len(value)} labels; they must match.")
-  return jnp.asarray(value)
+  kinds = (np.integer, np.floating, np.bool_)
+  if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+    raise ValueError(
+      f"{caller} needs labels of numbers, got {value.dtype}. Names become class numbers with "
+      "np.unique(labels, return_inverse=True)[1]."
+    )
+  return value
 
 
 def class_numbers(labels: Any, num_classes: int, caller: str) -> None:
@@ -91,7 +103,7 @@ def answers(network: Any, inputs: Any, labels: Any, caller: str) -> None:
   """Raises ValueError where labels are not what a network's outputs on inputs are scored by.
 
   With cross-entropy they are class numbers [B, *P] for outputs [B, *P, C]; a loss of one's own must
-  return [B]. Nothing is done where labels are traced.
+  return [B].
 
   Args:
     network: a `Network`, or its shapes.
@@ -99,11 +111,12 @@ def answers(network: Any, inputs: Any, labels: Any, caller: str) -> None:
     labels: [B, ...].
     caller: for messages.
   """
-  if not is_concrete(labels) or not len(labels):
+  if not len(labels):
     return
   static, arrays = _arrays.split(network)
-  all_of_them = jax.ShapeDtypeStruct((len(labels), *inputs.shape[1:]), inputs.dtype)
-  outputs = jax.eval_shape(lambda leaves, x: _arrays.joined(static, leaves)(x), arrays, all_of_them)
+  if len(inputs) != len(labels):
+    inputs = jax.ShapeDtypeStruct((len(labels), *inputs.shape[1:]), inputs.dtype)
+  outputs = jax.eval_shape(lambda leaves, x: _arrays.joined(static, leaves)(x), arrays, inputs)
   if network.loss is losses.cross_entropy:
     _refuse_other_positions(outputs.shape, labels, caller)
     class_numbers(labels, outputs.shape[-1], caller)

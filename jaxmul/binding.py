@@ -86,9 +86,9 @@ class Network:
     some = mask.any()
     # A copy of the tree: Equinox makes a state that was set useless to whoever holds it.
     given = jax.tree.map(lambda leaf: leaf, self.state)
-    logits, state = self.train_fn(self.params, given, inputs, key, mask | ~some)
+    outputs, state = self.train_fn(self.params, given, inputs, key, mask | ~some)
     _refuse_other_state(state, self.state)
-    return logits, jax.tree.map(lambda new, old: jnp.where(some, new, old), state, self.state)
+    return outputs, jax.tree.map(lambda new, old: jnp.where(some, new, old), state, self.state)
 
   def replace(self, **changes: Any) -> "Network":
     """Returns a copy with the named fields changed."""
@@ -232,13 +232,16 @@ def losses_of(network: Network, outputs: jax.Array, labels: jax.Array) -> jax.Ar
   return each
 
 
-def refuse_own_loss(network: Network, caller: str) -> None:
+def refuse_own_loss(
+  network: Network,
+  caller: str,
+  cure: str = "Use the loss, grand, curvature, or the trackers cumulative_loss and tracin",
+) -> None:
   """Raises ValueError where a network is not trained with cross-entropy: it has no p of classes."""
   if network.loss is not losses.cross_entropy:
     raise ValueError(
       f"{caller} needs probabilities of classes, but the network is bound with a loss of its own, "
-      f"{getattr(network.loss, '__name__', type(network.loss).__name__)}. Use the loss, grand, "
-      "curvature, or the trackers cumulative_loss and tracin."
+      f"{getattr(network.loss, '__name__', type(network.loss).__name__)}. {cure}."
     )
 
 
@@ -320,9 +323,9 @@ def _kinds_of(tree: Any) -> list:
 
 def _of_nnx(module: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
   # Which needs flax.nnx: it is imported if there is one.
-  from jaxmul.models.nnx_modules import bound_of
+  from jaxmul.models.nnx_modules import network_of
 
-  return bound_of(module, apply_fn, caller)
+  return network_of(module, apply_fn, caller)
 
 
 def _refuse_equinox(params: Any, caller: str) -> None:

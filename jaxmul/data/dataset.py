@@ -171,12 +171,10 @@ def _tokens(inputs: np.ndarray) -> np.ndarray:
 
 
 def _numbers(labels: np.ndarray) -> np.ndarray:
-  """Returns labels that are no classes as int32 or float32, or raises ValueError."""
+  """Returns labels that are no classes as int32 or float32."""
   _check.finite(labels, "Dataset: labels")
   if np.issubdtype(labels.dtype, np.floating):
     return labels.astype(np.float32)
-  if not np.issubdtype(labels.dtype, np.integer) and labels.dtype != bool:
-    raise ValueError(f"Dataset needs labels of numbers, got {labels.dtype}.")
   return labels.astype(np.int32)
 
 

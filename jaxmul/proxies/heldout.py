@@ -149,6 +149,9 @@ def heldout_divergence(
   inputs, labels = _check.batch(batch, "heldout_divergence")
   networks = [as_network(each, apply_fn, "heldout_divergence") for each in (params, heldout_params)]
   refuse_own_loss(networks[0], "heldout_divergence")
+  for network in networks:
+    _check.tokens(network, inputs, "heldout_divergence")
+    _check.answers(network, inputs, labels, "heldout_divergence")
   before, after = (network(inputs) for network in networks)
   _check.logits(before, "heldout_divergence")
   log_p, log_q = losses.log_probabilities(before), losses.log_probabilities(after)

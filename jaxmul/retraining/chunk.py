@@ -17,7 +17,6 @@ import numpy as np
 from jaxmul import _identity, _settings, losses
 from jaxmul._blocks import map_blocks
 from jaxmul._examples import Examples, examples_of
-from jaxmul._odds import log_odds, log_odds_and_correct
 from jaxmul.data.dataset import as_inputs
 from jaxmul.retraining.schedule import Learner, Schedule, Target, keys_of
 from jaxmul.train import Recipe, run
@@ -137,14 +136,14 @@ def outcome(
   def predict(inputs, labels):
     logits = network(as_inputs(inputs))
     p = jnp.exp(-losses.cross_entropy(logits, labels))
-    return losses.is_correct(logits, labels), p, log_odds(logits, labels)
+    return losses.is_correct(logits, labels), p, losses.log_odds(logits, labels)
 
   def keep(inputs, labels):
     logits = network(as_inputs(inputs))
     if target == "correct":
       return losses.is_correct(logits, labels)
     if target == "log_odds":
-      return log_odds_and_correct(logits, labels)
+      return losses.log_odds_and_correct(logits, labels)
     # bfloat16 is no dtype of NumPy's own: the store would not give it back.
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 

@@ -171,6 +171,10 @@ def test_padding_of_a_batch_and_unscored_tokens_after_the_last_change_no_score()
       "loss got token 9, which the network embeds as NaN",
     ),
     (
+      lambda: proxies.loss(filled(tiny(), tokens()), (np.array([[0, -3]]), np.array([[1, 0]]))),
+      "loss got token -3, must be at least 0",
+    ),
+    (
       lambda: models.shapes(models.mlp(), jnp.zeros((1, 4), int)),
       "a network of images got int32 inputs, which are tokens",
     ),

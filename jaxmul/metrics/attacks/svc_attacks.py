@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul._odds import log_odds
+from jaxmul import losses
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
@@ -216,7 +216,7 @@ def svc_on_split(
 def _log_odds(network, batch, apply_fn=None) -> jax.Array:
   del apply_fn
   inputs, labels = batch
-  return log_odds(network(inputs), labels)
+  return losses.log_odds(network(inputs), labels)
 
 
 def _machine(seed: int) -> Any:

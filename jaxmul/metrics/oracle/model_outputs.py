@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxmul import losses
 from jaxmul._files import npz, write_atomic
 from jaxmul._ids import check_ids, find, rows_of
-from jaxmul._odds import log_odds_and_correct
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, as_network
 from jaxmul.data.dataset import Dataset
@@ -227,7 +227,7 @@ def outputs(
 
 def _log_odds_and_correct(network, batch, apply_fn=None):
   del apply_fn
-  return log_odds_and_correct(network(batch[0]), batch[1])
+  return losses.log_odds_and_correct(network(batch[0]), batch[1])
 
 
 def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np.ndarray]:
