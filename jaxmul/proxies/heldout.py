@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, losses, train
-from jaxmul._blocks import least_rows
 from jaxmul._examples import examples_of
 from jaxmul.binding import (
   ApplyFn,
@@ -84,8 +83,7 @@ def heldout_retrain(
   _check.tokens(network, heldout.inputs, "heldout_retrain")
   _check.answers(network, heldout.example, heldout.labels, "heldout_retrain")
   warn_without_train_fn(network, "heldout_retrain")
-  least = least_rows(len(heldout), recipe.batch_size)
-  refuse_lone_rows(network, least, "heldout_retrain", "Take another batch_size, or more examples")
+  refuse_lone_rows(network, len(heldout), recipe.batch_size, "heldout_retrain")
   after = _retrain(recipe, patience, network, examples_of(heldout), key)
   if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)):
     raise FloatingPointError(

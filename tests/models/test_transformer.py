@@ -190,4 +190,8 @@ def test_without_embed_what_needs_gradients_of_inputs_says_so():
   for name in ("curvature", "input_gradient"):
     with pytest.raises(ValueError, match=rf"\A{name} takes gradients of inputs, which are int32"):
       getattr(proxies, name)(network, (inputs, labels))
+  recipe = train.Recipe(lambda key, inputs: network, epochs=1)
+  gradients = {"": proxies.trackers.cumulative_gradient()}
+  with pytest.raises(ValueError, match="the tracker of 'cumulative_gradient' takes gradients of"):
+    train.fit(recipe, text(), jax.random.key(0), trackers=gradients)
   assert proxies.grand(network, (inputs, labels)).shape == (12,)
