@@ -114,10 +114,6 @@ def one_line(pattern):
   return pytest.raises(ValueError, match=rf"\A[^\n]*{pattern}[^\n]*\Z")
 
 
-def never(outputs, labels):
-  raise AssertionError("traced")
-
-
 @pytest.mark.parametrize("name", NEED_CLASSES)
 def test_what_needs_classes_says_so(name):
   given, network = toy(squared), MODELS[squared](None, np.zeros((1, WIDTH)))
@@ -153,7 +149,7 @@ def test_a_loss_that_is_no_number_an_example_is_refused():
   ):
     with one_line(says):
       call()
-  with pytest.raises(ValueError, match=r"must return \[B\]"):  # where labels cannot be read
+  with pytest.raises(ValueError, match=r"loss to return \[B\]"):  # where labels cannot be read
     jax.jit(proxies.grand)(network, batch=given.batch())
 
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, losses, train
-from jaxmul._blocks import least_rows
 from jaxmul._examples import examples_of
 from jaxmul.binding import (
   ApplyFn,
@@ -80,8 +79,7 @@ def heldout_retrain(
   _check.tokens(network, heldout.inputs, "heldout_retrain")
   _check.answers(network, heldout.example, heldout.labels, "heldout_retrain")
   warn_without_train_fn(network, "heldout_retrain")
-  least = least_rows(len(heldout), recipe.batch_size)
-  refuse_lone_rows(network, least, "heldout_retrain", "Take another batch_size, or more examples")
+  refuse_lone_rows(network, len(heldout), recipe.batch_size, "heldout_retrain")
   after = _retrain(recipe, patience, network, examples_of(heldout), key)
   if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)):
     raise FloatingPointError(
@@ -143,10 +141,12 @@ def heldout_divergence(
     [0.0]
   """
   inputs, labels = _check.batch(batch, "heldout_divergence")
-  network = as_network(params, apply_fn, "heldout_divergence")
-  heldout_network = as_network(heldout_params, apply_fn, "heldout_divergence")
-  refuse_own_loss(network, "heldout_divergence")
-  before, after = network(inputs), heldout_network(inputs)
+  networks = [as_network(each, apply_fn, "heldout_divergence") for each in (params, heldout_params)]
+  refuse_own_loss(networks[0], "heldout_divergence")
+  for network in networks:
+    _check.tokens(network, inputs, "heldout_divergence")
+    _check.answers(network, inputs, labels, "heldout_divergence")
+  before, after = (network(inputs) for network in networks)
   _check.logits(before, "heldout_divergence")
   log_p, log_q = losses.log_probabilities(before), losses.log_probabilities(after)
   # ½ Σ (p − q)(log p − log q): the two divergences in one sum of terms that are never negative.

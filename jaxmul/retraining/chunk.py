@@ -20,7 +20,6 @@ import numpy as np
 from jaxmul import _identity, _settings, losses
 from jaxmul._blocks import map_blocks
 from jaxmul._examples import Examples, examples_of
-from jaxmul._odds import log_odds, log_odds_and_correct
 from jaxmul.binding import Network, losses_of
 from jaxmul.data.dataset import as_inputs
 from jaxmul.retraining.schedule import (
@@ -173,14 +172,14 @@ def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
       undefined = jnp.full_like(p, jnp.nan)
       return undefined, p, undefined
     p = jnp.exp(-losses.cross_entropy(outputs, labels))
-    return losses.is_correct(outputs, labels), p, log_odds(outputs, labels)
+    return losses.is_correct(outputs, labels), p, losses.log_odds(outputs, labels)
 
   def keep(inputs, labels):
     outputs = network(as_inputs(inputs))
     if task.target == "correct":
       return losses.is_correct(outputs, labels)
     if task.target == "log_odds":
-      return log_odds_and_correct(outputs, labels)
+      return losses.log_odds_and_correct(outputs, labels)
     # bfloat16 is no dtype of NumPy's own: the store would not give it back.
     return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
 

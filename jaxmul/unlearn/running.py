@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, _sharding
-from jaxmul._blocks import least_rows
 from jaxmul._examples import examples_of
 from jaxmul.binding import (
   Network,
@@ -18,7 +17,7 @@ from jaxmul.binding import (
   refuse_untrainable,
   warn_without_train_fn,
 )
-from jaxmul.data.dataset import Dataset
+from jaxmul.data.dataset import Dataset, as_inputs
 from jaxmul.data.split import Split
 from jaxmul.train import Recipe, fit
 from jaxmul.unlearn._passes import Sets, Walk, counts, walk_over
@@ -107,7 +106,7 @@ def run(
   if network.embed is not None and _finite(network):  # else it has diverged, which is said later
     _check.tokens(network, dataset.inputs, "unlearn.run")
   _check.answers(network, dataset.example, dataset.labels, "unlearn.run")
-  _check.outputs(network, dataset.inputs[:8], "unlearn.run")
+  _check.outputs(network, as_inputs(dataset.inputs[:8]), "unlearn.run")
   examples = examples_of(dataset)
   if devices is not None and mesh is None:
     examples, network = jax.device_put((examples, network), devices[0])
@@ -120,8 +119,7 @@ def run(
   elif unlearner.update is not None:
     warn_without_train_fn(network, "unlearn.run", ", or say freeze_statistics=True")
     for count in counts(unlearner.passes, *sizes):
-      least = least_rows(count, batch_size)
-      refuse_lone_rows(network, least, "unlearn.run", "Say freeze_statistics=True")
+      refuse_lone_rows(network, count, batch_size, "unlearn.run", "Say freeze_statistics=True")
   init_key, run_key = jax.random.split(key)
   session = Session(*sets, epochs=epochs, batch_size=batch_size, key=init_key, ids=dataset.ids)
   state = unlearner.init(network, session)

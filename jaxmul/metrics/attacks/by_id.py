@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from jaxmul._odds import log_odds
+from jaxmul import losses
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.data.dataset import Dataset
@@ -178,4 +178,4 @@ def _split(values: np.ndarray, parts: dict[str, np.ndarray]) -> list[np.ndarray]
 
 def _log_odds(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
   inputs, labels = batch
-  return log_odds(network(inputs), labels)
+  return losses.log_odds(network(inputs), labels)

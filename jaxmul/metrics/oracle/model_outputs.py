@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from jaxmul import losses
 from jaxmul._files import npz, write_atomic
 from jaxmul._ids import check_ids, find, rows_of
-from jaxmul._odds import log_odds_and_correct
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.data.dataset import Dataset
@@ -236,7 +236,7 @@ def outputs(
 
 
 def _log_odds_and_correct(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-  return log_odds_and_correct(network(batch[0]), batch[1])
+  return losses.log_odds_and_correct(network(batch[0]), batch[1])
 
 
 def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np.ndarray]:
