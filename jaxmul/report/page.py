@@ -122,7 +122,7 @@ def _seen(figures: Sequence[Figure], blind: Sequence[Blind]) -> list[Figure]:
 
 
 def _picked(figures: Sequence[Figure], name: str, part: str) -> list[Figure]:
-  """Returns the one figure of the method's models themselves, not of oracles beside them, if any."""
+  """Returns the figure of the method's own models, not of the oracles beside them, if any."""
   wanted = (name, "unlearned", part, "")
   return [f for f in figures if (f.name, f.of, f.part, f.kind) == wanted][:1]
 
