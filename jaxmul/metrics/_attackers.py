@@ -140,9 +140,14 @@ def _feature(models: Outputs, name: str) -> np.ndarray:
     return models.correct.astype(np.float64)[..., None]
   if name == "confidence":
     return models.probability[..., None]
-  assert models.logits is not None  # `game` has left the others out
+  return FEATURES[name](*_logits(models))
+
+
+def _logits(models: Outputs) -> tuple[np.ndarray, np.ndarray]:
+  """Returns logits and labels; `game` runs what needs them only where they are kept."""
+  assert models.logits is not None
   assert models.labels is not None
-  return FEATURES[name](models.logits, models.labels)
+  return models.logits, models.labels
 
 
 def known_rows(models: int, known: int) -> np.ndarray:
@@ -201,7 +206,8 @@ def _rmia(given: Given, *, offline: bool) -> Scores:
   inside = None if offline else reference(given.originals, True)
   unlearned, oracles = (
     attacks.rmia(
-      *(models.take(ids).probability for ids in (given.scored, given.fit.population)),
+      models.take(given.scored).probability,
+      models.take(given.fit.population).probability,
       outside,
       inside,
     )
@@ -217,9 +223,11 @@ ATTACKS: dict[str, Callable[[Given], Scores]] = {
   "svc_modified_entropy": functools.partial(_machine, feature="modified_entropy"),
   "svc_probabilities": functools.partial(_machine, feature="probabilities"),
   "loss": functools.partial(_threshold, score=lambda models: -np.logaddexp(0, -models.log_odds)),
-  "entropy": functools.partial(_threshold, score=lambda models: attacks.entropy(models.logits)),
+  "entropy": functools.partial(
+    _threshold, score=lambda models: attacks.entropy(_logits(models)[0])
+  ),
   "modified_entropy": functools.partial(
-    _threshold, score=lambda models: attacks.modified_entropy(models.logits, models.labels)
+    _threshold, score=lambda models: attacks.modified_entropy(*_logits(models))
   ),
   "lira": lambda given: _lira(
     given, given.and_references(given.originals, given.scored, _log_odds, inside=True)

@@ -171,8 +171,8 @@ def of_figures(
   controls = []
   for name, sign in _SIGNS.items():
     if name in SHARED and name in there:  # these stand beside the oracles' own in a table
-      sides = (find(ours, name, "forget", of=of) for of in ("unlearned", "oracle"))
-      controls.append(_of_figure(name, *(figure.seeds for figure in sides), sign))
+      own, beside = (find(ours, name, "forget", of=of).seeds for of in ("unlearned", "oracle"))
+      controls.append(_of_figure(name, own, beside, sign))
     elif name in there:
       controls.append(_of_figure(name, find(ours, name).seeds, find(theirs, name).seeds, sign))
     elif name not in _OF_LOGITS:

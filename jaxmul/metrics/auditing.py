@@ -16,15 +16,8 @@ import numpy.typing as npt
 
 from jaxmul._ties import scattered
 from jaxmul.data.split import Split
-from jaxmul.metrics._controls import (
-  NULL_LEVEL,
-  Control,
-  noticed,
-  of_attacks,
-  of_epsilon,
-  of_figures,
-  of_percentiles,
-)
+from jaxmul.metrics import _controls
+from jaxmul.metrics._controls import Control
 from jaxmul.metrics.figures import Blind, Figure
 from jaxmul.metrics.game import Scores, attack, known
 from jaxmul.metrics.oracle.ensembles import Ensemble
@@ -77,7 +70,7 @@ class Audit:
       name, auc, detectable = max(nulls, key=lambda null: abs(null[1] - 0.5))
       said.append(
         f"no attack tells oracles from other oracles: {name} comes nearest, with an AUC of "
-        f"{auc:.3f} (0.5 is chance, {noticed(detectable)})"
+        f"{auc:.3f} (0.5 is chance, {_controls.noticed(detectable)})"
       )
     blind = [str(blind) for blind in self.blind if blind.whole]
     parts = len(self.blind) - len(blind)
@@ -176,12 +169,12 @@ def audit(
   equal = attack(first, second, others, split.forget, fit)
   different = attack(some, second, others, split.forget, fit)
 
-  controls = of_attacks(equal, different, on_high)
+  controls = _controls.of_attacks(equal, different, on_high)
   group = dataclasses.replace(split, forget=split.forget[on_high])
   retain = np.setdiff1d(split.retain, fit.members)
-  controls += of_figures(some, (first, second), group, retain, fit)
-  controls.append(of_epsilon(*(models.take(high) for models in (some, second, oracles))))
-  controls.append(of_percentiles(some.take(high), (first.take(high), second.take(high))))
+  controls += _controls.of_figures(some, (first, second), group, retain, fit)
+  controls.append(_controls.of_epsilon(*(models.take(high) for models in (some, second, oracles))))
+  controls.append(_controls.of_percentiles(some.take(high), (first.take(high), second.take(high))))
   null = {
     name: klom_null(oracles.take(ids).log_odds, permutations=_PERMUTATIONS[name])
     for name, ids in (("all", split.forget), ("high", high), ("low", low))
@@ -191,7 +184,7 @@ def audit(
   def distance(models: Outputs, ids: npt.ArrayLike) -> float:
     return float(klom(models.take(ids).log_odds, second.take(ids).log_odds).mean())
 
-  value, most = distance(first, split.forget), float(np.quantile(null["all"], NULL_LEVEL))
+  value, most = distance(first, split.forget), float(np.quantile(null["all"], _controls.NULL_LEVEL))
   controls.append(Control("oracle beside oracle, KLoM", value <= most, _said(value, most)))
   far, near = distance(some, high), distance(some, low)
   controls.append(_above("original beside oracle, high group, KLoM", far, limit["high"]))

@@ -253,8 +253,9 @@ def read(rows: Iterable[Mapping[str, Any]]) -> list[Figure]:
   figures = []
   for row in rows:
     try:  # no other attribute can be None
-      given = {name: _NAN if value is None else value for name, value in row.items()}
-      figures.append(Figure(**given | {"seeds": tuple(row.get("seeds", ()))}))
+      given: dict[str, Any] = {k: _NAN if value is None else value for k, value in row.items()}
+      given["seeds"] = tuple(row.get("seeds", ()))
+      figures.append(Figure(**given))
     except (TypeError, AttributeError) as error:
       raise ValueError(f"{row!r} is no figure. Run the command that wrote it again.") from error
   return figures

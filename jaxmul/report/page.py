@@ -59,11 +59,11 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
   truth = _profile(memorization) | run.metrics.get("ground_truth", {})
   known = np.isfinite(memorization)
   methods = {name: _seen(method.figures, run.blind) for name, method in run.methods.items()}
-  columns = {
-    title: [_pick(figures, name, part) for figures in methods.values()]
-    for title, name, part in _COLUMNS
-  }
-  columns = {title: column for title, column in columns.items() if column and all(column)}
+  columns: dict[str, list[Figure]] = {}
+  for title, name, part in _COLUMNS:  # only what all methods have
+    column = [one for figures in methods.values() for one in _picked(figures, name, part)]
+    if column and len(column) == len(methods):
+      columns[title] = column
   titles = list(columns)
   card = "example gap" if "example gap" in titles else "ToW"
   context = {
@@ -121,10 +121,10 @@ def _seen(figures: Sequence[Figure], blind: Sequence[Blind]) -> list[Figure]:
   return [figure for figure in figures if not any(each.hides(figure) for each in blind)]
 
 
-def _pick(figures: Sequence[Figure], name: str, part: str) -> Figure | None:
-  """Returns a figure of the method's models themselves, not of the oracles beside them."""
+def _picked(figures: Sequence[Figure], name: str, part: str) -> list[Figure]:
+  """Returns the figure of the method's own models, not of the oracles beside them, if any."""
   wanted = (name, "unlearned", part, "")
-  return next((f for f in figures if (f.name, f.of, f.part, f.kind) == wanted), None)
+  return [f for f in figures if (f.name, f.of, f.part, f.kind) == wanted][:1]
 
 
 def _cards(methods: Mapping[str, Method], card: str) -> dict[str, Figure]:

@@ -184,10 +184,14 @@ def _images(arrays: dict[str, np.ndarray], ids: np.ndarray) -> Images | None:
   inputs, labels = arrays["images"][rows], arrays["labels"][rows]
   if labels.ndim > 1 or not np.issubdtype(labels.dtype, np.integer):
     labels = np.zeros(0, np.int32)
-  names = arrays.get("class_names", np.arange(labels.max(initial=-1) + 1)) if len(labels) else []
+  numbers = np.arange(labels.max(initial=-1) + 1)
+  names = arrays["class_names"] if "class_names" in arrays and len(labels) else numbers
   said = arrays["decode"][rows] if "decode" in arrays else inputs
   return Images(
-    images=inputs, texts=texts.of_inputs(said), labels=labels, class_names=[*map(str, names)]
+    images=inputs,
+    texts=texts.of_inputs(said),
+    labels=labels,
+    class_names=[*map(str, names.tolist())],
   )
 
 

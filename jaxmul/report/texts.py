@@ -49,7 +49,7 @@ def fitted(texts: Sequence[str], max_bytes: int) -> tuple[list[str], str]:
     ValueError: not even one character of each fits.
 
   Example:
-    >>> fitted(["4 0 1", "4"], 4)
+    >>> fitted(["4 0 1", "4"], 5)
     (['4…', '4'], 'the first 3 characters')
   """
   length = _LONGEST

@@ -43,7 +43,7 @@ OTHERS = ENSEMBLE.originals.models(slice(8, None))
 
 def test_lira_and_u_lira_have_other_insides():
   found = game.attack(UNLEARNED, ENSEMBLE.oracles, OTHERS, FORGET, FIT)
-  assert tuple(found) == game.ATTACKS
+  assert tuple(found) == tuple(game.ATTACKS)
   phi = {
     name: each.take(FORGET).log_odds
     for name, each in (("u", UNLEARNED), ("o", ENSEMBLE.oracles), ("original", OTHERS))

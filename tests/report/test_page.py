@@ -122,6 +122,17 @@ def test_seconds_that_are_not_known_are_not_shown_as_none(toy, tmp_path):
   assert row.startswith("<td>–</td><td>0.50</td><td>–</td><td>–</td></tr>")
 
 
+def test_a_methods_row_holds_its_own_figures_and_not_those_of_oracles(toy, tmp_path):
+  record = json.loads((toy.parent / "metrics.json").read_text())
+  beside = {"name": "accuracy", "of": "oracle", "part": "test", "value": 0.987}
+  for method in record["methods"].values():
+    method["figures"].insert(0, beside)
+  (tmp_path / "metrics.json").write_text(json.dumps(record))
+  text = report.html(tmp_path).read_text()
+  assert '<th scope="col">test acc.</th>' in text
+  assert "0.99" not in text
+
+
 def test_a_run_of_an_older_version_is_named(toy, tmp_path):
   record = json.loads((toy.parent / "metrics.json").read_text())
   record["methods"]["original"] = {"ToW": {"mean": 0.5, "low": None, "high": None}}

@@ -84,7 +84,7 @@ def percentiles(values: npt.ArrayLike) -> dict[str, float]:
     >>> percentiles([0.0, 1.0, 2.0])["p50"]
     1.0
   """
-  return {f"p{share}": float(np.percentile(values, share)) for share in PERCENTILES}
+  return {f"p{share}": float(np.percentile(np.asarray(values), share)) for share in PERCENTILES}
 
 
 def _histogram(values: np.ndarray, low: np.ndarray, width: np.ndarray) -> np.ndarray:

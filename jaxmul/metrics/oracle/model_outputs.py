@@ -59,7 +59,7 @@ class Outputs:
       )
     _refuse_infinite(phi[..., None], "log-odds")
     if self.logits is not None:
-      own = Outputs._said(self.ids, self.labels, self.logits)
+      own = Outputs._said(self.ids, np.asarray(self.labels), self.logits)
       if not (np.array_equal(own[0], phi) and np.array_equal(own[1], correct)):
         raise ValueError(
           "Outputs got log-odds or correct that are not those of its logits. Make it anew with "
@@ -88,7 +88,7 @@ class Outputs:
 
   @staticmethod
   def _said(
-    ids: np.ndarray, labels: np.ndarray | None, logits: np.ndarray
+    ids: np.ndarray, labels: np.ndarray, logits: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
     n = len(ids)
     if np.ndim(logits) != 3 or np.shape(logits)[1] != n or np.shape(labels) != (n,):
