@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 Tree = TypeVar("Tree")
 
 
-def mesh(axis: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def mesh(axis: str, devices: Sequence[object] | None = None) -> Mesh:
   """Returns a mesh of all devices, or of the given ones, along one Auto axis."""
   devices = jax.devices() if devices is None else devices
   return Mesh(np.asarray(devices), (axis,), axis_types=(AxisType.Auto,))
@@ -49,7 +49,9 @@ def map_batch(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   return _mapped(function, mesh("data"))
 
 
-def _mapped(function: Callable[..., Tree], over: Mesh, tracked: bool = False) -> Callable[..., Tree]:
+def _mapped(
+  function: Callable[..., Tree], over: Mesh, tracked: bool = False
+) -> Callable[..., Tree]:
   """Returns function(split, shared), on each device of a mesh of one axis its part."""
   if over.size == 1 and not tracked:
     return function
@@ -112,7 +114,7 @@ def _varying(leaf: object) -> frozenset[str]:
 
 
 def map_models(
-  function: Callable[..., Tree], devices: Sequence[jax.Device], width: int
+  function: Callable[..., Tree], devices: Sequence[object], width: int
 ) -> Callable[..., Tree]:
   """Returns a jittable `(xs, shared) -> ys` that computes `function(x, shared)` for each x.
 

@@ -78,9 +78,7 @@ def refuse_unknown(module: nn.Module, train_flag: object) -> None:
       "as {'train': True} or {'frozen': False}."
     )
   accepted = parameters(type(module).__call__)
-  takes_any = any(
-    parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted.values()
-  )
+  takes_any = any(taken.kind is inspect.Parameter.VAR_KEYWORD for taken in accepted.values())
   known = {field.name for field in dataclasses.fields(module)} | accepted.keys()
   for name in train_flag:
     if name not in known and not takes_any:
