@@ -9,24 +9,6 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_SUBMODULES = frozenset(
-  {
-    "checkpoint",
-    "data",
-    "losses",
-    "memorization",
-    "metrics",
-    "models",
-    "proxies",
-    "report",
-    "retraining",
-    "rum",
-    "testing",
-    "train",
-    "unlearn",
-  }
-)
-
 if TYPE_CHECKING:
   from jaxmul import (
     checkpoint,
@@ -66,10 +48,10 @@ __all__ = [
 
 
 def __getattr__(name: str):
-  if name in _SUBMODULES:
-    return importlib.import_module(f"jaxmul.{name}")
   if name in ("bind", "Network"):
     return getattr(importlib.import_module("jaxmul.binding"), name)
+  if name in __all__:
+    return importlib.import_module(f"jaxmul.{name}")
   raise AttributeError(f"module 'jaxmul' has no attribute {name!r}")
 
 

@@ -3,6 +3,7 @@
 A network that is a callable pytree may hold functions, names and numbers beside its arrays.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,10 +12,10 @@ import numpy as np
 Array = jax.Array | np.ndarray
 """An array, on a device or in host memory; traced ones are of the first kind."""
 
-Static = tuple[Any, tuple[Any, ...], tuple[bool, ...]]
+Static = tuple[jax.tree_util.PyTreeDef, tuple[object, ...], tuple[bool, ...]]
 
 
-def split(tree: Any) -> tuple[Static, list[Any]]:
+def split(tree: object) -> tuple[Static, list[Any]]:
   """Returns what is not an array, hashable where its leaves are, and the arrays, or their shapes.
 
   Example:
@@ -29,7 +30,7 @@ def split(tree: Any) -> tuple[Static, list[Any]]:
   return (structure, others, is_array), arrays
 
 
-def joined(static: Static, arrays: Any) -> Any:
+def joined(static: Static, arrays: Iterable[object]) -> Any:
   """Returns the tree that `split` took apart, with these arrays."""
   structure, others, is_array = static
   left = iter(arrays)

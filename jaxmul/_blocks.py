@@ -8,7 +8,7 @@ there at weight 0.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,10 @@ import numpy as np
 from jax import lax
 
 _IMAGES = 16
+Tree = TypeVar("Tree")
 
 
-def map_blocks(function: Callable[..., Any], arrays: tuple[jax.Array, ...], size: int) -> Any:
+def map_blocks(function: Callable[..., Tree], arrays: tuple[jax.Array, ...], size: int) -> Tree:
   """Returns `function` of whole arrays [n, ...], computed `size` rows at a time under `lax.map`.
 
   Memory is bounded by the block. `function` takes blocks [size, ...] and returns a pytree whose

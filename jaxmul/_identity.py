@@ -13,19 +13,21 @@ import hashlib
 import importlib.metadata
 import inspect
 import os
-import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxmul
-from jaxmul.binding import Network
+from jaxmul.binding import Network, is_a
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.losses import cross_entropy
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
 
 # Raise it by one in the commit after which equal inputs give other results, here or in a script: a
 # formula or a default is mended, random numbers are drawn in another order. Everything that was
@@ -34,7 +36,7 @@ RESULTS = 3
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def digest(*values: Any) -> str:
+def digest(*values: object) -> str:
   """Returns the SHA-256 of values, 64 hex digits: equal in every process for equal values.
 
   Args:
@@ -76,7 +78,7 @@ def _installed(package: str) -> str:
     return "not installed"
 
 
-def tree_digest(tree: Any) -> str:
+def tree_digest(tree: object) -> str:
   """Returns the SHA-256 of the arrays of a pytree, with their names, dtypes and shapes."""
   parts: list[str | bytes] = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -85,7 +87,7 @@ def tree_digest(tree: Any) -> str:
   return hashed(*parts)
 
 
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
   """Returns a text that is equal for equal values in any process, for hashes and records.
 
   Args:
@@ -156,29 +158,28 @@ def describe(value: Any) -> str:
 
 def describe_functions(network: Network) -> str:
   """Returns the text of a network's forward passes; one that is a lambda has none."""
-  found = []
+  texts = []
   for function in _functions(network):
     with contextlib.suppress(ValueError):
-      found.append(describe(function))
-  return describe(found)
+      texts.append(describe(function))
+  return describe(texts)
 
 
-def _functions(network: Network) -> list[Any]:
+def _functions(network: Network) -> list[object]:
   """What a network does, with its loss and embedding where they are not the usual ones."""
-  found: list[Any] = [network.apply_fn, network.train_fn]
+  functions: list[object] = [network.apply_fn, network.train_fn]
   if network.loss is not cross_entropy:
-    found.append(("loss", network.loss))
-  return found if network.embed is None else [*found, ("embed", network.embed)]
+    functions.append(("loss", network.loss))
+  return functions if network.embed is None else [*functions, ("embed", network.embed)]
 
 
-def _fields(value: Any) -> list[tuple[str, Any]]:
-  found = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-  linen = sys.modules.get("flax.linen")
-  if linen is None or not isinstance(value, linen.Module):
-    return found
+def _fields(value: "DataclassInstance") -> list[tuple[str, object]]:
+  fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+  if not is_a(value, "flax.linen"):
+    return fields
   # A Linen module is a dataclass with two fields more. Its parent is where it is nested; by its
   # name, where it was given one, its initial params are drawn.
-  return [(k, v) for k, v in found if k != "parent" and (k != "name" or v is not None)]
+  return [(k, v) for k, v in fields if k != "parent" and (k != "name" or v is not None)]
 
 
 def _array(value: np.ndarray | jax.Array) -> str:
@@ -190,5 +191,5 @@ def _array(value: np.ndarray | jax.Array) -> str:
   return f"{array.dtype}{array.shape}{hashed(array.tobytes())}"
 
 
-def _name(value: Any) -> str:
+def _name(value: Callable[..., object]) -> str:
   return f"{value.__module__}.{value.__qualname__}"

@@ -9,7 +9,11 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+  from rich.console import Console
+  from rich.progress import Progress, ProgressColumn
 
 Item = TypeVar("Item")
 
@@ -17,21 +21,27 @@ _MEMORY = 3600.0  # seconds over which rates are taken: one stage may take minut
 
 
 @functools.cache
-def _console() -> Any:
+def _console() -> "Console":
   from rich.console import Console
 
   return Console(stderr=True)
 
 
-def bar(*columns: Any, **options: Any) -> Any:
+def bar(*columns: "ProgressColumn", transient: bool = False, disable: bool = False) -> "Progress":
   """Returns a `rich.progress.Progress` of these columns on stderr."""
   from rich.progress import Progress
 
-  options |= {"speed_estimate_period": _MEMORY, "redirect_stdout": sys.stdout.isatty()}
-  return Progress(*columns, console=_console(), **options)
+  return Progress(
+    *columns,
+    console=_console(),
+    transient=transient,
+    disable=disable,
+    speed_estimate_period=_MEMORY,
+    redirect_stdout=sys.stdout.isatty(),
+  )
 
 
-def _counting(description: Any) -> Any:
+def _counting(description: "ProgressColumn") -> "Progress":
   from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
   columns = (description, BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())

@@ -7,12 +7,12 @@ A worker process starts with JAX's defaults. What its parent has changed in Pyth
 import contextlib
 import enum
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
 
-Settings = tuple[tuple[str, Any], ...]
+Value = bool | int | float | str | None
+Settings = tuple[tuple[str, Value], ...]
 
 # What decides a value, its dtype or its rounding, in JAX 0.7 … 0.12. A version that lacks one is
 # asked for the others; a test fails where JAX has one that nobody has looked at.
@@ -88,7 +88,7 @@ class _WholeProcess:
   def __init__(self):
     self._turn, self._inside = threading.Condition(), []
     self._now: Settings = ()
-    self._before: dict[str, Any] = {}
+    self._before: dict[str, Value] = {}
 
   @contextlib.contextmanager
   def applied(self, wanted: Settings) -> Iterator[None]:
@@ -119,7 +119,7 @@ class _WholeProcess:
 _whole_process = _WholeProcess()
 
 
-def _manager(name: str) -> Any:
+def _manager(name: str) -> Callable[[Value], contextlib.AbstractContextManager[None]]:
   """Returns JAX's context manager for a setting of a thread."""
   name = name.removeprefix("jax_")
   if name == "enable_x64" and not hasattr(jax, name):  # before JAX 0.8
@@ -129,6 +129,6 @@ def _manager(name: str) -> Any:
   return getattr(jax, name)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Value | enum.Enum) -> Value:
   """Returns a member of an enum, which may be another object in another process, by its name."""
   return value.name.lower() if isinstance(value, enum.Enum) else value

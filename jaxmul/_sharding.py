@@ -7,47 +7,61 @@ never talk to each other.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+Tree = TypeVar("Tree")
 
-def mesh(axis: str, devices: Sequence[Any] | None = None) -> Mesh:
+
+def mesh(axis: str, devices: Sequence[object] | None = None) -> Mesh:
   """Returns a mesh of all devices, or of the given ones, along one Auto axis."""
   devices = jax.devices() if devices is None else devices
   return Mesh(np.asarray(devices), (axis,), axis_types=(AxisType.Auto,))
 
 
-def shard_batch(batch: Any) -> Any:
+def shard_batch(batch: Tree) -> Tree:
   """Returns a pytree of [B, ...] arrays split over all devices where they divide B."""
+  return _sharded(batch, "data")
+
+
+def shard_models(tree: Tree) -> Tree:
+  """Returns a pytree of [M, ...] arrays split over all devices where they divide M."""
+  return _sharded(tree, "model")
+
+
+def _sharded(tree: Tree, axis: str) -> Tree:
   devices = jax.devices()
-  size = len(jax.tree.leaves(batch)[0])
-  if len(devices) == 1 or size % len(devices):
-    return batch
-  return jax.device_put(batch, NamedSharding(mesh("data", devices), PartitionSpec("data")))
+  if len(devices) == 1 or len(jax.tree.leaves(tree)[0]) % len(devices):
+    return tree
+  return jax.device_put(tree, NamedSharding(mesh(axis, devices), PartitionSpec(axis)))
 
 
-def map_batch(function: Callable[..., Any]) -> Callable[..., Any]:
+def map_batch(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """Returns a jittable `(batch, shared) -> [B]` that computes each device's rows on that device.
 
   The leading axis of `batch` is split over all devices, which must divide it; nothing is
   communicated, and each device runs the same program as one device alone would on its rows.
   """
-  if len(jax.devices()) == 1:
+  return _mapped(function, mesh("data"))
+
+
+def _mapped(
+  function: Callable[..., Tree], over: Mesh, tracked: bool = False
+) -> Callable[..., Tree]:
+  """Returns function(split, shared), on each device of a mesh of one axis its part."""
+  if over.size == 1 and not tracked:
     return function
+  axis = PartitionSpec(*over.axis_names)
   return jax.shard_map(
-    function,
-    mesh=mesh("data"),
-    in_specs=(PartitionSpec("data"), PartitionSpec()),
-    out_specs=PartitionSpec("data"),
-    check_vma=False,
+    function, mesh=over, in_specs=(axis, PartitionSpec()), out_specs=axis, check_vma=tracked
   )
 
 
-def replicate(tree: Any, over: Mesh | None = None) -> Any:
+def replicate(tree: Tree, over: Mesh | None = None) -> Tree:
   """Returns a pytree of arrays on every device of a mesh; those that span as many stay.
 
   The mesh is that of all devices unless one is given.
@@ -65,12 +79,12 @@ def replicate(tree: Any, over: Mesh | None = None) -> Any:
   return jax.tree.map(place, tree)
 
 
-def constrain(batch: Any, over: Mesh) -> Any:
+def constrain(batch: Tree, over: Mesh) -> Tree:
   """Returns, under `jit`, a pytree of [B, ...] arrays split over a mesh, which must divide B."""
   return lax.with_sharding_constraint(batch, NamedSharding(over, PartitionSpec("data")))
 
 
-def local(tree: Any, *others: Any) -> Any:
+def local(tree: Tree, *others: object) -> Tree:
   """Returns a pytree marked as differing over every mesh axis over which anything here does.
 
   Differentiate with respect to the result: inside a caller's `shard_map` the gradient with respect
@@ -89,7 +103,7 @@ def local(tree: Any, *others: Any) -> Any:
   return jax.tree.map(mark, tree) if axes else tree
 
 
-def _varying(leaf: Any) -> frozenset[str]:
+def _varying(leaf: object) -> frozenset[str]:
   """The mesh axes over which an array differs, as `shard_map` tracks them."""
   if not isinstance(leaf, jax.Array):
     return frozenset()
@@ -100,8 +114,8 @@ def _varying(leaf: Any) -> frozenset[str]:
 
 
 def map_models(
-  function: Callable[..., Any], devices: Sequence[Any], width: int
-) -> Callable[..., Any]:
+  function: Callable[..., Tree], devices: Sequence[object], width: int
+) -> Callable[..., Tree]:
   """Returns a jittable `(xs, shared) -> ys` that computes `function(x, shared)` for each x.
 
   The leading axis of `xs` is split over the devices, which must divide it; each device computes
@@ -114,28 +128,9 @@ def map_models(
 
     return lax.map(one, xs, batch_size=width) if width > 1 else lax.map(one, xs)
 
-  if len(devices) == 1:
-    return local
-  return jax.shard_map(
-    local,
-    mesh=mesh("model", devices),
-    in_specs=(PartitionSpec("model"), PartitionSpec()),
-    out_specs=PartitionSpec("model"),
-    check_vma=False,
-  )
+  return _mapped(local, mesh("model", devices))
 
 
-def shard_models(tree: Any) -> Any:
-  """Returns a pytree of [M, ...] arrays split over all devices where they divide M."""
-  devices = jax.devices()
-  if len(devices) == 1 or len(jax.tree.leaves(tree)[0]) % len(devices):
-    return tree
-  return jax.device_put(tree, NamedSharding(mesh("model", devices), PartitionSpec("model")))
-
-
-def track_models(function: Callable[..., Any]) -> Callable[..., Any]:
+def track_models(function: Callable[..., Tree]) -> Callable[..., Tree]:
   """Returns `(xs, shared) -> ys` as `jax.shard_map` gives it by default: replication is tracked."""
-  axis = PartitionSpec("model")
-  return jax.shard_map(
-    function, mesh=mesh("model"), in_specs=(axis, PartitionSpec()), out_specs=axis
-  )
+  return _mapped(function, mesh("model"), tracked=True)

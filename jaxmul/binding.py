@@ -320,7 +320,7 @@ def _refuse_other_state(new: object, old: object) -> None:
     return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
 
   def by_name(state):
-    parts = state if isinstance(state, Mapping) else {"state": state}
+    parts = state if isinstance(state, Mapping) else {} if state is None else {"state": state}
     return {str(name): kinds(part) for name, part in parts.items()}
 
   if kinds(new) == kinds(old):

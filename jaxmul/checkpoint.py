@@ -9,6 +9,7 @@ Functions are not stored. `load(path, like)` takes them, and the structure, from
 `models.init` makes; `load(path)` returns plain arrays.
 """
 
+import collections
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ MAX_MANIFEST_BYTES = 1 << 26
 AGAIN = "Copy the checkpoint again, or save it again."
 
 Spec = tuple[str, tuple[int, ...]]
+Names = tuple[str, ...]
 PathLike = str | os.PathLike[str]
 
 
@@ -64,7 +66,7 @@ def save(path: PathLike, network: Network) -> None:
   """
   refuse_path(path)
   path = _absolute(path)
-  arrays = _arrays(network)
+  arrays = _arrays_of(network)
   _refuse_foreign(path)
   if jax.process_index():
     raise ValueError(
@@ -133,10 +135,8 @@ def load(path: PathLike, like: Network | None = None) -> Network | dict[str, Any
     raise ValueError(f"checkpoint {path}: {ARRAYS} does not hold what {MANIFEST} says. {AGAIN}")
   if like is None:
     return {"params": tree["params"], "state": tree.get("state")}
-  wanted = _flat(_tree(like))
-  leaves, structure = jax.tree.flatten(_tree(like))
-  placed = [_place(values[_name(at)], leaf) for at, leaf in zip(wanted, leaves, strict=True)]
-  return like.replace(**jax.tree.unflatten(structure, placed))
+  placed = [_place(values[_name(names)], leaf) for names, leaf in _flat(_tree(like)).items()]
+  return like.replace(**jax.tree.unflatten(jax.tree.structure(_tree(like)), placed))
 
 
 def verify(path: PathLike) -> dict[str, Spec]:
@@ -158,14 +158,14 @@ def verify(path: PathLike) -> dict[str, Spec]:
     {'params': ('float32', (2, 2))}
   """
   path = _current(_absolute(path))
-  files, leaves = _read_manifest(path)
-  found = _files(path)
-  if missing := sorted(files.keys() - found.keys()):
+  listed, leaves = _read_manifest(path)
+  present = _files(path)
+  if missing := sorted(listed.keys() - present.keys()):
     raise ValueError(f"checkpoint {path}: file {missing[0]!r} is missing. {AGAIN}")
-  if extra := sorted(found.keys() - files.keys()):
+  if extra := sorted(present.keys() - listed.keys()):
     raise ValueError(f"checkpoint {path}: file {extra[0]!r} is not part of it. Move it elsewhere.")
-  for name, file in found.items():
-    size, digest = files[name]
+  for name, file in present.items():
+    size, digest = listed[name]
     if file.is_symlink() or not file.is_file():
       raise ValueError(f"checkpoint {path}: {name!r} is not a plain file. {AGAIN}")
     if file.stat().st_size != size:
@@ -211,17 +211,17 @@ def refuse_path(path: PathLike) -> None:
       )
 
 
-def _compare(temporary: Path, arrays: dict[tuple[str, ...], np.ndarray], path: Path) -> None:
+def _compare(temporary: Path, arrays: dict[Names, np.ndarray], path: Path) -> None:
   """Raises ValueError where what was written, and is to be renamed to `path`, is not `arrays`."""
   verify(temporary)
   try:
-    found = _flat(_read(temporary / ARRAYS))
+    written = _flat(_read(temporary / ARRAYS))
   except ValueError as error:
     raise ValueError(
       f"checkpoint.save: Orbax cannot read what it wrote for {path}. Name another folder."
     ) from error
   for names, value in arrays.items():
-    if names not in found or not equal(np.asarray(found[names]), value):
+    if names not in written or not equal(np.asarray(written[names]), value):
       raise ValueError(
         f"checkpoint.save: Orbax wrote leaf {_name(names)!r} for {path} and reads something else. "
         "Name another folder, or check the disk."
@@ -232,7 +232,7 @@ def _tree(network: Network) -> dict[str, Any]:
   return {"params": network.params, "state": network.state}
 
 
-def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
+def _flat(tree: object) -> dict[Names, Any]:
   """Returns the leaves of a tree by the names on the way to them, in the order of `flatten`."""
   return {
     tuple(jax.tree_util.keystr((key,), simple=True) for key in keys): leaf
@@ -240,7 +240,7 @@ def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
   }
 
 
-def _nested(arrays: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+def _nested(arrays: dict[Names, np.ndarray]) -> dict[str, Any]:
   root: dict[str, Any] = {}
   for names, value in arrays.items():
     node = root
@@ -250,35 +250,31 @@ def _nested(arrays: dict[tuple[str, ...], Any]) -> dict[str, Any]:
   return root
 
 
-def _name(names: tuple[str, ...]) -> str:
+def _name(names: Names) -> str:
   return ".".join(names)  # as Orbax names a leaf
 
 
-def _spec(leaf: Any) -> Spec:
+def _spec(leaf: jax.Array | np.ndarray) -> Spec:
   leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
   return np.dtype(leaf.dtype).name, tuple(int(size) for size in leaf.shape)
 
 
-def _arrays(network: Network) -> dict[tuple[str, ...], np.ndarray]:
+def _arrays_of(network: Network) -> dict[Names, np.ndarray]:
   if not isinstance(network, Network):
     raise ValueError(
       f"checkpoint.save needs a Network, got {type(network).__name__}. "
       "Bind params first: jaxmul.bind(model.apply, params)."
     )
-  arrays, seen = {}, set()
-  for names, leaf in _flat(_tree(network)).items():
-    name = _name(names)
-    if name in seen:
-      # Orbax would write one over the other, silently.
+  arrays = {names: _array(leaf, _name(names)) for names, leaf in _flat(_tree(network)).items()}
+  for name, count in collections.Counter(map(_name, arrays)).items():
+    if count > 1:  # Orbax would write one over the other, silently.
       raise ValueError(f"checkpoint.save: two leaves are called {name!r} on disk. Rename one.")
-    seen.add(name)
-    arrays[names] = _array(leaf, name)
   if not any(names[0] == "params" for names in arrays):
     raise ValueError("checkpoint.save got params without a single array: there is nothing to save.")
   return arrays
 
 
-def _array(leaf: Any, name: str) -> np.ndarray:
+def _array(leaf: object, name: str) -> np.ndarray:
   if not _check.is_concrete(leaf):
     raise ValueError(f"checkpoint.save: leaf {name!r} is being traced. Call save outside of jit.")
   dtype = getattr(leaf, "dtype", None)
@@ -287,7 +283,7 @@ def _array(leaf: Any, name: str) -> np.ndarray:
       f"checkpoint.save: leaf {name!r} is {dtype}. Store keys as jax.random.key_data(key)."
     )
   is_number = dtype is not None or isinstance(leaf, int | float | complex)
-  value = np.asarray(leaf) if is_number else np.asarray(None)
+  value = np.asarray(leaf if is_number else None)
   if not (jnp.issubdtype(value.dtype, np.number) or value.dtype == bool):
     raise ValueError(
       f"checkpoint.save: leaf {name!r} is a {type(leaf).__name__}, not an array of numbers. "
@@ -298,7 +294,7 @@ def _array(leaf: Any, name: str) -> np.ndarray:
   return value
 
 
-def _place(value: np.ndarray, leaf: Any) -> Any:
+def _place(value: np.ndarray, leaf: object) -> jax.Array | np.ndarray:
   if isinstance(leaf, jax.Array) and leaf.committed:
     return jax.device_put(value, leaf.sharding)
   return jnp.asarray(value) if hasattr(leaf, "sharding") else value
@@ -392,8 +388,8 @@ def _read_manifest(path: Path) -> tuple[dict[str, tuple[int, str]], dict[str, Sp
 
 def _files(folder: Path) -> dict[str, Path]:
   """Returns everything under a folder but folders and the manifest, by relative name."""
-  found = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-  named = {path.relative_to(folder).as_posix(): path for path in found}
+  files = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+  named = {path.relative_to(folder).as_posix(): path for path in files}
   named.pop(MANIFEST, None)
   return named
 

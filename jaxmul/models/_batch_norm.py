@@ -1,14 +1,14 @@
 """BatchNorm as the papers use it; padding rows never enter its statistics."""
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.typing import DTypeLike
 
 
 def batch_norm(
-  name: str, train: bool, mask: jax.Array | None, dtype: Any
+  name: str, train: bool, mask: jax.Array | None, dtype: DTypeLike | None
 ) -> Callable[[jax.Array], jax.Array]:
   """Returns a layer on x [B, H, W, I], with momentum 0.9 in flax's meaning and epsilon 1e-5.
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn import initializers
+from jax.typing import DTypeLike
 
 from jaxmul import _sharding
 from jaxmul.models._initializers import he_normal
@@ -47,7 +48,7 @@ class Conv(nn.Module):
   stride: int = 1
   use_bias: bool = True
   kernel_init: Callable[..., jax.Array] = he_normal
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,7 +1,6 @@
 """Penultimate features of a Linen network: what its last layer is given."""
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -35,11 +34,11 @@ class features:
   head: str
 
   def __call__(self, network: Network, inputs: jax.Array) -> jax.Array:
-    seen: dict[str, Any] = {}
+    seen: dict[str | None, jax.Array] = {}
 
     def look(call, args, kwargs, context):
-      if context.method_name == "__call__":
-        seen[context.module.name] = args[0] if args else None
+      if context.method_name == "__call__" and args:
+        seen[context.module.name] = args[0]
       return call(*args, **kwargs)
 
     module, flags = in_mode(self.module, False)

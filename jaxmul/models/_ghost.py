@@ -20,21 +20,22 @@ References:
 
 import collections
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from optax import Params
 
 from jaxmul.binding import Network
 from jaxmul.models._conv import Conv, image_patches, padding_of
 
-# Of x and g: each param's gradients [B, ...], or (a, g) [B, T, ·] with the gradients Σ_t a_t g_tᵀ,
-# where a may be the integers [B, T] of one-hot vectors.
-Rule = Callable[[Any, jax.Array], dict[str, Any]]
+# A param's gradients [B, ...], or (a, g) [B, T, ·] with the gradients Σ_t a_t g_tᵀ, where a may be
+# the integers [B, T] of one-hot vectors; a rule gives those of each param, of x and g.
+Gradient = jax.Array | tuple[jax.Array, jax.Array]
+Rule = Callable[[jax.Array, jax.Array], Mapping[str, Gradient]]
 
 # A batch size that no feature axis has: where it leads, the axis is the batch.
 _UNLIKELY = 1009
@@ -86,7 +87,7 @@ def tapped(network: Network, inputs: jax.Array, squares: jax.Array) -> jax.Array
   return _tapped(network, inputs, norms)
 
 
-def tapped_squares(network: Network, inputs: jax.Array, squares: Any) -> jax.Array:
+def tapped_squares(network: Network, inputs: jax.Array, squares: Params) -> jax.Array:
   """Returns outputs [B, *P, C] whose cotangent with respect to `squares` is Σ_b (∂ℓ_b/∂θ)².
 
   `squares` are zeros like the params. Differentiate Σ ℓ_b with respect to them, not to the params.
@@ -99,8 +100,8 @@ def tapped_squares(network: Network, inputs: jax.Array, squares: Any) -> jax.Arr
     mine = {name: zeros[id(leaf)] for name, leaf in module.variables["params"].items()}
 
     def read(x, g):
-      found = rule(x, g)
-      sums = {name: _sum_of_squares(found[name], len(zero)) for name, zero in mine.items()}
+      gradients = rule(x, g)
+      sums = {name: _sum_of_squares(gradients[name], len(zero)) for name, zero in mine.items()}
       return {name: sums[name].reshape(zero.shape) for name, zero in mine.items()}
 
     return read, mine
@@ -124,7 +125,7 @@ def _tapped(network, inputs, reader):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tap(read: Callable[[Any, jax.Array], Any], y: jax.Array, x: jax.Array, zeros: Any):
+def _tap(read: Callable[[jax.Array, jax.Array], Params], y: jax.Array, x: jax.Array, zeros: Params):
   del read, x, zeros
   return y
 
@@ -145,7 +146,7 @@ def _backward(read, residual, g):
 _tap.defvjp(_forward, _backward)
 
 
-def _norms(gradient) -> jax.Array:
+def _norms(gradient: Gradient) -> jax.Array:
   """‖·‖² [B] of per-example gradients."""
   if not isinstance(gradient, tuple):
     return jnp.sum(gradient**2, -1)
@@ -158,7 +159,7 @@ def _norms(gradient) -> jax.Array:
   return jnp.sum(jnp.einsum("bti,bto->bio", *gradient) ** 2, (1, 2))
 
 
-def _sum_of_squares(gradient, rows: int) -> jax.Array:
+def _sum_of_squares(gradient: Gradient, rows: int) -> jax.Array:
   """Σ_b of squared per-example gradients, of a param of so many rows."""
   if not isinstance(gradient, tuple):
     return jnp.sum(gradient**2, 0)
@@ -196,23 +197,21 @@ def _rule(context, args, kwargs) -> Rule | None:
     return functools.partial(_conv, size, module.stride, padding_of(size), module.use_bias)
   if kind is nn.Conv:
     return _linen_conv(module)
-  if kind is nn.BatchNorm and module.use_running_average and module.axis == -1:
-    return _norm(module)
-  if kind is nn.GroupNorm and module.reduction_axes is None:
-    return _norm(module)
-  if kind is nn.LayerNorm and (module.reduction_axes, module.feature_axes) == (-1, -1):
-    return _norm(module)
-  return None
+  is_norm = (
+    (kind is nn.BatchNorm and module.use_running_average and module.axis == -1)
+    or (kind is nn.GroupNorm and module.reduction_axes is None)
+    or (kind is nn.LayerNorm and (module.reduction_axes, module.feature_axes) == (-1, -1))
+  )
+  return _norm(module) if is_norm else None
 
 
 def _linen_conv(module: nn.Conv) -> Rule | None:
   """The rule of a plain 2-D convolution: one stride, no dilation, groups or mask."""
-  strides = module.strides or 1
-  strides = {strides} if isinstance(strides, int) else set(strides)
-  dilations = (module.input_dilation, module.kernel_dilation)
+  strides = set(np.ravel(module.strides or 1).tolist())
+  dilations = (module.input_dilation or 1, module.kernel_dilation or 1)
   if isinstance(module.kernel_size, int) or len(module.kernel_size) != 2 or len(strides) != 1:
     return None
-  if any(d is not None and np.any(np.asarray(d) != 1) for d in dilations):
+  if any(np.any(np.asarray(dilation) != 1) for dilation in dilations):
     return None
   if module.feature_group_count != 1 or module.mask is not None:
     return None
@@ -244,11 +243,11 @@ def _norm(module) -> Rule:
   state = {name: each for name, each in module.variables.items() if name != "params"}
 
   def gradients(x, g):
-    axes, found = tuple(range(1, x.ndim - 1)), {}
+    axes, of_params = tuple(range(1, x.ndim - 1)), {}
     if module.use_scale:
-      found["scale"] = jnp.sum(bare.apply(state, x) * g, axes)
+      of_params["scale"] = jnp.sum(bare.apply(state, x) * g, axes)
     if module.use_bias:
-      found["bias"] = jnp.sum(g, axes)
-    return found
+      of_params["bias"] = jnp.sum(g, axes)
+    return of_params
 
   return gradients

@@ -2,17 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import VariableDict
 
 from jaxmul.binding import Network, as_network, is_a, refuse_untrainable
 from jaxmul.models import _modes
 
-Model = nn.Module | Callable[[jax.Array, jax.Array], Any]
+Model = nn.Module | Callable[[jax.Array, jax.Array], object]
 
 # What Linen raises where a pass does with variables or keys what was not provided for.
 _SURPRISES = (
@@ -28,11 +28,12 @@ class _Apply:
   """Evaluation pass of a module; equal for equal modules, so that a fresh one does not retrace."""
 
   module: nn.Module
-  flags: tuple[tuple[str, Any], ...] = ()
+  flags: tuple[tuple[str, bool], ...] = ()
 
-  def __call__(self, variables: Any, inputs: jax.Array) -> jax.Array:
+  def __call__(self, variables: VariableDict, inputs: jax.Array) -> jax.Array:
+    options: _modes.Flags = dict(self.flags)
     try:
-      return self.module.apply(variables, inputs, **dict(self.flags))  # pyright: ignore[reportReturnType]
+      return self.module.apply(variables, inputs, **options)  # pyright: ignore[reportReturnType]
     except _SURPRISES as error:
       raise _in_one_line(self.module, "evaluation", error) from error
 
@@ -43,7 +44,7 @@ class _Embed:
 
   module: nn.Module
 
-  def __call__(self, variables: Any, inputs: jax.Array) -> jax.Array:
+  def __call__(self, variables: VariableDict, inputs: jax.Array) -> jax.Array:
     return self.module.apply(variables, inputs, method="embed")  # pyright: ignore[reportReturnType]
 
 
@@ -52,10 +53,10 @@ class _Train:
   """Training pass of a module, which gets `mask` if its `__call__` wants one."""
 
   module: nn.Module
-  flags: tuple[tuple[str, Any], ...] = ()
+  flags: tuple[tuple[str, bool], ...] = ()
 
   def __call__(self, params, state, inputs, key, mask):
-    options: dict[str, Any] = dict(self.flags)
+    options: _modes.Flags = dict(self.flags)
     if "mask" in _modes.parameters(type(self.module).__call__):
       options["mask"] = mask
       # What takes the mask never sees what padding holds, not even NaN.
@@ -151,7 +152,7 @@ def init(
     module, options = in_mode(model, True, train_flag)
     train_fn = _Train(module, tuple(options.items()))
   embed = _Embed(evaluation) if callable(getattr(type(model), "embed", None)) else None
-  return Network(params, variables, apply_fn, train_fn, embed=embed)
+  return Network(params, state=variables, apply_fn=apply_fn, train_fn=train_fn, embed=embed)
 
 
 def in_mode(
@@ -162,7 +163,12 @@ def in_mode(
   return (module.clone(**by_field) if by_field else module), by_call
 
 
-def _made_by(model: Any, key: jax.Array, inputs: jax.Array, train_flag: Any) -> Network:
+def _made_by(
+  model: Callable[[jax.Array, jax.Array], object],
+  key: jax.Array,
+  inputs: jax.Array,
+  train_flag: Mapping[str, bool] | None,
+) -> Network:
   """What a function of a user's own makes, as a `Network`."""
   name = getattr(model, "__name__", type(model).__name__)
   if train_flag is not None:
@@ -196,8 +202,7 @@ def shapes(model: Model, inputs: jax.Array) -> Network:
   """Returns what `init` would, as shapes and dtypes alone: the `like` of `checkpoint.load`.
 
   Args:
-    model: as `init`.
-    inputs: as `init`.
+    model, inputs: as `init`.
 
   Returns:
     A `Network` whose leaves are `jax.ShapeDtypeStruct`; nothing is computed.

@@ -18,12 +18,12 @@ COMMON = {
 Flags = dict[str, Any]  # of bools, among other keywords of Linen
 
 
-def parameters(call: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def parameters(call: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
   """Returns the parameters of a function by name."""
   return inspect.signature(call).parameters
 
 
-def of_call(call: Callable[..., Any], training: bool) -> Flags:
+def of_call(call: Callable[..., object], training: bool) -> Flags:
   """Returns the common flags that a function takes, with their values."""
   accepted = parameters(call)
   named = (name for name in COMMON if name in accepted and _is_flag(accepted[name].default))
@@ -66,7 +66,7 @@ def flags(
   return by_field, by_call
 
 
-def refuse_unknown(module: nn.Module, train_flag: Any) -> None:
+def refuse_unknown(module: nn.Module, train_flag: object) -> None:
   """Raises ValueError where `train_flag` is no {name: bool}, or names nothing of the module."""
   if train_flag is None:
     return
@@ -78,7 +78,7 @@ def refuse_unknown(module: nn.Module, train_flag: Any) -> None:
       "as {'train': True} or {'frozen': False}."
     )
   accepted = parameters(type(module).__call__)
-  takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in accepted.values())
+  takes_any = any(taken.kind is inspect.Parameter.VAR_KEYWORD for taken in accepted.values())
   known = {field.name for field in dataclasses.fields(module)} | accepted.keys()
   for name in train_flag:
     if name not in known and not takes_any:
@@ -88,5 +88,5 @@ def refuse_unknown(module: nn.Module, train_flag: Any) -> None:
       )
 
 
-def _is_flag(value: Any) -> bool:
+def _is_flag(value: object) -> bool:
   return value is None or value is inspect.Parameter.empty or isinstance(value, bool)

@@ -1,9 +1,8 @@
 """A small convolutional network sized for two CPU cores."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
+from jax.typing import DTypeLike
 
 from jaxmul.models._conv import Conv, max_pool
 from jaxmul.models._initializers import he_normal, lecun_normal
@@ -18,7 +17,7 @@ class CNN(nn.Module):
   num_classes: int = 10
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -38,7 +37,7 @@ def cnn(
   *,
   mean: tuple[float, ...] = (0.0,),
   std: tuple[float, ...] = (1.0,),
-  dtype: Any = None,
+  dtype: DTypeLike | None = None,
 ) -> CNN:
   """Returns a Linen CNN: images [B, H, W] or [B, H, W, I] -> logits [B, C].
 
@@ -56,4 +55,11 @@ def cnn(
     >>> cnn((8, 16)).channels
     (8, 16)
   """
-  return CNN(tuple(channels), hidden, num_classes, tuple(mean), tuple(std), dtype)
+  return CNN(
+    channels=tuple(channels),
+    hidden=hidden,
+    num_classes=num_classes,
+    mean=tuple(mean),
+    std=tuple(std),
+    dtype=dtype,
+  )

@@ -11,10 +11,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from optax import Params
 
 from jaxmul.binding import ApplyFn, Network
 from jaxmul.models import _modes
+
+# The structure of a tree of arrays, and their shapes and dtypes.
+_Kinds = tuple[jax.tree_util.PyTreeDef, tuple[tuple[tuple[int, ...], np.dtype], ...]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,15 +35,15 @@ class _Graph:
     has_state: whether variables are `{"params": params, **state}` or the params alone.
   """
 
-  graph: Any
+  graph: nnx.GraphDef
   call: ApplyFn | None
   flags: tuple[tuple[str, bool], ...]
   takes: tuple[str, ...]
-  streams: tuple[Any, ...]
+  streams: tuple[_Kinds, _Kinds]
   has_state: bool
 
   @functools.cached_property
-  def _own(self) -> tuple[Any, ...]:
+  def _own(self) -> tuple[object, ...]:
     return (self.graph, self.call, self.flags, self.takes, self.streams, self.has_state)
 
   @functools.cached_property
@@ -51,7 +56,7 @@ class _Graph:
   def __hash__(self):
     return self._hash
 
-  def module(self, params: Any, state: Any, key: jax.Array) -> nnx.Module:
+  def module(self, params: Params, state: dict[str, Params] | None, key: jax.Array) -> nnx.Module:
     """Returns the module itself, with streams that follow a key."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
       key = jax.random.wrap_key_data(key)
@@ -64,10 +69,10 @@ class _Graph:
     streams = (jax.tree.unflatten(keys, fresh), jax.tree.unflatten(counts, zeros))
     return nnx.merge(self.graph, params, *(state or {}).values(), *streams)
 
-  def logits(self, module: Any, inputs: jax.Array, **more: Any) -> jax.Array:
+  def logits(self, module: nnx.Module, inputs: jax.Array, **more: object) -> jax.Array:
     if self.call is not None:
       return self.call(module, inputs)
-    return module(inputs, **dict(self.flags), **more)
+    return module(inputs, **dict(self.flags), **more)  # pyright: ignore[reportCallIssue]
 
 
 class _Apply(_Graph):
@@ -107,7 +112,7 @@ def network_of(module: nnx.Module, call: ApplyFn | None, caller: str) -> Network
     ValueError: the module has no `nnx.Param`, or something static that cannot be hashed.
   """
   name, own = type(module).__name__, _modes.parameters(type(module).__call__)
-  takes = tuple(each for each in ("mask", "rngs") if each in own and call is None)
+  takes = tuple(argument for argument in ("mask", "rngs") if argument in own and call is None)
   passes = []
   for kind, training in ((_Apply, False), (_Train, True)):
     copy = nnx.clone(module)
@@ -129,22 +134,29 @@ def network_of(module: nnx.Module, call: ApplyFn | None, caller: str) -> Network
   apply_fn, train_fn = passes
   same = (apply_fn.graph, apply_fn.flags) == (train_fn.graph, train_fn.flags)
   draws = streams[0][1] or "rngs" in takes
-  return Network(
-    params, state or None, apply_fn, None if same and not (state or draws) else train_fn
-  )
+  is_one_pass = same and not (state or draws)
+  return Network(params, state or None, apply_fn, None if is_one_pass else train_fn)
 
 
-def _split(module: nnx.Module) -> tuple[Any, Any, dict[str, Any], tuple[Any, ...]]:
+def _split(
+  module: nnx.Module,
+) -> tuple[nnx.GraphDef, Params, dict[str, Params], tuple[_Kinds, _Kinds]]:
   """Returns the graph, params, state and (structure, kinds) of keys and counts of a module."""
   nnx.pop(module, nnx.Intermediate)  # what is sown is of one call, and not carried on
   graph, *parts = nnx.split(module, nnx.Param, nnx.RngKey, nnx.RngCount, nnx.BatchStat, ...)
   params, keys, counts, stats, others = map(nnx.to_pure_dict, parts)
   state = {"batch_stats": stats, "variables": others}
-  streams = []
-  for each in (keys, counts):
-    leaves, structure = jax.tree.flatten(each)
-    streams.append((structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)))
-  return graph, params, {name: part for name, part in state.items() if part}, tuple(streams)
+  return (
+    graph,
+    params,
+    {name: part for name, part in state.items() if part},
+    (_kinds(keys), _kinds(counts)),
+  )
+
+
+def _kinds(tree: Params) -> _Kinds:
+  leaves, structure = jax.tree.flatten(tree)
+  return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def _set_flags(module: nnx.Module, training: bool) -> None:
@@ -155,7 +167,7 @@ def _set_flags(module: nnx.Module, training: bool) -> None:
         setattr(node, name, on == training)
 
 
-def _key(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def _key(key: jax.Array, shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
   """Returns a key, or an array of as many, in the form of a stream's."""
   if jnp.issubdtype(dtype, jax.dtypes.prng_key):
     return jax.random.split(key, shape) if shape else key

@@ -1,9 +1,8 @@
 """Multi-layer perceptron on flattened images."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
+from jax.typing import DTypeLike
 
 from jaxmul.models._initializers import he_normal, lecun_normal
 from jaxmul.models._normalize import normalize
@@ -16,7 +15,7 @@ class MLP(nn.Module):
   num_classes: int = 10
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -33,7 +32,7 @@ def mlp(
   *,
   mean: tuple[float, ...] = (0.0,),
   std: tuple[float, ...] = (1.0,),
-  dtype: Any = None,
+  dtype: DTypeLike | None = None,
 ) -> MLP:
   """Returns a Linen MLP: images [B, ...] -> logits [B, C].
 
@@ -47,4 +46,4 @@ def mlp(
     >>> mlp((64,)).widths
     (64,)
   """
-  return MLP(tuple(widths), num_classes, tuple(mean), tuple(std), dtype)
+  return MLP(tuple(widths), num_classes, mean=tuple(mean), std=tuple(std), dtype=dtype)

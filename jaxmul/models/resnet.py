@@ -6,10 +6,11 @@ References:
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
+from jax.typing import DTypeLike
 
 from jaxmul.models._batch_norm import batch_norm
 from jaxmul.models._conv import Conv
@@ -26,7 +27,7 @@ class ResNet(nn.Module):
   norm: Literal["batch", "group"] = "batch"
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
-  dtype: Any = None
+  dtype: DTypeLike | None = None
   bottleneck: bool = False
 
   @nn.compact
@@ -70,7 +71,7 @@ def resnet18(
   norm: Literal["batch", "group"] = "batch",
   mean: tuple[float, ...] = (0.0,),
   std: tuple[float, ...] = (1.0,),
-  dtype: Any = None,
+  dtype: DTypeLike | None = None,
 ) -> ResNet:
   """Returns a Linen ResNet-18: images [B, 32, 32, I] -> logits [B, C].
 
@@ -93,7 +94,9 @@ def resnet18(
   """
   if norm not in ("batch", "group"):
     raise ValueError(f"resnet18 needs norm 'batch' or 'group', got {norm!r}.")
-  return ResNet((2, 2, 2, 2), width, num_classes, norm, tuple(mean), tuple(std), dtype)
+  return ResNet(
+    width=width, num_classes=num_classes, norm=norm, mean=tuple(mean), std=tuple(std), dtype=dtype
+  )
 
 
 def resnet50(
@@ -102,7 +105,7 @@ def resnet50(
   width: int = 64,
   mean: tuple[float, ...] = (0.0,),
   std: tuple[float, ...] = (1.0,),
-  dtype: Any = None,
+  dtype: DTypeLike | None = None,
 ) -> ResNet:
   """Returns a Linen ResNet-50 with BatchNorm: images [B, 32, 32, I] -> logits [B, C].
 
@@ -120,5 +123,11 @@ def resnet50(
     (3, 4, 6, 3)
   """
   return ResNet(
-    (3, 4, 6, 3), width, num_classes, "batch", tuple(mean), tuple(std), dtype, bottleneck=True
+    blocks=(3, 4, 6, 3),
+    width=width,
+    num_classes=num_classes,
+    mean=tuple(mean),
+    std=tuple(std),
+    dtype=dtype,
+    bottleneck=True,
   )

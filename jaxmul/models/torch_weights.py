@@ -5,12 +5,12 @@ a dense one [I, O] is [O, I].
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul.binding import Network
 from jaxmul.models._init import shapes
@@ -53,18 +53,18 @@ def to_torch(model: nn.Module, params: Network) -> dict[str, np.ndarray]:
     >>> to_torch(model, bound)["layer1.0.conv2.weight"].shape
     (4, 4, 3, 3)
   """
-  names, found = _names(model), {}
+  names, weights = _names(model), {}
   for path, leaf in _leaves(params):
     value = np.asarray(leaf)
-    found[_name(names, path)] = np.array(value.transpose(_axes(value)), order="C")
-  channels = found[_FIRST[type(model)]].shape[1]
+    weights[_name(names, path)] = np.array(value.transpose(_axes(value)), order="C")
+  channels = weights[_FIRST[type(model)]].shape[1]
   scaling = {name: np.float32(getattr(model, field)) for field, name in _SCALING.items()}
   if scaling["normalize.mean"].any() or (scaling["normalize.std"] != 1).any():
-    found |= {name: np.array(np.broadcast_to(each, channels)) for name, each in scaling.items()}
-  return found
+    weights |= {name: np.array(np.broadcast_to(of, channels)) for name, of in scaling.items()}
+  return weights
 
 
-def from_torch(model: nn.Module, weights: Mapping[str, Any]) -> Network:
+def from_torch(model: nn.Module, weights: Mapping[str, ArrayLike]) -> Network:
   """Returns a network with weights that are laid out as in PyTorch's `state_dict`.
 
   Args:
@@ -96,8 +96,7 @@ def from_torch(model: nn.Module, weights: Mapping[str, Any]) -> Network:
         f"Make it with {field}={tuple(np.round(theirs, 4).tolist())}."
       )
   channels = np.shape(left.get(_FIRST[type(model)], np.zeros((1, 3))))[1]
-  example = jnp.zeros((1, _SIDE, _SIDE, channels))
-  like = shapes(model, example)
+  like = shapes(model, jnp.zeros((1, _SIDE, _SIDE, channels)))
   leaves = []
   for path, leaf in _leaves(like):
     name = _name(names, path)
@@ -118,10 +117,10 @@ def from_torch(model: nn.Module, weights: Mapping[str, Any]) -> Network:
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _leaves(params: Network) -> list[tuple[tuple[str, str], Any]]:
+def _leaves(params: Network) -> list[tuple[tuple[str, str], jax.Array]]:
   """Returns ((layer, leaf name), leaf) of all params and statistics, in the tree's order."""
-  found = jax.tree_util.tree_leaves_with_path((params.params, params.state))
-  return [((path[-2].key, path[-1].key), leaf) for path, leaf in found]
+  leaves = jax.tree_util.tree_leaves_with_path((params.params, params.state))
+  return [((path[-2].key, path[-1].key), leaf) for path, leaf in leaves]
 
 
 def _axes(leaf) -> tuple[int, ...]:

@@ -11,11 +11,12 @@ References:
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxmul.models._initializers import scaled_normal
 
@@ -34,7 +35,7 @@ class GPT(nn.Module):
   activation: Activation = "gelu"
   tied: bool = False
   dropout: float = 0.0
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   def setup(self):
     """Makes the layers."""
@@ -47,13 +48,19 @@ class GPT(nn.Module):
     self.tokens = table(self.num_classes)
     self.positions = table(self.length)
     self.blocks = [
-      Block(self.heads, self.depth, self.activation, self.dropout, self.dtype)
+      Block(
+        heads=self.heads,
+        depth=self.depth,
+        activation=self.activation,
+        dropout=self.dropout,
+        dtype=self.dtype,
+      )
       for _ in range(self.depth)
     ]
     self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
     self.drop = nn.Dropout(self.dropout)
     if not self.tied:
-      self.head = _dense(self.num_classes, 1, self.dtype, use_bias=False)
+      self.head = _dense(1, self.dtype)(self.num_classes, use_bias=False)
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     """Returns the vectors [B, T, D] of tokens [B, T], without positions."""
@@ -88,26 +95,27 @@ class Block(nn.Module):
   depth: int
   activation: Activation
   dropout: float
-  dtype: Any
+  dtype: DTypeLike | None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     width, norm = x.shape[-1], functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
-    residual = 2 * self.depth  # as many terms are added up
-    tokens = _dense(3 * width, 1, self.dtype, name="qkv")(norm(name="norm1")(x))
+    inner, residual = _dense(1, self.dtype), _dense(2 * self.depth, self.dtype)
+    tokens = inner(3 * width, name="qkv")(norm(name="norm1")(x))
     q, k, v = jnp.moveaxis(tokens.reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)
     seen = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape)
-    seen = _dense(width, residual, self.dtype, name="out")(seen)
+    seen = residual(width, name="out")(seen)
     x = x + nn.Dropout(self.dropout)(seen, deterministic=not train)
-    y = _dense(4 * width, 1, self.dtype, name="dense1")(norm(name="norm2")(x))
+    y = inner(4 * width, name="dense1")(norm(name="norm2")(x))
     y = nn.relu(y) if self.activation == "relu" else nn.gelu(y)
-    y = _dense(width, residual, self.dtype, name="dense2")(y)
+    y = residual(width, name="dense2")(y)
     return x + nn.Dropout(self.dropout)(y, deterministic=not train)
 
 
-def _dense(features: int, terms: int, dtype: Any, **more: Any) -> nn.Dense:
+def _dense(terms: int, dtype: DTypeLike | None) -> functools.partial[nn.Dense]:
+  """Returns a dense layer without its size, one of as many whose outputs are added up."""
   init = functools.partial(scaled_normal, std=_STD / math.sqrt(terms))
-  return nn.Dense(features, kernel_init=init, dtype=dtype, **more)
+  return functools.partial(nn.Dense, kernel_init=init, dtype=dtype)
 
 
 def gpt(
@@ -120,12 +128,12 @@ def gpt(
   activation: Activation = "gelu",
   tied: bool = False,
   dropout: float = 0.0,
-  dtype: Any = None,
+  dtype: DTypeLike | None = None,
 ) -> GPT:
   """Returns a Linen GPT: tokens int [B, T] -> logits [B, T, C] of the token after each.
 
   An answer at position t depends on the tokens up to t alone, whatever stands after it. A token
-  outside [0, C) makes all later answers of its example NaN. In place of tokens it takes their
+  from C on makes all later answers of its example NaN. In place of tokens it takes their
   vectors, float [B, T, width], as its method `embed` returns them.
 
   Args:
@@ -163,4 +171,14 @@ def gpt(
     raise ValueError(f"gpt got activation={activation!r}, must be 'gelu' or 'relu'.")
   if not 0 <= dropout < 1:
     raise ValueError(f"gpt got dropout={dropout}, must be in [0, 1).")
-  return GPT(num_classes, length, width, depth, heads, activation, tied, dropout, dtype)
+  return GPT(
+    num_classes=num_classes,
+    length=length,
+    width=width,
+    depth=depth,
+    heads=heads,
+    activation=activation,
+    tied=tied,
+    dropout=dropout,
+    dtype=dtype,
+  )

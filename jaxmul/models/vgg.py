@@ -5,11 +5,11 @@ References:
 """
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxmul.models._batch_norm import batch_norm
 from jaxmul.models._conv import Conv, max_pool
@@ -25,16 +25,15 @@ class VGG(nn.Module):
   num_classes: int = 200
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
     x = channels_last(x, self.mean, self.std)
     for stage, sizes in enumerate(self.stages):
       for i, channels in enumerate(sizes):
-        at = f"stage{stage}"
-        x = Conv(channels, use_bias=False, dtype=self.dtype, name=f"{at}_conv{i}")(x)
-        x = nn.relu(batch_norm(f"{at}_norm{i}", train, mask, self.dtype)(x))
+        x = Conv(channels, use_bias=False, dtype=self.dtype, name=f"stage{stage}_conv{i}")(x)
+        x = nn.relu(batch_norm(f"stage{stage}_norm{i}", train, mask, self.dtype)(x))
       x = max_pool(x)
     x = _halves(_halves(x, 1), 2)
     x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # PyTorch's order: its weights fit
@@ -60,7 +59,7 @@ def vgg16(
   width: int = 64,
   mean: tuple[float, ...] = (0.0,),
   std: tuple[float, ...] = (1.0,),
-  dtype: Any = None,
+  dtype: DTypeLike | None = None,
 ) -> VGG:
   """Returns a Linen VGG-16 with BatchNorm: images [B, H, W, I] of 32 pixels or more -> [B, C].
 
@@ -82,5 +81,5 @@ def vgg16(
     ((8, 8), (16, 16), (32, 32, 32), (64, 64, 64), (64, 64, 64))
   """
   stages = ((1,) * 2, (2,) * 2, (4,) * 3, (8,) * 3, (8,) * 3)
-  channels = tuple(tuple(width * each for each in stage) for stage in stages)
-  return VGG(channels, (256, 256), num_classes, tuple(mean), tuple(std), dtype)
+  channels = tuple(tuple(width * multiple for multiple in stage) for stage in stages)
+  return VGG(channels, num_classes=num_classes, mean=tuple(mean), std=tuple(std), dtype=dtype)

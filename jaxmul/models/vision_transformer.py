@@ -10,12 +10,12 @@ References:
 
 import functools
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxmul.models._initializers import he_normal, lecun_normal
 from jaxmul.models._normalize import channels_last
@@ -31,7 +31,7 @@ class ViT(nn.Module):
   num_classes: int = 200
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
-  dtype: Any = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -90,7 +90,7 @@ def vit(
   heads: int = 6,
   mean: tuple[float, ...] = (0.0,),
   std: tuple[float, ...] = (1.0,),
-  dtype: Any = None,
+  dtype: DTypeLike | None = None,
 ) -> ViT:
   """Returns a Linen vision transformer: images [B, H, W, I] -> logits [B, C].
 
@@ -121,4 +121,13 @@ def vit(
       f"vit got width={width} and heads={heads}; heads and 4 must divide the width. Use width="
       f"{math.lcm(heads, 4) * -(-width // math.lcm(heads, 4))}."
     )
-  return ViT(patch, width, depth, heads, num_classes, tuple(mean), tuple(std), dtype)
+  return ViT(
+    patch=patch,
+    width=width,
+    depth=depth,
+    heads=heads,
+    num_classes=num_classes,
+    mean=tuple(mean),
+    std=tuple(std),
+    dtype=dtype,
+  )
