@@ -13,6 +13,7 @@ _SUBMODULES = frozenset(
   {
     "checkpoint",
     "data",
+    "deletion",
     "losses",
     "memorization",
     "metrics",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
   from jaxmul import (
     checkpoint,
     data,
+    deletion,
     losses,
     memorization,
     metrics,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     unlearn,
   )
   from jaxmul.binding import Network, bind
+  from jaxmul.deletion.forgetting import forget
 
 __all__ = [
   "Network",
@@ -51,6 +54,8 @@ __all__ = [
   "bind",
   "checkpoint",
   "data",
+  "deletion",
+  "forget",
   "losses",
   "memorization",
   "metrics",
@@ -70,6 +75,8 @@ def __getattr__(name: str):
     return importlib.import_module(f"jaxmul.{name}")
   if name in ("bind", "Network"):
     return getattr(importlib.import_module("jaxmul.binding"), name)
+  if name == "forget":
+    return importlib.import_module("jaxmul.deletion").forget
   raise AttributeError(f"module 'jaxmul' has no attribute {name!r}")
 
 
