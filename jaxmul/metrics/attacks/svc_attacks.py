@@ -223,7 +223,9 @@ def _machine(seed: int) -> Any:
   try:
     from sklearn.svm import SVC
   except ImportError as error:
-    raise ImportError("svc needs scikit-learn. Install it: pip install 'jaxmul[evaluate]'.") from error
+    raise ImportError(
+      "svc needs scikit-learn. Install it: pip install 'jaxmul[evaluate]'."
+    ) from error
   return SVC(kernel="rbf", C=3, gamma="auto", random_state=seed)
 
 
