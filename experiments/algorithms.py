@@ -24,8 +24,8 @@ class Given:
     """Datamodel matching, by the influences."""
     if self.influence is None:
       raise ValueError("dmm needs influences: --influence-models must be at least 2.")
-    found = self.influence
-    return unlearn.dmm(found.value, found.test_ids, found.ids, 0.003 * scale)
+    influence = self.influence
+    return unlearn.dmm(influence.value, influence.test_ids, influence.ids, 0.003 * scale)
 
 
 # Each: (given, factor on the published rate) -> algorithm, and the published number of epochs.

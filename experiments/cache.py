@@ -3,25 +3,34 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar, cast
 
 import jax
+import numpy as np
 
-from jaxmul import _identity, _settings, checkpoint, report, retraining
+from experiments import setting
+from jaxmul import _identity, _settings, checkpoint, data, metrics, report, train
 from jaxmul._files import read_npz
 from jaxmul._progress import stages
 from jaxmul.binding import Network
 
 Begin = Callable[[str], None]
+T = TypeVar("T")
 
 
-def told(config: Any, *others: str) -> dict[str, Any]:
+class Keep(Protocol):
+  """`(name, make) -> (make(), seconds)`, which may read back what an earlier run made."""
+
+  def __call__(self, name: str, make: Callable[[], T], /) -> tuple[T, float]: ...
+
+
+def told(config: setting.Flags, *others: str) -> dict[str, object]:
   """Returns the settings of a script by name, but for those that do not decide its result.
 
   Args:
-    config: a dataclass.
+    config: the flags.
     others: settings that change no number, such as where a result goes, and those of which the
       content is told instead, such as a path to data. A new setting is told until it is one.
   """
@@ -29,7 +38,7 @@ def told(config: Any, *others: str) -> dict[str, Any]:
   return {name: getattr(config, name) for name in names if name not in others}
 
 
-def name_of(*deciding: Any) -> str:
+def name_of(*deciding: object) -> str:
   """Returns 16 hex digits that change with what decides a result, versions and JAX's settings.
 
   Args:
@@ -39,13 +48,21 @@ def name_of(*deciding: Any) -> str:
   return _identity.digest(deciding, around, report.versions()["device"])[:16]
 
 
-def ensemble_store(out: Path, schedules: Iterable[retraining.Schedule]) -> Path:
-  """Returns the folder, in a run directory, for the models that these schedules train."""
+def ensemble_store(
+  out: Path,
+  recipe: train.Recipe,
+  dataset: data.Dataset,
+  split: data.Split,
+  key: jax.Array,
+  num_models: int,
+) -> Path:
+  """Returns the folder, in a run directory, for the models of an ensemble of `metrics.oracle`."""
+  schedules = metrics.oracle.schedules(recipe, dataset, split, key, num_models)
   name = _identity.digest(*(schedule.hash for schedule in schedules))[:16]
   return out / "cache" / f"ensemble-{name}"
 
 
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+def timed(function: Callable[[], T]) -> tuple[T, float]:
   """Returns a finished result and its wall-clock seconds, compilation included."""
   start = time.perf_counter()
   result = jax.block_until_ready(function())
@@ -72,33 +89,33 @@ def compute_missing(
       print(f"seed {seed + 1}, {done} of {len(paths)}: {said}", flush=True)
 
 
+@dataclasses.dataclass(frozen=True)
 class Kept:
   """Networks and arrays in a folder: what is there is read back, with the seconds that it took.
 
   A network is an Orbax checkpoint, arrays are an `.npz`; a `.json` that is written last holds the
   seconds.
 
-  Args:
+  Attributes:
     folder: of one result, named by what decides it.
     like: a network of the same structure.
   """
 
-  def __init__(self, folder: Path, like: Network):
-    self._folder, self._like = folder, like
+  folder: Path
+  like: Network
 
-  def __call__(self, name: str, make: Callable[[], Any]) -> tuple[Any, float]:
+  def __call__(self, name: str, make: Callable[[], T], /) -> tuple[T, float]:
     """Returns the network or the {name: array} that `make` returns, and its seconds."""
-    path = self._folder / name.replace(" ", "-")
+    path = self.folder / name.replace(" ", "-")
     arrays, clock = path.with_suffix(".npz"), path.with_suffix(".json")
     if clock.exists():
       seconds = json.loads(clock.read_text())["seconds"]
-      if not arrays.exists():
-        return checkpoint.load(path, self._like), seconds
-      return read_npz(arrays), seconds
+      kept = read_npz(arrays) if arrays.exists() else checkpoint.load(path, self.like)
+      return cast("T", kept), seconds
     result, seconds = timed(make)
     if isinstance(result, Network):
       checkpoint.save(path, result)
     else:
-      report.write_arrays(arrays, result)
+      report.write_arrays(arrays, cast("Mapping[str, np.ndarray]", result))
     report.write_json(clock, {"seconds": seconds})
     return result, seconds

@@ -11,14 +11,15 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar
 
+Config = TypeVar("Config")
 _CURABLE = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 _PATIENCE = 3.0  # seconds that Python has to notice a signal
 _SHOW_CURSOR = "\x1b[?25h"  # which a bar hides
 
 
-def main(script: Callable[[Any], Any], config: Any, description: str | None) -> None:
+def main(script: Callable[[Config], None], config: type[Config], description: str | None) -> None:
   """Runs a script whose flags are the attributes of a config."""
   import tyro
 
@@ -31,7 +32,7 @@ def program() -> str:
   return f"python -m {spec.name}" if spec else sys.argv[0]
 
 
-def run(work: Callable[[], Any]) -> None:
+def run(work: Callable[[], object]) -> None:
   """Does a script's work, flags included, and ends the process where it could not be done."""
   seen, heard = signal.SIGINT, threading.Event()
 

@@ -19,7 +19,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from experiments import cli, logs, tables
+from experiments import cli, logs, setting, tables
 from experiments.cache import ensemble_store
 from experiments.setting import TIES_RULE, cut, recipe_of, soft_of
 from jaxmul import checkpoint, data, memorization, metrics, models, report, rum, train
@@ -28,7 +28,7 @@ from jaxmul.metrics.oracle import Ensemble, Outputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(setting.Flags):
   """Evaluates unlearned models.
 
   Attributes:
@@ -43,16 +43,8 @@ class Config:
     seconds: that unlearning each model took, for the run-time efficiency.
     retrained_seconds: that retraining one took on the same machine.
     against: evaluation.json of another method beside the same oracles, to compare with.
-    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
-    model: network to train, and of the checkpoints.
+    model: network to train, and of the checkpoints; gpt is for text, tokens [n, T] with T ≤ 128.
     num_models: originals and oracles (each) to train, at least 8.
-    epochs: passes of every training run.
-    batch_size: examples a step.
-    learning_rate: step size of training in its first epoch; it falls along a cosine.
-    key: number from which all randomness follows.
-    data_dir: folder of prepared TFDS data sets.
-    log: services that get the log too; `log.jsonl` in the run directory is always written.
-    out: run directory to write.
   """
 
   unlearned: tuple[Path, ...]
@@ -65,15 +57,8 @@ class Config:
   seconds: tuple[float, ...] = ()
   retrained_seconds: float | None = None
   against: Path | None = None
-  dataset: str = "mnist5k"
-  model: Literal["mlp", "cnn", "resnet18"] = "mlp"
+  model: Literal["mlp", "cnn", "resnet18", "gpt"] = "mlp"
   num_models: int = 16
-  epochs: int = 10
-  batch_size: int = 64
-  learning_rate: float = 0.05
-  key: int = 0
-  data_dir: Path | None = None
-  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/evaluation")
 
   def __post_init__(self):
@@ -90,8 +75,8 @@ class Config:
 def read_ids(path: Path) -> np.ndarray:
   """Returns the ids int64 [k] of a .npy file, or of a text file with one a line."""
   try:
-    found = np.load(path, allow_pickle=False) if path.suffix == ".npy" else path.read_text().split()
-    return np.asarray(found).astype(np.int64).reshape(-1)
+    ids = np.load(path, allow_pickle=False) if path.suffix == ".npy" else path.read_text().split()
+    return np.asarray(ids).astype(np.int64).reshape(-1)
   except ValueError as error:
     raise ValueError(f"{path} holds no ids: write one integer a line, or a .npy.") from error
 
@@ -133,27 +118,32 @@ def read_figures(path: Path) -> list[Figure]:
 def read_models(
   paths: tuple[Path, ...], recipe: train.Recipe, dataset: data.Dataset, ids: np.ndarray
 ) -> Outputs:
-  """Returns the outputs [K, n, C] of saved models on the given ids."""
-  like = models.shapes(recipe.model, dataset.take(dataset.ids[:1]).batch()[0])
-  found = [
-    Outputs.load(path).take(ids)
-    if path.suffix == ".npz"
-    else metrics.oracle.outputs([checkpoint.load(path, like)], dataset, ids)
-    for path in paths
-  ]
-  labels, logits = dataset.take(ids).labels, []
-  for path, each in zip(paths, found, strict=True):
-    if each.labels is None or not np.array_equal(each.labels, labels):
+  """Returns the outputs of all saved models on the given ids; of text they have no logits."""
+  like = models.shapes(recipe.model, dataset.example)
+  labels = dataset.take(ids).labels
+  files = []
+  for path in paths:
+    if path.suffix != ".npz":
+      files.append(metrics.oracle.outputs([checkpoint.load(path, like)], dataset, ids))
+      continue
+    outputs = Outputs.load(path).take(ids)
+    if (outputs.labels is None) != (labels.ndim > 1):
+      kind = "log-odds, as of text" if outputs.labels is None else "logits, of one label each"
+      raise ValueError(f"{path} holds {kind}, but labels of this data set are {labels.shape}.")
+    if outputs.labels is not None and not np.array_equal(outputs.labels, labels):
       raise ValueError(f"{path} has other labels than {len(labels)} examples of the data set.")
-    logits.append(each.logits)
-  return Outputs.of_logits(ids, labels, np.concatenate(logits))
+    files.append(outputs)
+  if labels.ndim > 1:
+    log_odds = np.concatenate([outputs.log_odds for outputs in files])
+    return Outputs(ids, log_odds, np.concatenate([outputs.correct for outputs in files]))
+  return Outputs.of_logits(ids, labels, np.concatenate([outputs.logits for outputs in files]))
 
 
 def batch_norm_changed(
   paths: tuple[Path, ...], recipe: train.Recipe, dataset: data.Dataset, ids: np.ndarray
 ) -> Outputs | None:
   """Returns originals of which only BatchNorm statistics changed; None where there are none."""
-  like = models.shapes(recipe.model, dataset.take(dataset.ids[:1]).batch()[0])
+  like = models.shapes(recipe.model, dataset.example)
   if "batch_stats" not in (like.state or {}) or any(path.suffix == ".npz" for path in paths):
     return None
   saved = (checkpoint.load(path, like) for path in paths)
@@ -163,68 +153,73 @@ def batch_norm_changed(
 def main(config: Config) -> None:
   """Trains what is missing, audits, evaluates, writes evaluation.json and prints the table."""
   other = None if config.against is None else read_figures(config.against)
-  log = logs.start(config.out, config.log, config)
+  log = logs.start(config.out, config.log, vars(config))
   dataset, parts = cut(config)
   split = split_of(config, dataset, parts)
   recipe = recipe_of(config, dataset.num_classes)
   base = jax.random.key(config.key)
-  models_key, audit_key = jax.random.split(jax.random.fold_in(base, 4))
+  key, audit_key = jax.random.split(jax.random.fold_in(base, 4))
   ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])
   unlearned = read_models(config.unlearned, recipe, dataset, ids)
   if len(config.seconds) not in (0, len(unlearned)):
     raise ValueError(f"--seconds has {len(config.seconds)} numbers for {len(unlearned)} models.")
   if config.oracles:
-    kinds = (config.originals, config.oracles)
-    ensemble = Ensemble(*(read_models(paths, recipe, dataset, ids) for paths in kinds))
+    originals = read_models(config.originals, recipe, dataset, ids)
+    ensemble = Ensemble(originals, read_models(config.oracles, recipe, dataset, ids))
     batch_norm = batch_norm_changed(config.originals, recipe, dataset, ids)
   else:
-    what = (recipe, dataset, split, models_key)
-    store = ensemble_store(config.out, metrics.oracle.schedules(*what, config.num_models))
-    ensemble = metrics.oracle.ensemble(*what, num_models=config.num_models, store=store)
-    batch_norm = metrics.batch_norm_control(*what, num_models=config.num_models // 2)
+    count = config.num_models
+    store = ensemble_store(config.out, recipe, dataset, split, key, count)
+    ensemble = metrics.oracle.ensemble(recipe, dataset, split, key, num_models=count, store=store)
+    batch_norm = metrics.batch_norm_control(recipe, dataset, split, key, num_models=count // 2)
   # The cut of experiments.rum and unlearn: what tuned a method or a proxy there attacks nothing.
   attack_ids = data.cut_heldout(split.heldout, jax.random.fold_in(base, 2)).attack
   for name, kept in ensemble._asdict().items():
     kept.save(config.out / f"{name}.npz")
-  examined = metrics.audit(ensemble, split, attack_ids, audit_key, batch_norm=batch_norm)
-  print(examined.line)
-  examined.certify()
-  given = (unlearned, ensemble, split, attack_ids, audit_key)
-  found = metrics.beside_oracles(
-    *given,
-    groups=groups_of(config, split),
+  audit = metrics.audit(ensemble, split, attack_ids, audit_key, batch_norm=batch_norm)
+  print(audit.line)
+  audit.certify()
+  groups = groups_of(config, split)
+  figures = metrics.beside_oracles(
+    unlearned,
+    ensemble,
+    split,
+    attack_ids,
+    audit_key,
+    groups=groups,
     seconds=config.seconds,
     retrained_seconds=config.retrained_seconds,
   )
-  groups = groups_of(config, split) or {"forget": split.forget}
+  groups = groups or {"forget": split.forget}
   counts = rum.class_counts(list(groups.values()), dataset).tolist()
   for name, classes in zip(groups, counts, strict=True):
     print(f"{name}: {sum(classes)} examples, of each class {' '.join(map(str, classes))}")
-  record = {"config": config, "versions": report.versions(), "audit": examined}
+  record = {"config": config, "versions": report.versions(), "audit": audit}
   record |= {"classes": dict(zip(groups, counts, strict=True)), "ties": TIES_RULE}
-  report.write_json(config.out / "evaluation.json", {"figures": found, **record})
-  log(0, logs.named(found))
+  report.write_json(config.out / "evaluation.json", {"figures": figures, **record})
+  log(0, logs.named(figures))
   unlearned.save(config.out / "outputs.npz")
-  report.write_arrays(config.out / "examples.npz", metrics.by_example(*given))
-  show(examined.without_blind(found), len(unlearned), len(ensemble.oracles))
-  if examined.blind:
-    print(f"Blind here, left out of the tables: {', '.join(map(str, examined.blind))}.")
+  by_example = metrics.by_example(unlearned, ensemble, split, attack_ids, audit_key)
+  report.write_arrays(config.out / "examples.npz", by_example)
+  show(audit.without_blind(figures), len(unlearned), len(ensemble.oracles))
+  if audit.blind:
+    print(f"Blind here, left out of the tables: {', '.join(map(str, audit.blind))}.")
   print(f"written: {config.out}/evaluation.json, and outputs, examples, originals and oracles .npz")
   if other is not None:
     rows = [
       (figure.title, figure.part, figure.kind, figure.value, figure.low, figure.high, figure.p)
-      for figure in examined.without_blind(metrics.compare(found, other))
+      for figure in audit.without_blind(metrics.compare(figures, other))
     ]
     names = ("figure", "part", "kind", "difference", "low", "high", "p (sign flip)")
     tables.show(f"Minus {config.against}, seed by seed, 95 % t", names, rows)
 
 
-def show(found: list[Figure], unlearned: int, oracles: int) -> None:
+def show(figures: list[Figure], unlearned: int, oracles: int) -> None:
   """Prints one row for each figure."""
   title = f"{unlearned} unlearned models beside {oracles} oracles"
   rows = [
     (figure.title, figure.part, figure.kind, figure.value, figure.low, figure.high, figure.note)
-    for figure in found
+    for figure in figures
   ]
   names = ("figure", "part", "kind", "value", "low", "high", "interval, or why there is none")
   tables.show(title, names, rows)

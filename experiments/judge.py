@@ -1,8 +1,8 @@
 """How one unlearned network is judged: beside a network retrained without the forget set."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jaxmul.metrics import Figure, find
 
 # What tables show first; the gap is best at 0, the others at 1.
 HEADLINE = ("example gap", "ToW by group", "ToW", "ToW-MIA")
-_PARTS = ("forget", "retain", "test")
+PARTS = ("forget", "retain", "test")  # of which tables show accuracies
 
 
 def over_seeds(seeds: Sequence[Sequence[Figure]]) -> list[Figure]:
@@ -22,11 +22,11 @@ def over_seeds(seeds: Sequence[Sequence[Figure]]) -> list[Figure]:
   Args:
     seeds: of each, the figures of a `Judge`.
   """
-  found = []
+  means = []
   for figure in seeds[0]:
-    values = [find(each, figure.name, figure.part).value for each in seeds]
-    found.append(metrics.figures.over_seeds(values, name=figure.name, part=figure.part))
-  return found
+    values = [find(figures, figure.name, figure.part).value for figures in seeds]
+    means.append(metrics.figures.over_seeds(values, name=figure.name, part=figure.part))
+  return means
 
 
 def maybe_over_seeds(values: Sequence[float | None], *, name: str) -> Figure:
@@ -37,6 +37,13 @@ def maybe_over_seeds(values: Sequence[float | None], *, name: str) -> Figure:
   return metrics.figures.over_seeds(numbers, name=name)
 
 
+def ranked(scores: np.ndarray, truth: np.ndarray, top_k: int) -> proxies.Agreement:
+  """Returns the agreement of a proxy; NaN where it or the truth is constant, and orders nothing."""
+  if np.ptp(scores) == 0 or np.ptp(truth) == 0:
+    return proxies.Agreement(spearman=np.nan, low=np.nan, high=np.nan, precision_at_k=np.nan)
+  return proxies.agreement(scores, truth, top_k=top_k)
+
+
 def rank_figures(agreements: Sequence[proxies.Agreement]) -> list[Figure]:
   """Returns Spearman's ρ of a proxy with the ground truth: the mean, and that of each seed.
 
@@ -44,15 +51,15 @@ def rank_figures(agreements: Sequence[proxies.Agreement]) -> list[Figure]:
     agreements: of each seed, with its bootstrap over examples.
   """
   return [
-    maybe_over_seeds([each.spearman for each in agreements], name="spearman"),
+    maybe_over_seeds([agreement.spearman for agreement in agreements], name="spearman"),
     *(
       metrics.figures.with_interval(
-        metrics.intervals.Interval(each.spearman, each.low, each.high),
+        metrics.intervals.Interval(agreement.spearman, agreement.low, agreement.high),
         metrics.figures.EXAMPLES,
         name="spearman",
         kind=f"seed {number}",
       )
-      for number, each in enumerate(agreements, 1)
+      for number, agreement in enumerate(agreements, 1)
     ),
   ]
 
@@ -66,22 +73,23 @@ def unseeing(original: Sequence[Figure], retrain: Sequence[Figure]) -> list[str]
   Args:
     original, retrain: figures of several seeds, of `over_seeds`.
   """
-  found = []
+  unseen = []
   for name in HEADLINE if len(find(original, "ToW").seeds) > 1 else ():
     ours, theirs = find(original, name), find(retrain, name)
     sides = (ours, theirs) if name == "example gap" else (theirs, ours)
     if not metrics.figures.difference(*sides).low > 0:
-      found.append(name)
-  return found
+      unseen.append(name)
+  return unseen
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Judge:
   """Compares a network with the oracle of its seed, and its p_y with the mean of several oracles.
 
   The attack is fitted on as many retain examples as there are held-out ones set aside for it; ToW
   uses the other retain examples.
 
-  Args:
+  Attributes:
     dataset: where all ids are.
     split: forget, retain and test ids.
     attack_ids: held-out ids, the non-members that the attack is fitted on.
@@ -91,55 +99,46 @@ class Judge:
     key: of the draw of members.
   """
 
-  def __init__(
-    self,
-    dataset: data.Dataset,
-    split: data.Split,
-    *,
-    attack_ids: np.ndarray,
-    groups: Mapping[str, np.ndarray],
-    oracles: metrics.oracle.Outputs,
-    oracle: Network,
-    key: jax.Array,
-  ):
-    order = np.asarray(jax.random.permutation(key, len(split.retain)))
-    cut = len(attack_ids)
-    self._dataset, self._groups = dataset, dict(groups)
-    self._split = dataclasses.replace(split, retain=split.retain[order[cut:]])
-    self._attack: dict[str, Any] = {
-      "members": split.retain[order[:cut]],
-      "nonmembers": attack_ids,
-      "targets": split.forget,
-    }
-    self._oracles = oracles.take(split.forget).probability
-    self._forget = dataset.take(split.forget)
-    self._oracle = self._rates(oracle)
+  dataset: data.Dataset
+  split: data.Split
+  attack_ids: np.ndarray
+  groups: Mapping[str, np.ndarray]
+  oracles: metrics.oracle.Outputs
+  oracle: Network
+  key: jax.Array
 
-  def _rates(self, params: Network) -> dict[str, Any]:
-    found = metrics.evaluate(params, self._dataset, self._split)
-    attack = metrics.attacks.svc_on_split(params, self._dataset, **self._attack)
-    groups = [metrics.accuracy(params, self._dataset.take(ids)) for ids in self._groups.values()]
-    kept = {name: found[name] for name in _PARTS}
-    return kept | {"attack": attack, "groups": groups}
+  def _rates(self, network: Network) -> tuple[dict[str, float], list[float]]:
+    """Returns {part: accuracy} with the attack's rate, and the accuracy [G] on each group."""
+    order = np.asarray(jax.random.permutation(self.key, len(self.split.retain)))
+    members, retain = np.split(self.split.retain[order], [len(self.attack_ids)])
+    split = dataclasses.replace(self.split, retain=retain)
+    rates = metrics.evaluate(network, self.dataset, split)
+    rates["attack"] = metrics.attacks.svc_on_split(
+      network, self.dataset, members=members, nonmembers=self.attack_ids, targets=split.forget
+    )
+    return rates, [metrics.accuracy(network, self.dataset.take(i)) for i in self.groups.values()]
 
-  def __call__(self, params: Network, seconds: float) -> list[Figure]:
+  @functools.cached_property
+  def _of_oracle(self) -> tuple[dict[str, float], list[float]]:
+    return self._rates(self.oracle)
+
+  def __call__(self, network: Network, seconds: float) -> list[Figure]:
     """Returns the figures of one network: accuracies, rates, what is made of them, the seconds."""
-    ours, theirs = self._rates(params), self._oracle
+    ours, theirs = self._rates(network), self._of_oracle
+    forget = self.split.forget
+    confidence = metrics.attacks.label_confidence(network, self.dataset.take(forget))
+    gap = metrics.example_gap(confidence, self.oracles.take(forget).probability)
 
-    def triples(entry: str) -> list[Any]:
-      return [(each[entry], each["retain"], each["test"]) for each in (ours, theirs)]
+    def pair(name: str) -> list[tuple[float, float, float]]:
+      return [(rates[name], rates["retain"], rates["test"]) for rates, _ in (ours, theirs)]
 
-    confidence = metrics.attacks.label_confidence(params, self._forget)
-    gap = metrics.example_gap(confidence, self._oracles)
+    groups = [(accuracies, rates["retain"], rates["test"]) for rates, accuracies in (ours, theirs)]
     return [
       Figure(name="example gap", part="forget", value=gap),
-      Figure(name="ToW by group", value=metrics.tow_by_group(*triples("groups"))),
-      Figure(name="ToW", value=metrics.tow(*triples("forget"))),
-      Figure(name="ToW-MIA", value=metrics.tow_mia(*triples("attack"))),
-      *(
-        Figure(name="accuracy", part=part, value=ours[part])
-        for part in ("forget", "retain", "test")
-      ),
-      Figure(name="attack rate", part="forget", value=ours["attack"]),
+      Figure(name="ToW by group", value=metrics.tow_by_group(*groups)),
+      Figure(name="ToW", value=metrics.tow(*pair("forget"))),
+      Figure(name="ToW-MIA", value=metrics.tow_mia(*pair("attack"))),
+      *(Figure(name="accuracy", part=part, value=ours[0][part]) for part in PARTS),
+      Figure(name="attack rate", part="forget", value=ours[0]["attack"]),
       Figure(name="seconds", value=seconds),
     ]

@@ -7,46 +7,26 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
 
-from experiments import logs, outcome
-from experiments.cache import (
-  Begin,
-  Kept,
-  compute_missing,
-  ensemble_store,
-  name_of,
-  timed,
-  told,
-)
+from experiments import cache, logs, outcome, setting
 from experiments.judge import Judge
-from experiments.setting import forget_groups, order_of, show_groups, split_of
-from experiments.truth import cross_fitted, ground_truth, read_truth
-from jaxmul import (
-  checkpoint,
-  data,
-  memorization,
-  metrics,
-  models,
-  proxies,
-  report,
-  rum,
-  train,
-  unlearn,
-)
+from experiments.outcome import Problem, SeedResult
+from experiments.truth import TruthFlags, cross_fitted, ground_truth
+from jaxmul import checkpoint, data, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul.binding import Network
 
 Proxy = Literal[
   "confidence", "max_confidence", "correctness", "entropy", "curvature", "heldout_divergence"
 ]
 EVENTS = ("confidence", "max_confidence", "correctness", "entropy")
+Arrays = dict[str, np.ndarray]
 ModelName = Literal["mlp", "cnn", "resnet18", "resnet50", "vgg16", "vit"]
-Keep = Callable[[str, Callable[[], Any]], tuple[Any, float]]
 # What changes no number of a seed, and what is told by its content: the data and the ground truth.
 OTHERS = (
   *("seeds", "first_seed", "audit_models", "checkpoints", "log", "out"),
@@ -57,11 +37,10 @@ PLANS = {"neg_grad_plus": rum.neg_grad_plus_plan, "salun": rum.salun_plan}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(TruthFlags):
   """RUM end to end.
 
   Attributes:
-    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
     model: network to train; vgg16 needs images of 32 pixels a side, vit sides divisible by 8.
     proxy: memorization proxies to refine the forget set with.
     plan: what RUM does to the groups: a published plan, salun (none, fine-tune, SalUn) or
@@ -71,51 +50,31 @@ class Config:
     folds: K of the K networks, each trained without one K-th of the data, that tell the autopilot
       what a network says of an example that it never saw.
     trials: settings that the autopilot may try for all groups together, at least 3.
-    seeds: training seeds; one gives no intervals.
-    first_seed: number of the first of them, to confirm a result on seeds that were never seen.
-    num_models: models retrained without a random part of the data, for the ground truth.
+    first_seed: number of the first of the training seeds, to confirm a result on seeds that were
+      never seen.
     truth: .npz of an Estimate of this data and recipe, which takes their place; its seconds are not
       known.
-    fraction: share of the training set that each of them sees, in (0, 1).
     group_size: examples in each of the three forget groups; 0 is n/45, at least 80. A class is
       forgotten whole.
-    epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
-    learning_rate: step size of training in its first epoch; it falls along a cosine.
     audit_models: originals and oracles (each) that the evaluator is audited with; 0 leaves it out.
     checkpoints: keep every network, so that a run that is stopped goes on within a seed.
-    key: number from which all randomness follows.
-    data_dir: folder of prepared TFDS data sets.
-    log: services that get the log too; `log.jsonl` in the run directory is always written.
-    out: run directory to write.
   """
 
-  dataset: str = "mnist5k"
   model: ModelName = "mlp"
   proxy: tuple[Proxy, ...] = (*EVENTS, "curvature", "heldout_divergence")
   plan: Literal["salun", "neg_grad_plus", "auto"] = "salun"
   forget: str = "memorization"
   folds: int = 5
   trials: int = 12
-  seeds: int = 3
   first_seed: int = 0
-  num_models: int = 200
-  truth: Path | None = None
-  fraction: float = 0.7
   group_size: int = 0
-  epochs: int = 10
-  batch_size: int = 64
-  learning_rate: float = 0.05
   audit_models: int = 24
   checkpoints: bool = False
-  key: int = 0
-  data_dir: Path | None = None
-  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/rum")
 
   def __post_init__(self):
-    if self.seeds < 1:
-      raise ValueError(f"--seeds {self.seeds}: must be at least 1.")
+    super().__post_init__()
     if self.first_seed < 0:
       raise ValueError(f"--first-seed {self.first_seed}: must be at least 0.")
     if self.audit_models and self.audit_models < 8:
@@ -141,81 +100,59 @@ class Config:
     return 3 + points + 4 + (self.plan == "salun") + len(self.proxy) + tuned
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Problem:
-  """What all seeds share: the data, its parts, the recipe, the ground truth and the forget set.
-
-  Attributes:
-    seconds: of the ground truth and of cross-fitting; NaN where they are not known.
-    said: for each training example, what a network says of it that never saw it; these networks
-      are not those of the ground truth.
-    oracles: of other seeds than those that are judged.
-  """
-
-  dataset: data.Dataset
-  training: data.Dataset
-  heldout: data.Heldout
-  test: np.ndarray
-  recipe: train.Recipe
-  truth: memorization.Estimate
-  schedule_hash: str
-  groups: rum.Selection
-  said: memorization.Estimate
-  oracles: metrics.oracle.Outputs
-  seconds: dict[str, float]
-
-
 def prepare(
   config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe
 ) -> Problem:
   """Estimates the ground truth, or reads it back, and selects the forget groups."""
   key = jax.random.key(config.key)
   training = dataset.take(parts.train)
-  if config.truth is None:
-    truth, seconds, schedule_hash = ground_truth(config, recipe, training)
-  else:
-    truth = read_truth(config.truth, training)
-    seconds, schedule_hash = float("nan"), truth.digest
-  groups = forget_groups(config, training, truth)
-  show_groups(groups, training, truth)
+  estimate, seconds, schedule_hash = ground_truth(config, recipe, training)
+  size = setting.group_size_of(config.group_size, training)
+  groups = setting.forget_groups(
+    config.forget, size, training, estimate, jax.random.fold_in(key, 6)
+  )
+  setting.show_groups(groups, training, estimate)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
-  said, said_seconds = cross_fitted(config, recipe, training)
-  split = split_of(groups, training, heldout, parts.test)
-  count = config.audit_models or ORACLES
-  what = (recipe, dataset, split, jax.random.fold_in(key, 3))
-  store = ensemble_store(config.out, metrics.oracle.schedules(*what, count))
+  cross_fit, cross_fit_seconds = cross_fitted(config, recipe, training, config.folds)
+  split = setting.split_of(np.sort(np.concatenate(groups)), training, heldout, parts.test)
+  key, count = jax.random.fold_in(key, 3), config.audit_models or ORACLES
+  store = cache.ensemble_store(config.out, recipe, dataset, split, key, count)
+  oracles = metrics.oracle.oracles(recipe, dataset, split, key, num_models=count, store=store)
   return Problem(
     dataset=dataset,
     training=training,
     heldout=heldout,
     test=parts.test,
     recipe=recipe,
-    truth=truth,
+    truth=estimate,
     schedule_hash=schedule_hash,
     groups=groups,
-    said=said,
-    oracles=metrics.oracle.oracles(*what, num_models=count, store=store),
-    seconds={"ground truth": seconds, "cross-fit": said_seconds},
+    split=split,
+    cross_fit=cross_fit,
+    oracles=oracles,
+    seconds={"ground truth": seconds, "cross-fit": cross_fit_seconds},
   )
 
 
 def audited(config: Config, problem: Problem) -> metrics.Audit:
   """Audits the evaluator with originals and oracles of the same recipe; resumable."""
   key = jax.random.fold_in(jax.random.key(config.key), 3)
-  split = split_of(problem.groups, problem.training, problem.heldout, problem.test)
+  recipe, dataset, split = problem.recipe, problem.dataset, problem.split
   count = config.audit_models
-  what = (problem.recipe, problem.dataset, split, key)
-  store = ensemble_store(config.out, metrics.oracle.schedules(*what, count))
   start = time.perf_counter()
-  ensemble = metrics.oracle.ensemble(*what, num_models=count, store=store)
-  found = metrics.audit(
-    *(ensemble, split, problem.heldout.attack, key),
+  store = cache.ensemble_store(config.out, recipe, dataset, split, key, count)
+  ensemble = metrics.oracle.ensemble(recipe, dataset, split, key, num_models=count, store=store)
+  audit = metrics.audit(
+    ensemble,
+    split,
+    problem.heldout.attack,
+    key,
     high=problem.groups.high,
     low=problem.groups.low,
-    batch_norm=metrics.batch_norm_control(*what, num_models=count // 2),
+    batch_norm=metrics.batch_norm_control(recipe, dataset, split, key, num_models=count // 2),
   )
   print(f"audit: {count} originals and {count} oracles, {time.perf_counter() - start:.0f} s")
-  return found
+  return audit
 
 
 def methods_of(config: Config) -> dict[str, outcome.Method]:
@@ -223,23 +160,18 @@ def methods_of(config: Config) -> dict[str, outcome.Method]:
   auto, first = config.plan == "auto", config.proxy[0]
   plain = ["original", "retrain", "fine-tune", "NegGrad+ vanilla"]
   plain += ["SalUn vanilla"] if config.plan == "salun" else []
-  found = {name: outcome.Method() for name in plain}
+  methods = {name: outcome.Method() for name in plain}
   for scores in ("shuffle", "ground truth", *config.proxy):
-    found[f"RUM {scores}"] = outcome.Method(scores, tuned=auto)
-  found["vanilla, tuned"] = outcome.Method(tuned=True)
+    methods[f"RUM {scores}"] = outcome.Method(scores, tuned=auto)
+  methods["vanilla, tuned"] = outcome.Method(tuned=True)
   if not auto:
-    found[f"RUM {first}, tuned"] = outcome.Method(first, tuned=True)
-  return found
+    methods[f"RUM {first}, tuned"] = outcome.Method(first, tuned=True)
+  return methods
 
 
 def run_seed(
-  config: Config,
-  problem: Problem,
-  seed: int,
-  log: logs.Log,
-  begin: Begin,
-  keep: Keep,
-) -> dict[str, Any]:
+  config: Config, problem: Problem, seed: int, log: logs.Log, begin: cache.Begin, keep: cache.Keep
+) -> SeedResult:
   """Trains, scores, unlearns and evaluates with one seed.
 
   Args:
@@ -247,33 +179,26 @@ def run_seed(
     seed: from 0.
     log: gets the history of each training run by epoch, and what each method scored by seed.
     begin: is told when each of the `config.stages` begins.
-    keep: `(name, make) -> (make(), seconds)`, which may read back what an earlier run made.
-
-  Returns:
-    {"proxies": {name: {"seconds", "scores" [n]}}, "methods": {name: figures of a `Judge`},
-    "tuned": {name: what was chosen for each group}, "confidence": {name: p_y [k] of the forget set,
-    by id}}; accuracies and rates in [0, 1].
+    keep: gets what takes long, and may read it back.
   """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 7)
-  split = split_of(problem.groups, problem.training, problem.heldout, problem.test)
-  forget = split.forget
-
+  training, split, forget = problem.training, problem.split, problem.split.forget
   label = f"seed {seed + 1}"
 
-  def trained(name: str, make: Callable[[], train.Fit]) -> tuple[Network, dict[str, Any], float]:
+  def trained(name: str, make: Callable[[], train.Fit]) -> tuple[Network, Arrays, float]:
     begin(f"{label}: training {name}")
     fit = functools.cache(make)
     rows, seconds = keep(f"{name} history", lambda: fit().scores | fit().history._asdict())
-    params, _ = keep(name, lambda: fit().network)
+    network, _ = keep(name, lambda: fit().network)
     logs.history(log, f"{label}/{name}", rows["loss"], rows["accuracy"])
-    return params, rows, seconds
+    return network, rows, seconds
 
-  def retrained(name: str, key: jax.Array) -> tuple[Network, dict[str, Any], float]:
-    return trained(name, lambda: unlearn.retrain(problem.recipe, problem.training, split, key))
+  def retrained(name: str, key: jax.Array) -> tuple[Network, Arrays, float]:
+    return trained(name, lambda: unlearn.retrain(problem.recipe, training, split, key))
 
   trackers = {"events": proxies.trackers.learning_events()}
   original, events, train_seconds = trained(
-    "original", lambda: train.fit(problem.recipe, problem.training, keys[0], trackers=trackers)
+    "original", lambda: train.fit(problem.recipe, training, keys[0], trackers=trackers)
   )
   oracle, _, retrain_seconds = retrained("oracle", keys[1])
   second, _, _ = retrained("second oracle", keys[2])
@@ -284,42 +209,36 @@ def run_seed(
       scored[name] = events[name], train_seconds
     else:
       begin(f"{label}: scoring {name}")
-      found, seconds = keep(name, point_proxy(name, problem, original, keys[3]))
-      scored[name] = found[name], seconds
+      proxy = functools.partial(point_proxy, name, problem, original, keys[3])
+      scores, seconds = keep(name, proxy)
+      scored[name] = scores[name], seconds
 
   batch = config.batch_size
 
   def vanilla(algorithm: unlearn.Unlearner, epochs: int) -> Callable[[], Network]:
     return lambda: unlearn.run(
-      algorithm, original, problem.training, split, keys[4], epochs=epochs, batch_size=batch
+      algorithm, original, training, split, keys[4], epochs=epochs, batch_size=batch
     )
 
-  chosen: dict[str, np.ndarray] = {}
-
-  def tuned(name: str, groups: list[np.ndarray]) -> Callable[[], Network]:
-    def run() -> Network:
-      found = rum.tune(
-        rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy)),
-        original,
-        problem.training,
-        groups,
-        problem.dataset.take(problem.heldout.tune),
-        keys[4],
-        budget=config.trials,
-        estimate=problem.said,
-      )
-      best = [
-        max((t for t in found.trials if t.group == group), key=lambda t: t.surrogate)
-        for group in range(len(groups))
-      ]
-      chosen[name] = np.array([trial.name for trial in best])
-      return found.network
-
-    return run
+  def tune(groups: list[np.ndarray]) -> rum.Tuned:
+    return rum.tune(
+      rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy)),
+      original,
+      training,
+      groups,
+      problem.dataset.take(problem.heldout.tune),
+      keys[4],
+      budget=config.trials,
+      estimate=problem.cross_fit,
+    )
 
   def by(scores: np.ndarray, soft: np.ndarray | None = None) -> list[np.ndarray]:
-    rows = problem.training.rows(forget)
+    rows = training.rows(forget)
     return rum.refine(scores[rows], forget, soft=None if soft is None else soft[rows])
+
+  def by_plan(groups: list[np.ndarray]) -> Callable[[], Network]:
+    plan = PLANS[config.plan](batch)
+    return lambda: rum.meta_unlearn(plan, original, training, groups, keys[4])
 
   plain = {
     "fine-tune": vanilla(unlearn.fine_tune(), 10),
@@ -327,23 +246,15 @@ def run_seed(
     "SalUn vanilla": vanilla(unlearn.salun(), 10),
   }
   refinements = {
+    None: [forget],
     "shuffle": rum.shuffle(forget, keys[5]),
-    "ground truth": by(*order_of(problem.truth)),
+    "ground truth": by(*setting.order_of(problem.truth)),
     **{name: by(scores) for name, (scores, _) in scored.items()},
   }
 
-  def unlearned(name: str, method: outcome.Method) -> Callable[[], Network]:
-    if method.scores is None and not method.tuned:
-      return plain[name]
-    groups = [forget] if method.scores is None else refinements[method.scores]
-    if method.tuned:
-      return tuned(name, groups)
-    plan = PLANS[config.plan](batch)
-    return lambda: rum.meta_unlearn(plan, original, problem.training, groups, keys[4])
-
   judge = Judge(
-    problem.dataset,
-    split,
+    dataset=problem.dataset,
+    split=split,
     attack_ids=problem.heldout.attack,
     groups=problem.groups._asdict(),
     oracles=problem.oracles,
@@ -351,83 +262,84 @@ def run_seed(
     key=keys[6],
   )
   networks = {"original": (original, train_seconds), "retrain": (second, retrain_seconds)}
-  results, tunings, confidence = {}, {}, {}
-  forgotten = problem.training.take(forget)
+  results, choices, confidence = {}, {}, {}
+  forgotten = training.take(forget)
   for name, method in methods_of(config).items():
+    groups = refinements[method.scores]
     if name in networks:
       network, seconds = networks[name]
+    elif method.tuned:
+      begin(f"{label}: {name}")
+      tuned = functools.cache(functools.partial(tune, groups))
+      network, seconds = keep(name, lambda tuned=tuned: tuned().network)
+      steps, _ = keep(f"{name} choice", lambda tuned=tuned: {"steps": best_of(tuned().trials)})
+      choices[name] = steps["steps"].tolist()
     else:
       begin(f"{label}: {name}")
-      network, seconds = keep(name, unlearned(name, method))
-    if method.tuned:
-      said, _ = keep(f"{name} choice", lambda name=name: {"steps": chosen[name]})
-      tunings[name] = said["steps"].tolist()
+      network, seconds = keep(name, plain[name] if name in plain else by_plan(groups))
     results[name] = judge(network, seconds)
     log(seed, logs.named(results[name], name))
     confidence[name] = 1 - proxies.score(proxies.confidence, network, forgotten)
   return {
     "proxies": {name: {"seconds": s, "scores": scores} for name, (scores, s) in scored.items()},
     "methods": results,
-    "tuned": tunings,
+    "tuned": choices,
     "confidence": confidence,
   }
 
 
-def point_proxy(
-  name: str, problem: Problem, original: Network, key: jax.Array
-) -> Callable[[], dict[str, np.ndarray]]:
-  """Returns what computes {name: scores [n]} of a proxy of the trained network."""
-
-  def scores() -> dict[str, np.ndarray]:
-    if name == "curvature":
-      proxy = jax.tree_util.Partial(proxies.curvature)
-    else:
-      heldout = problem.dataset.take(problem.heldout.proxy)
-      recipe = proxies.heldout_recipe(problem.recipe)
-      after = proxies.heldout_retrain(original, heldout, recipe, key)
-      proxy = jax.tree_util.Partial(proxies.heldout_divergence, heldout_params=after)
-    # Curvature of a ResNet-50 keeps 30 MB for an image of 32 × 32, by its shapes.
-    rows = 128 * len(jax.devices())
-    return {name: proxies.score(proxy, original, problem.training, batch_size=rows)}
-
-  return scores
+def best_of(trials: Sequence[rum.Trial]) -> np.ndarray:
+  """Returns the name of the best trial of each group."""
+  best: dict[int, rum.Trial] = {}
+  for trial in trials:
+    if trial.group not in best or trial.surrogate > best[trial.group].surrogate:
+      best[trial.group] = trial
+  return np.array([best[group].name for group in sorted(best)])
 
 
-def keeper(config: Config, problem: Problem, folder: Path) -> Keep:
-  """Returns `keep` of `run_seed`: with checkpoints in a folder, or a clock alone."""
-  if not config.checkpoints:
-    return lambda _, make: timed(make)
-  example = problem.training.take(problem.training.ids[:1]).batch()[0]
-  return Kept(folder, models.shapes(problem.recipe.model, example))
+def point_proxy(name: str, problem: Problem, original: Network, key: jax.Array) -> Arrays:
+  """Returns {name: scores [n]} of a proxy of the trained network."""
+  if name == "curvature":
+    proxy = jax.tree_util.Partial(proxies.curvature)
+  else:
+    heldout = problem.dataset.take(problem.heldout.proxy)
+    recipe = proxies.heldout_recipe(problem.recipe)
+    after = proxies.heldout_retrain(original, heldout, recipe, key)
+    proxy = jax.tree_util.Partial(proxies.heldout_divergence, heldout_params=after)
+  # Curvature of a ResNet-50 keeps 30 MB for an image of 32 × 32, by its shapes.
+  rows = 128 * len(jax.devices())
+  return {name: proxies.score(proxy, original, problem.training, batch_size=rows)}
 
 
 def name_of_seeds(config: Config, problem: Problem) -> str:
   """Returns what the results of all seeds are named by: everything that decides them."""
   ids = (problem.training.ids, problem.heldout, problem.test)
-  estimates = (problem.truth.digest, problem.said.digest)
+  estimates = (problem.truth.digest, problem.cross_fit.digest)
   given = (*estimates, problem.groups, problem.oracles.logits, outcome.LAYOUT)
-  return name_of(told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
+  return cache.name_of(cache.told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
 
-def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, Any]]:
+def resumed(config: Config, problem: Problem, log: logs.Log) -> list[SeedResult]:
   """Returns the result of each seed, read back if the same run has finished it before."""
   name = name_of_seeds(config, problem)
-  first, cache = config.first_seed, config.out / "cache"
+  first, folder = config.first_seed, config.out / "cache"
   numbers = range(first, first + config.seeds)
-  paths = {seed: cache / f"seed{seed}-{name}.json" for seed in numbers}
+  paths = {seed: folder / f"seed{seed}-{name}.json" for seed in numbers}
 
-  def compute(seed: int, path: Path, begin: Begin) -> None:
-    keep = keeper(config, problem, path.with_suffix(""))
+  def compute(seed: int, path: Path, begin: cache.Begin) -> None:
+    like = models.shapes(problem.recipe.model, problem.training.example)
+    kept = cache.Kept(path.with_suffix(""), like) if config.checkpoints else None
+    keep = kept or (lambda _, make: cache.timed(make))
     report.write_json(path, run_seed(config, problem, seed, log, begin, keep))
 
-  compute_missing(paths, config.stages, compute)
+  cache.compute_missing(paths, config.stages, compute)
   results = [json.loads(path.read_text()) for path in paths.values()]
   for result in results:
     result["methods"] = {
       name: metrics.figures.read(rows) for name, rows in result["methods"].items()
     }
-    for found in result["proxies"].values():
-      found["scores"] = np.asarray(found["scores"])
+    for proxy in result["proxies"].values():
+      proxy["scores"] = np.asarray(proxy["scores"])
   return results
 
 
@@ -435,30 +347,30 @@ def steps_of(config: Config) -> dict[str, str]:
   """Returns what the plan does to each group, with every setting: {group: algorithm(…), …}."""
   if config.plan == "auto":
     return dict.fromkeys(rum.Selection._fields, "what the autopilot chose, see metrics.json")
-  plan, said = PLANS[config.plan](config.batch_size), {}
+  plan, steps = PLANS[config.plan](config.batch_size), {}
   for group, step in zip(rum.Selection._fields, plan.steps, strict=True):
     if step.unlearner is None:
-      said[group] = "left as it is"
+      steps[group] = "left as it is"
     else:
       algorithm = step.unlearner.words()
-      said[group] = f"{algorithm}, {step.epochs} epochs, batch {step.batch_size}"
-  return said
+      steps[group] = f"{algorithm}, {step.epochs} epochs, batch {step.batch_size}"
+  return steps
 
 
 def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe) -> None:
   """Runs everything on these parts, writes the run directory and prints the table."""
   record = {"config": config, "plan": steps_of(config), "versions": report.versions()}
-  log = logs.start(config.out, config.log, config)
+  log = logs.start(config.out, config.log, vars(config))
   report.write_json(config.out / "config.json", record)
   problem = prepare(config, dataset, parts, recipe)
   seeds = resumed(config, problem, log)
-  found = audited(config, problem) if config.audit_models else metrics.Audit(())
-  outcome.write(config.out, problem, methods_of(config), seeds, record, blind=found.blind)
+  audit = audited(config, problem) if config.audit_models else metrics.Audit(())
+  outcome.write(config.out, problem, methods_of(config), seeds, record, blind=audit.blind)
   if config.audit_models:
     report.write_json(
       config.out / "audit.json",
-      {"passed": found.passed, "line": found.line, "blind": found.blind, "audit": found},
+      {"passed": audit.passed, "line": audit.line, "blind": audit.blind, "audit": audit},
     )
-    print(found.line)
+    print(audit.line)
   page = report.html(config.out)
   print(f"written: {page}, metrics.json, scores.npz and *.png beside it")

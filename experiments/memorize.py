@@ -15,59 +15,43 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
 import tyro
 
-from experiments import cli, logs
+from experiments import cli, logs, setting
 from experiments.setting import cut, recipe_of
-from experiments.truth import compute_part, part_of, truth_settings
+from experiments.truth import check_part, compute_part, truth_key
 from jaxmul import memorization, report, retraining
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(setting.Flags):
   """Estimates the memorization of every training example.
 
   Attributes:
-    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
-    model: network to train.
     num_models: models retrained without a random part of the data.
     fraction: share of the training set that each of them sees, in (0, 1).
     until_width: stop when the median width of the interval, over the examples with |memorization|
       of at least 0.1 (at least 50 of them), is at most this.
     influence: keep what each model says of the held-out and test examples, for influence.
     active: spend the second half of the models where the intervals are widest.
-    epochs: passes of every training run.
-    batch_size: examples a step.
-    learning_rate: step size of training in its first epoch; it falls along a cosine.
-    key: number from which all randomness follows.
     executor: who trains; auto is processes on CPU, devices elsewhere.
     part: compute only this part of the chunks, such as 3/16, into the shared folder.
     distributed: one JAX job of several processes; on Slurm, MPI and TPU pods it finds the others.
-    data_dir: folder of prepared TFDS data sets.
-    log: services that get the log too; `log.jsonl` in the run directory is always written.
-    out: run directory to write.
   """
 
-  dataset: str = "mnist5k"
   model: Literal["mlp", "cnn", "resnet18"] = "mlp"
   num_models: int = 400
   fraction: float = 0.7
   until_width: float | None = None
   influence: bool = False
   active: bool = False
-  epochs: int = 10
-  batch_size: int = 64
-  learning_rate: float = 0.05
-  key: int = 0
   executor: Literal["auto", "serial", "processes", "devices", "ray"] = "auto"
   part: str | None = None
   distributed: bool = False
-  data_dir: Path | None = None
-  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/truth")
 
   def __post_init__(self):
@@ -77,10 +61,7 @@ class Config:
       )
     if self.until_width is not None and (self.part or self.distributed):
       raise ValueError("--until-width needs all chunks: leave out --part and --distributed.")
-    if self.part and self.distributed:
-      raise ValueError("--part and --distributed both share out the chunks: use one of them.")
-    if self.part:
-      part_of(self.part)
+    check_part(self.part, self.distributed)
 
 
 def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
@@ -92,10 +73,17 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
   test = dataset.take(np.concatenate([parts.heldout, parts.test])) if config.influence else None
   recipe = recipe_of(config, dataset.num_classes)
   first = jax.process_index() == 0
-  log = logs.start(config.out, config.log, config) if first else lambda step, metrics: None
-  executor = _logged(_executor(config.executor) or retraining.default(), log)
+  log = logs.start(config.out, config.log, vars(config)) if first else lambda step, metrics: None
+  executor = _logged(_executor(config.executor), log)
   store = config.out / "chunks"
-  schedule = retraining.leave_out(recipe, training, **truth_settings(config), test=test)
+  schedule = retraining.leave_out(
+    recipe,
+    training,
+    truth_key(config),
+    num_models=config.num_models,
+    fraction=config.fraction,
+    test=test,
+  )
   if not config.active:
     retraining.Store(store, schedule)  # refuses another's chunks before anything is written
   if first and not config.part:
@@ -103,46 +91,47 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
     report.write_json(config.out / "config.json", record)
   start = time.perf_counter()
   if config.part:
-    compute_part(schedule, store, executor, *part_of(config.part))
+    compute_part(schedule, store, executor, config.part)
     return
   if config.active:
-    found = memorization.active(schedule, store=store, executor=executor)
+    estimate = memorization.active(schedule, store=store, executor=executor)
   else:
-    found = memorization.estimate(
+    estimate = memorization.estimate(
       schedule, until_width=config.until_width, store=store, executor=executor
     )
   if first:
-    found.save(config.out / "estimate.npz")
-    print(f"{found.design}; {time.perf_counter() - start:.0f} s now")
-    summarize(found)
+    estimate.save(config.out / "estimate.npz")
+    print(f"{estimate.design}; {time.perf_counter() - start:.0f} s now")
+    summarize(estimate)
     print(f"written: {config.out}/estimate.npz")
 
 
-def summarize(found: memorization.Estimate) -> None:
+def summarize(estimate: memorization.Estimate) -> None:
   """Prints what the scores say, with their uncertainty."""
-  known = np.isfinite(found.memorization)
-  mem, low = found.memorization[known], found.low[known]
+  known = np.isfinite(estimate.memorization)
+  mem, low = estimate.memorization[known], estimate.low[known]
   print(
     f"{known.sum()} of {len(known)} examples scored: {np.mean(mem == 0):.0%} exactly 0, "
     f"{np.sum(mem >= 0.25)} at 0.25 or more, {np.sum(low > 0)} surely above 0 (95 %)"
   )
-  width = found.median_width
+  width = estimate.median_width
   few = "fewer than 50 examples reach 0.1" if np.isnan(width) else f"{width:.2f}"
   print(f"median width of the interval where |memorization| is at least 0.1: {few}")
-  print(f"SHA-256 {found.digest[:16]}")
+  print(f"SHA-256 {estimate.digest[:16]}")
 
 
-def _executor(name: str) -> Any:
-  named = {"serial": retraining.serial, "processes": retraining.processes()}
-  if name in named:
-    return named[name]
-  return {"devices": retraining.devices, "ray": retraining.ray}.get(name, lambda: None)()
+def _executor(name: str) -> retraining.Executor:
+  if name == "serial":
+    return retraining.serial
+  return getattr(retraining, "default" if name == "auto" else name)()
 
 
 def _logged(execute: retraining.Executor, log: logs.Log) -> retraining.Executor:
   """Returns an executor that does the same, and logs the models done and their rate."""
 
-  def logged(schedule: retraining.Schedule, chunks: Sequence[int]) -> Iterator[Any]:
+  def logged(
+    schedule: retraining.Schedule, chunks: Sequence[int]
+  ) -> Iterator[tuple[int, retraining.Chunk]]:
     left = sum(len(schedule.models(number)) for number in chunks)
     done, start = 0, time.perf_counter()
     for number, chunk in execute(schedule, chunks):
@@ -157,12 +146,12 @@ def _logged(execute: retraining.Executor, log: logs.Log) -> retraining.Executor:
 def status(out: tyro.conf.Positional[Path]) -> None:
   """Says how far a run is."""
   for folder in _stores(out):
-    found = retraining.status(folder)
-    of = f" of {found.num_models}" if found.num_models else ""
+    store = retraining.status(folder)
+    of = f" of {store.num_models}" if store.num_models else ""
     print(
-      f"{folder}: {found.done}{of} models done; {found.design or 'schedule.jaxmul is not whole'}"
+      f"{folder}: {store.done}{of} models done; {store.design or 'schedule.jaxmul is not whole'}"
     )
-    for name in found.damaged:
+    for name in store.damaged:
       print(f"  damaged: {name}")
 
 
@@ -172,7 +161,7 @@ def verify(out: tyro.conf.Positional[Path]) -> None:
   After --until-width models are missing for good: the run did not need them.
   """
   stores = [(folder, retraining.status(folder)) for folder in _stores(out)]
-  damaged = [folder / name for folder, found in stores for name in found.damaged]
+  damaged = [folder / name for folder, store in stores for name in store.damaged]
   estimate = out / "estimate.npz"
   if estimate.exists():
     try:
@@ -181,12 +170,12 @@ def verify(out: tyro.conf.Positional[Path]) -> None:
       damaged.append(estimate)
   for path in damaged:
     print(f"damaged: {path}")
-  for folder, found in stores:
-    if found.design is None and "schedule.jaxmul" not in found.damaged:
+  for folder, store in stores:
+    if store.design is None and "schedule.jaxmul" not in store.damaged:
       damaged.append(folder / "schedule.jaxmul")
       print(f"missing: {folder / 'schedule.jaxmul'}")
-    elif found.num_models and found.done < found.num_models:
-      print(f"missing: {found.num_models - found.done} of {found.num_models} models of {folder}")
+    elif store.num_models and store.done < store.num_models:
+      print(f"missing: {store.num_models - store.done} of {store.num_models} models of {folder}")
       damaged.append(folder)
   if damaged:
     sys.exit("error: damaged or missing files. Run the same command to compute them again.")

@@ -1,15 +1,17 @@
 """What the main job leaves behind: metrics with intervals over seeds, scores, plots, a table."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from experiments import judge, tables
 from experiments.judge import HEADLINE, unseeing
 from experiments.setting import TIES_RULE
-from jaxmul import metrics, proxies, report, rum
+from jaxmul import data, metrics, report, rum, train
+from jaxmul.memorization import Estimate
 from jaxmul.metrics import Blind, Figure, find
 
 LAYOUT = 2  # of what is kept of a seed: raise it where an older file cannot be read
@@ -28,12 +30,60 @@ class Method(NamedTuple):
   tuned: bool = False
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Problem:
+  """What all seeds share: the data, its parts, the recipe, the ground truth and the forget set.
+
+  Attributes:
+    seconds: of the ground truth and of cross-fitting; NaN where they are not known.
+    cross_fit: for each training example, what a network says of it that never saw it; these
+      networks are not those of the ground truth.
+    split: in which all three groups are forgotten.
+    oracles: of other seeds than those that are judged.
+  """
+
+  dataset: data.Dataset
+  training: data.Dataset
+  heldout: data.Heldout
+  test: np.ndarray
+  recipe: train.Recipe
+  truth: Estimate
+  schedule_hash: str
+  groups: rum.Selection
+  split: data.Split
+  cross_fit: Estimate
+  oracles: metrics.oracle.Outputs
+  seconds: dict[str, float]
+
+
+class Scored(TypedDict):
+  """Scores [n] of a proxy, in the order of the training ids, and the seconds that they took."""
+
+  seconds: float
+  scores: np.ndarray
+
+
+class SeedResult(TypedDict):
+  """What one training seed gave, by the name of the proxy or method.
+
+  Attributes:
+    methods: figures of a `Judge`.
+    tuned: the step that was chosen for each group.
+    confidence: p_y [k] of the forget set, by id.
+  """
+
+  proxies: dict[str, Scored]
+  methods: dict[str, list[Figure]]
+  tuned: dict[str, list[str]]
+  confidence: dict[str, np.ndarray]
+
+
 def write(
   out: Path,
-  problem: Any,
+  problem: Problem,
   methods: Mapping[str, Method],
-  seeds: Sequence[dict[str, Any]],
-  record: dict,
+  seeds: Sequence[SeedResult],
+  record: Mapping[str, object],
   *,
   blind: Sequence[Blind] = (),
 ) -> None:
@@ -41,23 +91,29 @@ def write(
 
   Args:
     out: the run directory.
-    problem: `experiments.main_job.Problem`.
+    problem: what all seeds share.
     methods: what was judged, from top to bottom.
-    seeds: the result of each seed, see `experiments.main_job.run_seed`.
+    seeds: the result of each seed.
     record: config and versions.
     blind: what the audit found blind here: in metrics.json, but in no table or plot.
   """
-  truth = problem.truth
+  truth, groups = problem.truth, problem.groups._asdict()
   figures = {name: judge.over_seeds([seed["methods"][name] for seed in seeds]) for name in methods}
   known = np.isfinite(truth.memorization)
-  first, agreements, scored = {}, {}, {}
+  memorization, high = truth.memorization[known], len(problem.groups.high)
+  scores, agreements, scored = {}, {}, {}
   for name in seeds[0]["proxies"]:
-    scores = np.stack([seed["proxies"][name]["scores"] for seed in seeds])
-    high = len(problem.groups.high)
-    first[name] = scores[0][known]
-    agreements[name] = [ranked(row[known], truth.memorization[known], high) for row in scores]
+    scores[name] = np.stack([seed["proxies"][name]["scores"] for seed in seeds])
+    agreements[name] = [judge.ranked(row[known], memorization, high) for row in scores[name]]
+    precisions = [agreement.precision_at_k for agreement in agreements[name]]
     seconds = [seed["proxies"][name]["seconds"] for seed in seeds]
-    scored[name] = proxy_figures(agreements[name], seconds, problem.seconds["ground truth"])
+    cost = metrics.figures.over_seeds(seconds, name="seconds")
+    scored[name] = [
+      *judge.rank_figures(agreements[name]),
+      judge.maybe_over_seeds(precisions, name="precision at high group"),
+      cost,
+      Figure(name="speed-up", value=problem.seconds["ground truth"] / cost.value),
+    ]
   for name, cost in scoring_of(methods, scored, problem.seconds).items():
     figures[name].append(Figure(name="scoring", value=cost))
   differences = differences_of(methods, figures)
@@ -83,7 +139,7 @@ def write(
       "ties": TIES_RULE,
       "autopilot": {
         "seconds": problem.seconds["cross-fit"],
-        "trainings": int((problem.said.count_in + problem.said.count_out)[0]),
+        "trainings": int((problem.cross_fit.count_in + problem.cross_fit.count_out)[0]),
         "chosen": [seed["tuned"] for seed in seeds],
       },
       "oracles_of_the_gap": len(problem.oracles),
@@ -101,51 +157,46 @@ def write(
       "memorization": truth.memorization,
       "memorization_low": truth.low,
       "memorization_high": truth.high,
-      **{f"group_{name}": ids for name, ids in problem.groups._asdict().items()},
-      **{
-        f"proxy_{name}": np.stack([seed["proxies"][name]["scores"] for seed in seeds])
-        for name in scored
-      },
+      **{f"group_{name}": ids for name, ids in groups.items()},
+      **{f"proxy_{name}": of_seeds for name, of_seeds in scores.items()},
     },
   )
-  forget = np.sort(np.concatenate(problem.groups))
+  confidence = [[seed["confidence"][name] for seed in seeds] for name in methods]
   report.write_arrays(
     out / "unlearned.npz",
     {
-      "ids": forget,
+      "ids": problem.split.forget,
       "methods": np.array(list(methods)),
-      "confidence": np.array(
-        [[seed["confidence"][name] for seed in seeds] for name in methods], np.float32
-      ),
+      "confidence": np.array(confidence, np.float32),
     },
   )
-  data = problem.training
+  training = problem.training
   report.write_arrays(
-    out / "images.npz", {"ids": data.ids, "images": data.inputs, "labels": data.labels}
+    out / "images.npz", {"ids": training.ids, "images": training.inputs, "labels": training.labels}
   )
-  groups = {
-    name: truth.memorization[data.rows(ids)] for name, ids in problem.groups._asdict().items()
-  }
   plots = report.plots
-  plots.memorization_histogram(out / "memorization.png", truth.memorization, groups)
+  memorized = {name: truth.take(ids).memorization for name, ids in groups.items()}
+  plots.memorization_histogram(out / "memorization.png", truth.memorization, memorized)
   plots.proxies_against_truth(
     out / "proxies.png",
-    truth.memorization[known],
-    first,
-    {name: each[0] for name, each in agreements.items()},
+    memorization,
+    {name: of_seeds[0][known] for name, of_seeds in scores.items()},
+    {name: of_seeds[0] for name, of_seeds in agreements.items()},
     "The first training seed; 95 % bootstrap over examples",
   )
   unseen = unseeing(figures["original"], figures["retrain"])
   missing = [
     name
     for name in HEADLINE
-    if name in unseen or any(each.hides(find(figures["original"], name)) for each in blind)
+    if name in unseen or any(figure.hides(find(figures["original"], name)) for figure in blind)
   ]
   shown = [name for name in HEADLINE if name not in missing]
   refined = {name for name, method in methods.items() if method.scores is not None}
   if shown:  # with two seeds it can be that nothing tells an original from an oracle
     plots.method_intervals(out / "methods.png", figures, shown, refined)
-  plots.gallery(out / "gallery.png", data.inputs, data.labels, truth.memorization, truth.soft)
+  plots.gallery(
+    out / "gallery.png", training.inputs, training.labels, truth.memorization, truth.soft
+  )
   print_table(methods, figures, scored, problem.seconds["ground truth"], shown)
   if missing:
     print(f"Blind here, left out of the table: {', '.join(missing)}.")
@@ -155,18 +206,18 @@ def write(
         show_differences(differences, name, len(seeds))
 
 
-def groups_of(problem: Any) -> dict[str, dict[str, Any]]:
+def groups_of(problem: Problem) -> dict[str, dict[str, object]]:
   """Returns of each forget group its size, its examples of each class, and their memorization."""
   counts = rum.class_counts(problem.groups, problem.training)
-  found = {}
-  for name, ids, classes in zip(problem.groups._fields, problem.groups, counts, strict=True):
-    scores = problem.truth.take(ids).memorization
-    found[name] = {
-      "size": len(ids),
+  scores = [problem.truth.take(ids).memorization for ids in problem.groups]
+  return {
+    name: {
+      "size": len(of_group),
       "classes": classes.tolist(),
-      "memorization": {"mean": scores.mean(), "least": scores.min(), "most": scores.max()},
+      "memorization": {"mean": of_group.mean(), "least": of_group.min(), "most": of_group.max()},
     }
-  return found
+    for name, classes, of_group in zip(problem.groups._fields, counts, scores, strict=True)
+  }
 
 
 def scoring_of(
@@ -178,15 +229,14 @@ def scoring_of(
 
   Learning events are charged the training run they ride in, the autopilot all of cross-fitting.
   """
-  own = {name: find(figures, "seconds").value for name, figures in scored.items()}
-  own["ground truth"] = seconds["ground truth"]
-  found = {}
+  own: dict[str | None, float] = {"ground truth": seconds["ground truth"]}
+  own |= {name: find(figures, "seconds").value for name, figures in scored.items()}
+  seconds_of = {}
   for name, method in methods.items():
-    costs = [own[method.scores]] if method.scores in own else []
-    costs += [seconds["cross-fit"]] if method.tuned else []
-    if costs:
-      found[name] = sum(costs)
-  return found
+    if method.tuned or method.scores in own:
+      cost = own.get(method.scores, 0.0)
+      seconds_of[name] = cost + (seconds["cross-fit"] if method.tuned else 0.0)
+  return seconds_of
 
 
 def differences_of(
@@ -203,8 +253,8 @@ def differences_of(
   return {
     name: {
       other: [
-        metrics.figures.difference(find(figures[name], each), find(figures[other], each))
-        for each in HEADLINE
+        metrics.figures.difference(find(figures[name], figure), find(figures[other], figure))
+        for figure in HEADLINE
       ]
       for other in others
       if other != name
@@ -215,50 +265,23 @@ def differences_of(
 
 
 def show_differences(
-  found: Mapping[str, Mapping[str, Sequence[Figure]]], figure: str, seeds: int
+  differences: Mapping[str, Mapping[str, Sequence[Figure]]], figure: str, seeds: int
 ) -> None:
   """Prints one row for each method: its figure minus that of others, seed by seed."""
-  others = list(dict.fromkeys(other for each in found.values() for other in each))
-
-  def cell(differences: Sequence[Figure] | None) -> str:
-    if differences is None:
-      return ""
-    difference = find(differences, figure)
-    return f"{tables.with_half_width(difference)} (p {difference.p:.2f})"
-
-  rows = [(name, *(cell(each.get(other)) for other in others)) for name, each in found.items()]
+  others = list(dict.fromkeys(other for beside in differences.values() for other in beside))
+  rows = []
+  for name, beside in differences.items():
+    cells = dict.fromkeys(others, "")
+    for other, figures in beside.items():
+      difference = find(figures, figure)
+      cells[other] = f"{tables.with_half_width(difference)} (p {difference.p:.2f})"
+    rows.append((name, *cells.values()))
   better = "below 0 is better" if figure == "example gap" else "above 0 is better"
   title = (
     f"{figure} minus that of another method ({better}), mean ± 95 % t over {seeds} seeds; p: sign "
     f"flips, at least {2 ** (1 - seeds):.2f}"
   )
   tables.show(title, ("method", *(f"− {other}" for other in others)), rows)
-
-
-def proxy_figures(
-  agreements: Sequence[proxies.Agreement], seconds: Sequence[float], truth_seconds: float
-) -> list[Figure]:
-  """Returns how well a proxy ranks examples as the ground truth does, and what it costs.
-
-  Args:
-    agreements: of each seed.
-    seconds: of scoring, of each seed.
-    truth_seconds: of the ground truth; NaN where they are not known.
-  """
-  cost = metrics.figures.over_seeds(seconds, name="seconds")
-  return [
-    *judge.rank_figures(agreements),
-    judge.maybe_over_seeds([a.precision_at_k for a in agreements], name="precision at high group"),
-    cost,
-    Figure(name="speed-up", value=truth_seconds / cost.value),
-  ]
-
-
-def ranked(scores: np.ndarray, truth: np.ndarray, top_k: int) -> proxies.Agreement:
-  """Returns the agreement of a proxy; NaN where it or the truth is constant, and orders nothing."""
-  if np.ptp(scores) == 0 or np.ptp(truth) == 0:
-    return proxies.Agreement(np.nan, np.nan, np.nan, np.nan)
-  return proxies.agreement(scores, truth, top_k=top_k)
 
 
 def print_table(
@@ -279,17 +302,17 @@ def print_table(
   table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
   for name in ("method", *shown, "test", "seconds", "scoring", "ρ", "speed-up"):
     table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-  ranks = {name: find(each, "spearman", kind="").value for name, each in scored.items()}
-  for name, found in figures.items():
-    cost = next((each.value for each in found if each.name == "scoring"), np.nan)
+  ranks = {name: find(proxy, "spearman", kind="").value for name, proxy in scored.items()}
+  for name, own in figures.items():
+    cost = next((figure.value for figure in own if figure.name == "scoring"), np.nan)
     compared = np.isfinite([cost, truth_seconds]).all()  # not where the truth was read from a file
     scores = methods[name].scores
     rank = ranks.pop(scores, None) if scores is not None else None  # said once
     table.add_row(
       name,
-      *(tables.with_half_width(find(found, each)) for each in shown),
-      f"{find(found, 'accuracy', 'test').value:.3f}",
-      f"{find(found, 'seconds').value:.2f}",
+      *(tables.with_half_width(find(own, figure)) for figure in shown),
+      f"{find(own, 'accuracy', 'test').value:.3f}",
+      f"{find(own, 'seconds').value:.2f}",
       f"{cost:.1f}" if np.isfinite(cost) else "",
       "" if rank is None else f"{rank:.2f}",
       f"{truth_seconds / cost:.0f}×" if compared and cost else "",

@@ -33,8 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import cli, logs, main_job
-from experiments.truth import compute_part, part_of, scheduled_truth
+from experiments import cli, logs, main_job, setting
+from experiments.truth import check_part, compute_part, scheduled_truth
 from jaxmul import data, models, retraining, train
 
 Name = Literal["cifar10", "cifar100", "tiny_imagenet", "tiny_imagenet_vit"]
@@ -59,8 +59,8 @@ class Preset:
   mean: tuple[float, ...]
   std: tuple[float, ...]
   read: Callable[[Path | None], tuple[data.Dataset, data.Dataset]]
-  heldout_of_test: bool
-  smoke_side: int
+  heldout_of_test: bool = False
+  smoke_side: int = 8
   learning_rate: float = 0.1
 
 
@@ -69,15 +69,12 @@ def cifar10() -> Preset:
 
   3.33 GFLOP an image, 1.26 EFLOP for the ground truth: 3.5 hours on an H100, 2.2 on a v5e-8.
   """
-  mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
   return Preset(
     network="resnet18",
     num_classes=10,
-    mean=mean,
-    std=std,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
     read=_tfds("cifar10"),
-    heldout_of_test=False,
-    smoke_side=8,
   )
 
 
@@ -89,15 +86,12 @@ def cifar100() -> Preset:
   RUM took its ground truth from Feldman & Zhang's 2,000 models; 400 is ours. RUM's code retrains
   with steps of × 0.2 in the rate; here it is the cosine of the original.
   """
-  mean, std = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
   return Preset(
     network="resnet50",
     num_classes=100,
-    mean=mean,
-    std=std,
+    mean=(0.5071, 0.4866, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
     read=_tfds("cifar100"),
-    heldout_of_test=False,
-    smoke_side=8,
   )
 
 
@@ -109,12 +103,11 @@ def tiny_imagenet() -> Preset:
   We know of no published number of ground-truth models: 400 is ours. RUM's code tests on half of
   val/, 25 images a class, and so does this; the other half is held out.
   """
-  mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   return Preset(
     network="vgg16",
     num_classes=200,
-    mean=mean,
-    std=std,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
     read=_tiny_imagenet,
     heldout_of_test=True,
     smoke_side=32,
@@ -128,16 +121,10 @@ def tiny_imagenet_vit() -> Preset:
 
   All numbers are those of VGG-16, but for the rate, 0.01, which is ours and was never tried.
   """
-  vit = dataclasses.replace(tiny_imagenet(), network="vit", smoke_side=16)
-  return dataclasses.replace(vit, learning_rate=0.01)
+  return dataclasses.replace(tiny_imagenet(), network="vit", smoke_side=16, learning_rate=0.01)
 
 
-PRESETS: dict[Name, Callable[[], Preset]] = {
-  "cifar10": cifar10,
-  "cifar100": cifar100,
-  "tiny_imagenet": tiny_imagenet,
-  "tiny_imagenet_vit": tiny_imagenet_vit,
-}
+PRESETS = {make.__name__: make for make in (cifar10, cifar100, tiny_imagenet, tiny_imagenet_vit)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,12 +166,9 @@ class Config:
   out: Path = Path("runs/paper")
 
   def __post_init__(self):
-    if self.part and self.distributed:
-      raise ValueError("--part and --distributed both share out the chunks: use one of them.")
     if self.truth and (self.part or self.distributed):
       raise ValueError("--truth takes the place of what --part and --distributed compute.")
-    if self.part:
-      part_of(self.part)
+    check_part(self.part, self.distributed)
 
 
 def job_of(config: Config, preset: Preset) -> main_job.Config:
@@ -233,7 +217,7 @@ def cut(
   if preset.heldout_of_test:
     parts = data.Holdout(training.ids, heldout, rest)
   arrays = (
-    np.concatenate([getattr(each, name) for each in (training, test)])
+    np.concatenate([getattr(part, name) for part in (training, test)])
     for name in ("inputs", "labels", "ids")
   )
   return data.Dataset(*arrays, num_classes=preset.num_classes), parts
@@ -259,7 +243,7 @@ def recipe_of(config: Config, preset: Preset, job: main_job.Config) -> train.Rec
     std=preset.std,
     dtype=jnp.bfloat16 if config.bfloat16 else None,
   )
-  return train.Recipe(model, job.epochs, job.batch_size, job.learning_rate)
+  return setting.recipe_with(model, job)
 
 
 def main(config: Config) -> None:
@@ -277,7 +261,7 @@ def main(config: Config) -> None:
     return
   schedule, chunks = scheduled_truth(job, recipe, dataset.take(parts.train))
   if config.part:
-    compute_part(schedule, chunks, retraining.default(), *part_of(config.part))
+    compute_part(schedule, chunks, retraining.default(), config.part)
   else:
     for _ in retraining.stream(schedule, store=chunks):
       pass

@@ -15,7 +15,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -23,9 +23,9 @@ from jax.tree_util import Partial
 
 from experiments import cli, logs, tables
 from experiments.cache import Begin, compute_missing, name_of, timed, told
-from experiments.judge import rank_figures
+from experiments.judge import rank_figures, ranked
 from experiments.setting import cut, recipe_of
-from experiments.truth import ground_truth, read_truth
+from experiments.truth import TruthFlags, ground_truth
 from jaxmul import data, metrics, proxies, report, train
 from jaxmul._files import read_npz
 from jaxmul.metrics import Figure
@@ -67,11 +67,10 @@ PROXIES = (*TRACKERS, *POINTS, "heldout_divergence")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(TruthFlags):
   """Proxies against the truth.
 
   Attributes:
-    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
     model: network to train, for the truth and for the proxies.
     proxy: which to compute; names with final_ are of the trained network.
     every: gather proxies that take gradients in every so-manieth epoch.
@@ -79,39 +78,20 @@ class Config:
     truth: .npz of an Estimate of this data and recipe; if not given, estimated into the run
       directory.
     num_models: models retrained without a random part of the data, for the truth; 0 skips it.
-    fraction: share of the training set that each of them sees, in (0, 1).
     planted: share of labels that are replaced in the runs with noise, in [0, 1); 0 skips them.
     sample: share of examples whose truth the combined proxy gets, in (0, 1).
-    epochs: passes of every training run.
-    batch_size: examples a step.
-    learning_rate: step size of training in its first epoch; it falls along a cosine.
-    key: number from which all randomness follows.
-    data_dir: folder of prepared TFDS data sets.
-    log: services that get the log too; `log.jsonl` in the run directory is always written.
-    out: run directory to write.
   """
 
-  dataset: str = "mnist5k"
   model: Literal["mlp", "cnn", "resnet18"] = "cnn"
   proxy: tuple[str, ...] = PROXIES
   every: int = 1
-  seeds: int = 3
-  truth: Path | None = None
-  num_models: int = 200
-  fraction: float = 0.7
   planted: float = 0.1
   sample: float = 0.05
   epochs: int = 20
-  batch_size: int = 64
-  learning_rate: float = 0.05
-  key: int = 0
-  data_dir: Path | None = None
-  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/score")
 
   def __post_init__(self):
-    if self.seeds < 1:
-      raise ValueError(f"--seeds {self.seeds}: must be at least 1.")
+    super().__post_init__()
     if len(set(self.proxy)) != len(self.proxy) or not self.proxy:
       raise ValueError(f"--proxy {' '.join(self.proxy)}: name each proxy once, at least one.")
     unknown = sorted(set(self.proxy) - set(PROXIES))
@@ -150,10 +130,8 @@ def truth_of(config: Config, problem: Problem) -> np.ndarray | None:
   """Returns memorization [n] in the order of the training ids, or None if it is to be skipped."""
   if config.truth is None and not config.num_models:
     return None
-  if config.truth is not None:
-    estimate = read_truth(config.truth, problem.training)
-  else:
-    estimate, _, _ = ground_truth(config, problem.recipe, problem.training)
+  estimate, _, _ = ground_truth(config, problem.recipe, problem.training)
+  if config.truth is None:
     estimate.save(config.out / "ground_truth.npz")
   return estimate.take(problem.training.ids).memorization
 
@@ -177,9 +155,8 @@ def score_all(
     lambda: train.fit(problem.recipe, problem.training, train_key, trackers=chosen)
   )
   order = np.searchsorted(fit.ids, problem.training.ids)
-  found = {name: scores[order] for name, scores in fit.scores.items()}
-  found |= {name: np.asarray(each) for name, each in fit.history._asdict().items()}
-  found["seconds/training"] = np.float64(seconds)
+  scored = {name: scores[order] for name, scores in fit.scores.items()}
+  scored |= fit.history._asdict() | {"seconds/training": np.asarray(seconds)}
   for name in config.proxy:
     if name in TRACKERS:
       continue
@@ -191,9 +168,9 @@ def score_all(
       after = proxies.heldout_retrain(fit.network, problem.heldout, recipe, heldout_key)
       proxy = Partial(proxies.heldout_divergence, heldout_params=after)
     start = time.perf_counter()
-    found[name] = proxies.score(proxy, fit.network, problem.training)
-    found[f"seconds/{name}"] = np.float64(time.perf_counter() - start)
-  return found
+    scored[name] = proxies.score(proxy, fit.network, problem.training)
+    scored[f"seconds/{name}"] = np.asarray(time.perf_counter() - start)
+  return scored
 
 
 def plant(dataset: data.Dataset, share: float, key: jax.Array) -> tuple[data.Dataset, np.ndarray]:
@@ -237,60 +214,57 @@ def run_seed(
 ) -> dict[str, np.ndarray]:
   """Returns {"clean/name", "noisy/name"} of every score and time, and "planted" bool [n].
 
-  Args:
-    config, problem: of the run.
-    seed: from 0.
-    log: gets the history of each training run, by epoch.
-    begin: is told when each of the `config.stages` begins.
+  `log` gets the history of each training run, `begin` is told when one of `config.stages` begins.
   """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 3)
   kinds, extra = {"clean": (problem, keys[0])}, {}
   if config.planted:
     training, extra["planted"] = plant(problem.training, config.planted, keys[1])
     kinds["noisy"] = (dataclasses.replace(problem, training=training), keys[2])
-  found = {}
+  results = {}
   for kind, (own, key) in kinds.items():
     label = f"seed {seed + 1}, {kind} labels"
-    scores = score_all(config, own, key, lambda stage, label=label: begin(f"{label}: {stage}"))
-    logs.history(log, f"seed {seed + 1}/{kind}", scores["loss"], scores["accuracy"])
-    found |= {f"{kind}/{name}": each for name, each in scores.items()}
-  return found | extra
+    scored = score_all(config, own, key, lambda stage, label=label: begin(f"{label}: {stage}"))
+    logs.history(log, f"seed {seed + 1}/{kind}", scored["loss"], scored["accuracy"])
+    results |= {f"{kind}/{name}": scores for name, scores in scored.items()}
+  return results | extra
 
 
 def write(
   config: Config, problem: Problem, truth: np.ndarray | None, seeds: list[dict[str, np.ndarray]]
-) -> dict[str, Any]:
-  """Writes scores.npz and metrics.json, and returns what the latter holds."""
+) -> dict[str, list[Figure]]:
+  """Writes scores.npz and metrics.json, and returns the figures of each proxy."""
   n = len(problem.training)
   names = [
     name.removeprefix("clean/")
-    for name, each in seeds[0].items()
-    if name.startswith("clean/") and each.shape == (n,)
+    for name, result in seeds[0].items()
+    if name.startswith("clean/") and result.shape == (n,)
   ]
-  found: dict[str, list[Figure]] = {name: [] for name in names}
+  figures: dict[str, list[Figure]] = {name: [] for name in names}
   arrays = {"ids": problem.training.ids}
-  known = None
+  known, top_k = np.zeros(n, bool), 1
   if truth is not None:
     arrays["memorization"], known = truth, np.isfinite(truth)
+    top_k = max(1, known.sum() // 20)
   if config.planted:
-    arrays["planted"] = np.stack([each["planted"] for each in seeds])
+    arrays["planted"] = np.stack([seed["planted"] for seed in seeds])
   for name in names:
-    clean = np.stack([each[f"clean/{name}"] for each in seeds])
+    clean = np.stack([seed[f"clean/{name}"] for seed in seeds])
     arrays[f"proxy_{name}"] = clean
     if truth is not None:
-      found[name] += agreements(clean[:, known], truth[known])
+      figures[name] += rank_figures([ranked(row[known], truth[known], top_k) for row in clean])
     if config.planted:
-      noisy = arrays[f"planted_{name}"] = np.stack([each[f"noisy/{name}"] for each in seeds])
-      rates = [auroc(*each) for each in zip(noisy, arrays["planted"], strict=True)]
-      found[name].append(metrics.figures.over_seeds(rates, name="auroc"))
+      noisy = arrays[f"planted_{name}"] = np.stack([seed[f"noisy/{name}"] for seed in seeds])
+      rates = list(map(auroc, noisy, arrays["planted"]))
+      figures[name].append(metrics.figures.over_seeds(rates, name="auroc"))
     if f"clean/seconds/{name}" in seeds[0]:
-      times = [float(each[f"clean/seconds/{name}"]) for each in seeds]
+      times = [float(seed[f"clean/seconds/{name}"]) for seed in seeds]
       median = float(np.median(times))
-      found[name].append(Figure(name="seconds", kind="median", value=median, seeds=tuple(times)))
-  record: dict[str, Any] = {
-    "proxies": found,
-    "training_seconds": [float(each["clean/seconds/training"]) for each in seeds],
-    "final_loss": [float(each["clean/loss"][-1]) for each in seeds],
+      figures[name].append(Figure(name="seconds", kind="median", value=median, seeds=tuple(times)))
+  record: dict[str, object] = {
+    "proxies": figures,
+    "training_seconds": [float(seed["clean/seconds/training"]) for seed in seeds],
+    "final_loss": [float(seed["clean/loss"][-1]) for seed in seeds],
     "config": config,
     "versions": report.versions(),
   }
@@ -302,23 +276,14 @@ def write(
     ]
   report.write_arrays(config.out / "scores.npz", arrays)
   report.write_json(config.out / "metrics.json", record)
-  return record
-
-
-def agreements(scores: np.ndarray, truth: np.ndarray) -> list[Figure]:
-  """Returns ρ of scores [seeds, n] with its interval over seeds, and each seed's own."""
-  try:
-    each = [proxies.agreement(row, truth, top_k=max(1, len(truth) // 20)) for row in scores]
-  except ValueError as error:  # a constant, such as the correctness of a perfect network
-    return [Figure(name="spearman", value=np.nan, note=str(error))]
-  return rank_figures(each)
+  return figures
 
 
 def combine(
   config: Config, scores: dict[str, np.ndarray], truth: np.ndarray, seed: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
   """Returns ρ of the combined proxy, fitted on a sample, and of the best single one, elsewhere."""
-  scores = {name: each for name, each in scores.items() if np.ptp(each) > 0}
+  scores = {name: values for name, values in scores.items() if np.ptp(values) > 0}
   known = np.isfinite(truth)
   order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
   sample = order[: max(30, round(config.sample * len(order)))]
@@ -330,9 +295,9 @@ def combine(
   except ValueError as error:  # so few are known that all of them are 0
     return {"undefined": str(error)}
   singles = {
-    name: proxies.agreement(each[rest], truth[rest], resamples=1).spearman
-    for name, each in scores.items()
-    if np.ptp(each[rest]) > 0
+    name: proxies.agreement(values[rest], truth[rest], resamples=1).spearman
+    for name, values in scores.items()
+    if np.ptp(values[rest]) > 0
   }
   best = max(singles, key=lambda name: singles[name])
   return {
@@ -344,35 +309,24 @@ def combine(
   }
 
 
-def print_table(found: dict[str, list[Figure]]) -> None:
+def print_table(proxy_figures: dict[str, list[Figure]]) -> None:
   """Prints ρ and AUROC of each proxy."""
-  from rich.console import Console
-  from rich.table import Table
-
-  table = Table(title="Proxies against ground truth and planted labels, mean ± 95 % t over seeds")
-  for name in ("proxy", "ρ", "AUROC"):
-    table.add_column(name, justify="left" if name == "proxy" else "right", no_wrap=True)
-  for name, figures in found.items():
-    shown = {figure.name: figure for figure in figures if not figure.kind}
-    cells = [
-      tables.with_half_width(shown[each])
-      if each in shown and np.isfinite(shown[each].value)
-      else ""
-      for each in ("spearman", "auroc")
-    ]
-    table.add_row(name, *cells)
-  Console().print(table)
+  rows = []
+  for name, figures in proxy_figures.items():
+    means = {figure.name: figure for figure in figures if not figure.kind}
+    rows.append((name, means.get("spearman", np.nan), means.get("auroc", np.nan)))
+  title = "Proxies against ground truth and planted labels, mean ± 95 % t over seeds"
+  tables.show(title, ("proxy", "ρ", "AUROC"), rows)
 
 
 def main(config: Config) -> None:
   """Runs everything, writes the run directory and prints the table."""
-  log = logs.start(config.out, config.log, config)
+  log = logs.start(config.out, config.log, vars(config))
   record = {"config": config, "versions": report.versions()}
   report.write_json(config.out / "config.json", record)
   problem = prepare(config)
   seeds = resumed(config, problem, log)
-  record = write(config, problem, truth_of(config, problem), seeds)
-  print_table(record["proxies"])
+  print_table(write(config, problem, truth_of(config, problem), seeds))
   print(f"written: {config.out}/metrics.json, scores.npz")
 
 

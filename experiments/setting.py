@@ -1,13 +1,14 @@
 """What a job works on, from its flags: the data and its parts, the recipe, the forget set."""
 
-import importlib.util
+import dataclasses
 import os
+import runpy
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
+from experiments import logs
 from jaxmul import data, memorization, models, rum, train
 from jaxmul._ties import SOFT_DECIMALS, TIES
 
@@ -15,7 +16,34 @@ TIES_RULE = f"soft in steps of {10.0**-SOFT_DECIMALS}, then a permutation of the
 _CIFAR10_TRAINING = 50_000
 
 
-def load(config: Any) -> data.Dataset:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+  """Flags of every script that trains on a data set of its user; each script adds its own.
+
+  Attributes:
+    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
+    model: network to train.
+    epochs: passes of every training run.
+    batch_size: examples a step.
+    learning_rate: step size of training in its first epoch; it falls along a cosine.
+    key: number from which all randomness follows.
+    data_dir: folder of prepared TFDS data sets.
+    log: services that get the log too; `log.jsonl` in the run directory is always written.
+    out: run directory to write.
+  """
+
+  dataset: str = "mnist5k"
+  model: str = "mlp"
+  epochs: int = 10
+  batch_size: int = 64
+  learning_rate: float = 0.05
+  key: int = 0
+  data_dir: Path | None = None
+  log: tuple[logs.Service, ...] = ()
+  out: Path
+
+
+def load(config: Flags) -> data.Dataset:
   """Returns the data set that the config names."""
   if config.dataset == "mnist5k":
     return data.mnist5k()
@@ -40,22 +68,16 @@ def cifar10_small(*parts: str) -> data.Dataset:
     raise FileNotFoundError(
       f"there are no real images in {root}. Set JAXMUL_SHARED_DATA to the folder of load.py."
     )
-  spec = importlib.util.spec_from_file_location("shared_data_load", root / "load.py")
-  assert spec is not None
-  assert spec.loader is not None
-  reader = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(reader)
+  load_images = runpy.run_path(str(root / "load.py"))["load_images"]
   folder = root / "cifar10_small"
-  images, labels, classes = zip(
-    *(reader.load_images(str(folder), part) for part in parts), strict=True
-  )
+  images, labels, classes = zip(*(load_images(str(folder), part) for part in parts), strict=True)
   first = {"train": 0, "test": _CIFAR10_TRAINING}
   ids = [np.load(folder / f"{part}_index.npy") + first[part] for part in parts]
   inputs, targets, names = map(np.concatenate, (images, labels, ids))
   return data.Dataset(inputs, targets, names, num_classes=len(classes[0]))
 
 
-def cut(config: Any) -> tuple[data.Dataset, data.Holdout]:
+def cut(config: Flags) -> tuple[data.Dataset, data.Holdout]:
   """Returns the data set of a config and its training, held-out and test ids."""
   dataset = load(config)
   n = len(dataset)
@@ -63,41 +85,47 @@ def cut(config: Any) -> tuple[data.Dataset, data.Holdout]:
   return dataset, data.holdout(dataset, key, heldout=n // 10, test=n // 5)
 
 
-def recipe_of(config: Any, num_classes: int) -> train.Recipe:
+def recipe_of(config: Flags, num_classes: int) -> train.Recipe:
   """Returns the training recipe of a config."""
-  model = getattr(models, config.model)(num_classes=num_classes)
-  return train.Recipe(model, config.epochs, config.batch_size, config.learning_rate)
+  return recipe_with(getattr(models, config.model)(num_classes=num_classes), config)
+
+
+def recipe_with(model: models.Model, config: Flags) -> train.Recipe:
+  """Returns the recipe that trains a model by the numbers of a config."""
+  return train.Recipe(
+    model, epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate
+  )
 
 
 def forget_groups(
-  config: Any, training: data.Dataset, truth: memorization.Estimate
+  forget: str, size: int, training: data.Dataset, truth: memorization.Estimate, key: jax.Array
 ) -> rum.Selection:
   """Returns the forget set in three groups, of low, medium and high memorization by the truth.
 
-  Of a class, or at random, examples without a score are forgotten too: they count as 0.
+  `forget` is "memorization", "random" or the number of a class, which is forgotten whole; other
+  groups have `size` examples each. Of a class, or at random (by the key), examples without a score
+  are forgotten too: they count as 0.
   """
-  size = size_of(config, training)
-  if config.forget == "memorization":
+  if forget == "memorization":
     ids, scores, soft = scored(truth)
     return rum.select(scores, ids, size=size, soft=soft)
   ids, (scores, soft) = truth.ids, order_of(truth)
-  if config.forget == "random":
-    drawn = jax.random.permutation(jax.random.fold_in(jax.random.key(config.key), 6), len(ids))
-    rows = np.sort(np.asarray(drawn)[: 3 * size])
+  if forget == "random":
+    rows = np.sort(np.asarray(jax.random.permutation(key, len(ids)))[: 3 * size])
   else:
-    rows = np.flatnonzero(training.labels[training.rows(ids)] == int(config.forget))
+    rows = np.flatnonzero(training.labels[training.rows(ids)] == int(forget))
     if len(rows) < 3:
       raise ValueError(
-        f"--forget {config.forget}: {len(rows)} training examples of this class, of "
+        f"--forget {forget}: {len(rows)} training examples of this class, of "
         f"{training.num_classes} classes, must be at least 3."
       )
   soft = None if soft is None else soft[rows]
   return rum.Selection(*rum.refine(scores[rows], ids[rows], soft=soft))
 
 
-def size_of(config: Any, training: data.Dataset) -> int:
-  """Returns the examples of a forget group: what the config says, or n/45, but at least 80."""
-  return config.group_size or max(80, round(len(training) / 45))
+def group_size_of(group_size: int, training: data.Dataset) -> int:
+  """Returns the examples of a forget group: those asked for, or where 0 n/45, but at least 80."""
+  return group_size or max(80, round(len(training) / 45))
 
 
 def order_of(truth: memorization.Estimate) -> tuple[np.ndarray, np.ndarray | None]:
@@ -109,9 +137,7 @@ def order_of(truth: memorization.Estimate) -> tuple[np.ndarray, np.ndarray | Non
   return np.nan_to_num(truth.memorization), None if soft is None else np.nan_to_num(soft)
 
 
-def scored(
-  truth: memorization.Estimate,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def scored(truth: memorization.Estimate) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
   """Returns ids and scores of the examples that have one, and what orders equal scores."""
   known, soft = np.isfinite(truth.memorization), soft_of(truth)
   return truth.ids[known], truth.memorization[known], None if soft is None else soft[known]
@@ -128,19 +154,18 @@ def show_groups(
   """Prints how many examples of each class are in each group, and how memorized they are."""
   counts = rum.class_counts(groups, training)
   for name, ids, classes in zip(groups._fields, groups, counts, strict=True):
-    said = ""
+    memorized = ""
     if truth is not None:
       scores = truth.take(ids).memorization
-      said = f", memorization {np.nanmin(scores):.2f} to {np.nanmax(scores):.2f}"
+      memorized = f", memorization {np.nanmin(scores):.2f} to {np.nanmax(scores):.2f}"
     listed = " ".join(map(str, classes))
-    print(f"forget group {name}: {len(ids)} examples{said}, of each class {listed}")
+    print(f"forget group {name}: {len(ids)} examples{memorized}, of each class {listed}")
 
 
 def split_of(
-  groups: rum.Selection, training: data.Dataset, heldout: data.Heldout, test: np.ndarray
+  forget: np.ndarray, training: data.Dataset, heldout: data.Heldout, test: np.ndarray
 ) -> data.Split:
-  """Returns the split in which all three groups are forgotten."""
-  forget = np.sort(np.concatenate(groups))
+  """Returns the split of these ids to forget and everything else."""
   return data.Split(
     forget=forget,
     retain=np.setdiff1d(training.ids, forget),

@@ -2,15 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxmul.metrics import Figure
 
+if TYPE_CHECKING:
+  from rich.console import Console
 
-def show(title: str, names: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
-  """Prints rows: text on the left, numbers on the right with three digits; NaN leaves a gap."""
+Cell = str | float | Figure
+
+
+def show(title: str, names: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+  """Prints rows: text on the left, numbers on the right with three digits; NaN leaves a gap.
+
+  A figure is shown with the half width of its interval.
+  """
   from rich.table import Table
 
   table = Table(title=title)
@@ -21,17 +29,19 @@ def show(title: str, names: Sequence[str], rows: Sequence[Sequence[str | float]]
   console().print(table)
 
 
-def console() -> Any:
+def console() -> "Console":
   """Returns the rich console that tables are printed on."""
   from rich.console import Console
 
-  found = Console()
-  return found if found.is_terminal else Console(width=130)
+  terminal = Console()
+  return terminal if terminal.is_terminal else Console(width=130)
 
 
-def _cell(value: str | float) -> str:
+def _cell(value: Cell) -> str:
   if isinstance(value, str):
     return value
+  if isinstance(value, Figure):
+    return "" if math.isnan(value.value) else with_half_width(value)
   return f"{value:.3f}" if not math.isnan(value) else ""
 
 

@@ -3,54 +3,85 @@
 Or in parts, by several machines that share a folder.
 """
 
+import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
+from experiments import setting
 from jaxmul import data, memorization, report, retraining, train
 
 
-def truth_settings(config: Any) -> dict[str, Any]:
-  """Returns the key, the models and the share of the data of the ground truth of a config."""
-  key = jax.random.fold_in(jax.random.key(config.key), 1)
-  return {"key": key, "num_models": config.num_models, "fraction": config.fraction}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TruthFlags(setting.Flags):
+  """Flags of scripts that compare, over training seeds, with a ground truth.
+
+  Attributes:
+    seeds: training seeds; one gives no intervals.
+    num_models: models retrained without a random part of the data, for the ground truth.
+    fraction: share of the training set that each of them sees, in (0, 1).
+    truth: .npz of an Estimate of this data and recipe, which takes their place.
+  """
+
+  seeds: int = 3
+  num_models: int = 200
+  fraction: float = 0.7
+  truth: Path | None = None
+
+  def __post_init__(self):
+    if self.seeds < 1:
+      raise ValueError(f"--seeds {self.seeds}: must be at least 1.")
+
+
+def truth_key(config: setting.Flags) -> jax.Array:
+  """Returns the key of the ground truth, in every script the same: one can read another's."""
+  return jax.random.fold_in(jax.random.key(config.key), 1)
 
 
 def scheduled_truth(
-  config: Any, recipe: train.Recipe, training: data.Dataset
+  config: TruthFlags, recipe: train.Recipe, training: data.Dataset
 ) -> tuple[retraining.Schedule, Path]:
   """Returns what the ground truth of a config trains, and the folder for its chunks."""
-  schedule = retraining.leave_out(recipe, training, **truth_settings(config))
-  return schedule, config.out / "cache" / f"chunks-{schedule.hash[:12]}"
+  schedule = retraining.leave_out(
+    recipe, training, truth_key(config), num_models=config.num_models, fraction=config.fraction
+  )
+  return schedule, chunks_of(config.out, schedule)
+
+
+def chunks_of(out: Path, schedule: retraining.Schedule) -> Path:
+  """Returns the folder, in a run directory, for the chunks of a schedule."""
+  return out / "cache" / f"chunks-{schedule.hash[:12]}"
 
 
 def ground_truth(
-  config: Any, recipe: train.Recipe, training: data.Dataset
+  config: TruthFlags, recipe: train.Recipe, training: data.Dataset
 ) -> tuple[memorization.Estimate, float, str]:
-  """Estimates the ground truth of a config, or reads it back.
+  """Estimates the ground truth of a config, or reads it back, or from the file of its `truth`.
 
   Returns:
-    The estimate, the seconds that all of it took, and the hash of its schedule.
+    The estimate of all training examples; the seconds that all of it took, NaN where they are not
+    known; and the hash of its schedule, or the digest of the file.
   """
+  if config.truth is not None:
+    estimate = read_truth(config.truth, training)
+    return estimate, float("nan"), estimate.digest
   schedule, chunks = scheduled_truth(config, recipe, training)
   return *kept_estimate(config.out, "ground truth", schedule, chunks), schedule.hash
 
 
 def cross_fitted(
-  config: Any, recipe: train.Recipe, training: data.Dataset
+  config: TruthFlags, recipe: train.Recipe, training: data.Dataset, folds: int
 ) -> tuple[memorization.Estimate, float]:
   """Asks networks without it of each example, or reads it back; also the seconds that it took.
 
   The key is not that of the ground truth: what models select for being hard is less so to others.
   """
   key = jax.random.fold_in(jax.random.key(config.key), 5)
-  schedule = retraining.cross_fit(recipe, training, key, folds=config.folds)
-  chunks = config.out / "cache" / f"chunks-{schedule.hash[:12]}"
-  return kept_estimate(config.out, "cross-fit", schedule, chunks)
+  schedule = retraining.cross_fit(recipe, training, key, folds=folds)
+  return kept_estimate(config.out, "cross-fit", schedule, chunks_of(config.out, schedule))
 
 
 def kept_estimate(
@@ -66,15 +97,15 @@ def kept_estimate(
   print(f"{label}: {count} models of {schedule.subset_size} examples each")
   missing = retraining.Store(chunks, schedule).missing()
   start = time.perf_counter()
-  found = memorization.estimate(schedule, store=chunks)
+  estimate = memorization.estimate(schedule, store=chunks)
   # After a kill only a part was computed now: the time of all is the time of that part, scaled.
   new = sum(len(schedule.models(number)) for number in missing)
   seconds = (time.perf_counter() - start) * count / new if new else float("nan")
-  found.save(path)
+  estimate.save(path)
   report.write_json(clock, {"seconds": seconds})
   rate = f"{seconds:.0f} s, {count / seconds:.3g} models/s"
   print(f"{label}: {rate if new else f'all models were in {chunks}'}")
-  return found, seconds
+  return estimate, seconds
 
 
 def read_truth(path: Path, training: data.Dataset) -> memorization.Estimate:
@@ -90,22 +121,27 @@ def read_truth(path: Path, training: data.Dataset) -> memorization.Estimate:
   return estimate.take(training.ids)
 
 
-def part_of(text: str) -> tuple[int, int]:
+def check_part(part: str | None, distributed: bool) -> None:
+  """Refuses flags that do not say in one way which chunks a machine computes."""
+  if part and distributed:
+    raise ValueError("--part and --distributed both share out the chunks: use one of them.")
+  if part:
+    _part_of(part)
+
+
+def _part_of(part: str) -> tuple[int, int]:
   """Returns (index from 0, count) of a part such as 3/16."""
-  index, _, count = text.partition("/")
+  index, _, count = part.partition("/")
   if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-    raise ValueError(f"--part {text}: write the part and their number, such as 3/16.")
+    raise ValueError(f"--part {part}: write the part and their number, such as 3/16.")
   return int(index) - 1, int(count)
 
 
 def compute_part(
-  schedule: retraining.Schedule,
-  store: Path,
-  executor: retraining.Executor,
-  index: int,
-  count: int,
+  schedule: retraining.Schedule, store: Path, executor: retraining.Executor, part: str
 ) -> None:
-  """Computes every `count`-th missing chunk into a store that other machines share."""
+  """Computes a part, such as 3/16, of the missing chunks into a store that machines share."""
+  index, count = _part_of(part)
   kept = retraining.Store(store, schedule)
   kept.describe()
   mine = [number for number in kept.missing() if number % count == index]

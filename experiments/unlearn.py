@@ -30,12 +30,10 @@ from typing import Literal
 import jax
 import numpy as np
 
-from experiments import cli, logs, tables
+from experiments import cache, cli, logs, setting, tables
 from experiments.algorithms import ALGORITHMS, LAYERS, Given
-from experiments.cache import ensemble_store, name_of, timed, told
-from experiments.judge import HEADLINE, Judge, over_seeds, unseeing
-from experiments.setting import TIES_RULE, cut, recipe_of, scored, show_groups, size_of
-from experiments.truth import cross_fitted, ground_truth, read_truth
+from experiments.judge import HEADLINE, PARTS, Judge, over_seeds, unseeing
+from experiments.truth import TruthFlags, chunks_of, cross_fitted, ground_truth
 from jaxmul import (
   data,
   memorization,
@@ -59,59 +57,35 @@ REQUESTS = 5
 LAYOUT = 2  # of what is kept of a row: raise it where an older file cannot be read
 ORACLES = 8  # whose mean p_y the example gap is measured from
 # What changes no row, and what is told by its content: the data and the ground truth.
-OTHERS = (
-  *("all", "algorithms", "sets", "seeds", "log", "out"),
-  *("dataset", "data_dir", "truth"),
-)
+OTHERS = (*("all", "algorithms", "sets", "seeds", "log", "out"), *("dataset", "data_dir", "truth"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(TruthFlags):
   """All unlearning algorithms.
 
   Attributes:
     all: run every algorithm (ct needs --model cnn) and RUM; otherwise those named.
     algorithms: names, such as scrub.
-    dataset: mnist5k, digits, a path to an .npz file, or the name of a prepared TFDS data set.
-    model: network to train.
     sets: forget sets.
     seeds: training seeds.
     num_models: models of the ground truth by which the forget sets are selected; 0 selects by the
       confidence of one training run.
-    truth: .npz of an Estimate of this data and recipe, which takes their place.
     influence_models: models of the influences that dmm needs; 0 leaves dmm out.
-    fraction: share of the training set that each of them sees, in (0, 1).
     group_size: examples in the low, medium and high set each; 0 is n/45, at least 80.
     trials: settings that rum.tune may try for each algorithm; 0 leaves tuning out.
     folds: K of the K networks, each trained without one K-th of the data, that tuning asks.
-    epochs: passes of every training run.
     batch_size: examples a step, in training and unlearning.
-    learning_rate: step size of training in its first epoch; it falls along a cosine.
-    key: number from which all randomness follows.
-    data_dir: folder of prepared TFDS data sets.
-    log: services that get the log too; `log.jsonl` in the run directory is always written.
-    out: run directory to write.
   """
 
   all: bool = False
   algorithms: tuple[str, ...] = ()
-  dataset: str = "mnist5k"
   model: Literal["mlp", "cnn"] = "mlp"
   sets: tuple[Literal["mixed", "high", "medium", "low"], ...] = SETS
-  seeds: int = 3
-  num_models: int = 200
-  truth: Path | None = None
   influence_models: int = 200
-  fraction: float = 0.7
   group_size: int = 0
   trials: int = 5
   folds: int = 5
-  epochs: int = 10
-  batch_size: int = 64
-  learning_rate: float = 0.05
-  key: int = 0
-  data_dir: Path | None = None
-  log: tuple[logs.Service, ...] = ()
   out: Path = Path("runs/unlearn")
 
   def __post_init__(self):
@@ -120,8 +94,9 @@ class Config:
       raise ValueError(f"--algorithms {unknown[0]}: choose among {', '.join(ALGORITHMS)}.")
     if not self.all and not self.algorithms:
       raise ValueError("nothing to run: give --all, or --algorithms with names.")
-    if self.seeds < 1 or not 0 <= self.trials <= len(SCALES):
-      raise ValueError(f"--seeds must be at least 1, --trials in [0, {len(SCALES)}].")
+    super().__post_init__()
+    if not 0 <= self.trials <= len(SCALES):
+      raise ValueError(f"--trials {self.trials}: must be in [0, {len(SCALES)}].")
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -138,16 +113,22 @@ class Problem:
 
   def __init__(self, config: Config):
     self.config, self.key = config, jax.random.key(config.key)
-    self.dataset, parts = cut(config)
+    self.dataset, parts = setting.cut(config)
     self.training, self.test = self.dataset.take(parts.train), parts.test
     self.heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(self.key, 2))
-    self.recipe = recipe_of(config, self.dataset.num_classes)
-    size = size_of(config, self.training)
-    self.truth = self._truth()
-    ids, scores, soft = self._scores()
-    centre = "median" if self.truth is None else 0.5
-    self.groups = rum.select(scores, ids, size=size, centre=centre, soft=soft)
-    show_groups(self.groups, self.training, self.truth)
+    self.recipe = setting.recipe_of(config, self.dataset.num_classes)
+    size = setting.group_size_of(config.group_size, self.training)
+    selected = config.truth is not None or config.num_models
+    self.truth = ground_truth(config, self.recipe, self.training)[0] if selected else None
+    if self.truth is None:
+      events = {"events": proxies.trackers.learning_events()}
+      key = jax.random.fold_in(self.key, 1)
+      fit = train.fit(self.recipe, self.training, key, trackers=events)
+      self.groups = rum.select(fit.scores["confidence"], fit.ids, size=size, centre="median")
+    else:
+      ids, scores, soft = setting.scored(self.truth)
+      self.groups = rum.select(scores, ids, size=size, soft=soft)
+    setting.show_groups(self.groups, self.training, self.truth)
     self.sets = self.groups._asdict() | {"mixed": np.sort(np.concatenate(self.groups))}
     self.compiled: set[tuple[str, int]] = set()
 
@@ -155,42 +136,21 @@ class Problem:
     """The network, with so many classes."""
     return getattr(models, self.config.model)(num_classes=num_classes)
 
-  def _truth(self) -> memorization.Estimate | None:
-    if self.config.truth is not None:
-      return read_truth(self.config.truth, self.training)
-    if not self.config.num_models:
-      return None
-    return ground_truth(self.config, self.recipe, self.training)[0]
-
-  def _scores(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Returns ids, scores to select by, and what orders equal ones."""
-    if self.truth is None:
-      events = {"events": proxies.trackers.learning_events()}
-      key = jax.random.fold_in(self.key, 1)
-      fit = train.fit(self.recipe, self.training, key, trackers=events)
-      return fit.ids, fit.scores["confidence"], None
-    return scored(self.truth)
-
   @functools.cached_property
-  def said(self) -> memorization.Estimate:
+  def cross_fit(self) -> memorization.Estimate:
     """For each training example, what a network says of it that never saw it."""
-    return cross_fitted(self.config, self.recipe, self.training)[0]
+    return cross_fitted(self.config, self.recipe, self.training, self.config.folds)[0]
 
   def split(self, name: str) -> data.Split:
     """The forget set of this name, and everything else."""
-    forget = self.sets[name]
-    return data.Split(
-      forget=forget,
-      retain=np.setdiff1d(self.training.ids, forget),
-      heldout=np.concatenate(self.heldout),
-      test=self.test,
-    )
+    return setting.split_of(self.sets[name], self.training, self.heldout, self.test)
 
   def oracles(self, name: str) -> metrics.oracle.Outputs:
     """Oracles of a forget set, of other seeds than those that are judged; kept in a store."""
-    what = (self.recipe, self.dataset, self.split(name), jax.random.fold_in(self.key, 3))
-    store = ensemble_store(self.config.out, metrics.oracle.schedules(*what, ORACLES))
-    return metrics.oracle.oracles(*what, num_models=ORACLES, store=store)
+    recipe, dataset, split = self.recipe, self.dataset, self.split(name)
+    key = jax.random.fold_in(self.key, 3)
+    store = cache.ensemble_store(self.config.out, recipe, dataset, split, key, ORACLES)
+    return metrics.oracle.oracles(recipe, dataset, split, key, num_models=ORACLES, store=store)
 
   @functools.cached_property
   def influence(self) -> memorization.ChosenInfluence | None:
@@ -199,16 +159,20 @@ class Problem:
     config, key = self.config, jax.random.fold_in(self.key, 7)
     if "dmm" not in config.names or not config.influence_models:
       return None
-    options = {"num_models": config.influence_models, "fraction": config.fraction}
     schedule = retraining.leave_out(
-      self.recipe, self.training, key, **options, test=self.training, target="logits"
+      self.recipe,
+      self.training,
+      key,
+      num_models=config.influence_models,
+      fraction=config.fraction,
+      test=self.training,
+      target="logits",
     )
-    forget, cache = self.sets["mixed"], config.out / "cache"
-    folder = cache / f"influence-{digest(forget)[:12]}-{schedule.hash[:12]}"
+    forget, chunks = self.sets["mixed"], chunks_of(config.out, schedule)
+    folder = chunks.with_name(f"influence-{digest(forget)[:12]}-{schedule.hash[:12]}")
     if folder.exists():
       return memorization.ChosenInfluence.load(folder)
     print(f"influences for dmm: {config.influence_models} models")
-    chunks = cache / f"chunks-{schedule.hash[:12]}"
     return memorization.influence(schedule, forget, out=folder, store=chunks)
 
 
@@ -229,8 +193,8 @@ class Row:
   @classmethod
   def read(cls, path: Path) -> "Row":
     """Returns what is kept in a file."""
-    found = json.loads(path.read_text())
-    return cls(**found | {"figures": metrics.figures.read(found["figures"])})
+    row = json.loads(path.read_text())
+    return cls(**row | {"figures": metrics.figures.read(row["figures"])})
 
 
 class Seed:
@@ -240,11 +204,10 @@ class Seed:
     self.problem = problem
     keys = jax.random.split(jax.random.fold_in(problem.key, 100 + number), 6)
     self.oracle_keys, self.key = keys[1:3], keys[3]
-    fit = timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
-    self.original, self.seconds = fit[0].network, fit[1]
-    inputs, classes = problem.training.batch()[0][:1], problem.dataset.num_classes
-    model = problem.model(classes)
-    layers = LAYERS[problem.config.model]
+    fit, self.seconds = cache.timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
+    self.original = fit.network
+    inputs, classes = problem.training.example, problem.dataset.num_classes
+    model, layers = problem.model(classes), LAYERS[problem.config.model]
     self.given = Given(
       fresh=models.init(model, keys[4], inputs),
       wide=models.init(problem.model(classes + 1), keys[5], inputs),
@@ -258,16 +221,14 @@ class Seed:
   def judge(self, name: str) -> Judge:
     """Compares with the oracles of a forget set, which are retrained when first asked for."""
     if name not in self._judges:
-      problem, split = self.problem, self.problem.split(name)
-      oracle = unlearn.retrain(problem.recipe, problem.training, split, self.oracle_keys[0]).network
-      groups = problem.groups._asdict()
+      problem, groups = self.problem, self.problem.groups._asdict()
       self._judges[name] = Judge(
-        problem.dataset,
-        split,
+        dataset=problem.dataset,
+        split=problem.split(name),
         attack_ids=problem.heldout.attack,
         groups=groups if name == "mixed" else {name: groups[name]},
         oracles=problem.oracles(name),
-        oracle=oracle,
+        oracle=self._oracle(name, self.oracle_keys[0]),
         key=self.key,
       )
     return self._judges[name]
@@ -278,35 +239,32 @@ class Seed:
 
   def retrain_row(self, name: str) -> Row:
     """What a second oracle scores."""
-    split, recipe = self.problem.split(name), self.problem.recipe
-    second, seconds = timed(
-      lambda: unlearn.retrain(recipe, self.problem.training, split, self.oracle_keys[1]).network
-    )
+    second, seconds = cache.timed(lambda: self._oracle(name, self.oracle_keys[1]))
     return Row(figures=self.judge(name)(second, seconds))
+
+  def _oracle(self, name: str, key: jax.Array) -> Network:
+    problem = self.problem
+    return unlearn.retrain(problem.recipe, problem.training, problem.split(name), key).network
 
   def row(self, name: str, algorithm: str) -> Row:
     """What an algorithm scores with its published settings; compilation is not timed."""
     make, epochs = ALGORITHMS[algorithm]
     problem, split = self.problem, self.problem.split(name)
+    training, batch = problem.training, problem.config.batch_size
     shape = (algorithm, len(split.forget))
 
     def run() -> Network:
+      chosen, original = make(self.given, 1.0), self.original
       return unlearn.run(
-        make(self.given, 1.0),
-        self.original,
-        problem.training,
-        split,
-        self.key,
-        epochs=epochs,
-        batch_size=problem.config.batch_size,
+        chosen, original, training, split, self.key, epochs=epochs, batch_size=batch
       )
 
     first_call = None
     try:
       if shape not in problem.compiled:
-        first_call = timed(run)[1]
+        first_call = cache.timed(run)[1]
         problem.compiled.add(shape)
-      after, seconds = timed(run)
+      after, seconds = cache.timed(run)
     except FloatingPointError:
       return Row()
     return Row(figures=self.judge(name)(after, seconds), first_call=first_call)
@@ -319,16 +277,16 @@ class Seed:
     problem, key = self.problem, jax.random.fold_in(self.key, requests)
     dealt = np.array_split(np.asarray(jax.random.permutation(key, problem.sets[name])), requests)
 
-    def score(params: Network, asked: data.Dataset) -> np.ndarray:
-      return proxies.score(proxies.confidence, params, asked)
+    def score(network: Network, asked: data.Dataset) -> np.ndarray:
+      return proxies.score(proxies.confidence, network, asked)
 
     def serve() -> Network:
       plan = rum.salun_plan(problem.config.batch_size)
       done = rum.stream(plan, self.original, problem.training, dealt, key, score=score)
       return list(done)[-1].network
 
-    timed(serve)
-    return Row(figures=self.judge(name)(*timed(serve)))
+    cache.timed(serve)
+    return Row(figures=self.judge(name)(*cache.timed(serve)))
 
   def tuned_row(self, name: str, algorithm: str) -> Row:
     """What an algorithm scores with the rate that `rum.tune` chose."""
@@ -338,7 +296,7 @@ class Seed:
       f"{scale:g}": rum.Step(make(self.given, scale), epochs, batch)
       for scale in SCALES[: self.problem.config.trials]
     }
-    tuned, seconds = timed(
+    tuned, seconds = cache.timed(
       lambda: rum.tune(
         tried,
         self.original,
@@ -347,7 +305,7 @@ class Seed:
         self.problem.dataset.take(self.problem.heldout.tune),
         self.key,
         budget=len(tried),
-        estimate=self.problem.said,
+        estimate=self.problem.cross_fit,
       )
     )
     best = max(tuned.trials, key=lambda trial: trial.surrogate)
@@ -356,11 +314,12 @@ class Seed:
 
 def main(config: Config) -> None:
   """Runs what is missing, and writes the tables."""
-  log = logs.start(config.out, config.log, config)
+  log = logs.start(config.out, config.log, vars(config))
   problem = Problem(config)
   counts = rum.class_counts(list(problem.sets.values()), problem.training).tolist()
   classes = dict(zip(problem.sets, counts, strict=True))
-  record = {"config": config, "versions": report.versions(), "classes": classes, "ties": TIES_RULE}
+  record = {"config": config, "versions": report.versions(), "classes": classes}
+  record["ties"] = setting.TIES_RULE
   report.write_json(config.out / "config.json", record)
   version = name_of_rows(problem)
 
@@ -368,17 +327,15 @@ def main(config: Config) -> None:
     label = row.replace(", ", "-").replace(" ", "-")
     return config.out / "cache" / f"{name}-{seed}-{label}-{version}.json"
 
-  seed_of = functools.lru_cache(1)(lambda number: Seed(problem, number))
+  seed_of = functools.lru_cache(1)(functools.partial(Seed, problem))
   work = {
-    (number, name): work_on(config, name, number, lambda number=number: seed_of(number))
+    (number, name): work_on(config, name, number, functools.partial(seed_of, number))
     for number in range(config.seeds)
     for name in config.sets
   }
-  missing = [
-    row for at, rows in work.items() for row in rows if not kept(at[1], at[0], row).exists()
-  ]
+  paths = [kept(name, number, row) for (number, name), rows in work.items() for row in rows]
   results: dict[str, dict[str, list[Row]]] = {name: {} for name in config.sets}
-  with stages(len(missing)) as begin:
+  with stages(sum(not path.exists() for path in paths)) as begin:
     for (number, name), rows in work.items():
       for row, compute in rows.items():
         path = kept(name, number, row)
@@ -386,12 +343,12 @@ def main(config: Config) -> None:
           label = f"{name}, seed {number + 1}, {row}"
           begin(label)
           start = time.perf_counter()
-          found = compute()
-          report.write_json(path, found)
-          seconds = time.perf_counter() - start
-          said = f"ToW {find(found.figures, 'ToW').value:.3f}" if found.figures else "diverged"
-          print(f"{label}: {said}, {seconds:.0f} s", flush=True)
-          log(number, logs.named(found.figures, name, row))
+          scored_row = compute()
+          report.write_json(path, scored_row)
+          seconds, figures = time.perf_counter() - start, scored_row.figures
+          outcome = f"ToW {find(figures, 'ToW').value:.3f}" if figures else "diverged"
+          print(f"{label}: {outcome}, {seconds:.0f} s", flush=True)
+          log(number, logs.named(figures, name, row))
         results[name].setdefault(row, []).append(Row.read(path))
       write(config, results)
   print((config.out / "table.md").read_text())
@@ -402,7 +359,7 @@ def name_of_rows(problem: Problem) -> str:
   ids = (problem.training.ids, problem.heldout, problem.test, problem.sets)
   truth = None if problem.truth is None else problem.truth.digest
   given = (ids, problem.recipe, truth, LAYOUT)
-  return name_of(told(problem.config, *OTHERS), problem.dataset, *given)
+  return cache.name_of(cache.told(problem.config, *OTHERS), problem.dataset, *given)
 
 
 def work_on(
@@ -440,24 +397,24 @@ def write(config: Config, rows: dict[str, dict[str, list[Row]]]) -> None:
       "|---" * (len(HEADLINE) + 7) + "|",
     ]
     figures = {
-      method: over_seeds([row.figures for row in found])
-      for method, found in methods.items()
-      if all(row.figures for row in found)
+      method: over_seeds([row.figures for row in of_seeds])
+      for method, of_seeds in methods.items()
+      if all(row.figures for row in of_seeds)
     }
     retrain = find(figures["retrain"], "seconds").value
-    for method, found in methods.items():
+    for method, of_seeds in methods.items():
       if method not in figures:
         lines.append(f"| {method} | diverged |" + " |" * (len(HEADLINE) + 5))
         continue
       mean = figures[method]
-      worse = worse_than(methods["original"][: len(found)], found)
+      worse = worse_than(methods["original"][: len(of_seeds)], of_seeds)
       worse = f"worse than the original by {' and '.join(worse)}" if worse else ""
-      chosen = found[0].chosen
+      chosen = of_seeds[0].chosen
       chosen = "no candidate chosen" if chosen == "none" else chosen and f"rate × {chosen}"
       seconds = find(mean, "seconds").value
-      accuracies = (find(mean, "accuracy", part) for part in ("forget", "retain", "test"))
+      accuracies = (find(mean, "accuracy", part) for part in PARTS)
       lines.append(
-        f"| {method} | {' | '.join(spread(find(mean, each)) for each in HEADLINE)} | "
+        f"| {method} | {' | '.join(spread(find(mean, figure)) for figure in HEADLINE)} | "
         f"{' | '.join(f'{figure.value:.3f}' for figure in accuracies)} | {seconds:.2f} | "
         f"{retrain / seconds:.1f}× | {', '.join(filter(None, (worse, chosen)))} |"
       )
@@ -467,13 +424,13 @@ def write(config: Config, rows: dict[str, dict[str, list[Row]]]) -> None:
   (config.out / "table.md").write_text("\n".join(lines))
 
 
-def worse_than(original: Sequence[Row], found: Sequence[Row]) -> list[str]:
+def worse_than(original: Sequence[Row], after: Sequence[Row]) -> list[str]:
   """Returns the figures in which a row is worse than the original of the same seeds.
 
   That is where the 95 % t-interval of the differences lies wholly on that side: one seed tells
   nothing.
   """
-  ours, theirs = (over_seeds([row.figures for row in each]) for each in (found, original))
+  ours, theirs = (over_seeds([row.figures for row in rows]) for rows in (after, original))
   further = metrics.figures.difference(find(ours, "example gap"), find(theirs, "example gap"))
   lower = metrics.figures.difference(find(ours, "ToW by group"), find(theirs, "ToW by group"))
   worse = {further.name: further.low > 0, lower.name: lower.high < 0}

@@ -8,6 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+Array = jax.Array | np.ndarray
+"""An array, on a device or in host memory; traced ones are of the first kind."""
+
 Static = tuple[Any, tuple[Any, ...], tuple[bool, ...]]
 
 
@@ -20,8 +23,7 @@ def split(tree: Any) -> tuple[Static, list[Any]]:
     (1, 'head')
   """
   leaves, structure = jax.tree.flatten(tree)
-  arrays = jax.Array | np.ndarray | jax.ShapeDtypeStruct
-  is_array = tuple(isinstance(leaf, arrays) for leaf in leaves)
+  is_array = tuple(isinstance(leaf, Array | jax.ShapeDtypeStruct) for leaf in leaves)
   others = tuple(None if array else leaf for leaf, array in zip(leaves, is_array, strict=True))
   arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
   return (structure, others, is_array), arrays

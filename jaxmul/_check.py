@@ -6,7 +6,7 @@ they are unknown, and there `losses` answers an impossible label with NaN.
 
 import functools
 import warnings
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,27 +14,29 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxmul import _arrays, losses
+from jaxmul._arrays import Array
+from jaxmul.binding import Network
 
 TOKENS = (np.dtype("int32"), np.dtype("int64"))
 """The integer inputs; uint8 is pixels."""
 
 
-def batch(batch: Any, caller: str) -> tuple[jax.Array, jax.Array]:
+def batch(batch: object, caller: str) -> tuple[jax.Array, jax.Array]:
   """Returns (inputs [B, ...] float or integer, labels [B, ...]) or raises ValueError."""
   if not isinstance(batch, tuple | list) or len(batch) != 2:
     raise ValueError(
       f"{caller} needs batch = (inputs [B, ...], labels [B]), got {type(batch).__name__}"
       f"{f' of length {len(batch)}' if isinstance(batch, tuple | list) else ''}."
     )
-  return inputs(batch[0], caller), labels(batch[1], len(batch[0]), caller)
+  return inputs(batch[0], caller), jnp.asarray(labels(batch[1], len(batch[0]), caller))
 
 
-def inputs(value: Any, caller: str) -> jax.Array:
-  """Returns value as inputs [B, ...], floats without NaN or inf or tokens, or raises ValueError."""
-  value = value if hasattr(value, "dtype") else np.asarray(value)
-  if np.ndim(value) < 2:
+def inputs(value: object, caller: str) -> jax.Array:
+  """Returns inputs [B, ...], floats without NaN or inf or tokens from 0, or raises ValueError."""
+  value = value if isinstance(value, Array) else np.asarray(value)
+  if value.ndim < 2:
     raise ValueError(
-      f"{caller} needs inputs [B, ...] of rank 2 or more, got shape {np.shape(value)}. "
+      f"{caller} needs inputs [B, ...] of rank 2 or more, got shape {value.shape}. "
       "Add a batch axis: inputs[None]."
     )
   dtype = jnp.result_type(value)
@@ -44,20 +46,31 @@ def inputs(value: Any, caller: str) -> jax.Array:
       "jaxmul.data.as_inputs(inputs)."
     )
   finite(value, f"{caller}: inputs")
+  if dtype in TOKENS and is_concrete(value) and (lowest := np.asarray(value).min(initial=0)) < 0:
+    raise ValueError(
+      f"{caller} got token {lowest}, must be at least 0. What is not scored is a label of −1, its "
+      "token is any."
+    )
   return jnp.asarray(value)
 
 
-def labels(value: Any, size: int, caller: str) -> jax.Array:
-  """Returns value as labels [B, ...], or raises ValueError; `answers` checks what they hold."""
-  value = value if hasattr(value, "dtype") else np.asarray(value)
-  if np.ndim(value) < 1:
+def labels(value: object, size: int, caller: str) -> Array:
+  """Returns labels [B, ...] of numbers, or raises ValueError; `answers` checks what they hold."""
+  value = value if isinstance(value, Array) else np.asarray(value)
+  if value.ndim < 1:
     raise ValueError(f"{caller} needs labels [B], got shape (). Add a batch axis: labels[None].")
   if len(value) != size:
     raise ValueError(f"{caller} got {size} inputs but {len(value)} labels; they must match.")
-  return jnp.asarray(value)
+  kinds = (np.integer, np.floating, np.bool_)
+  if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+    raise ValueError(
+      f"{caller} needs labels of numbers, got {value.dtype}. Names become class numbers with "
+      "np.unique(labels, return_inverse=True)[1]."
+    )
+  return value
 
 
-def class_numbers(labels: Any, num_classes: int, caller: str) -> None:
+def class_numbers(labels: Array, num_classes: int, caller: str) -> None:
   """Raises ValueError where labels [B, *P] are not class numbers: the rule of impossible labels.
 
   They are integers in [0, num_classes). Where P is not empty −1 stands for a position that is not
@@ -87,11 +100,11 @@ def class_numbers(labels: Any, num_classes: int, caller: str) -> None:
       )
 
 
-def answers(network: Any, inputs: Any, labels: Any, caller: str) -> None:
+def answers(network: Network, inputs: Array, labels: Array, caller: str) -> None:
   """Raises ValueError where labels are not what a network's outputs on inputs are scored by.
 
   With cross-entropy they are class numbers [B, *P] for outputs [B, *P, C]; a loss of one's own must
-  return [B]. Nothing is done where labels are traced.
+  return [B].
 
   Args:
     network: a `Network`, or its shapes.
@@ -99,25 +112,26 @@ def answers(network: Any, inputs: Any, labels: Any, caller: str) -> None:
     labels: [B, ...].
     caller: for messages.
   """
-  if not is_concrete(labels) or not len(labels):
+  if not len(labels):
     return
   static, arrays = _arrays.split(network)
-  all_of_them = jax.ShapeDtypeStruct((len(labels), *inputs.shape[1:]), inputs.dtype)
-  outputs = jax.eval_shape(lambda leaves, x: _arrays.joined(static, leaves)(x), arrays, all_of_them)
+  asked = jax.ShapeDtypeStruct((len(labels), *inputs.shape[1:]), inputs.dtype)
+  asked = inputs if len(inputs) == len(labels) else asked
+  outputs = jax.eval_shape(lambda leaves, x: _arrays.joined(static, leaves)(x), arrays, asked)
   if network.loss is losses.cross_entropy:
     _refuse_other_positions(outputs.shape, labels, caller)
     class_numbers(labels, outputs.shape[-1], caller)
     return
   example = jax.ShapeDtypeStruct(labels.shape, jax.dtypes.canonicalize_dtype(labels.dtype))
-  each = jax.eval_shape(network.loss, outputs, example)
-  if each.shape != (len(labels),):
+  loss = jax.eval_shape(network.loss, outputs, example)
+  if loss.shape != (len(labels),):
     raise ValueError(
       f"{caller} needs the network's loss to return [B] = [{len(labels)}], one number an example, "
-      f"got {each.shape}. Take the mean over what an example has more of."
+      f"got {loss.shape}. Take the mean over what an example has more of."
     )
 
 
-def tokens(network: Any, inputs: Any, caller: str) -> None:
+def tokens(network: Network, inputs: Array, caller: str) -> None:
   """Raises ValueError where the largest of the tokens is none that a network embeds.
 
   Nothing is done where inputs or the network are traced, or inputs are not embedded.
@@ -130,7 +144,7 @@ def tokens(network: Any, inputs: Any, caller: str) -> None:
   _refuse_unknown(network.embedded(_all(inputs, largest)), largest, caller)
 
 
-def fresh_tokens(init: Any, inputs: Any, caller: str) -> None:
+def fresh_tokens(init: Callable[[jax.Array], Network], inputs: np.ndarray, caller: str) -> None:
   """As `tokens`, of the network that `init` makes of a key."""
   if inputs.dtype in TOKENS and inputs.size:
     largest = inputs.max()
@@ -138,7 +152,7 @@ def fresh_tokens(init: Any, inputs: Any, caller: str) -> None:
     _refuse_unknown(embed(jax.random.key(0)), largest, caller)
 
 
-def _all(inputs: Any, token: int) -> jax.Array:
+def _all(inputs: Array, token: int) -> jax.Array:
   return jnp.full((1, *inputs.shape[1:]), token, jnp.int32)
 
 
@@ -152,7 +166,7 @@ def _refuse_unknown(vectors: jax.Array, token: int, caller: str) -> None:
     )
 
 
-def _refuse_other_positions(outputs: tuple[int, ...], labels: Any, caller: str) -> None:
+def _refuse_other_positions(outputs: tuple[int, ...], labels: Array, caller: str) -> None:
   count = len(labels)
   if len(outputs) < 2 or outputs[0] != count:
     raise ValueError(
@@ -171,18 +185,20 @@ def _refuse_other_positions(outputs: tuple[int, ...], labels: Any, caller: str) 
     )
 
 
-def outputs(network: Any, inputs: Any, caller: str) -> None:
+def outputs(network: Network, inputs: jax.Array, caller: str) -> None:
   """Warns where what a network returns looks like probabilities; see `logits`.
 
   Args:
-    network: what is called with inputs; nothing is done where it, or they, are traced.
-    inputs: a few of them [n, ...], float or uint8: one small forward pass.
+    network: nothing is done where it, or inputs, are traced, or its outputs are no logits.
+    inputs: a few of them [n, ...]: one small forward pass.
     caller: whose caller is told.
   """
-  if getattr(network, "loss", losses.cross_entropy) is not losses.cross_entropy:
-    return  # its outputs are no logits
   static, arrays = _arrays.split(network)
-  if len(inputs) and all(map(is_concrete, (*arrays, inputs))):
+  if (
+    network.loss is losses.cross_entropy
+    and len(inputs)
+    and all(map(is_concrete, (*arrays, inputs)))
+  ):
     logits(_forward(static, arrays, inputs), caller, stacklevel=4)
 
 
@@ -197,7 +213,9 @@ def logits(value: jax.Array, caller: str, *, stacklevel: int = 3) -> None:
     caller: the function that took it for logits.
     stacklevel: as of `warnings.warn`, from here.
   """
-  if value.ndim < 2 or value.shape[-1] < 2 or not _is_readable(value):
+  if value.ndim < 2 or value.shape[-1] < 2:
+    return
+  if not is_concrete(value) or not getattr(value, "is_fully_addressable", True):
     return
   rows = np.asarray(value[:8]).astype(np.float64).reshape(-1, value.shape[-1])
   sure = (rows == 0) | (rows == 1)
@@ -212,27 +230,22 @@ def logits(value: jax.Array, caller: str, *, stacklevel: int = 3) -> None:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(static, arrays, inputs):
-  inputs = inputs.astype(jnp.float32) / 255 if inputs.dtype == jnp.uint8 else inputs
   return _arrays.joined(static, arrays)(inputs)
 
 
-def _is_readable(value: Any) -> bool:
-  return is_concrete(value) and getattr(value, "is_fully_addressable", True)
-
-
-def finite(value: Any, name: str) -> None:
+def finite(value: Array, name: str) -> None:
   """Raises ValueError where a concrete array holds NaN or inf."""
   if is_concrete(value) and jnp.issubdtype(jnp.result_type(value), jnp.floating):
-    good = np.isfinite(np.asarray(value))
+    numbers = np.asarray(value)
+    good = np.isfinite(numbers)
     if not good.all():
-      where = tuple(int(i) for i in np.argwhere(~good)[0])
+      place = tuple(int(i) for i in np.argwhere(~good)[0])
       raise ValueError(
-        f"{name} hold {np.asarray(value)[where]} at {where}, must be finite. "
-        "Drop or repair these rows."
+        f"{name} hold {numbers[place]} at {place}, must be finite. Drop or repair these rows."
       )
 
 
-def count(value: Any, name: str, caller: str) -> None:
+def count(value: object, name: str, caller: str) -> None:
   """Raises ValueError where a number of epochs, examples, … is not an integer of at least 1."""
   if not isinstance(value, int | np.integer) or value < 1:
     raise ValueError(f"{caller} got {name}={value!r}, must be an integer of at least 1.")
@@ -265,6 +278,6 @@ def rate(value: float, name: str, below: float) -> None:
     raise ValueError(f"{name}={value}, must be in [0, {below}).")
 
 
-def is_concrete(value: Any) -> bool:
+def is_concrete(value: object) -> bool:
   """Whether the values of an array can be read now: it is not being traced."""
   return not isinstance(value, Tracer)

@@ -2,16 +2,16 @@
 
 All of a data set lies there once. A set of its examples, such as S or R, is their row numbers; a
 batch is gathered from it when its turn comes, always of the same size: what is missing is padding,
-other examples of the set at weight 0.
+other examples of the set at weight 0. The rows that a set has room for beyond its members are 0.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul.data.dataset import as_inputs
+from jaxmul.data.dataset import Dataset, as_inputs
 
 
 class Batch(NamedTuple):
@@ -20,7 +20,7 @@ class Batch(NamedTuple):
   Attributes:
     inputs: float or int [B, ...].
     labels: int32 [B, *P], or what a loss of one's own takes, [B, ...].
-    mask: bool [B]; rows that are False are padding, other examples of the set, and must not matter.
+    mask: bool [B]; rows that are False are padding, any examples of the data, and must not matter.
     rows: int32 [B], their positions in the data set, to look up what was computed of them before.
   """
 
@@ -36,14 +36,14 @@ class Examples(NamedTuple):
   Attributes:
     inputs: [N, ...], in the data set's own dtype, shared by all sets.
     labels: int32 [N, *P], or what a loss of one's own takes, [N, ...].
-    rows: int32 [capacity], the members first, then padding.
+    rows: int32 [capacity], the members first, then padding, which is row 0.
     count: int32 scalar, how many are members.
   """
 
   inputs: jax.Array
   labels: jax.Array
   rows: jax.Array
-  count: Any
+  count: jax.Array
 
   def gather(self, places: jax.Array, mask: jax.Array) -> Batch:
     """Returns the examples at these places [B] of the set as a batch."""
@@ -68,14 +68,14 @@ class Examples(NamedTuple):
     order = jnp.argsort(jnp.where(member, drawn, 2.0))
     return self._replace(rows=self.rows[order])
 
-  def subset(self, rows: Any, capacity: int | None = None) -> "Examples":
+  def subset(self, rows: np.ndarray, capacity: int | None = None) -> "Examples":
     """Returns the set of these rows of the same data, with room for `capacity` of them."""
     padded = np.zeros(len(rows) if capacity is None else capacity, np.int32)
     padded[: len(rows)] = rows
     return self._replace(rows=jnp.asarray(padded), count=jnp.int32(len(rows)))
 
 
-def examples_of(dataset: Any) -> Examples:
+def examples_of(dataset: Dataset) -> Examples:
   """Returns all examples of a `Dataset`, on the default device."""
   rows = jnp.arange(len(dataset))
   return Examples(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxmul import _sharding, models
 from jaxmul._blocks import map_blocks
-from jaxmul.binding import Network, losses_of, refuse_without_embed
+from jaxmul.binding import Network, losses_of
 
 # Bytes of per-example gradients that exist at a time where they must.
 _BUDGET = 256 << 20
@@ -39,16 +39,18 @@ def of_examples(
   to_inputs: bool = False,
   norms: bool = False,
 ) -> Gradients:
-  """Returns the gradients of each example's loss, of the evaluation pass."""
+  """Returns the gradients of each example's loss, of the evaluation pass.
+
+  Whoever asks for those to inputs says before that there are some: `refuse_without_embed`.
+  """
   if to_inputs:
-    refuse_without_embed(network, inputs, "a gradient of inputs")
-    at = network.embedded(inputs)
-    if norms and at is not inputs:  # norms count what the embedding itself learns
+    embedded = network.embedded(inputs)
+    if norms and embedded is not inputs:  # norms count what the embedding itself learns
       return Gradients(
-        of_examples(network, at, labels, to_inputs=True).inputs,
+        of_examples(network, embedded, labels, to_inputs=True).inputs,
         of_examples(network, inputs, labels, norms=True).norms,
       )
-    inputs = at
+    inputs = embedded
   ghost = norms and models.has_ghost_norms(network, inputs)
   inputs = _sharding.local(inputs, network, labels)
   is_float = jnp.issubdtype(inputs.dtype, jnp.inexact)
@@ -58,24 +60,24 @@ def of_examples(
 
   def total(x, squares):
     outputs = models.tapped(network, x, squares) if ghost else network(x)
-    each = losses_of(network, outputs, labels)
-    return each.sum(), each
+    loss = losses_of(network, outputs, labels)
+    return loss.sum(), loss
 
-  found = Gradients()
+  asked = Gradients()
   wanted = (0,) * to_inputs + (1,) * ghost
   if wanted:
-    gradients, each = jax.grad(total, wanted, has_aux=True)(inputs, squares)
+    gradients, loss = jax.grad(total, wanted, has_aux=True)(inputs, squares)
     # The loss of an impossible label is NaN, but its gradient would be 0.
-    bad = jnp.isnan(each)
+    bad = jnp.isnan(loss)
     if to_inputs:
-      found = found._replace(inputs=jnp.where(per_example(bad, inputs), jnp.nan, gradients[0]))
+      asked = asked._replace(inputs=jnp.where(per_example(bad, inputs), jnp.nan, gradients[0]))
     if ghost:
       # Rounding can leave a sum of products just below 0.
       norms_squared = jnp.maximum(gradients[-1], 0)
-      found = found._replace(norms=jnp.where(bad, jnp.nan, jnp.sqrt(norms_squared)))
+      asked = asked._replace(norms=jnp.where(bad, jnp.nan, jnp.sqrt(norms_squared)))
   if norms and not ghost:
-    found = found._replace(norms=_materialised_norms(network, inputs, labels))
-  return found
+    asked = asked._replace(norms=_materialised_norms(network, inputs, labels))
+  return asked
 
 
 def lengths(x: jax.Array) -> jax.Array:
@@ -103,9 +105,9 @@ def _materialised_norms(network: Network, inputs: jax.Array, labels: jax.Array) 
     return losses_of(network, at_theta(x[None]), y[None])[0]
 
   def norm(x, y):
-    each, gradient = jax.value_and_grad(loss)(theta, x, y)
+    value, gradient = jax.value_and_grad(loss)(theta, x, y)
     wide = [g.astype(jnp.promote_types(g.dtype, jnp.float32)) for g in gradient]
-    return jnp.where(jnp.isnan(each), jnp.nan, jnp.sqrt(sum(jnp.sum(g**2) for g in wide)))
+    return jnp.where(jnp.isnan(value), jnp.nan, jnp.sqrt(sum(jnp.sum(g**2) for g in wide)))
 
   size = max(1, _BUDGET // max(1, sum(4 * leaf.size for leaf in theta)))
   if size >= len(inputs):

@@ -1,8 +1,7 @@
 """Where an id becomes a row: ids are the names that users give, rows are positions in arrays."""
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def check_ids(ids: np.ndarray, size: int, caller: str) -> None:
@@ -38,7 +37,7 @@ def find(held: np.ndarray, wanted: np.ndarray) -> np.ndarray:
   return np.where(held[rows] == wanted, rows, -1)
 
 
-def rows_of(held: np.ndarray, wanted: Any, caller: str, lack: str, cure: str) -> np.ndarray:
+def rows_of(held: np.ndarray, wanted: ArrayLike, caller: str, lack: str, cure: str) -> np.ndarray:
   """Returns the rows int64 [k] of the wanted ids, in their order.
 
   Args:

@@ -59,8 +59,7 @@ def score(
   """
   if not len(dataset):
     raise ValueError("score got an empty data set. Pass at least one example.")
-  if batch_size < 1:
-    raise ValueError(f"score got batch_size={batch_size}, must be at least 1.")
+  _check.at_least("score", 1, batch_size=batch_size)
   network = as_network(params, apply_fn, "score")
   if not isinstance(proxy, jax.tree_util.Partial):
     proxy = jax.tree_util.Partial(proxy)
@@ -71,7 +70,7 @@ def score(
   size = rows_each * devices
   _check.tokens(network, dataset.inputs, "score")
   _check.answers(network, dataset.example, dataset.labels, "score")
-  _check.outputs(network, dataset.inputs[:8], "score")
+  _check.outputs(network, as_inputs(dataset.inputs[:8]), "score")
   static, arrays = _arrays.split((proxy, network))
   arrays = _sharding.replicate(arrays)
   scores = []

@@ -1,4 +1,4 @@
-"""JAX's settings that change numbers: read where work is planned, set again wherever it is done.
+"""JAX's settings that change numbers: read where a schedule is made, set again where it is run.
 
 A worker process starts with JAX's defaults. What its parent has changed in Python, by
 `jax.config.update` or a context manager, does not reach it by itself.
@@ -68,7 +68,7 @@ def applied(settings: Settings) -> Iterator[None]:
   before = dict(current())
   if unknown := sorted(before.keys() ^ dict(settings).keys()):
     raise RuntimeError(
-      f"JAX's setting {unknown[0]} is not known both here and where the work was planned. "
+      f"JAX's setting {unknown[0]} is not known both here and where the schedule was made. "
       "Use one version of JAX."
     )
   shared = tuple((name, value) for name, value in settings if name not in _LOCAL)

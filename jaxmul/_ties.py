@@ -4,9 +4,8 @@ Data sets are often sorted by class, and ids are often positions. So what ranks 
 two of them equal must not fall back on the order of their ids: it would choose a class.
 """
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 # Equal scores go by `soft`, rounded to so many decimals, and then by `scattered` with this key.
 SOFT_DECIMALS = 2
@@ -16,7 +15,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
-def scattered(ids: Any, key: int = TIES) -> np.ndarray:
+def scattered(ids: ArrayLike, key: int = TIES) -> np.ndarray:
   """Returns the place uint64 [n] of each id in a fixed random permutation of all 64-bit integers.
 
   The place of an id depends on the id and the key alone: not on the other ids, their order, or the

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _gradients
-from jaxmul.binding import Network, refuse_own_loss
+from jaxmul.binding import Network, refuse_own_loss, refuse_without_embed
 
 
 class Step(NamedTuple):
@@ -42,11 +42,11 @@ class Step(NamedTuple):
   logits: jax.Array
   losses: jax.Array
   epoch: jax.Array
-  inputs: Any = None
-  learning_rate: Any = None
-  network: Any = None
-  input_gradients: Any = None
-  parameter_norms: Any = None
+  inputs: jax.Array = None  # pyright: ignore[reportAssignmentType]
+  learning_rate: jax.Array = None  # pyright: ignore[reportAssignmentType]
+  network: Network = None  # pyright: ignore[reportAssignmentType]
+  input_gradients: jax.Array = None  # pyright: ignore[reportAssignmentType]
+  parameter_norms: jax.Array = None  # pyright: ignore[reportAssignmentType]
 
 
 Need = Literal["epochs", "input_shape", "network", "input_gradients", "parameter_norms", "classes"]
@@ -82,7 +82,7 @@ def check(trackers: tuple[Tracker, ...], shape: tuple[int, ...], epochs: int) ->
     unknown = set(tracker.needs) - set(get_args(Need))
     if unknown:
       raise ValueError(f"a tracker needs {min(unknown)!r}, must be one of {get_args(Need)}.")
-    own = set(jax.eval_shape(lambda t=tracker: t.score(start(t, shape, epochs))))
+    own = _score_names(tracker, start(tracker, shape, epochs))
     if names & own:
       raise ValueError(f"two trackers return a score named {min(names & own)!r}. Drop one of them.")
     if not 1 <= tracker.every <= epochs:
@@ -96,8 +96,12 @@ def check_network(trackers: tuple[Tracker, ...], network: Network) -> None:
   """Raises ValueError where a tracker reads what a network does not say."""
   for tracker in trackers:
     if "classes" in tracker.needs:
-      name = min(jax.eval_shape(lambda t=tracker: t.score(start(t, (1, 1), 1))))
-      refuse_own_loss(network, f"the tracker of {name!r}")
+      names = _score_names(tracker, start(tracker, (1, 1), 1))
+      refuse_own_loss(network, f"the tracker of {min(names)!r}")
+
+
+def _score_names(tracker: Tracker, state: Any) -> set[str]:
+  return set(jax.eval_shape(tracker.score, state))
 
 
 def start(tracker: Tracker, shape: tuple[int, ...], epochs: int) -> Any:
@@ -112,6 +116,10 @@ def update(
   """Returns the states after a step; what several trackers need is computed once."""
   # Counters are int64 where float64 is enabled; a state of int32 would change its type.
   seen = seen._replace(rows=seen.rows.astype(jnp.int32), epoch=jnp.int32(seen.epoch))
+  for tracker, state in zip(trackers, states, strict=True):
+    if "input_gradients" in tracker.needs:
+      name = min(_score_names(tracker, state))
+      refuse_without_embed(network, seen.inputs, f"the tracker of {name!r}")
   users = [t for t in trackers if {"input_gradients", "parameter_norms"} & set(t.needs)]
   if users:
     compute = functools.partial(
@@ -119,8 +127,8 @@ def update(
       to_inputs=any("input_gradients" in t.needs for t in users),
       norms=any("parameter_norms" in t.needs for t in users),
     )
-    found = _in_due_epochs(users, seen, compute, None, (network, seen.inputs, seen.labels))
-    seen = seen._replace(input_gradients=found.inputs, parameter_norms=found.norms)
+    gradients = _in_due_epochs(users, seen, compute, None, (network, seen.inputs, seen.labels))
+    seen = seen._replace(input_gradients=gradients.inputs, parameter_norms=gradients.norms)
 
   def updated(tracker, state):
     own = seen._replace(network=network) if "network" in tracker.needs else seen

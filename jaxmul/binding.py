@@ -11,12 +11,13 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
 from jaxmul import losses
+from jaxmul._blocks import least_rows
 
 ApplyFn = Callable[[Any, jax.Array], jax.Array]
 TrainFn = Callable[..., tuple[jax.Array, Any]]
@@ -86,11 +87,11 @@ class Network:
     some = mask.any()
     # A copy of the tree: Equinox makes a state that was set useless to whoever holds it.
     given = jax.tree.map(lambda leaf: leaf, self.state)
-    logits, state = self.train_fn(self.params, given, inputs, key, mask | ~some)
+    outputs, state = self.train_fn(self.params, given, inputs, key, mask | ~some)
     _refuse_other_state(state, self.state)
-    return logits, jax.tree.map(lambda new, old: jnp.where(some, new, old), state, self.state)
+    return outputs, jax.tree.map(lambda new, old: jnp.where(some, new, old), state, self.state)
 
-  def replace(self, **changes: Any) -> "Network":
+  def replace(self, **changes: object) -> Self:
     """Returns a copy with the named fields changed."""
     return dataclasses.replace(self, **changes)
 
@@ -167,7 +168,9 @@ def bind(
     return _of_nnx(params, apply_fn, "bind").replace(loss=loss, embed=embed)
   if state is None:
     params, state = _bare(params)
-  return Network(params, state, apply_fn, train_fn, loss, embed)
+  return Network(
+    params=params, state=state, apply_fn=apply_fn, train_fn=train_fn, loss=loss, embed=embed
+  )
 
 
 def _bare(params: Any) -> tuple[Any, Any]:
@@ -177,7 +180,7 @@ def _bare(params: Any) -> tuple[Any, Any]:
   return params, None
 
 
-def is_a(value: Any, package: str) -> bool:
+def is_a(value: object, package: str) -> bool:
   """Whether a value is a module of flax.linen, flax.nnx or equinox, without importing any."""
   module = getattr(sys.modules.get(package), "Module", None)
   return module is not None and isinstance(value, module)
@@ -202,7 +205,8 @@ def as_network(params: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
   if is_a(params, "flax.nnx"):
     return _of_nnx(params, apply_fn, caller)
   if apply_fn is not None:
-    return Network(*_bare(params), apply_fn)
+    params, state = _bare(params)
+    return Network(params, state, apply_fn)
   if is_a(params, "flax.linen"):
     raise ValueError(
       f"{caller} got a {_describe(params)}, a module without params. "
@@ -223,22 +227,26 @@ def losses_of(network: Network, outputs: jax.Array, labels: jax.Array) -> jax.Ar
   Raises:
     ValueError: the network's loss is a function of its user's that returns anything else.
   """
-  each = network.loss(outputs, labels)
-  if jnp.shape(each) != (len(labels),):
+  loss = network.loss(outputs, labels)
+  if jnp.shape(loss) != (len(labels),):
     raise ValueError(
       f"the loss of a network must return [B] = [{len(labels)}], one number an example, got "
-      f"{jnp.shape(each)}. Take the mean over what an example has more of."
+      f"{jnp.shape(loss)}. Take the mean over what an example has more of."
     )
-  return each
+  return loss
 
 
-def refuse_own_loss(network: Network, caller: str) -> None:
+def refuse_own_loss(
+  network: Network,
+  caller: str,
+  cure: str = "Use the loss, grand, curvature, or the trackers cumulative_loss and tracin",
+) -> None:
   """Raises ValueError where a network is not trained with cross-entropy: it has no p of classes."""
   if network.loss is not losses.cross_entropy:
+    name = getattr(network.loss, "__name__", type(network.loss).__name__)
     raise ValueError(
       f"{caller} needs probabilities of classes, but the network is bound with a loss of its own, "
-      f"{getattr(network.loss, '__name__', type(network.loss).__name__)}. Use the loss, grand, "
-      "curvature, or the trackers cumulative_loss and tracin."
+      f"{name}. {cure}."
     )
 
 
@@ -288,8 +296,15 @@ def warn_without_train_fn(network: Network, caller: str, cure: str = "") -> None
     )
 
 
-def refuse_lone_rows(network: Network, least: int, caller: str, cure: str) -> None:
-  """Raises ValueError where a step would take batch statistics of a single example."""
+def refuse_lone_rows(
+  network: Network,
+  count: int,
+  batch_size: int,
+  caller: str,
+  cure: str = "Take another batch_size, or more examples",
+) -> None:
+  """Raises ValueError where a step on some of `count` examples would take statistics of one."""
+  least = least_rows(count, batch_size)
   if least < 2 and network.train_fn is not None and jax.tree.leaves(network.state):
     raise ValueError(
       f"{caller} would train on a batch of {least} example, must be at least 2 for a network with "
@@ -297,35 +312,36 @@ def refuse_lone_rows(network: Network, least: int, caller: str, cure: str) -> No
     )
 
 
-def _refuse_other_state(new: Any, old: Any) -> None:
+def _refuse_other_state(new: object, old: object) -> None:
   """Raises ValueError where a training pass returns another kind of state than it was given."""
 
   def kinds(state):
-    parts = state if isinstance(state, Mapping) else {} if state is None else {"state": state}
-    return {str(name): (jax.tree.structure(part), _kinds_of(part)) for name, part in parts.items()}
+    leaves, structure = jax.tree.flatten(state)
+    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
 
-  if jax.tree.structure(new) == jax.tree.structure(old) and _kinds_of(new) == _kinds_of(old):
+  def by_name(state):
+    parts = state if isinstance(state, Mapping) else {"state": state}
+    return {str(name): kinds(part) for name, part in parts.items()}
+
+  if kinds(new) == kinds(old):
     return
-  got, wanted = kinds(new), kinds(old)
-  name = min((at for at in got | wanted if got.get(at) != wanted.get(at)), default="state")
+  got, wanted = by_name(new), by_name(old)
+  changed = [name for name in got | wanted if got.get(name) != wanted.get(name)]
+  name = min(changed, default="state")
   raise ValueError(
     f"the training pass changes the structure, shapes or dtypes of {name!r}, which must stay as it "
     "was given. Make all of it when the network is made, and leave out what is not carried on."
   )
 
 
-def _kinds_of(tree: Any) -> list:
-  return [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
-
-
 def _of_nnx(module: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
   # Which needs flax.nnx: it is imported if there is one.
-  from jaxmul.models.nnx_modules import bound_of
+  from jaxmul.models.nnx_modules import network_of
 
-  return bound_of(module, apply_fn, caller)
+  return network_of(module, apply_fn, caller)
 
 
-def _refuse_equinox(params: Any, caller: str) -> None:
+def _refuse_equinox(params: object, caller: str) -> None:
   """Raises ValueError where an Equinox module cannot be called with inputs alone."""
   if not is_a(params, "equinox"):
     return
@@ -347,7 +363,7 @@ def _refuse_equinox(params: Any, caller: str) -> None:
       )
 
 
-def _describe(value: Any) -> str:
+def _describe(value: object) -> str:
   if isinstance(value, Mapping):
     return f"{type(value).__name__} with keys {sorted(map(str, value))[:4]}"
   return type(value).__name__

@@ -143,7 +143,7 @@ def verify(path: PathLike) -> dict[str, Spec]:
   """Checks that every file of a checkpoint is there, alone and unchanged; Orbax is not needed.
 
   Returns:
-    (dtype, shape) of each leaf, such as `{"params.params.Dense_0.bias": ("float32", (8,))}`.
+    (dtype, shape) of each leaf, such as `{"params.Dense_0.bias": ("float32", (8,))}`.
 
   Raises:
     FileNotFoundError: nothing is there.

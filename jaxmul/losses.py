@@ -60,7 +60,11 @@ def margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns φ = log p_y − log Σ_{c≠y} p_c [B], the statistic of LiRA, from logits.
+  """Returns φ = log p − log(1 − p) [B], by which attacks and memorization compare models.
+
+  Of an image p is p_y, and φ comes from the logits. Of a text it is e^−ℓ, the geometric mean of its
+  tokens' probabilities, with ℓ the mean loss over scored positions: p can be read off φ. log p_t
+  comes from the log-odds of each position, so that a confident text is resolved too.
 
   References:
     Carlini et al., [Membership Inference From First Principles](https://arxiv.org/abs/2112.03570).
@@ -69,11 +73,25 @@ def log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> import jax.numpy as jnp
     >>> log_odds(jnp.array([[0.0, 0.0]]), jnp.array([0])).tolist()
     [0.0]
+    >>> text = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]]]))
+    >>> phi = log_odds(text, jnp.array([[0, 0, -1]]))
+    >>> round(float(jax.nn.sigmoid(phi)[0]), 6)  # (½ · ¼)^½
+    0.353553
   """
   logits = _widened(scored_only(logits, labels))
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-  return mean_over_positions(at_label(logits, labels) - others, labels)
+  phi = at_label(logits, labels) - others
+  if labels.ndim == 1:
+    return phi
+  loss = mean_over_positions(jax.nn.softplus(-phi), labels)
+  return -loss - jnp.log(-jnp.expm1(-loss))
+
+
+def log_odds_and_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns [B, 2], float32 or wider: φ, and 1 where the example is right, else 0."""
+  phi = log_odds(logits, labels)
+  return jnp.stack([phi, is_correct(logits, labels).astype(phi.dtype)], axis=-1)
 
 
 def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:

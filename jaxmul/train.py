@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from numpy.typing import ArrayLike
 
 from jaxmul import _check, _tracking, losses, models
-from jaxmul._blocks import even_rows, least_rows, shuffled_rows
+from jaxmul._blocks import even_rows, shuffled_rows
 from jaxmul._examples import Examples, examples_of
 from jaxmul._tracking import Need, Step, Tracker
 from jaxmul.binding import Network, losses_of, refuse_lone_rows, warn_without_train_fn
@@ -136,9 +137,9 @@ class Recipe:
       if isinstance(self.optimizer, functools.partial):
         # Two partials never equal one another: each would be compiled anew.
         object.__setattr__(self, "optimizer", _Partial.of(self.optimizer))
-    for name, low in (("epochs", 1), ("batch_size", 1), ("learning_rate", 0), ("weight_decay", 0)):
-      if not getattr(self, name) >= low:
-        raise ValueError(f"Recipe got {name}={getattr(self, name)}, must be at least {low}.")
+    _check.at_least("Recipe", 1, epochs=self.epochs, batch_size=self.batch_size)
+    rates = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
+    _check.at_least("Recipe", 0, **rates)
     if not 0 <= self.momentum < 1:
       raise ValueError(f"Recipe got momentum={self.momentum}, must be in [0, 1).")
 
@@ -194,7 +195,7 @@ def fit(
   recipe: Recipe,
   dataset: Dataset,
   key: jax.Array,
-  ids: Any = None,
+  ids: ArrayLike | None = None,
   trackers: Mapping[str, Tracker] | None = None,
 ) -> Fit:
   """Trains one model.
@@ -237,7 +238,7 @@ def fit(
   like = check_labels(recipe.model, dataset, "fit")
   _tracking.check_network(tuple(trackers.values()), like)
   warn_without_train_fn(like, "train.fit")
-  _refuse_lone_rows(like, len(dataset), recipe, "fit")
+  refuse_lone_rows(like, len(dataset), recipe.batch_size, "fit")
   result = _jitted_run(recipe, tuple(trackers.values()), examples_of(dataset), key)
   scores = {name: np.asarray(score) for name, score in result.scores.items()}
   finished = Fit(result.network, scores, dataset.ids, result.history)
@@ -248,7 +249,7 @@ def fit(
       f"Lower learning_rate ({recipe.learning_rate}); .fit holds the epoch before.",
       finished,
     )
-  _check.outputs(result.network, dataset.inputs[:8], "train.fit")
+  _check.outputs(result.network, as_inputs(dataset.inputs[:8]), "train.fit")
   return finished
 
 
@@ -271,7 +272,7 @@ def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: 
   _tracking.check_network(trackers, network)
   example = jax.eval_shape(lambda: network.embedded(as_inputs(examples.inputs[:1])))
   embedded = (shape[0], *example.shape[1:])
-  _refuse_lone_rows(network, len(examples.rows), recipe, "run")
+  refuse_lone_rows(network, len(examples.rows), recipe.batch_size, "run")
   steps = -(-len(examples.rows) // recipe.batch_size)
   job = Job(recipe, optimizer(recipe, steps), trackers)
   first = Carry(
@@ -289,7 +290,7 @@ def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: 
     )
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new.network.params)]
     good = jnp.isfinite(history.loss) & jnp.stack(finite).all()
-    history = History(*(jnp.where(good, each, jnp.nan) for each in history))
+    history = jax.tree.map(lambda mean: jnp.where(good, mean, jnp.nan), history)
     kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, last)
     return (kept, alive & good), history
 
@@ -308,11 +309,6 @@ def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
     example = dataset.example
     _check.fresh_tokens(lambda key: models.init(model, key, example), dataset.inputs, caller)
   return like
-
-
-def _refuse_lone_rows(network: Network, count: int, recipe: Recipe, caller: str) -> None:
-  least = least_rows(count, recipe.batch_size)
-  refuse_lone_rows(network, least, caller, "Take another batch_size, or more examples")
 
 
 _jitted_run = jax.jit(run, static_argnums=(0, 1))
@@ -355,16 +351,15 @@ def epoch_of(
   order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
   count = len(examples.rows)
 
-  def step(carry, at):
-    places, index = at
-    own = jax.random.fold_in(step_key, index)
-    return step_of(job, examples, own, carry, number, places)
+  def step(carry, batch):
+    places, index = batch
+    return step_of(job, examples, jax.random.fold_in(step_key, index), carry, number, places)
 
   deal = shuffled_rows if carry.network.train_fn is None else even_rows
   batches = deal(order_key, count, job.recipe.batch_size)
   carry, (loss, hits) = lax.scan(step, carry, (batches, jnp.arange(len(batches))))
-  means = History(jnp.sum(loss) / count, jnp.sum(hits) / count)
-  return carry, History(*(each.astype(jnp.float32) for each in means))
+  loss, accuracy = jnp.sum(loss) / count, jnp.sum(hits) / count
+  return carry, History(loss.astype(jnp.float32), accuracy.astype(jnp.float32))
 
 
 def step_of(
@@ -389,13 +384,20 @@ def step_of(
 
   def risk(theta):
     outputs, state = network.replace(params=theta).train(inputs, train_key, batch.mask)
-    each = losses_of(network, outputs, batch.labels)
-    return losses.masked_mean(each, batch.mask), (outputs, each, state)
+    loss = losses_of(network, outputs, batch.labels)
+    return losses.masked_mean(loss, batch.mask), (outputs, loss, state)
 
-  gradient, (outputs, each, state) = jax.grad(risk, has_aux=True)(network.params)
-  rate = jnp.asarray(recipe.learning_rate * recipe.schedule(number, recipe.epochs), each.dtype)
-  rows = jnp.minimum(places, count)
-  seen = Step(rows, batch.labels, outputs, each, number, inputs, rate)
+  gradient, (outputs, loss, state) = jax.grad(risk, has_aux=True)(network.params)
+  rate = jnp.asarray(recipe.learning_rate * recipe.schedule(number, recipe.epochs), loss.dtype)
+  seen = Step(
+    rows=jnp.minimum(places, count),
+    labels=batch.labels,
+    logits=outputs,
+    losses=loss,
+    epoch=number,
+    inputs=inputs,
+    learning_rate=rate,
+  )
   tracked = _tracking.update(trackers, tracked, seen, network)
   updates, opt_state = transform.update(gradient, opt_state, network.params)
   params = optax.apply_updates(network.params, updates)
@@ -404,4 +406,4 @@ def step_of(
   else:
     hits = jnp.full((), jnp.nan)  # without classes nothing is right or wrong
   moved = Carry(network.replace(params=params, state=state), opt_state, tracked)
-  return moved, (jnp.sum(jnp.where(batch.mask, each, 0)), hits)
+  return moved, (jnp.sum(jnp.where(batch.mask, loss, 0)), hits)

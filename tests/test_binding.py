@@ -37,9 +37,11 @@ def normed_variables():
 
 def test_without_state_apply_fn_gets_params_unchanged():
   seen = []
-  params = {"params": {"w": jnp.eye(2)}}
-  jaxmul.bind(lambda p, x: seen.append(p) or x, params)(jnp.ones((1, 2)))
-  assert seen[0] == params
+  plain, of_linen = {"w": jnp.eye(2)}, {"params": {"w": jnp.eye(2)}}
+  for params in (plain, of_linen):
+    jaxmul.bind(lambda p, x: seen.append(p) or x, params)(jnp.ones((1, 2)))
+  assert seen[0] is plain
+  assert seen[1] == of_linen
 
 
 def test_with_state_apply_fn_gets_linens_variables():

@@ -106,9 +106,12 @@ def demo(command: str, folder: Path) -> None:
 
 
 def slow_tests(command: str, folder: Path) -> None:
-  """Lists those of one file, which has some."""
+  """Lists those of one file, and none of its quick ones."""
   listed = bash(f"{command} --collect-only -q tests/experiments/test_bench.py", ROOT)
-  assert re.search(r"^tests/experiments/test_bench.py::", listed, re.MULTILINE)
+  assert re.findall(r"^tests/experiments/test_bench.py::(\S+)", listed, re.MULTILINE) == [
+    "test_a_step_inside_scan_costs_about_what_it_costs_from_python",
+    "test_the_battery_gives_the_same_twice",
+  ]
 
 
 def install(command: str, folder: Path) -> None:

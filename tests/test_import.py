@@ -193,7 +193,7 @@ def private(folder, module, name):
   ("folder", "module", "name", "expected"),
   [
     ("jaxmul.rum", "jaxmul", "_ids", False),
-    ("jaxmul.rum", "jaxmul._ids", "scattered", False),
+    ("jaxmul.rum", "jaxmul._ties", "scattered", False),
     ("jaxmul.rum", "jaxmul._ids", "_first", True),
     ("jaxmul.rum", "jaxmul.losses", "_mean", True),
     ("jaxmul.metrics.oracle", "jaxmul.metrics._controls", "Control", False),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmul import bind, data, losses, proxies, testing, train
+from jaxmul import bind, data, losses, proxies, testing, train, unlearn
 from jaxmul.proxies import trackers
 
 N, WIDTH, TASKS = 8, 3, 2
@@ -114,10 +114,6 @@ def one_line(pattern):
   return pytest.raises(ValueError, match=rf"\A[^\n]*{pattern}[^\n]*\Z")
 
 
-def never(outputs, labels):
-  raise AssertionError("traced")
-
-
 @pytest.mark.parametrize("name", NEED_CLASSES)
 def test_what_needs_classes_says_so(name):
   given, network = toy(squared), MODELS[squared](None, np.zeros((1, WIDTH)))
@@ -153,7 +149,7 @@ def test_a_loss_that_is_no_number_an_example_is_refused():
   ):
     with one_line(says):
       call()
-  with pytest.raises(ValueError, match=r"must return \[B\]"):  # where labels cannot be read
+  with pytest.raises(ValueError, match=r"loss to return \[B\]"):  # where labels cannot be read
     jax.jit(proxies.grand)(network, batch=given.batch())
 
 
@@ -186,3 +182,44 @@ def test_the_loss_travels_with_the_network():
   mapped = jax.tree.map(lambda leaf: 2 * leaf, network)
   assert mapped.loss is squared
   assert bind(linear, jnp.zeros(2)).loss is losses.cross_entropy
+
+
+SPLIT = data.Split(forget=np.arange(3), retain=np.arange(3, N))
+
+
+@pytest.mark.parametrize("loss", MODELS, ids=lambda f: f.__name__)
+def test_algorithms_that_take_gradients_take_those_of_that_loss(loss):
+  """One full batch of each set: a step is worked by hand."""
+  given, network = toy(loss), MODELS[loss](None, np.zeros((1, WIDTH)))
+  (x, y), w = given.batch(), network.params
+
+  def gradient(rows):
+    return jax.grad(lambda w: loss(x[rows] @ w, y[rows]).mean())(w)
+
+  def importance(rows):
+    each = jax.vmap(jax.grad(lambda w, x, y: loss(x[None] @ w, y[None])[0]), (None, 0, 0))
+    return jnp.mean(each(w, x[rows], y[rows]) ** 2, axis=0)
+
+  of_s, of_r = gradient(SPLIT.forget), gradient(SPLIT.retain)
+  f_s, f_d = importance(SPLIT.forget), importance(np.arange(N))
+  plain = {"momentum": 0, "weight_decay": 0}
+  for algorithm, want in (
+    (unlearn.fine_tune(0.1, **plain), w - 0.1 * of_r),
+    (unlearn.neg_grad(0.1, momentum=0), w + 0.1 * of_s),
+    (unlearn.neg_grad_plus(0.1, alpha=0.9, **plain), w - 0.1 * (0.9 * of_r - 0.1 * of_s)),
+    (unlearn.ssd(1.0), jnp.where(f_s > f_d, w * jnp.minimum(f_d / f_s, 1), w)),
+  ):
+    after = unlearn.run(algorithm, network, given, SPLIT, jax.random.key(0), epochs=1, batch_size=N)
+    np.testing.assert_allclose(after.params, want, rtol=1e-5, atol=1e-6, err_msg=algorithm.name)
+
+
+def test_the_influence_step_is_exact_on_least_squares():
+  given, network = toy(squared), MODELS[squared](None, np.zeros((1, WIDTH)))
+  (x, y), w = given.batch(), network.params
+  rows, kept = SPLIT.forget, SPLIT.retain
+  curvature = x[kept].T @ x[kept] / (TASKS * len(kept)) + 0.01 * np.eye(WIDTH)
+  pulled = x[rows].T @ (x[rows] @ w - y[rows]) / (TASKS * len(kept))
+  after = unlearn.run(
+    unlearn.influence(damping=0.01), network, given, SPLIT, jax.random.key(0), epochs=1
+  )
+  np.testing.assert_allclose(after.params, w + jnp.linalg.solve(curvature, pulled), atol=1e-4)

@@ -15,7 +15,7 @@ from jaxmul.data import Dataset
 from jaxmul.proxies import trackers
 
 CLASSES = 5
-LOSSES = (losses.cross_entropy, losses.margins, losses.log_odds)
+MEANS = (losses.cross_entropy, losses.margins)
 SHAPES = {
   "T = B": (4, 4),
   "T > B": (3, 6),
@@ -42,13 +42,23 @@ def by_example(function, z, y):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("loss", MEANS, ids=lambda f: f.__name__)
 def test_a_loss_is_the_mean_over_scored_positions(loss, shape):
   z, y = example(shape)
   want = [each.mean() for each in by_example(loss, z, y)]
   got = jax.jit(loss)(z, y)
   assert got.shape == shape[:1]
   np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1, 30])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_log_odds_are_those_of_the_mean_loss(shape, scale):
+  z, y = example(shape)
+  with jax.enable_x64(True):
+    loss = np.asarray(losses.cross_entropy(jnp.float64(scale * z), y))
+  want = -loss - np.log(-np.expm1(-loss))
+  np.testing.assert_allclose(jax.jit(losses.log_odds)(scale * z, y), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -61,7 +71,7 @@ def test_an_example_is_right_where_all_scored_positions_are(shape):
   assert jax.jit(losses.is_correct)(z, y).tolist() == right.tolist()
 
 
-@pytest.mark.parametrize("loss", [*LOSSES, losses.is_correct], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("loss", [*MEANS, losses.is_correct], ids=lambda f: f.__name__)
 def test_with_one_label_an_example_the_program_is_the_same_as_ever(loss):
   """One position that is scored gives the same bits as no positions."""
   z, y = example((6, 1), 0)
@@ -73,7 +83,7 @@ def test_with_one_label_an_example_the_program_is_the_same_as_ever(loss):
   assert not jax.make_jaxpr(losses.scored_only)(values[:, None], labels).jaxpr.eqns
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("loss", [*MEANS, losses.log_odds], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf, 1e30])
 def test_what_stands_at_an_unscored_position_touches_nothing(loss, hole):
   z, y = example((4, 4))
@@ -90,7 +100,7 @@ def test_what_stands_at_an_unscored_position_touches_nothing(loss, hole):
   assert not np.asarray(holed_gradient)[y < 0].any()
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("loss", MEANS, ids=lambda f: f.__name__)
 def test_an_example_without_a_scored_position_has_a_loss_and_gradient_of_zero(loss):
   z, y = example((3, 3))
   y[1] = -1

@@ -230,7 +230,7 @@ def test_a_tracker_meets_the_dtypes_that_step_names():
   seen = []
 
   def update(state, step):
-    seen.append({"ids": step.rows.dtype, "labels": step.labels.dtype, "epoch": step.epoch.dtype})
+    seen.append({"rows": step.rows.dtype, "labels": step.labels.dtype, "epoch": step.epoch.dtype})
     return state + 1
 
   counter = train.Tracker(lambda n: jnp.zeros(n), update, lambda state: {"steps": state})

@@ -81,106 +81,74 @@ def battery(name: str) -> dict[str, Any]:
   import jax
   import numpy as np
 
-  from jaxmul import (
-    data,
-    memorization,
-    metrics,
-    models,
-    proxies,
-    retraining,
-    rum,
-    train,
-    unlearn,
-  )
+  from jaxmul import data, memorization, metrics, models, proxies, retraining, rum, train, unlearn
   from jaxmul.proxies import trackers
 
-  model, head, layers = {
-    "mlp": (models.mlp((12,)), "Dense_1", ("Dense_0", "Dense_1")),
-    "cnn": (models.cnn((3, 4), 6), "Dense_1", ("Conv_0", "Conv_1", "Dense_0", "Dense_1")),
-    "resnet18": (models.resnet18(width=2), "head", ("stem", "head")),
+  of_classes, layers = {
+    "mlp": (lambda classes: models.mlp((12,), classes), ("Dense_0", "Dense_1")),
+    "cnn": (
+      lambda classes: models.cnn((3, 4), 6, classes),
+      ("Conv_0", "Conv_1", "Dense_0", "Dense_1"),
+    ),
+    "resnet18": (lambda classes: models.resnet18(classes, width=2), ("stem", "head")),
   }[name]
-  wide = {
-    "mlp": models.mlp((12,), 11),
-    "cnn": models.cnn((3, 4), 6, 11),
-    "resnet18": models.resnet18(11, width=2),
-  }[name]
+  model, wide, head = of_classes(10), of_classes(11), layers[-1]
   digits, key = data.digits(), jax.random.key(7)
   parts = data.holdout(digits, key, heldout=90, test=60)
   training = digits.take(np.sort(np.random.default_rng(0).permutation(parts.train)[:150]))
   held = data.cut_heldout(parts.heldout, key)
   recipe = train.Recipe(model, epochs=3, batch_size=32, learning_rate=0.02)
-  found: dict[str, Any] = {}
+  results: dict[str, Any] = {}
 
-  every = {
-    "learning_events": trackers.learning_events(),
-    "cumulative_loss": trackers.cumulative_loss(),
-    "area_under_margin": trackers.area_under_margin(),
-    "forgetting_events": trackers.forgetting_events(),
-    "late_learning": trackers.late_learning(),
-    "loss_iqr": trackers.loss_iqr(),
-    "cumulative_gradient": trackers.cumulative_gradient(),
-    "tracin": trackers.tracin(),
-    "curvature": trackers.curvature(),
-    "vog": trackers.vog(),
-  }
+  every = {tracker: getattr(trackers, tracker)() for tracker in trackers.__all__}
   fit = train.fit(recipe, training, key, trackers=every)
   original = fit.network
-  found["fit"] = (original.params, original.state, tuple(fit.history))
-  found |= {f"tracker {tracker}": scores for tracker, scores in fit.scores.items()}
-  for proxy in (
-    *("confidence", "max_confidence", "entropy", "correctness", "loss", "margin", "el2n"),
-    *("grand", "input_gradient", "curvature"),
-  ):
-    found[f"proxy {proxy}"] = proxies.score(getattr(proxies, proxy), original, training)
+  results["fit"] = (original.params, original.state, tuple(fit.history))
+  results |= {f"tracker {tracker}": scores for tracker, scores in fit.scores.items()}
+  points = "confidence max_confidence entropy correctness loss margin el2n grand input_gradient"
+  for proxy in [*points.split(), "curvature"]:
+    results[f"proxy {proxy}"] = proxies.score(getattr(proxies, proxy), original, training)
   for method in ("finite_difference", "rum_compat"):
     partial = jax.tree_util.Partial(proxies.curvature, method=method)
-    found[f"proxy curvature {method}"] = proxies.score(partial, original, training)
+    results[f"proxy curvature {method}"] = proxies.score(partial, original, training)
   after = proxies.heldout_retrain(
     original, digits.take(held.proxy), proxies.heldout_recipe(recipe), key
   )
   partial = jax.tree_util.Partial(proxies.heldout_divergence, heldout_params=after)
-  found["proxy heldout_divergence"] = proxies.score(partial, original, training)
+  results["proxy heldout_divergence"] = proxies.score(partial, original, training)
 
   run = {"executor": retraining.serial, "progress": False}
   test = digits.take(parts.test[:20])
   schedule = retraining.leave_out(recipe, training, key, num_models=10, test=test)
   truth = memorization.estimate(schedule, **run)
-  found["estimate"] = (truth.memorization, truth.low, truth.high, truth.soft, truth.log_odds)
+  results["estimate"] = (truth.memorization, truth.low, truth.high, truth.soft, truth.log_odds)
   assert truth.influence is not None
-  found["influence"] = tuple(truth.influence.block())
+  results["influence"] = tuple(truth.influence.block())
   schedule = retraining.cross_fit(recipe, training, jax.random.key(8), folds=3)
   said = memorization.estimate(schedule, **run)
-  found["cross_fit"] = (said.confidence_out, said.soft)
+  results["cross_fit"] = (said.confidence_out, said.soft)
   known = np.isfinite(truth.memorization)
   groups = rum.select(truth.memorization[known], truth.ids[known], size=10, soft=truth.soft[known])
   forget = np.sort(np.concatenate(groups))
   retain = np.setdiff1d(training.ids, forget)
   split = data.Split(forget=forget, retain=retain, heldout=parts.heldout, test=parts.test)
-  found["groups"] = tuple(groups)
+  results["groups"] = tuple(groups)
   schedule = retraining.leave_out(
     recipe, training, key, num_models=10, test=training, target="logits"
   )
   rows = memorization.influence(schedule, forget, **run)
-  found["row influence"] = np.nan_to_num(rows.value)
+  results["row influence"] = np.nan_to_num(rows.value)
 
   inputs = training.batch()[0][:1]
   fresh = models.init(model, jax.random.key(9), inputs)
   wider = models.init(wide, jax.random.key(9), inputs)
   beta = np.nan_to_num(rows.value)
   algorithms: dict[str, unlearn.Unlearner] = {
-    "fine_tune": unlearn.fine_tune(),
-    "l1_sparse": unlearn.l1_sparse(),
-    "neg_grad": unlearn.neg_grad(),
-    "neg_grad_plus": unlearn.neg_grad_plus(),
     "random_label": unlearn.random_label(0.01),
     "salun": unlearn.salun(0.01),
-    "scrub": unlearn.scrub(),
     "influence": unlearn.influence(iterations=5),
-    "fisher": unlearn.fisher(),
     "fisher rum_compat": unlearn.fisher(1e-6, rum_compat=True),
-    "ssd": unlearn.ssd(),
     "bad_teacher": unlearn.bad_teacher(fresh),
-    "boundary_shrink": unlearn.boundary_shrink(),
     "boundary_expand": unlearn.boundary_expand(wider),
     "cf_k": unlearn.cf_k(layers),
     "eu_k": unlearn.eu_k(layers, fresh),
@@ -190,42 +158,36 @@ def battery(name: str) -> dict[str, Any]:
     "localized_reset": unlearn.localized_reset(fresh),
     "regun": unlearn.regun(digits.take(held.proxy)),
     "sam": unlearn.sam(unlearn.neg_grad_plus()),
-    "top_k": unlearn.top_k(),
-    "random_k": unlearn.random_k(),
     "layer_attack": unlearn.layer_attack(models.features(model, head), head),
   }
-  if name != "mlp":
-    algorithms["ct"] = unlearn.ct()
+  by_default = "fine_tune l1_sparse neg_grad neg_grad_plus scrub fisher ssd boundary_shrink top_k"
+  for label in [*by_default.split(), "random_k", *(["ct"] if name != "mlp" else [])]:
+    algorithms[label] = getattr(unlearn, label)()
   for label, algorithm in algorithms.items():
     try:
       network = unlearn.run(algorithm, original, training, split, key, epochs=2, batch_size=32)
     except unlearn.Diverged as error:
       network = error.network
-    found[f"unlearn {label}"] = (network.params, network.state)
+    results[f"unlearn {label}"] = (network.params, network.state)
     jax.clear_caches()  # a process may map 65,530 pieces of memory, and each program takes some
 
-  plan = rum.Plan(
-    [
-      rum.Step(None),
-      rum.Step(unlearn.fine_tune(), 2, 32),
-      rum.Step(unlearn.neg_grad_plus(), 2, 32),
-    ]
-  )
+  steps = [rum.Step(step, 2, 32) for step in (unlearn.fine_tune(), unlearn.neg_grad_plus())]
+  plan = rum.Plan([rum.Step(None), *steps])
   network = rum.meta_unlearn(plan, original, training, groups, key)
-  found["meta_unlearn"] = (network.params, network.state)
+  results["meta_unlearn"] = (network.params, network.state)
 
   def score(params, asked):
     return proxies.score(proxies.loss, params, asked)
 
   *_, last = rum.stream(plan, original, training, [forget[:12], forget[12:]], key, score=score)
-  found["stream"] = (last.network.params, last.network.state)
+  results["stream"] = (last.network.params, last.network.state)
   tried = dict(list(rum.candidates(recipe).items())[:2])
   tuned = rum.tune(tried, original, training, groups, digits.take(held.tune), key, estimate=said)
-  found["tune"] = ([trial.surrogate for trial in tuned.trials], tuned.network.params)
+  results["tune"] = ([trial.surrogate for trial in tuned.trials], tuned.network.params)
 
-  what = (recipe, digits, split, jax.random.key(10))
-  ensemble = metrics.oracle.ensemble(*what, num_models=8, **run)
-  found["ensemble"] = [each.logits for each in ensemble]
+  ensemble_key = jax.random.key(10)
+  ensemble = metrics.oracle.ensemble(recipe, digits, split, ensemble_key, num_models=8, **run)
+  results["ensemble"] = [outputs.logits for outputs in ensemble]
   outputs = metrics.oracle.outputs([network, original] * 4, digits, ensemble.oracles.ids)
   thirds = dict(zip(rum.Selection._fields, groups, strict=True))
   figures = metrics.beside_oracles(outputs, ensemble, split, held.attack, key, groups=thirds)
@@ -233,12 +195,12 @@ def battery(name: str) -> dict[str, Any]:
     # Called as in the first file that was kept.
     where = f"{figure.title} {figure.part}" if figure.name == "KLoM" else figure.title
     name = f"figure {where}/{figure.kind or figure.part}"
-    found[name] = [figure.value, figure.low, figure.high]
+    results[name] = [figure.value, figure.low, figure.high]
   examples = metrics.by_example(outputs, ensemble, split, held.attack, key)
-  found |= {f"example {label}": values for label, values in examples.items()}
+  results |= {f"example {label}": values for label, values in examples.items()}
   audit = metrics.audit(ensemble, split, held.attack, key)
-  found["audit"] = [control.said for control in audit.controls]
-  return found
+  results["audit"] = [control.said for control in audit.controls]
+  return results
 
 
 def main_job() -> dict[str, Any]:
@@ -256,30 +218,31 @@ def main_job() -> dict[str, Any]:
       out=Path(folder),
     )
     rum.main(job)
-    found = json.loads((job.out / "metrics.json").read_text())
+    written = json.loads((job.out / "metrics.json").read_text())
     methods = {
-      name: [
-        figure["value"]
-        for figure in method["figures"]
-        if figure["name"] not in ("seconds", "scoring")
-      ]
-      for name, method in found["methods"].items()
+      name: [f["value"] for f in method["figures"] if f["name"] not in ("seconds", "scoring")]
+      for name, method in written["methods"].items()
     }
     audit = json.loads((job.out / "audit.json").read_text())
     ranks = [
       figure["value"]
-      for figures in found["proxies"].values()
+      for figures in written["proxies"].values()
       for figure in figures
       if (figure["name"], figure["kind"]) == ("spearman", "")
     ]
-  return {"methods": methods, "spearman": ranks, "groups": found["groups"], "audit": audit["line"]}
+  return {
+    "methods": methods,
+    "spearman": ranks,
+    "groups": written["groups"],
+    "audit": audit["line"],
+  }
 
 
 def main(name: str) -> None:
   """Prints {name: digest} of a network, or of the main job, as the last line."""
   warnings.simplefilter("ignore")
-  found = main_job() if name == "main job" else battery(name)
-  print(json.dumps({f"{name}: {what}": digest(arrays) for what, arrays in found.items()}))
+  results = main_job() if name == "main job" else battery(name)
+  print(json.dumps({f"{name}: {what}": digest(arrays) for what, arrays in results.items()}))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,7 @@ import sys
 import tempfile
 import time
 
-GOALS = {
-  "cpu_of_double": "1.7 to 2.3",
-  "fixed_seconds": "below 10",
-  "memory_of_double": "about 1",
-}
+GOALS = {"cpu_of_double": "1.7 to 2.3", "fixed_seconds": "below 10", "memory_of_double": "about 1"}
 MODELS = 60
 WORK = """
 import json, resource, sys, time, warnings
@@ -28,7 +24,7 @@ from jaxmul import data, memorization, models, retraining, train
 if __name__ == "__main__":
   warnings.simplefilter("ignore")
   digits = data.mnist5k()
-  recipe = train.Recipe(models.mlp(), 10, 64, 0.05)
+  recipe = train.Recipe(models.mlp(), epochs=10, batch_size=64, learning_rate=0.05)
   schedule = retraining.leave_out(
     recipe, digits, jax.random.key(0), num_models=int(sys.argv[1]))
   memorization.estimate(schedule)

@@ -47,7 +47,7 @@ GOALS = {
 ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "NPROC": "1"}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
   """What is trained: a network and the data of its subsets.
 
@@ -66,7 +66,7 @@ class Task:
   def schedule(self, chunk_size: int) -> retraining.Schedule:
     """Returns a schedule that no sample comes to the end of."""
     model = getattr(models, self.name)(num_classes=self.dataset.num_classes)
-    recipe = train.Recipe(model, self.epochs, batch_size=64, learning_rate=0.05)
+    recipe = train.Recipe(model, epochs=self.epochs, batch_size=64, learning_rate=0.05)
     return retraining.leave_out(
       recipe,
       self.dataset,
@@ -79,12 +79,14 @@ class Task:
   def training(self) -> torch_training.Training:
     """Returns the same for PyTorch."""
     schedule = self.schedule(1)
-    numbers = {
-      name: getattr(schedule.recipe, name)
-      for name in ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay")
-    }
-    images, labels = self.dataset.inputs, self.dataset.labels
-    return torch_training.Training(self.name, images, labels, schedule.subset_size, **numbers)
+    numbers = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay")
+    return torch_training.Training(
+      network=self.name,
+      images=self.dataset.inputs,
+      labels=self.dataset.labels,
+      subset_size=schedule.subset_size,
+      **{name: getattr(schedule.recipe, name) for name in numbers},
+    )
 
   def share(self) -> float:
     """Returns the work of a measured model over that of a whole one."""
@@ -96,14 +98,15 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   """Returns the figures; without the shared images those of the cnn are left out."""
   digits = data.mnist5k()
   kept = data.holdout(digits, jax.random.key(0), heldout=500, test=1000).train
-  mlp = Task("mlp", digits.take(kept), EPOCHS, chunk_size=8)
+  mlp = Task(name="mlp", dataset=digits.take(kept), epochs=EPOCHS, chunk_size=8)
   figures = compare(mlp, pairs, seconds)
   try:
     images = setting.cifar10_small("train")
   except FileNotFoundError as error:
     print(f"models_per_second: no figures of the cnn: {error}", file=sys.stderr)
     return figures
-  return figures | compare(Task("cnn", images, MEASURED_EPOCHS, chunk_size=1), pairs, seconds)
+  cnn = Task(name="cnn", dataset=images, epochs=MEASURED_EPOCHS, chunk_size=1)
+  return figures | compare(cnn, pairs, seconds)
 
 
 def compare(task: Task, pairs: int, seconds: float) -> dict[str, float]:
@@ -117,14 +120,8 @@ def compare(task: Task, pairs: int, seconds: float) -> dict[str, float]:
     Workers(torch_training.loop, training, cores) as plain,
     Workers(products, count=cores, environment=ONE_THREAD) as peak,
   ):
-
-    def ours() -> float:
-      rate, startup = steady(task, cores, seconds)
-      startups.append(startup)
-      return rate
-
     contenders: dict[str, Callable[[], float]] = {
-      "ours": ours,
+      "ours": lambda: steady(task, cores, seconds, startups),
       "naive": lambda: one.rate(seconds),
       "torch": lambda: processes.rate(seconds),
       "torch_loop": lambda: plain.rate(seconds),
@@ -138,17 +135,17 @@ def compare(task: Task, pairs: int, seconds: float) -> dict[str, float]:
         rates[name].append(contenders[name]())
         print(f"{task.name}, pair {pair + 1}: {name} {rates[name][-1]:.4g} /s", file=sys.stderr)
 
-  found: dict[str, float] = {}
-  for name in ("naive", "torch", "torch_loop"):
-    found[f"{task.name}_over_{name}"] = middle(rates["ours"], rates[name])
-  if "peak" in rates:
+  figures = {f"{task.name}_startup_seconds": statistics.median(startups)}
+  if peak_rates := rates.pop("peak", None):
     speed = [mlp_operations(task) * rate for rate in rates["ours"]]
-    found["mlp_gemm_fraction"] = middle(speed, rates["peak"])
-    found["gemm_gflops"] = statistics.median(rates["peak"]) / 1e9
-  for name in ("ours", "naive", "torch", "torch_loop"):
-    whole = task.share() * statistics.median(rates[name])
-    found[f"{task.name}_{name}_models_per_second"] = whole
-  return found | {f"{task.name}_startup_seconds": statistics.median(startups)}
+    figures["mlp_gemm_fraction"] = middle(speed, peak_rates)
+    figures["gemm_gflops"] = statistics.median(peak_rates) / 1e9
+  for name, of_pairs in rates.items():
+    whole = task.share() * statistics.median(of_pairs)
+    figures[f"{task.name}_{name}_models_per_second"] = whole
+    if name != "ours":
+      figures[f"{task.name}_over_{name}"] = middle(rates["ours"], of_pairs)
+  return figures
 
 
 def middle(ours: list[float], reference: list[float]) -> float:
@@ -156,8 +153,8 @@ def middle(ours: list[float], reference: list[float]) -> float:
   return statistics.median(a / b for a, b in zip(ours, reference, strict=True))
 
 
-def steady(task: Task, cores: int, seconds: float) -> tuple[float, float]:
-  """Returns our models per second, and the seconds before the steady state was reached.
+def steady(task: Task, cores: int, seconds: float, startups: list[float]) -> float:
+  """Returns our models per second, and adds the seconds before the steady state was reached.
 
   The first chunk of each process is left out. After them, chunks are counted in whole rounds, one
   for each process, so that both ends of the sample fall on the same process's chunk.
@@ -176,7 +173,8 @@ def steady(task: Task, cores: int, seconds: float) -> tuple[float, float]:
     passed = time.perf_counter() - first
   chunks.close()
   rate = done * task.chunk_size / passed
-  return rate, first - start - cores * task.chunk_size / rate
+  startups.append(first - start - cores * task.chunk_size / rate)
+  return rate
 
 
 def naive(task: Task) -> Work:

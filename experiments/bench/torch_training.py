@@ -20,7 +20,7 @@ from torch import nn
 EVALUATION_BATCH = 256  # 512 leaves the cache: half as fast
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Training:
   """A recipe in PyTorch's terms.
 

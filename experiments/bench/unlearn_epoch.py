@@ -6,13 +6,18 @@ users write it, on all cores, with the data in memory as one tensor, SGD of its 
 the teacher's outputs computed once, as ours are. An epoch of SCRUB passes over S and then over R.
 """
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.pairs import alternate
 from jaxmul import models, unlearn
-from jaxmul.data import Dataset, Split
+from jaxmul._examples import examples_of
+from jaxmul.data import Dataset
+from jaxmul.unlearn._passes import Sets, walk_over
+from jaxmul.unlearn.running import _epoch
 
 COUNT, FORGET, BATCH, SHAPE, CLASSES = 3500, 240, 64, (28, 28), 10
 ALPHA, GAMMA, BETA, TEMPERATURE = 0.97, 0.99, 0.001, 4.0
@@ -31,12 +36,11 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
     ("scrub", unlearn.scrub(gamma=GAMMA, beta=BETA, temperature=TEMPERATURE, msteps=10**6)),
   ):
     ours, compiling = _ours(algorithm, network, images, labels)
-    reference = _torch(name, network, images, labels)
-    found = alternate(ours, reference, pairs=pairs, seconds=seconds)
+    timed = alternate(ours, _torch(name, images, labels), pairs=pairs, seconds=seconds)
     figures |= {
-      f"{name}_over_torch": 1 / found["ratio"],
-      f"{name}_epoch_ms": 1e3 * found["ours"],
-      f"{name}_torch_epoch_ms": 1e3 * found["reference"],
+      f"{name}_over_torch": 1 / timed["ratio"],
+      f"{name}_epoch_ms": 1e3 * timed["ours"],
+      f"{name}_torch_epoch_ms": 1e3 * timed["reference"],
       f"{name}_first_epoch_s": compiling,
     }
   return figures
@@ -44,24 +48,17 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
 
 def _ours(algorithm, network, images, labels):
   """Returns one epoch as a function, and the seconds of the first one, compilation included."""
-  import time
-
-  from jaxmul._examples import examples_of
-  from jaxmul.unlearn._passes import sizes
-  from jaxmul.unlearn.running import _epoch
-
   data = Dataset(images, labels)
-  split = Split(forget=np.arange(FORGET), retain=np.arange(FORGET, COUNT))
-  forget, retain = (
-    examples_of(data).subset(data.rows(ids), len(data)) for ids in (split.forget, split.retain)
+  sets = Sets(
+    *(examples_of(data).subset(rows, COUNT) for rows in np.split(np.arange(COUNT), [FORGET]))
   )
-  session = unlearn.Session(forget, retain, 1, BATCH, jax.random.key(1))
+  session = unlearn.Session(*sets, epochs=1, batch_size=BATCH, key=jax.random.key(1))
   state = algorithm.init(network, session)
-  size = sizes(algorithm.passes, BATCH, FORGET, COUNT - FORGET)
+  walk = walk_over(algorithm.passes, BATCH, (FORGET, COUNT - FORGET))
 
   def epoch():
     jax.block_until_ready(
-      _epoch(algorithm, None, size, BATCH, forget, retain, state, network, jax.random.key(2), 0)
+      _epoch(algorithm, walk, sets, (network, state), jax.random.key(2), jnp.int32(0))
     )
 
   start = time.perf_counter()
@@ -69,29 +66,22 @@ def _ours(algorithm, network, images, labels):
   return epoch, time.perf_counter() - start
 
 
-def _torch(name, network, images, labels):
+def _torch(name, images, labels):
   """Returns one epoch of the same algorithm in PyTorch as a function."""
   import torch  # pyright: ignore[reportMissingImports]
   from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-  layers = network.params
-  modules = [torch.nn.Flatten()]
-  for index in range(3):
-    weights = layers[f"Dense_{index}"]
-    dense = torch.nn.Linear(*weights["kernel"].shape)
-    with torch.no_grad():
-      dense.weight.copy_(torch.from_numpy(np.array(weights["kernel"]).T))
-      dense.bias.copy_(torch.from_numpy(np.array(weights["bias"])))
-    modules += [dense, torch.nn.ReLU()]
-  torch_network = torch.nn.Sequential(*modules[:-1])
-  x, y = torch.from_numpy(images), torch.from_numpy(labels)
-  optimizer = torch.optim.SGD(torch_network.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
-  with torch.no_grad():
-    teacher = F.softmax(torch_network(x) / TEMPERATURE, dim=1)
+  from experiments.bench import torch_training
 
-  def divergence(at):
-    student = F.log_softmax(torch_network(x[at]) / TEMPERATURE, dim=1)
-    return TEMPERATURE**2 * F.kl_div(student, teacher[at], reduction="batchmean")
+  network = torch_training.mlp()
+  x, y = torch.from_numpy(images).flatten(1), torch.from_numpy(labels)
+  optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
+  with torch.no_grad():
+    teacher = F.softmax(network(x) / TEMPERATURE, dim=1)
+
+  def divergence(logits, rows):
+    student = F.log_softmax(logits / TEMPERATURE, dim=1)
+    return TEMPERATURE**2 * F.kl_div(student, teacher[rows], reduction="batchmean")
 
   def step(loss):
     optimizer.zero_grad(set_to_none=True)
@@ -103,19 +93,17 @@ def _torch(name, network, images, labels):
 
   def neg_grad_plus():
     forget = batches(0, FORGET)
-    for index, at in enumerate(batches(FORGET, COUNT)):
+    for index, rows in enumerate(batches(FORGET, COUNT)):
       other = forget[index % len(forget)]
-      risk_retain = F.cross_entropy(torch_network(x[at]), y[at])
-      risk_forget = F.cross_entropy(torch_network(x[other]), y[other])
+      risk_retain = F.cross_entropy(network(x[rows]), y[rows])
+      risk_forget = F.cross_entropy(network(x[other]), y[other])
       step(ALPHA * risk_retain - (1 - ALPHA) * risk_forget)
 
   def scrub():
-    for at in batches(0, FORGET):
-      step(-divergence(at))
-    for at in batches(FORGET, COUNT):
-      logits = torch_network(x[at])
-      student = F.log_softmax(logits / TEMPERATURE, dim=1)
-      kl = TEMPERATURE**2 * F.kl_div(student, teacher[at], reduction="batchmean")
-      step(GAMMA * F.cross_entropy(logits, y[at]) + BETA * kl)
+    for rows in batches(0, FORGET):
+      step(-divergence(network(x[rows]), rows))
+    for rows in batches(FORGET, COUNT):
+      logits = network(x[rows])
+      step(GAMMA * F.cross_entropy(logits, y[rows]) + BETA * divergence(logits, rows))
 
   return {"neg_grad_plus": neg_grad_plus, "scrub": scrub}[name]

@@ -5,13 +5,14 @@ Labels are [n, *P]: one class for an image, P = (), a class at each position for
 
 import dataclasses
 import warnings
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul import _check
+from jaxmul._arrays import Array
 from jaxmul._ids import check_ids, rows_of
 
 
@@ -81,19 +82,14 @@ class Dataset:
       num_classes = self.num_classes or _largest(labels, inputs) + 1
       _check.class_numbers(labels, min(num_classes, 2**31), "Dataset")
       labels = labels.astype(np.int32)
-    for name, value in (
-      ("inputs", inputs),
-      ("labels", labels),
-      ("ids", ids.astype(np.int64)),
-      ("num_classes", num_classes),
-      ("strata", None if self.strata is None else _strata(self.strata, len(inputs))),
-    ):
-      object.__setattr__(self, name, value)
+    strata = None if self.strata is None else _strata(self.strata, len(inputs))
+    vars(self).update(inputs=inputs, labels=labels, ids=ids.astype(np.int64))
+    vars(self).update(num_classes=num_classes, strata=strata)
 
   def __len__(self) -> int:
     return len(self.labels)
 
-  def rows(self, ids: Any) -> np.ndarray:
+  def rows(self, ids: ArrayLike) -> np.ndarray:
     """Returns the positions int64 [k] of the given ids, in their order.
 
     Raises:
@@ -102,15 +98,12 @@ class Dataset:
     cure = "Ids are those of Dataset.ids, not positions."
     return rows_of(self.ids, ids, "Dataset.rows", "is not in the data", cure)
 
-  def take(self, ids: Any) -> "Dataset":
+  def take(self, ids: ArrayLike) -> "Dataset":
     """Returns the data set of the given ids, in their order."""
     rows = self.rows(ids)
     part = object.__new__(Dataset)  # its rows were checked, and warned of, with the whole
-    for name in ("inputs", "labels", "ids"):
-      object.__setattr__(part, name, getattr(self, name)[rows])
-    for name in ("num_classes", "classes"):
-      object.__setattr__(part, name, getattr(self, name))
-    object.__setattr__(part, "strata", None if self.strata is None else self.strata[rows])
+    arrays = {name: field for name, field in vars(self).items() if isinstance(field, np.ndarray)}
+    vars(part).update(vars(self) | {name: array[rows] for name, array in arrays.items()})
     return part
 
   def kinds(self, caller: str) -> np.ndarray:
@@ -139,7 +132,7 @@ class Dataset:
     return as_inputs(jnp.asarray(self.inputs)), jnp.asarray(self.labels)
 
 
-def as_inputs(inputs: jax.Array) -> jax.Array:
+def as_inputs(inputs: Array) -> jax.Array:
   """Returns inputs as a network takes them: uint8 is divided by 255, all else stays as it is.
 
   Example:
@@ -171,12 +164,10 @@ def _tokens(inputs: np.ndarray) -> np.ndarray:
 
 
 def _numbers(labels: np.ndarray) -> np.ndarray:
-  """Returns labels that are no classes as int32 or float32, or raises ValueError."""
+  """Returns labels that are no classes as int32 or float32."""
   _check.finite(labels, "Dataset: labels")
   if np.issubdtype(labels.dtype, np.floating):
     return labels.astype(np.float32)
-  if not np.issubdtype(labels.dtype, np.integer) and labels.dtype != bool:
-    raise ValueError(f"Dataset needs labels of numbers, got {labels.dtype}.")
   return labels.astype(np.int32)
 
 
@@ -193,13 +184,13 @@ def _refuse_one_hot(labels: np.ndarray, inputs: np.ndarray) -> None:
 
 def _largest(labels: np.ndarray, inputs: np.ndarray) -> int:
   """The largest class: of labels, and where each position has one, of tokens."""
-  found = int(labels.max(initial=0))
+  largest = int(labels.max(initial=0))
   if labels.ndim > 1 and np.issubdtype(inputs.dtype, np.signedinteger):
-    found = max(found, int(inputs.max(initial=0)))
-  return found
+    largest = max(largest, int(inputs.max(initial=0)))
+  return largest
 
 
-def _strata(value: Any, size: int) -> np.ndarray:
+def _strata(value: ArrayLike, size: int) -> np.ndarray:
   strata = np.asarray(value)
   if strata.shape != (size,) or not (np.issubdtype(strata.dtype, np.integer) or not size):
     raise ValueError(

@@ -8,16 +8,18 @@ answers a damaged or foreign file with one line. Plain arrays need no source: th
 import contextlib
 import importlib.util
 import io
+import math
 import operator
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxmul._progress import shown
 from jaxmul.data.dataset import Dataset
 
 MAX_BYTES = 16 << 30
@@ -139,24 +141,32 @@ def from_folder(path: str | os.PathLike) -> Dataset:
   folders = [folder for folder in _visible(Path(path)) if folder.is_dir()]
   if not folders:
     raise ValueError(f"from_folder: {path} holds no class folders, needs class_name/image.png.")
-  files: list[tuple[Path, int]] = []
-  for label, folder in enumerate(folders):
-    found = _visible(folder)
-    if not found:
+  files = [_visible(folder) for folder in folders]
+  for folder, inside in zip(folders, files, strict=True):
+    if not inside:
       raise ValueError(f"from_folder: class {folder} holds no images. Add some, or delete it.")
-    files += [(file, label) for file in found]
+  cure = "Convert it, or move it out of the folder."
+  images = read_images([file for inside in files for file in inside], "from_folder", cure)
+  labels = np.repeat(np.arange(len(folders)), [len(inside) for inside in files])
+  return Dataset(images, labels, num_classes=len(folders))
+
+
+def read_images(
+  files: Sequence[Path], caller: str, cure: str, mode: str | None = None
+) -> np.ndarray:
+  """Returns images of one size as uint8 [n, h, w] or [n, h, w, 3], of a mode or of their own."""
   images = np.empty(0)
-  for row, (file, _) in enumerate(files):
-    with reading(f"from_folder: {file}", "Convert it, or move it out of the folder."):
-      image = open_image(file)
-      shape = (image.height, image.width, *((3,) if image.mode == "RGB" else ()))
+  for row, file in enumerate(shown(files, "reading images")):
+    with reading(f"{caller}: {file}", cure):
+      image = _open_image(file)
+      shape = (image.height, image.width, *((3,) if "RGB" in (mode, image.mode) else ()))
       if not row:
-        check_size(len(files) * int(np.prod(shape)))
+        check_size(len(files) * math.prod(shape))
         images = np.empty((len(files), *shape), np.uint8)
       if shape != images.shape[1:]:
-        raise ValueError(f"it is {shape}, but {files[0][0]} is {images.shape[1:]}")
-      images[row] = np.asarray(image)
-  return Dataset(images, np.array([label for _, label in files]), num_classes=len(folders))
+        raise ValueError(f"it is {shape}, but {files[0]} is {images.shape[1:]}")
+      images[row] = np.asarray(image.convert(mode or image.mode))
+  return images
 
 
 @contextlib.contextmanager
@@ -215,11 +225,11 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _visible(folder: Path) -> list[Path]:
-  found = (path for path in folder.iterdir() if not path.name.startswith("."))
-  return sorted(found, key=lambda path: path.name)
+  visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+  return sorted(visible, key=lambda path: path.name)
 
 
-def open_image(file: Path):
+def _open_image(file: Path):
   """Returns a Pillow image of which only the header was decoded."""
   from PIL import Image
 

@@ -1,6 +1,7 @@
 """Who is forgotten, kept, held out and tested: ids into one `Dataset`, disjoint and checked."""
 
 import dataclasses
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -38,13 +39,9 @@ class Split:
   def __post_init__(self):
     names = [field.name for field in dataclasses.fields(self)]
     for name in names:
-      value = np.asarray(getattr(self, name))
-      if value.ndim != 1 or (len(value) and not np.issubdtype(value.dtype, np.integer)):
-        raise ValueError(
-          f"Split needs {name} as integer ids [k], got {value.dtype} {list(value.shape)}. "
-          "Turn a mask into ids with dataset.ids[mask]."
-        )
-      object.__setattr__(self, name, value.astype(np.int64))
+      ids = np.asarray(getattr(self, name))
+      check_ids(ids, ids.size, f"Split.{name}")
+      object.__setattr__(self, name, ids.astype(np.int64))
     if not len(self.forget):
       raise ValueError("the forget set is empty: nothing is to be unlearned. Pass at least one id.")
     if not len(self.retain):
@@ -52,17 +49,13 @@ class Split:
         f"the retain set is empty: the forget set ({len(self.forget)} ids) is everything. "
         "Leave some training examples, or train a fresh model."
       )
-    seen: dict[int, str] = {}
-    for name in names:
-      for value in getattr(self, name).tolist():
-        if value in seen:
-          raise ValueError(
-            f"id {value} is in {seen[value]} and in {name}; the parts of a Split are disjoint. "
-            f"Take it out of one: np.setdiff1d({name}, {seen[value]})."
-            if seen[value] != name
-            else f"id {value} is repeated in {name}. Drop repeats with np.unique({name})."
-          )
-        seen[value] = name
+    for one, other in itertools.combinations(names, 2):
+      shared = np.intersect1d(getattr(self, one), getattr(self, other))
+      if len(shared):
+        raise ValueError(
+          f"id {shared[0]} is in {one} and in {other}; the parts of a Split are disjoint. "
+          f"Take it out of one: np.setdiff1d({other}, {one})."
+        )
 
   @property
   def train(self) -> np.ndarray:
@@ -113,9 +106,8 @@ class Holdout(NamedTuple):
 def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Holdout:
   """Cuts a data set into train, held-out and test ids with each class in its proportion.
 
-  Where examples have strata, these are kept in proportion.
-
-  The order of the data set does not matter: the same ids and labels are cut the same way.
+  Where examples have strata, these are kept in proportion. The order of the data set does not
+  matter: the same ids and labels are cut the same way.
 
   Args:
     dataset: n examples.

@@ -66,9 +66,9 @@ def from_tfds(
         _check_features(features)
     builder = tfds.builder(name, data_dir=root)
     prepared = builder.is_prepared()
-  if not prepared and not download:
-    raise FileNotFoundError(f"{what} is not prepared in {builder.data_path}. {manual}")
   if not prepared:
+    if not download:
+      raise FileNotFoundError(f"{what} is not prepared in {builder.data_path}. {manual}")
     url = next(iter(builder.url_infos or ()), "https://storage.googleapis.com")
     reason = _unreachable(url)
     if reason:
@@ -82,14 +82,11 @@ def from_tfds(
 
 
 def from_tfds_folder(path: str | os.PathLike, split: str = "train") -> Dataset:
-  """Reads a prepared TFDS folder, whether or not TFDS knows its name.
+  """Reads a prepared TFDS folder, whether or not TFDS knows its name; see `from_tfds`.
 
   Args:
     path: holds `dataset_info.json`, such as `DATA_DIR/cifar10/3.0.2`.
     split: as for `from_tfds`.
-
-  Returns:
-    Examples sorted by id; ids are those of `from_tfds`.
 
   Raises:
     FileNotFoundError: there is no such folder.
@@ -136,7 +133,7 @@ def _read(builder: Any, split: str) -> Dataset:
   return Dataset(images[order], np.asarray(labels)[order], ids[order], num_classes)
 
 
-def _ids(names: Sequence[Any]) -> np.ndarray:
+def _ids(names: Sequence[bytes | str]) -> np.ndarray:
   """Ids int64 [n] from the examples' own ids, as `from_tfds` says.
 
   Example:
@@ -150,7 +147,8 @@ def _ids(names: Sequence[Any]) -> np.ndarray:
   text = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
   if len(set(text)) < len(text):
     return np.arange(len(text))
-  numbers = [int(found[1]) for found in (re.search(r"(\d{1,18})$", name) for name in text) if found]
+  digits = (re.search(r"(\d{1,18})$", name) for name in text)
+  numbers = [int(number[1]) for number in digits if number]
   if len(set(numbers)) == len(text):
     return np.array(numbers, np.int64)
   return np.unique(text, return_inverse=True)[1]

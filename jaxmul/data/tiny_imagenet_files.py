@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 
-from jaxmul._progress import shown
 from jaxmul.data import sources
 from jaxmul.data.dataset import Dataset
 
@@ -65,22 +64,13 @@ def tiny_imagenet(
   if "val" in part:
     files += _val(root, wnids)
   files.sort()
-  images = np.empty(0)
-  for row, (_, _, file) in enumerate(shown(files, "reading Tiny-ImageNet")):
-    with sources.reading(f"tiny_imagenet: {file}", _AGAIN):
-      image = np.asarray(sources.open_image(file).convert("RGB"))
-      if not row:
-        sources.check_size(len(files) * image.nbytes)
-        images = np.empty((len(files), *image.shape), np.uint8)
-      if image.shape != images.shape[1:]:
-        raise ValueError(f"it is {image.shape}, but {files[0][2]} is {images.shape[1:]}")
-      images[row] = image
-  ids, labels, _ = zip(*files, strict=True)
+  ids, labels, paths = zip(*files, strict=True)
+  images = sources.read_images(paths, "tiny_imagenet", _AGAIN, mode="RGB")
   return Dataset(images, np.array(labels), np.array(ids), num_classes=len(wnids))
 
 
 def _train(root: Path, wnids: list[str]) -> list[tuple[int, int, Path]]:
-  found, first = [], 0
+  images, first = [], 0
   for label, wnid in enumerate(wnids):
     folder = root / "train" / wnid / "images"
     if not folder.is_dir():
@@ -92,13 +82,13 @@ def _train(root: Path, wnids: list[str]) -> list[tuple[int, int, Path]]:
       raise ValueError(
         f"tiny_imagenet: {folder} holds {len(files)} images, that of {wnids[0]} {first}. {_AGAIN}"
       )
-    found += [(_EACH * label + k, label, file) for k, file in zip(numbers, files, strict=True)]
-  return found
+    images += [(_EACH * label + k, label, file) for k, file in zip(numbers, files, strict=True)]
+  return images
 
 
 def _val(root: Path, wnids: list[str]) -> list[tuple[int, int, Path]]:
   classes = {wnid: label for label, wnid in enumerate(wnids)}
-  found = []
+  images = []
   for line in _text(root / "val" / "val_annotations.txt").splitlines():
     name, wnid, *_ = [*line.split("\t"), ""]
     number, file = _number(name, "val", _FIRST_VAL), root / "val" / "images" / name
@@ -109,8 +99,8 @@ def _val(root: Path, wnids: list[str]) -> list[tuple[int, int, Path]]:
       )
     if not file.is_file():
       raise FileNotFoundError(f"tiny_imagenet: there is no {file}. {_AGAIN}")
-    found.append((_FIRST_VAL + number, classes[wnid], file))
-  return found
+    images.append((_FIRST_VAL + number, classes[wnid], file))
+  return images
 
 
 def _number(name: str, stem: str, limit: int) -> int:

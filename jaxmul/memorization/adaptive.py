@@ -8,17 +8,17 @@ but it is not zero, and examples were chosen by what was seen: for an unbiased s
 """
 
 import dataclasses
+import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmul._ties import scattered
-from jaxmul.memorization.scores import Estimate, from_tallies, warn_of
+from jaxmul.memorization.scores import Estimate, from_tallies, refuse_without_intervals, warn_of
 from jaxmul.retraining.chunk import TALLIES, Chunk, add
-from jaxmul.retraining.executors import Executor
+from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.progress import Progress
 from jaxmul.retraining.resume import stream
 from jaxmul.retraining.schedule import Schedule
@@ -32,7 +32,7 @@ def active(
   rounds: int = 4,
   share: float = 0.1,
   store: Path | str | None = None,
-  executor: Any = None,
+  executor: Executor | Submitter | None = None,
   progress: bool = True,
 ) -> Estimate:
   """Estimates memorization with half of the models on all examples, half on the uncertain ones.
@@ -49,17 +49,17 @@ def active(
     An `Estimate` whose counts say where the models went and whose `design` says what was done.
 
   Raises:
-    ValueError: a number is outside its range, or the schedule is of another kind.
+    ValueError: a number is outside its range, the schedule is of another kind, or its networks have
+      a loss of their own, which gives no intervals.
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import memorization, models, retraining, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(20, dtype=np.float32), np.arange(20) % 2)
+    >>> from jaxmul import data, memorization, models, retraining, train
+    >>> toy = data.Dataset(np.eye(20, dtype=np.float32), np.arange(20) % 2)
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=5, batch_size=4)
     >>> schedule = retraining.leave_out(recipe, toy, jax.random.key(0), num_models=32)
-    >>> found = memorization.active(schedule, rounds=2, share=0.2, executor=retraining.serial)
-    >>> found.design
+    >>> truth = memorization.active(schedule, rounds=2, share=0.2, executor=retraining.serial)
+    >>> truth.design
     '16 models, each without 6 of all of 20 examples; then 2 rounds of 8 on the 4 widest intervals'
   """
   num_models, dataset = schedule.num_models, schedule.dataset
@@ -80,6 +80,7 @@ def active(
       f"active got share={share}: {chosen} of {len(dataset)} examples; it must be at least 2 and "
       "not all."
     )
+  refuse_without_intervals(schedule, "active")
   first = dataclasses.replace(schedule, num_models=num_models - later * rounds)
   with Progress(num_models, progress, "ground truth") as bar:
     execute = bar.counting(executor)
@@ -116,11 +117,7 @@ def _computed(
 ) -> Chunk:
   name = f"round-{number}" + (f"-{schedule.hash[:12]}" if number else "")
   folder = None if store is None else Path(store) / name
-  total = None
-  for chunk in stream(schedule, store=folder, executor=executor):
-    total = chunk if total is None else add(total, chunk)
-  assert total is not None
-  return total
+  return functools.reduce(add, stream(schedule, store=folder, executor=executor))
 
 
 def _only(total: Chunk, schedule: Schedule) -> Chunk:

@@ -1,7 +1,7 @@
 """Influence of a few chosen training examples, on correctness or on logits, streamed to disk.
 
-β_i(x) = E[f(x) | i in the training subset] − E[f(x) | i left out], f(x) the logits [C] or whether x
-is predicted right. Datamodel matching takes the logits of a forget set.
+β_i(x) = E[f(x) | i in the training subset] − E[f(x) | i left out], f(x) the outputs or whether x is
+predicted right. Datamodel matching takes the logits of a forget set.
 
 References:
   Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020;
@@ -12,32 +12,34 @@ import dataclasses
 import json
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul._files import sha256, sync
-from jaxmul.retraining.chunk import Chunk
+from jaxmul._ids import rows_of
+from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.progress import Progress
 from jaxmul.retraining.resume import stream
-from jaxmul.retraining.schedule import Schedule, Target
+from jaxmul.retraining.schedule import Schedule
 
 _BLOCK_NUMBERS = 2**22
 _ARRAYS = ("value.npy", "stderr.npy", "ids.npy", "test_ids.npy")
 _DIGESTS = "sha256.json"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ChosenInfluence:
   """Influence of r chosen training examples on t examples.
 
   Attributes:
     ids: int64 [r], the chosen training examples.
     test_ids: int64 [t].
-    value: float32 [t, r] in [−1, 1], or [t, r, C] in logits; NaN where an example was never in or
-      never out. On disk where a folder was given.
+    value: float32 [t, r] in [−1, 1], or [t, r, ...] in logits or other outputs; NaN where an
+      example was never in or never out. On disk where a folder was given.
     stderr: float32, its standard error, of the same shape; NaN too where there was one model.
   """
 
@@ -67,16 +69,16 @@ class ChosenInfluence:
         f"{path} is not a whole result of influence ({type(error).__name__}: {error}). Name the "
         "folder given as out=, or compute it again."
       ) from error
-    return cls(np.asarray(ids), np.asarray(test_ids), value, stderr)
+    return cls(ids=np.asarray(ids), test_ids=np.asarray(test_ids), value=value, stderr=stderr)
 
 
 def influence(
   schedule: Schedule,
-  ids: Any,
+  ids: ArrayLike,
   *,
   out: Path | str | None = None,
   store: Path | str | None = None,
-  executor: Any = None,
+  executor: Executor | Submitter | None = None,
   progress: bool = True,
 ) -> ChosenInfluence:
   """Estimates what chosen training examples do to the outputs on others, by leaving them out.
@@ -85,35 +87,34 @@ def influence(
     schedule: of `retraining.leave_out`. Its `test` holds the t examples whose outputs are compared,
       such as the training set itself; its `target` says what of them: "correct", "logits", or
       "log_odds", of which it is φ.
-    ids: int [r], the chosen training examples, such as a forget set.
+    ids: int [r], the chosen training examples, such as a forget set; the schedule's candidates.
     out: folder for the result, written block by block and renamed when whole; its arrays come back
       memory-mapped. An earlier result there is replaced. In memory by default, with 24 bytes for
-      each of t × r (× C) numbers while it works.
+      each of t × r (× outputs) numbers while it works.
     store, executor, progress: as `memorization.estimate`.
 
   Returns:
     A `ChosenInfluence`.
 
   Raises:
-    ValueError: the schedule keeps no outputs, an id is not in its data, the store was made by
-      another schedule, or `out` is a folder of something else.
+    ValueError: the schedule keeps no outputs, an id is not in its data or is never left out, the
+      store was made by another schedule, or `out` is a folder of something else.
     OSError: the store or `out` cannot be written.
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import memorization, models, retraining, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> from jaxmul import data, memorization, models, retraining, train
+    >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=10, batch_size=4)
     >>> schedule = retraining.leave_out(
     ...   recipe, toy, jax.random.key(0), num_models=16, test=toy, target="logits")
-    >>> found = memorization.influence(schedule, [1, 4], executor=retraining.serial)
-    >>> found.value.shape
+    >>> effects = memorization.influence(schedule, [1, 4], executor=retraining.serial)
+    >>> effects.value.shape
     (6, 2, 2)
   """
-  dataset, test, target = schedule.dataset, schedule.test, schedule.target
+  dataset, test = schedule.dataset, schedule.test
   ids = np.asarray(ids).reshape(-1)
-  chosen = dataset.rows(ids)
+  columns = dataset.rows(ids)
   if not len(ids):
     raise ValueError("influence got no ids. Name at least one training example.")
   if not test:
@@ -121,6 +122,9 @@ def influence(
       f"influence got a schedule that keeps no outputs: {schedule.design}. "
       "Make it with retraining.leave_out(..., test=dataset)."
     )
+  lack = f"is in every subset of this schedule, {schedule.design}"
+  cure = "Make it with retraining.leave_out, and with the ids among its candidates."
+  rows_of(schedule.candidates, ids, "influence", lack, cure)
   ids = ids.astype(np.int64)
   if out is not None:
     _refuse_foreign(Path(out), store)
@@ -129,27 +133,29 @@ def influence(
     tempfile.TemporaryDirectory(dir=None if out is None else _parent(out)) as folder,
     Progress(schedule.num_models, progress, "ground truth") as bar,
   ):
-    sums = None
+    sums, shape = None, ()
     for chunk in stream(schedule, store=store, executor=bar.counting(executor)):
-      outputs = _outputs(chunk, len(test), target)
+      outputs = chunk.test
+      if schedule.target == "correct":
+        outputs = np.unpackbits(outputs, axis=1, count=len(test))
+      elif schedule.target == "log_odds":
+        outputs = outputs[..., 0]
+      shape = (len(test), len(ids), *outputs.shape[2:])
+      outputs = outputs.reshape(len(outputs), len(test), -1)
       sums = sums or _Sums(outputs.shape[1:], len(ids), Path(folder) if out else None)
-      sums.add(np.unpackbits(chunk.member, axis=1, count=len(dataset))[:, chosen], outputs)
+      sums.add(np.unpackbits(chunk.member, axis=1, count=len(dataset))[:, columns], outputs)
     assert sums is not None
     sums.warn()
-    shape = (len(test), len(ids)) + ((outputs.shape[2],) if target == "logits" else ())
     if out is None:
       value, stderr = (np.empty(shape, np.float32) for _ in range(2))
       sums.finish(value, stderr)
-      return ChosenInfluence(ids, test.ids, value, stderr)
+      return ChosenInfluence(ids=ids, test_ids=test.ids, value=value, stderr=stderr)
     whole = Path(folder) / "whole"
     whole.mkdir()
-    files = [
-      np.lib.format.open_memmap(whole / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)
-      for name in ("value", "stderr")
-    ]
-    sums.finish(*files)
-    for file in files:
-      file.flush()
+    value, stderr = (_memmap(whole / f"{name}.npy", shape, "f4") for name in ("value", "stderr"))
+    sums.finish(value, stderr)
+    value.flush()
+    stderr.flush()
     np.save(whole / "ids.npy", ids)
     np.save(whole / "test_ids.npy", test.ids)
     digests = {name: sha256(whole / name) for name in _ARRAYS}
@@ -166,22 +172,18 @@ def influence(
 class _Sums:
   """Sums of outputs [t, C] and of their squares, over models with and without each example."""
 
-  def __init__(self, shape: tuple[int, int], count: int, folder: Path | None):
-    self._t, self._classes = shape
+  def __init__(self, shape: tuple[int, ...], count: int, folder: Path | None):
+    self._t, classes = shape
     self._count_in, self._models = np.zeros(count), 0
-    self._inside = [self._zeros((self._t, count, self._classes), folder, i) for i in range(2)]
-    self._all = [np.zeros((self._t, self._classes)) for _ in range(2)]
-    self._block = max(1, _BLOCK_NUMBERS // (count * self._classes))
+    size = (self._t, count, classes)
+    self._inside = [
+      np.zeros(size) if folder is None else _memmap(folder / f"sum-{power}.npy", size, "f8")
+      for power in (1, 2)
+    ]
+    self._all = [np.zeros(shape) for _ in range(2)]
+    self._block = max(1, _BLOCK_NUMBERS // (count * classes))
 
-  @staticmethod
-  def _zeros(shape, folder, number):
-    if folder is None:
-      return np.zeros(shape)
-    return np.lib.format.open_memmap(
-      folder / f"sum-{number}.npy", mode="w+", dtype=np.float64, shape=shape
-    )
-
-  def blocks(self):
+  def blocks(self) -> Iterator[slice]:
     """Yields slices of the t examples that bound the memory."""
     for start in range(0, self._t, self._block):
       yield slice(start, min(start + self._block, self._t))
@@ -191,11 +193,11 @@ class _Sums:
     self._models += len(member)
     self._count_in += member.sum(0)
     weights = member.T.astype(float)
-    for at in self.blocks():
-      block = outputs[:, at].astype(float)
+    for rows in self.blocks():
+      block = outputs[:, rows].astype(float)
       for inside, whole, power in zip(self._inside, self._all, (block, block**2), strict=True):
-        inside[at] += np.tensordot(weights, power, 1).swapaxes(0, 1)
-        whole[at] += power.sum(0)
+        inside[rows] += np.tensordot(weights, power, 1).swapaxes(0, 1)
+        whole[rows] += power.sum(0)
 
   def warn(self) -> None:
     """Says how many examples have no result."""
@@ -208,30 +210,29 @@ class _Sums:
       )
 
   def finish(self, value: np.ndarray, stderr: np.ndarray) -> None:
-    """Writes the difference of means and its standard error into [t, r(, C)] arrays."""
+    """Writes the difference of means and its standard error into [t, r, ...] arrays."""
     count_in = self._count_in[:, None]
     count_out = self._models - count_in
     with np.errstate(invalid="ignore", divide="ignore"):
-      for at in self.blocks():
-        means, errors = [], []
-        sums, squares = (part[at] for part in self._inside)
-        whole, whole_squares = (part[at][:, None] for part in self._all)
-        for n, first, second in (
-          (count_in, sums, squares),
-          (count_out, whole - sums, whole_squares - squares),
-        ):
-          mean = first / n
-          means.append(mean)
-          errors.append(np.maximum(second / n - mean**2, 0) / (n - 1))
-        value[at] = (means[0] - means[1]).reshape(value[at].shape)
-        stderr[at] = np.sqrt(errors[0] + errors[1]).reshape(stderr[at].shape)
+      for rows in self.blocks():
+        sums, squares = (part[rows] for part in self._inside)
+        whole, whole_squares = (part[rows][:, None] for part in self._all)
+        mean_in, error_in = _mean_and_error(sums, squares, count_in)
+        mean_out, error_out = _mean_and_error(whole - sums, whole_squares - squares, count_out)
+        value[rows] = (mean_in - mean_out).reshape(value[rows].shape)
+        stderr[rows] = np.sqrt(error_in + error_out).reshape(stderr[rows].shape)
 
 
-def _outputs(chunk: Chunk, count: int, target: Target) -> np.ndarray:
-  """Returns what a chunk keeps of its test examples as [k, t, C], C = 1 but for logits."""
-  if chunk.test.dtype == np.uint8:
-    return np.unpackbits(chunk.test, axis=1, count=count)[..., None]
-  return chunk.test[..., :1] if target == "log_odds" else chunk.test
+def _mean_and_error(
+  sums: np.ndarray, squares: np.ndarray, n: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the mean of n numbers and its squared standard error."""
+  mean = sums / n
+  return mean, np.maximum(squares / n - mean**2, 0) / (n - 1)
+
+
+def _memmap(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
+  return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
 
 
 def _refuse_foreign(out: Path, store: Path | str | None) -> None:

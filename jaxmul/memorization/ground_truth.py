@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from jaxmul.memorization.scores import Estimate, from_tallies, merge
+from jaxmul.memorization.scores import Estimate, from_tallies, merge, refuse_without_intervals
 from jaxmul.retraining.chunk import Chunk, add
+from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.progress import Progress
 from jaxmul.retraining.resume import stream
 from jaxmul.retraining.schedule import Schedule
@@ -19,10 +19,13 @@ def estimate(
   *,
   until_width: float | None = None,
   store: Path | str | None = None,
-  executor: Any = None,
+  executor: Executor | Submitter | None = None,
   progress: bool = True,
 ) -> Estimate:
   """Estimates the memorization of every example from models that were trained without it.
+
+  Networks with a loss ℓ of their own have no hard score: of theirs `soft` is the estimate, the
+  difference of mean e^−ℓ; see `Estimate`.
 
   Args:
     schedule: of `retraining.leave_out`, or of `retraining.cross_fit`. With 400 random subsets of
@@ -33,11 +36,7 @@ def estimate(
       single score is coarse, and `rum.tune` and `rum.surrogate` take means of `confidence_out`.
     until_width: stop after the first chunk at which the median width of the interval, over the
       examples with |memorization| ≥ 0.1 (at least 50 of them), is at most this.
-    store: folder for finished chunks, or None. A killed run goes on from there: chunks that are
-      whole are not computed again, damaged ones are reported and are. It knows functions by their
-      names: after a change inside one use another folder.
-    executor: who computes, or any object with `submit`; by default one single-threaded process per
-      core on CPU, all devices elsewhere.
+    store, executor: as `retraining.stream`. A killed run goes on from the store.
     progress: show models done, models per second and time left on stderr: a bar on a terminal, with
       the median width, and a line a minute in a log.
 
@@ -45,8 +44,8 @@ def estimate(
     An `Estimate`.
 
   Raises:
-    ValueError: the schedule leaves nothing out, `until_width` is outside its range, or the store
-      was made by another schedule.
+    ValueError: the schedule leaves nothing out, `until_width` is outside its range or the networks
+      have a loss of their own and so no intervals, or the store was made by another schedule.
     OSError: the store cannot be written; what was finished stays.
 
   References:
@@ -55,9 +54,8 @@ def estimate(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import memorization, models, retraining, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> from jaxmul import data, memorization, models, retraining, train
+    >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=10, batch_size=4)
     >>> schedule = retraining.leave_out(recipe, toy, jax.random.key(0), num_models=8)
     >>> result = memorization.estimate(schedule, executor=retraining.serial)
@@ -73,16 +71,18 @@ def estimate(
       f"estimate got a schedule that leaves nothing out: {schedule.design}. "
       "Make it with retraining.leave_out or retraining.cross_fit."
     )
-  if until_width is not None and not (0 < until_width <= 2 and jax.process_count() == 1):
-    raise ValueError(
-      f"estimate got until_width={until_width}, must be in (0, 2], and in one process: in a job of "
-      "several nobody sees all intervals before the end."
-    )
-  if until_width is not None and schedule.folds:
-    raise ValueError(
-      f"estimate got until_width={until_width} and a schedule of {schedule.folds} folds: stopped "
-      "early, some examples would be in every subset. Leave out until_width."
-    )
+  if until_width is not None:
+    if not (0 < until_width <= 2 and jax.process_count() == 1):
+      raise ValueError(
+        f"estimate got until_width={until_width}, must be in (0, 2], and in one process: in a job "
+        "of several nobody sees all intervals before the end."
+      )
+    if schedule.folds:
+      raise ValueError(
+        f"estimate got until_width={until_width} and a schedule of {schedule.folds} folds: stopped "
+        "early, some examples would be in every subset. Leave out until_width."
+      )
+    refuse_without_intervals(schedule, f"estimate with until_width={until_width}")
   label = "cross-fit" if schedule.folds else "ground truth"
   with Progress(schedule.num_models, progress, label) as bar:
 

@@ -5,14 +5,13 @@ References:
   Medicine 17, 1998: method 10, the hybrid of two Wilson score intervals.
 """
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 _Z95 = 1.959963984540054
 
 
-def wilson(successes: Any, trials: Any) -> tuple[np.ndarray, np.ndarray]:
+def wilson(successes: ArrayLike, trials: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
   """Returns the 95 % score interval (low, high) of a proportion, in [0, 1]; NaN without trials.
 
   Args:
@@ -33,7 +32,7 @@ def wilson(successes: Any, trials: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def newcombe(
-  correct_in: Any, count_in: Any, correct_out: Any, count_out: Any
+  correct_in: ArrayLike, count_in: ArrayLike, correct_out: ArrayLike, count_out: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the 95 % interval (low, high) of k_in/n_in − k_out/n_out, in [−1, 1].
 

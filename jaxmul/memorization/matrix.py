@@ -4,15 +4,13 @@ infl(i→j) = P[h(x'_j) = y'_j | i in the training subset] − P[h(x'_j) = y'_j 
 
 What is kept is a bit for each model and example. Blocks of the matrix are computed on demand, so
 that 50,000 × 10,000 differences never have to exist at once.
-
-References:
-  Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul._ids import rows_of
 from jaxmul._ties import scattered
@@ -39,9 +37,12 @@ class Pairs(NamedTuple):
   high: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Influence:
   """Which of M models saw which training example, and got which test example right.
+
+  References:
+    Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
 
   Attributes:
     ids: int64 [n], training examples.
@@ -55,7 +56,7 @@ class Influence:
   member: np.ndarray
   correct: np.ndarray
 
-  def block(self, test_ids: Any = None, ids: Any = None) -> Block:
+  def block(self, test_ids: ArrayLike | None = None, ids: ArrayLike | None = None) -> Block:
     """Returns the influence of some training examples on some test examples.
 
     Args:
@@ -70,7 +71,8 @@ class Influence:
 
     Example:
       >>> bits = np.packbits(np.array([[1, 0], [0, 1]]), axis=1)  # two models, two examples
-      >>> Influence(np.array([5, 6]), np.array([8, 9]), bits, bits).block().value.tolist()
+      >>> ids = {"ids": np.array([5, 6]), "test_ids": np.array([8, 9])}
+      >>> Influence(**ids, member=bits, correct=bits).block().value.tolist()
       [[1.0, -1.0], [-1.0, 1.0]]
     """
     tests = _positions(self.test_ids, test_ids, "test")
@@ -86,24 +88,24 @@ class Influence:
       count: pairs to return. Many values are equal: ties go by a random permutation of the pairs
         under a fixed key, never by position.
     """
-    best = Pairs(*(np.zeros(0, kind) for kind in (np.int64, np.int64, float, float, float)))
+    none = np.zeros(0)
+    best = Pairs(ids=none.astype(int), test_ids=none.astype(int), value=none, low=none, high=none)
     member = np.unpackbits(self.member, axis=1, count=len(self.ids))
+    all_correct = np.unpackbits(self.correct, axis=1, count=len(self.test_ids))
     for start in range(0, len(self.test_ids), _BLOCK):
-      tests = np.arange(start, min(start + _BLOCK, len(self.test_ids)))
-      correct = np.unpackbits(self.correct, axis=1, count=len(self.test_ids))[:, tests]
-      found = _differences(correct, member)
-      flat = np.where(np.isnan(found.value), -np.inf, found.value).ravel()
-      least = np.partition(flat, -min(count, len(flat)))[-min(count, len(flat))]
-      at = np.flatnonzero((flat >= least) & np.isfinite(flat))  # with all that ties with the last
-      row, column = np.divmod(at, len(self.ids))
-      new = (
-        *(self.ids[column], self.test_ids[tests[row]]),
-        *(part.ravel()[at] for part in found),
-      )
-      joined = Pairs(*(np.concatenate(pair) for pair in zip(best, new, strict=True)))
-      place = scattered((scattered(joined.ids) + 2 * scattered(joined.test_ids)).view(np.int64))
-      order = np.lexsort((place, -joined.value))[:count]
-      best = Pairs(*(part[order] for part in joined))
+      block = _differences(all_correct[:, start : start + _BLOCK], member)
+      values = np.where(np.isnan(block.value), -np.inf, block.value).ravel()
+      size = min(count, len(values))
+      least = np.partition(values, -size)[-size]
+      # With all that ties with the last of them.
+      places = np.flatnonzero((values >= least) & np.isfinite(values))
+      row, column = np.divmod(places, len(self.ids))
+      parts = (part.ravel()[places] for part in block)
+      new = (self.ids[column], self.test_ids[start + row], *parts)
+      joined = Pairs._make(np.concatenate(pair) for pair in zip(best, new, strict=True))
+      random = scattered((scattered(joined.ids) + 2 * scattered(joined.test_ids)).view(np.int64))
+      order = np.lexsort((random, -joined.value))[:count]
+      best = Pairs._make(part[order] for part in joined)
     return best
 
 
@@ -118,10 +120,11 @@ def _differences(correct: np.ndarray, member: np.ndarray) -> Block:
   count_out = len(member) - count_in
   with np.errstate(invalid="ignore", divide="ignore"):
     value = correct_in / count_in.astype(float) - correct_out / count_out.astype(float)
-  return Block(value, *newcombe(correct_in, count_in, correct_out, count_out))
+  low, high = newcombe(correct_in, count_in, correct_out, count_out)
+  return Block(value, low, high)
 
 
-def _positions(all_ids: np.ndarray, wanted: Any, kind: str) -> np.ndarray:
+def _positions(all_ids: np.ndarray, wanted: ArrayLike | None, kind: str) -> np.ndarray:
   if wanted is None:
     return np.arange(len(all_ids))
   lack = f"is not among the {len(all_ids)} {kind} examples of this influence"

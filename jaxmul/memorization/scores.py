@@ -1,7 +1,8 @@
 """Memorization scores with intervals, from tallies of models trained without random subsets.
 
 mem(i) = P[h(x_i) = y_i | i in the training subset] − P[h(x_i) = y_i | i left out], estimated by the
-difference of two proportions over M models.
+difference of two proportions over M models. Where a network has a loss ℓ of its own nothing is
+right or wrong: there mem(i) is E[e^−ℓ(i) | in] − E[e^−ℓ(i) | out] alone, the column `soft`.
 
 References:
   Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
@@ -11,16 +12,16 @@ import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import hashed
 from jaxmul._ids import check_ids, rows_of
 from jaxmul.memorization.intervals import newcombe
 from jaxmul.memorization.matrix import Influence
-from jaxmul.retraining.chunk import Chunk, add
+from jaxmul.retraining.chunk import Chunk, add, has_classes
 from jaxmul.retraining.schedule import Schedule
 
 _COUNTS = ("correct_in", "count_in", "correct_out", "count_out")
@@ -29,9 +30,13 @@ _LATER = {"confidence_out"}  # which files of older versions lack
 _MIN_SCORE, _MIN_EXAMPLES = 0.1, 50
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Estimate:
   """Memorization of n training examples.
+
+  With a loss of the network's own, `soft` and `confidence_out` are of p = e^−ℓ, and memorization,
+  low, high, log_odds, correct_in and correct_out are NaN. Then ℓ should be at least 0, as an error
+  or a cross-entropy is, for p to be in [0, 1], and in a unit in which its differences are about 1.
 
   Attributes:
     ids: int64 [n], sorted.
@@ -39,10 +44,10 @@ class Estimate:
     low, high: float64 [n], Newcombe's 95 % interval; NaN as above.
     correct_in, count_in: int64 [n], correct predictions and models with the example in the subset.
     correct_out, count_out: int64 [n], the same for models without it.
-    soft: float64 [n] in [−1, 1], the difference of mean p_y, of a text of p = e^−ℓ: less variance,
+    soft: float64 [n] in [−1, 1], the difference of mean p = e^−ℓ, of an image p_y: less variance,
       the same meaning.
     log_odds: float64 [n], the difference of mean φ = log p − log(1 − p).
-    confidence_out: float64 [n] in [0, 1], the mean p_y under models without the example: what to
+    confidence_out: float64 [n] in [0, 1], the mean p under models without the example: what to
       expect of a retrained one. NaN where it was never out, or the file is of an older version.
     influence: of every training example on every test example, or None without test examples.
     design: one line on how the scores were made.
@@ -78,7 +83,7 @@ class Estimate:
       return float("nan")
     return float(np.median(self.high[some] - self.low[some]))
 
-  def take(self, ids: Any) -> "Estimate":
+  def take(self, ids: ArrayLike) -> "Estimate":
     """Returns the scores of some examples, without influence.
 
     Args:
@@ -108,7 +113,7 @@ class Estimate:
 
   @classmethod
   def load(
-    cls, path: Path | str, names: Mapping[str, str] | None = None, ids: Any = None
+    cls, path: Path | str, names: Mapping[str, str] | None = None, ids: ArrayLike | None = None
   ) -> "Estimate":
     """Reads what `save` wrote, or scores that others published.
 
@@ -141,12 +146,13 @@ class Estimate:
           f"{path} is not a saved Estimate: it has no {missing[0]}, but {', '.join(arrays)}. "
           'For a published file pass names={"memorization": its key}.'
         )
-      kept = {k.removeprefix("influence_"): v for k, v in arrays.items() if k[:10] == "influence_"}
-      influence = Influence(**kept) if kept else None
+      bits = {k.removeprefix("influence_"): v for k, v in arrays.items() if k[:10] == "influence_"}
+      influence = Influence(**bits) if bits else None
       unknown = np.full(len(arrays["ids"]), np.nan)
-      found = {name: arrays.get(name, unknown) for name in ("ids", *_SCORES)}
-      return cls(**found, influence=influence, design=str(arrays.get("design", "")))
-    return cls(**_foreign(path, arrays, names, ids), design=f"read from {path.name}")
+      scores = {name: arrays.get(name, unknown) for name in ("ids", *_SCORES)}
+      return cls(**scores, influence=influence, design=str(arrays.get("design", "")))
+    scores = _foreign(path, arrays, names, ids)
+    return cls(**scores, influence=None, design=f"read from {path.name}")
 
 
 def _read(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
@@ -161,7 +167,9 @@ def _read(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
   return read_npz(path, names, content)
 
 
-def _foreign(path: Path, arrays, names: Mapping[str, str], ids: Any) -> dict[str, Any]:
+def _foreign(
+  path: Path, arrays: dict[str, np.ndarray], names: Mapping[str, str], ids: ArrayLike | None
+) -> dict[str, np.ndarray]:
   """Returns the attributes of an `Estimate` from arrays of another program, sorted by id."""
   known = ("ids", *_SCORES)
   for attribute in names:
@@ -172,20 +180,20 @@ def _foreign(path: Path, arrays, names: Mapping[str, str], ids: Any) -> dict[str
       f"reading {path} needs names={{'memorization': key, …}} and the ids once: as a key of the "
       "file or as ids=."
     )
-  found = {attribute: np.asarray(arrays[key]).reshape(-1) for attribute, key in names.items()}
-  given = np.asarray(found.pop("ids") if ids is None else ids).reshape(-1)
-  sizes = {name: len(array) for name, array in found.items()} | {"ids": len(given)}
+  columns = {attribute: arrays[key].reshape(-1) for attribute, key in names.items()}
+  given = columns.pop("ids") if ids is None else np.asarray(ids).reshape(-1)
+  sizes = {name: len(column) for name, column in columns.items()} | {"ids": len(given)}
   if len(set(sizes.values())) != 1:
     raise ValueError(f"{path}: ids must be as many as the scores, got sizes {sizes}.")
   check_ids(given, len(given), "Estimate.load")
-  if not np.nanmax(np.abs(found["memorization"].astype(float))) <= 1:
+  if not np.nanmax(np.abs(columns["memorization"].astype(float))) <= 1:
     raise ValueError(f"{path}: {names['memorization']!r} is not within [−1, 1]; not memorization.")
   order = np.argsort(given)
-  filled: dict[str, Any] = {"ids": given[order].astype(np.int64)}
+  filled: dict[str, np.ndarray] = {"ids": given[order].astype(np.int64)}
   for name in _SCORES:
-    kind = np.int64 if name in _COUNTS else np.float64
-    missing = np.full(len(given), 0 if name in _COUNTS else np.nan)
-    filled[name] = found.get(name, missing)[order].astype(kind)
+    is_count = name in _COUNTS
+    column = columns.get(name, np.full(len(given), 0 if is_count else np.nan))
+    filled[name] = column[order].astype(np.int64 if is_count else np.float64)
   return filled
 
 
@@ -220,11 +228,14 @@ def merge(schedule: Schedule, chunks: Iterable[Chunk]) -> Estimate:
   warn_of(schedule, total)
   influence = None
   if schedule.test and schedule.target == "correct":
-    ids = (schedule.dataset.ids, schedule.test.ids)
-    influence = Influence(*ids, np.concatenate(member), np.concatenate(correct))
-  found = from_tallies(schedule, total)
+    influence = Influence(
+      ids=schedule.dataset.ids,
+      test_ids=schedule.test.ids,
+      member=np.concatenate(member),
+      correct=np.concatenate(correct),
+    )
   design = dataclasses.replace(schedule, num_models=models).design
-  return dataclasses.replace(found, influence=influence, design=design)
+  return dataclasses.replace(from_tallies(schedule, total), influence=influence, design=design)
 
 
 def warn_of(schedule: Schedule, total: Chunk) -> None:
@@ -254,15 +265,26 @@ def from_tallies(schedule: Schedule, total: Chunk) -> Estimate:
       inside = getattr(total, f"{name}_in") / total.count_in
       return inside - getattr(total, f"{name}_out") / total.count_out
 
-  tallies = (total.correct_in, total.count_in, total.correct_out, total.count_out)
+  tallies = {name: getattr(total, name) for name in _COUNTS}
   with np.errstate(invalid="ignore", divide="ignore"):
     confidence_out = total.p_out / total.count_out
+  low, high = newcombe(*(tallies[name] for name in _COUNTS))
   return Estimate(
-    schedule.dataset.ids,
-    difference("correct"),
-    *newcombe(*tallies),
-    *tallies,
+    ids=schedule.dataset.ids,
+    memorization=difference("correct"),
+    low=low,
+    high=high,
     soft=difference("p"),
     log_odds=difference("odds"),
     confidence_out=confidence_out,
+    **tallies,
   )
+
+
+def refuse_without_intervals(schedule: Schedule, caller: str) -> None:
+  """Raises ValueError where networks cannot be right or wrong, and scores have no intervals."""
+  if not has_classes(schedule):
+    raise ValueError(
+      f"{caller} goes by intervals, which networks with a loss of their own do not have. Use "
+      "memorization.estimate(schedule), and its `soft`."
+    )

@@ -6,7 +6,6 @@ on the examples that were memorized most: what does not tell them apart there is
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,9 @@ from jaxmul._ties import scattered
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
 from jaxmul.metrics.beside import gap_figures, seed_figures
-from jaxmul.metrics.figures import Blind, find
+from jaxmul.metrics.figures import SHARED, Blind, Figure, find, over_seeds
 from jaxmul.metrics.game import ATTACKS, Known, Scores
-from jaxmul.metrics.intervals import Interval, paired, t_interval
+from jaxmul.metrics.intervals import Interval, t_interval
 from jaxmul.metrics.oracle.challenge_epsilon import challenge_score, epsilon, forgetting_quality
 from jaxmul.metrics.oracle.ensembles import Ensemble
 from jaxmul.metrics.oracle.kl_of_margins import klom, percentiles
@@ -38,8 +37,11 @@ _CALLED = {
   "tpr_at_01": "TPR at 0.1 % FPR",
 }
 # Where originals are higher (1) or lower (−1) than oracles on what was memorized most.
-_BESIDE_ORACLES = {"accuracy": 1, "attack rate": -1}
-_AS_UNLEARNED = {"ToW": -1, "ToW-MIA": -1, "average gap": 1, "ToW by group": -1}
+_SIGNS = {
+  **{"accuracy": 1, "attack rate": -1, "ToW": -1, "ToW-MIA": -1, "average gap": 1},
+  **{"ToW by group": -1, "example gap": 1, "churn": 1, "total variation": 1},
+}
+_OF_LOGITS = ("churn", "total variation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,31 +77,30 @@ def of_attacks(
 ) -> list[Control]:
   """Returns a control of each attack, and one that says whether any of them sees anything.
 
-  Args:
-    equal: {attack: scores} of oracles as unlearned models beside other oracles.
-    different: of originals beside the same oracles.
-    high: positions among the scored examples of those that were memorized most.
+  Scores are of oracles as unlearned models, and of originals, beside the same oracles; `high` are
+  positions among the scored examples of those that were memorized most.
   """
-  controls = {name: _of_attack(name, equal[name], different[name], high) for name in equal}
-  best = max(controls, key=lambda name: _low(controls[name].different))
-  seeing = sum(_low(control.different) > 0.5 for control in controls.values())
+  controls = [_of_attack(name, equal[name], different[name], high) for name in equal]
+  seen = {name: t_interval(different[name].of(high).auc_of_pairs) for name in equal}
+  best = max(seen, key=lambda name: seen[name].low)
+  seeing = sum(auc.low > 0.5 for auc in seen.values())
   said = f"{seeing} of {len(controls)} tell originals from oracles on the high group"
-  said += f"; the surest is {best}: AUC {_range(controls[best].different)}"
-  return [*controls.values(), Control("attacks, not all blind", seeing > 0, said)]
+  said += f"; the surest is {best}: AUC {_range(seen[best])}"
+  return [*controls, Control("attacks, not all blind", seeing > 0, said)]
 
 
 def _of_attack(name: str, equal: Scores, different: Scores, high: np.ndarray) -> Control:
   null = t_interval(equal.auc_of_pairs, level=NULL_LEVEL)
   detectable = 0.5 + (null.high - null.low) / 2
-  on_high = Scores(different.unlearned[:, high], different.oracles[:, high], different.threshold)
-  told = t_interval(on_high.auc_of_pairs)
+  on_high = different.of(high)
+  apart = t_interval(on_high.auc_of_pairs)
   said = [
     f"oracles beside oracles: AUC {_range(null)}, {noticed(detectable)}",
-    f"originals beside oracles, high group: {_range(told)}",
+    f"originals beside oracles, high group: {_range(apart)}",
   ]
   figure = f"attack {name}"
   passed, blind = True, ()
-  if told.low > 0.5:
+  if apart.low > 0.5:
     kinds = _blind_rates(on_high, different)
     blind = tuple(Blind(figure, kind=kind) for kind in kinds)
     if kinds:
@@ -113,136 +114,114 @@ def _of_attack(name: str, equal: Scores, different: Scores, high: np.ndarray) ->
   if not null.low <= 0.5 <= null.high:
     passed = False
     said.append("it tells equal models apart")
-  return Control(
-    figure,
-    passed,
-    "; ".join(said),
-    blind=blind,
-    equal=null,
-    different=told,
-    detectable=detectable,
-  )
+  intervals = {"equal": null, "different": apart, "detectable": detectable}
+  return Control(figure, passed, "; ".join(said), blind=blind, **intervals)
 
 
 def _blind_rates(high: Scores, everything: Scores) -> list[str]:
   """Returns the rates that are not above chance: of the high group, or of all where it is small."""
-  first, second = (
-    attacks.rates(
-      each.unlearned, each.oracles, threshold=each.threshold, paired=True, resamples=200
-    )
-    for each in (high, everything)
+  of_high, of_all = (
+    attacks.rates(*scores[:2], threshold=scores.threshold, paired=True, resamples=200)
+    for scores in (high, everything)
   )
   blind = []
   for kind, chance in _CHANCE.items():
-    low = getattr(first, kind).low
-    low = low if np.isfinite(low) else getattr(second, kind).low
+    low = getattr(of_high, kind).low
+    low = low if np.isfinite(low) else getattr(of_all, kind).low
     if low <= chance:  # not where it is NaN in both: it was not examined
       blind.append(kind)
   return blind
 
 
 def of_figures(
-  originals: Outputs, oracles: tuple[Outputs, Outputs], split: Split, retain: Any, fit: Known
+  originals: Outputs, oracles: tuple[Outputs, Outputs], split: Split, retain: np.ndarray, fit: Known
 ) -> list[Control]:
   """Returns a control of each figure of `beside_oracles` that has a value for each model.
 
-  Args:
-    originals: K models.
-    oracles: K models that take the place of unlearned ones, and K that all are compared with.
-    split: whose forget set is the high group.
-    retain: ids of R that fit no attack.
-    fit: ids that do.
+  The first of the oracles take the place of unlearned ones, the others are what all is compared
+  with. The forget set of `split` is the high group, `retain` are ids of R that fit no attack.
   """
   first, second = oracles
   parts = {"forget": split.forget, "retain": retain, "test": split.test}
   # Two groups of the one that is examined, in no order, so that a product over groups is taken.
-  places = np.argsort(scattered(split.forget))
-  groups = {f"group {at}": split.forget[places[at::2]] for at in (0, 1) if len(places) > at}
+  order = np.argsort(scattered(split.forget))
+  halves = {"group 0": split.forget[order[::2]], "group 1": split.forget[order[1::2]]}
+  groups = {name: ids for name, ids in halves.items() if len(ids)}
+
+  def beside_second(
+    models: Outputs, parts: Mapping[str, np.ndarray]
+  ) -> dict[str, tuple[Outputs, Outputs]]:
+    return {name: (models.take(ids), second.take(ids)) for name, ids in parts.items()}
+
+  def figures(models: Outputs) -> list[Figure]:
+    """Those of models as if they were unlearned."""
+    of_forget, compared = models.take(split.forget), second.take(split.forget)
+    found = gap_figures({"forget": split.forget}, of_forget, Ensemble(of_forget, compared))
+    one_by_one = (of_forget.models([k]) for k in range(len(models)))
+    agreements = [agreement_of_examples(model, compared) for model in one_by_one]
+    for name in agreements[0].keys() & _OF_LOGITS:
+      found.append(over_seeds([each[name].mean() for each in agreements], name=name))
+    if all(map(len, parts.values())):
+      on, grouped = beside_second(models, parts), beside_second(models, groups)
+      found += seed_figures(on, (models, second), split, fit, grouped)
+    return found
+
+  ours, theirs = figures(originals), figures(first)
+  there = {figure.name for figure in ours}
   controls = []
-  if all(map(len, parts.values())):
-
-    def on(models: Outputs, some: Mapping[str, Any]) -> dict[str, tuple[Outputs, Outputs]]:
-      return {name: (models.take(ids), second.take(ids)) for name, ids in some.items()}
-
-    ours, theirs = (
-      seed_figures(on(models, parts), (models, second), split, fit, on(models, groups))
-      for models in (originals, first)
-    )
-    for name, sign in _BESIDE_ORACLES.items():
-      a, b = (find(ours, name, "forget", of=of).seeds for of in ("unlearned", "oracle"))
-      controls.append(_told(name, a, b, sign))
-    for name, sign in _AS_UNLEARNED.items():
-      a, b = (find(figures, name).seeds for figures in (ours, theirs))
-      controls.append(_told(name, a, b, sign))
-  else:
-    said = "there are no test ids, or no retain ids but those of attacks"
-    controls += [Control(name, None, said) for name in (*_BESIDE_ORACLES, *_AS_UNLEARNED)]
-  ours, theirs, compared = (models.take(split.forget) for models in (originals, first, second))
-  a, b = (
-    gap_figures({"forget": split.forget}, models, Ensemble(ours, compared))
-    for models in (ours, theirs)
-  )
-  a, b = (find(figures, "example gap").seeds for figures in (a, b))
-  controls.append(_told("example gap", a, b, 1))
-  each = [
-    [agreement_of_examples(models.models([at]), compared) for at in range(len(models))]
-    for models in (ours, theirs)
-  ]
-  for name in ("churn", "total variation"):
-    if name not in each[0][0]:
-      continue  # it needs logits
-    a, b = ([found[name].mean() for found in side] for side in each)
-    controls.append(_told(name, a, b, 1))
+  for name, sign in _SIGNS.items():
+    if name in SHARED and name in there:  # these stand beside the oracles' own in a table
+      sides = (find(ours, name, "forget", of=of) for of in ("unlearned", "oracle"))
+      controls.append(_of_figure(name, *(figure.seeds for figure in sides), sign))
+    elif name in there:
+      controls.append(_of_figure(name, find(ours, name).seeds, find(theirs, name).seeds, sign))
+    elif name not in _OF_LOGITS:
+      said = "there are no test ids, or no retain ids but those of attacks"
+      controls.append(Control(name, None, said))
   return controls
 
 
 def of_epsilon(originals: Outputs, oracles: Outputs, null: Outputs) -> Control:
   """Returns the control of ε: originals' forgetting quality is below that of equal oracles.
 
-  Args:
-    originals, oracles: K models each, on the high group.
-    null: all oracles, on the same; random halves of them are equal.
+  All are on the high group; `null` are all oracles, random halves of which are equal.
   """
 
-  def quality(a: np.ndarray, b: np.ndarray) -> float:
+  def quality(ours: np.ndarray, theirs: np.ndarray) -> float:
     alike = (1.0, 1.0)  # as accurate as the oracles: the challenge's score is the quality then
-    return challenge_score(forgetting_quality(epsilon(a, b)), alike, alike)
+    return challenge_score(forgetting_quality(epsilon(ours, theirs)), alike, alike)
 
   phi, half, rng = null.log_odds, len(null) // 2, np.random.default_rng(0)
   orders = (rng.permutation(len(phi)) for _ in range(_PERMUTATIONS))
   equal = [quality(phi[order[:half]], phi[order[half : 2 * half]]) for order in orders]
   limit = float(np.quantile(equal, 0.025))
-  found = quality(originals.log_odds, oracles.log_odds)
-  said = f"high group: forgetting quality of originals {found:.3f}, "
+  seen = quality(originals.log_odds, oracles.log_odds)
+  said = f"high group: forgetting quality of originals {seen:.3f}, "
   said += f"of equal oracles {np.mean(equal):.3f} and hardly below {limit:.3f}"
-  if found < limit:
+  if seen < limit:
     return Control("epsilon", True, said)
   return Control("epsilon", None, f"{said}; blind here", blind=(Blind("epsilon"),))
 
 
 def of_percentiles(originals: Outputs, oracles: tuple[Outputs, Outputs]) -> Control:
-  """Returns the control of KLoM's percentiles: originals' are above those of equal oracles.
-
-  Args:
-    originals: K models, on the high group.
-    oracles: two halves of K models each, on the same.
-  """
+  """Returns the control of KLoM's percentiles: originals' are above those of equal oracles."""
   first, second = (half.log_odds for half in oracles)
   ours, theirs = (percentiles(klom(phi, second)) for phi in (originals.log_odds, first))
-  unseen = [at for at in ours if not ours[at] > theirs[at]]
-  listed = ", ".join(f"{at} {ours[at]:.2f} and {theirs[at]:.2f}" for at in ours)
+  unseen = [kind for kind in ours if not ours[kind] > theirs[kind]]
+  listed = ", ".join(f"{kind} {ours[kind]:.2f} and {theirs[kind]:.2f}" for kind in ours)
   said = f"high group: of originals and of equal oracles, {listed}"
   if unseen:
     said += f"; blind here: {', '.join(unseen)}"
-  blind = tuple(Blind("KLoM", "forget", at) for at in unseen)
+  blind = tuple(Blind("KLoM", "forget", kind) for kind in unseen)
   return Control("KLoM, percentiles", True if len(blind) < len(ours) else None, said, blind=blind)
 
 
-def _told(name: str, originals: Sequence[float], oracles: Sequence[float], sign: int) -> Control:
+def _of_figure(
+  name: str, originals: Sequence[float], oracles: Sequence[float], sign: int
+) -> Control:
   """Returns the control of a figure: originals must differ from oracles as the sign says."""
   ours, theirs = np.asarray(originals), np.asarray(oracles)
-  found = paired(sign * ours, sign * theirs)
-  apart = Interval(found.mean, found.low, found.high)
+  apart = t_interval(sign * (ours - theirs))
   said = f"high group: originals {ours.mean():.3f}, oracles {theirs.mean():.3f}, apart by "
   said += _range(apart)
   if apart.low > 0:
@@ -262,11 +241,5 @@ def noticed(detectable: float | None) -> str:
   return f"{detectable:.3f} would have been noticed"
 
 
-def _low(interval: Interval | None) -> float:
-  return float("-inf") if interval is None else interval.low
-
-
-def _range(interval: Interval | None) -> str:
-  return (
-    "" if interval is None else f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-  )
+def _range(interval: Interval) -> str:
+  return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -11,9 +11,10 @@ import numpy as np
 
 from jaxmul import losses
 from jaxmul._scoring import score
-from jaxmul.binding import ApplyFn, as_network
+from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
+from jaxmul.metrics._given import refuse_diverged
 
 
 def accuracy(
@@ -51,11 +52,9 @@ def evaluate(
   """Returns the accuracy in [0, 1] on each part of a split that is not empty, in one pass.
 
   Args:
-    params: any pytree with `apply_fn`, a `Network`, or a callable pytree.
+    params, apply_fn, batch_size: as `accuracy`.
     dataset: where the ids of `split` are.
     split: forget, retain, and perhaps heldout and test ids.
-    apply_fn: `apply_fn(params, inputs) -> logits [B, C]`, evaluation mode.
-    batch_size: examples at a time.
 
   Returns:
     `{"forget": ..., "retain": ..., "test": ..., "heldout": ...}`.
@@ -79,20 +78,14 @@ def evaluate(
   return {name: float(np.mean(part)) for name, part in zip(names, parts, strict=True) if len(part)}
 
 
-def _correct(network, dataset: Dataset, batch_size: int) -> np.ndarray:
+def _correct(network: Network, dataset: Dataset, batch_size: int) -> np.ndarray:
   """Returns 0 or 1 for each example, float64 [n]."""
   correct = score(_correct_or_nan, network, dataset, batch_size=batch_size).astype(np.float64)
-  bad = np.flatnonzero(np.isnan(correct))
-  if len(bad):
-    raise ValueError(
-      f"the logits of id {dataset.ids[bad[0]]} hold NaN ({len(bad)} of {len(dataset)} examples): "
-      "these params have diverged. Lower the learning rate that made them."
-    )
+  refuse_diverged(correct, dataset, "logits")
   return correct
 
 
-def _correct_or_nan(network, batch, apply_fn=None) -> jax.Array:
-  del apply_fn
+def _correct_or_nan(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
   inputs, labels = batch
   logits = network(inputs)
   correct = losses.is_correct(logits, labels).astype(jnp.float32)

@@ -9,10 +9,10 @@ memorized least, where there is less to see.
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from jaxmul._ties import scattered
 from jaxmul.data.split import Split
@@ -26,7 +26,7 @@ from jaxmul.metrics._controls import (
   of_percentiles,
 )
 from jaxmul.metrics.figures import Blind, Figure
-from jaxmul.metrics.game import ATTACKS, Scores, attack, known
+from jaxmul.metrics.game import Scores, attack, known
 from jaxmul.metrics.oracle.ensembles import Ensemble
 from jaxmul.metrics.oracle.kl_of_margins import klom, klom_null
 from jaxmul.metrics.oracle.model_outputs import Outputs
@@ -67,20 +67,24 @@ class Audit:
     passed = sum(control.passed is True for control in self.controls)
     skipped = sum(control.passed is None and not control.blind for control in self.controls)
     rest = f" ({skipped} not run)" if skipped else ""
-    nulls = [control for control in self.controls if control.equal is not None]
+    nulls = [
+      (control.name, control.equal.mean, control.detectable)
+      for control in self.controls
+      if control.equal is not None
+    ]
     said = [f"audit passed: {passed} controls{rest}"]
     if nulls:
-      worst = max(nulls, key=lambda control: abs(_mean(control) - 0.5))
+      name, auc, detectable = max(nulls, key=lambda null: abs(null[1] - 0.5))
       said.append(
-        f"no attack tells oracles from other oracles: {_short(worst.name)} comes nearest, with an "
-        f"AUC of {_mean(worst):.3f} (0.5 is chance, {noticed(worst.detectable)})"
+        f"no attack tells oracles from other oracles: {name} comes nearest, with an AUC of "
+        f"{auc:.3f} (0.5 is chance, {noticed(detectable)})"
       )
-    whole = [_short(blind.name) for blind in self.blind if blind.whole]
-    parts = len(self.blind) - len(whole)
+    blind = [str(blind) for blind in self.blind if blind.whole]
+    parts = len(self.blind) - len(blind)
     if parts:
-      whole.append(f"{parts} rate{'s' * (parts > 1)} of {'other ' if whole else ''}attacks")
-    if whole:
-      said.append(f"blind here: {', '.join(whole)}")
+      blind.append(f"{parts} part{'s' * (parts > 1)} or kinds of other figures")
+    if blind:
+      said.append(f"blind here: {', '.join(blind)}")
     return "; ".join(said)
 
   def certify(self) -> None:
@@ -102,17 +106,18 @@ class Audit:
       >>> [figure.kind for figure in Audit((control,)).without_blind([auc, tpr])]
       ['tpr_at_1']
     """
-    return [each for each in figures if not any(blind.hides(each) for blind in self.blind)]
+    blind = self.blind
+    return [figure for figure in figures if not any(each.hides(figure) for each in blind)]
 
 
 def audit(
   ensemble: Ensemble,
   split: Split,
-  attack_ids: Any,
+  attack_ids: npt.ArrayLike,
   key: jax.Array,
   *,
-  high: Any = None,
-  low: Any = None,
+  high: npt.ArrayLike | None = None,
+  low: npt.ArrayLike | None = None,
   batch_norm: Outputs | None = None,
 ) -> Audit:
   """Examines the evaluator on models whose answers are known.
@@ -175,15 +180,15 @@ def audit(
   group = dataclasses.replace(split, forget=split.forget[on_high])
   retain = np.setdiff1d(split.retain, fit.members)
   controls += of_figures(some, (first, second), group, retain, fit)
-  controls.append(of_epsilon(*(each.take(high) for each in (some, second, oracles))))
+  controls.append(of_epsilon(*(models.take(high) for models in (some, second, oracles))))
   controls.append(of_percentiles(some.take(high), (first.take(high), second.take(high))))
   null = {
     name: klom_null(oracles.take(ids).log_odds, permutations=_PERMUTATIONS[name])
     for name, ids in (("all", split.forget), ("high", high), ("low", low))
   }
-  limit = {name: float(np.quantile(each, 0.975)) for name, each in null.items()}
+  limit = {name: float(np.quantile(means, 0.975)) for name, means in null.items()}
 
-  def distance(models: Outputs, ids: Any) -> float:
+  def distance(models: Outputs, ids: npt.ArrayLike) -> float:
     return float(klom(models.take(ids).log_odds, second.take(ids).log_odds).mean())
 
   value, most = distance(first, split.forget), float(np.quantile(null["all"], NULL_LEVEL))
@@ -197,23 +202,21 @@ def audit(
   else:
     value = distance(batch_norm.models(slice(half)), split.forget)
     controls.append(_above("BatchNorm statistics changed, KLoM", value, limit["all"]))
-  ratios = [value / max(limit[name], 1e-9) for name, value in (("low", near), ("high", far))]
-  blind = {blind for control in controls for blind in control.blind}
-  lira = None if Blind("attack lira") in blind else different["lira"]
+  ratios = near / max(limit["low"], 1e-9), far / max(limit["high"], 1e-9)
+  lira = None if Blind("attack lira") in Audit(tuple(controls)).blind else different["lira"]
   controls.append(_low_group(apart, ratios, lira, on_low, on_high))
   return Audit(tuple(controls))
 
 
-def contrast(ensemble: Ensemble, ids: Any) -> np.ndarray:
+def contrast(ensemble: Ensemble, ids: npt.ArrayLike) -> np.ndarray:
   """Returns mean p_y of originals − mean p_y of oracles [n] in [−1, 1]: what leaving S out did.
 
   Args:
     ensemble: both kinds of model.
     ids: int [n].
   """
-  p = (each.take(ids).probability for each in ensemble)
-  first, second = (each.mean(0) for each in p)
-  return first - second
+  originals, oracles = (models.take(ids).probability.mean(0) for models in ensemble)
+  return originals - oracles
 
 
 def _random(like: Outputs, key: jax.Array) -> Outputs:
@@ -225,7 +228,7 @@ def _random(like: Outputs, key: jax.Array) -> Outputs:
   return Outputs.of_logits(like.ids, like.labels, noise)
 
 
-def _places(forget: np.ndarray, ids: Any) -> np.ndarray:
+def _places(forget: np.ndarray, ids: npt.ArrayLike) -> np.ndarray:
   """Returns where the forget set holds the ids."""
   outside = np.setdiff1d(ids, forget)
   if len(outside):
@@ -235,32 +238,26 @@ def _places(forget: np.ndarray, ids: Any) -> np.ndarray:
 
 def _low_group(
   apart: np.ndarray,
-  ratios: list[float],
+  ratios: tuple[float, float],
   lira: Scores | None,
   low: np.ndarray,
   high: np.ndarray,
 ) -> Control:
   """There is less to see in the low group: by KLoM over its null, and by LiRA unless it is blind.
 
-  Args:
-    apart: the contrast of each forgotten example; of models that neither ratios nor lira see.
-    ratios: KLoM of originals over its null, in the low and in the high group.
-    lira: scores of originals beside oracles, or None.
-    low, high: positions of the groups.
+  `apart` is the contrast of each forgotten example, of models that neither the ratios (KLoM of
+  originals over its null, in the low and in the high group) nor LiRA see.
   """
   name = "low group, less to see than in the high group"
-  moved = [abs(float(apart[at].mean())) for at in (low, high)]
+  moved = [abs(float(apart[group].mean())) for group in (low, high)]
   if 2 * abs(moved[0] - moved[1]) < max(moved):
     return Control(name, None, f"p moved by {moved[0]:.2f} there and by {moved[1]:.2f} here")
   less = ratios[0] < ratios[1]
   said = f"KLoM over its null {ratios[0]:.2f}, high group {ratios[1]:.2f}"
   if lira is not None:
-    a, b = (
-      float(np.mean(Scores(lira.unlearned[:, at], lira.oracles[:, at], None).auc_of_pairs))
-      for at in (low, high)
-    )
-    less = less and a < b
-    said += f"; LiRA AUC {a:.3f}, high group {b:.3f}"
+    of_low, of_high = (float(lira.of(group).auc_of_pairs.mean()) for group in (low, high))
+    less = less and of_low < of_high
+    said += f"; LiRA AUC {of_low:.3f}, high group {of_high:.3f}"
   return Control(name, less, said)
 
 
@@ -270,12 +267,3 @@ def _above(name: str, value: float, limit: float) -> Control:
 
 def _said(value: float, limit: float) -> str:
   return f"mean KLoM {value:.2f}, that of equal oracles reaches {limit:.2f}"
-
-
-def _mean(control: Control) -> float:
-  return float("nan") if control.equal is None else control.equal.mean
-
-
-def _short(name: str) -> str:
-  """Returns the name of a figure, of an attack without the word."""
-  return {f"attack {attack}": attack for attack in ATTACKS}.get(name, name)

@@ -4,7 +4,6 @@ An evaluator must tell them from oracles; they are one of the controls of `audit
 """
 
 import contextlib
-from typing import Any
 
 import jax
 import numpy as np
@@ -32,7 +31,7 @@ def batch_stats_changed(network: Network, factor: float = 2.0) -> Network:
   if not network.state or "batch_stats" not in network.state:
     raise ValueError("batch_stats_changed: the network has no BatchNorm statistics. Skip it.")
 
-  def change(path: Any, leaf: jax.Array) -> jax.Array:
+  def change(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.Array:
     return leaf * factor if path[-1].key == "var" else leaf
 
   stats = jax.tree_util.tree_map_with_path(change, network.state["batch_stats"])
@@ -52,9 +51,8 @@ def batch_norm_control(
   if not like.state or "batch_stats" not in like.state:
     return None
   ids = np.concatenate([split.forget, split.retain, split.heldout, split.test])
-  numbers = shown(range(num_models), "BatchNorm control")
   changed = []
-  for number in numbers:
+  for number in shown(range(num_models), "BatchNorm control"):
     with contextlib.suppress(Diverged):  # which the ensemble has left out with a warning
       trained = original(recipe, dataset, split, key, number).network
       changed.append(batch_stats_changed(trained))

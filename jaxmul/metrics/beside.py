@@ -3,10 +3,10 @@
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from jaxmul._ids import check_ids
 from jaxmul.data.split import Split
@@ -15,7 +15,7 @@ from jaxmul.metrics.figures import EXAMPLES, Figure, find, over_seeds, with_inte
 from jaxmul.metrics.game import Known, Scores, attack_all, known, nonmember_rate
 from jaxmul.metrics.gaps import average_gap, example_gap, run_time_efficiency
 from jaxmul.metrics.intervals import over_examples
-from jaxmul.metrics.oracle.challenge_epsilon import challenge_score, forgetting_quality
+from jaxmul.metrics.oracle.challenge_epsilon import challenge_score, quality_of_examples
 from jaxmul.metrics.oracle.ensembles import Ensemble
 from jaxmul.metrics.oracle.kl_of_margins import klom, klom_null, percentiles
 from jaxmul.metrics.oracle.model_outputs import Outputs
@@ -29,7 +29,7 @@ def beside_oracles(
   unlearned: Outputs,
   ensemble: Ensemble,
   split: Split,
-  attack_ids: Any,
+  attack_ids: npt.ArrayLike,
   key: jax.Array,
   *,
   groups: Mapping[str, np.ndarray] | None = None,
@@ -89,12 +89,12 @@ def beside_oracles(
   def sides(ids: np.ndarray) -> tuple[Outputs, Outputs]:
     return unlearned.take(ids), ensemble.oracles.take(ids)
 
-  on, grouped = ({name: sides(ids) for name, ids in of.items()} for of in (parts, groups))
+  on, grouped = ({name: sides(ids) for name, ids in some.items()} for some in (parts, groups))
   found = seed_figures(on, (unlearned, ensemble.oracles), split, fit, grouped)
   if len(ensemble.oracles) > 1:
     found += gap_figures({"forget": split.forget, **groups}, unlearned, ensemble)
   if len(seconds) and retrained_seconds:
-    ratios = [run_time_efficiency(each, retrained_seconds) for each in seconds]
+    ratios = [run_time_efficiency(own, retrained_seconds) for own in seconds]
     found.append(over_seeds(ratios, name="run-time efficiency"))
   found += _attack_figures(attack_all(unlearned, ensemble, split.forget, fit, references))
   agreement = {name: agreement_of_examples(*both) for name, both in on.items()}
@@ -112,7 +112,7 @@ def beside_oracles(
   return found + _epsilon(agreement["forget"]["epsilon"], found)
 
 
-def _refuse_groups(groups: Any, split: Split) -> None:
+def _refuse_groups(groups: Mapping[str, np.ndarray], split: Split) -> None:
   """Raises ValueError where groups are not named, disjoint parts of the forget set."""
   if not isinstance(groups, Mapping):
     raise ValueError(
@@ -143,16 +143,15 @@ def gap_figures(
 
   def gaps(models: Outputs, part: str) -> list[float]:
     taken, rows = models.take(parts[part]), ensemble.oracles.rows(parts[part])
-    return [example_gap(each, oracles[:, rows]) for each in taken.probability]
+    return [example_gap(p, oracles[:, rows]) for p in taken.probability]
 
   found = [over_seeds(gaps(unlearned, part), name="example gap", part=part) for part in parts]
+  on_forget = {"name": "example gap", "part": "forget"}
   if len(oracles) > 2:
-    rows = ensemble.oracles.rows(parts["forget"])
-    others = [np.delete(oracles[:, rows], k, 0) for k in range(len(oracles))]
-    values = [example_gap(oracles[k, rows], rest) for k, rest in enumerate(others)]
-    found.append(over_seeds(values, name="example gap", of="oracle", part="forget"))
-  values = gaps(ensemble.originals, "forget")
-  return [*found, over_seeds(values, name="example gap", of="original", part="forget")]
+    p = oracles[:, ensemble.oracles.rows(parts["forget"])]
+    values = [example_gap(p[k], np.delete(p, k, 0)) for k in range(len(p))]
+    found.append(over_seeds(values, of="oracle", **on_forget))
+  return [*found, over_seeds(gaps(ensemble.originals, "forget"), of="original", **on_forget)]
 
 
 def seed_figures(
@@ -165,28 +164,34 @@ def seed_figures(
   """Accuracies, attack rates and what is made of both, each with one value a seed."""
   found: list[Figure] = []
   sides = []
-  for at, of in enumerate(("unlearned", "oracle")):
-    accuracy = {name: both[at].accuracy for name, both in (*on.items(), *grouped.items())}
-    rate = nonmember_rate(models[at], split.forget, fit)
+  for side, of in enumerate(("unlearned", "oracle")):
+    accuracy = {name: both[side].accuracy for name, both in (*on.items(), *grouped.items())}
+    rate = nonmember_rate(models[side], split.forget, fit)
     found += [
       over_seeds(values, name="accuracy", of=of, part=part) for part, values in accuracy.items()
     ]
     found.append(over_seeds(rate, name="attack rate", of=of, part="forget"))
     sides.append(accuracy | {"attack": rate})
   count = min(map(len, models))
-  pairs = [[{n: float(v[k]) for n, v in side.items()} for side in sides] for k in range(count)]
-  figures = {
-    "ToW": lambda a, b: tow(*(_triple(each, "forget") for each in (a, b))),
-    "ToW-MIA": lambda a, b: tow_mia(*(_triple(each, "attack") for each in (a, b))),
-    "average gap": average_gap,
+  pairs = [
+    [{name: float(values[k]) for name, values in side.items()} for side in sides]
+    for k in range(count)
+  ]
+
+  def rates(pair: list[dict[str, float]], entry: str) -> list[tuple[float, float, float]]:
+    return [(model[entry], model["retain"], model["test"]) for model in pair]
+
+  of_pairs = {
+    "ToW": [tow(*rates(pair, "forget")) for pair in pairs],
+    "ToW-MIA": [tow_mia(*rates(pair, "attack")) for pair in pairs],
+    "average gap": [average_gap(*pair) for pair in pairs],
   }
   if grouped:
-    figures["ToW by group"] = lambda a, b: tow_by_group(
-      *(([each[name] for name in grouped], each["retain"], each["test"]) for each in (a, b))
-    )
-  return found + [
-    over_seeds([figure(*each) for each in pairs], name=name) for name, figure in figures.items()
-  ]
+    of_pairs["ToW by group"] = [
+      tow_by_group(*(([m[name] for name in grouped], m["retain"], m["test"]) for m in pair))
+      for pair in pairs
+    ]
+  return found + [over_seeds(values, name=name) for name, values in of_pairs.items()]
 
 
 def _attack_figures(game: Mapping[str, Scores]) -> list[Figure]:
@@ -208,31 +213,24 @@ def _klom(distance: np.ndarray, part: str, ours: Outputs, theirs: Outputs) -> li
   values = percentiles(distance)
   half = len(theirs) // 2
   if half >= 2 and len(ours) >= half:
-    a, b = ours.models(slice(half)), theirs.models(slice(half, 2 * half))
-    values["mean of halves"] = float(klom(a.log_odds, b.log_odds).mean())
+    halves = ours.log_odds[:half], theirs.log_odds[half : 2 * half]
+    values["mean of halves"] = float(klom(*halves).mean())
     null = klom_null(theirs.log_odds, permutations=100)
     values["null of halves, 97.5 %"] = float(np.quantile(null, 0.975))
   return [Figure(name="KLoM", part=part, kind=kind, value=value) for kind, value in values.items()]
 
 
 def _epsilon(of_examples: np.ndarray, found: list[Figure]) -> list[Figure]:
-
-  def accuracies(of: str) -> tuple[float, float]:
-    retain, test = (find(found, "accuracy", part, of=of).value for part in ("retain", "test"))
-    return retain, test
-
   median = float(np.median(of_examples))
   note = "" if np.isfinite(median) else "inf: half of the examples or more are told apart entirely"
-  quality = over_examples(np.exp2(-np.floor(of_examples / 0.5)))
-  score = challenge_score(
-    forgetting_quality(of_examples), accuracies("unlearned"), accuracies("oracle")
+  quality = over_examples(quality_of_examples(of_examples))
+  ours, theirs = (
+    [find(found, "accuracy", part, of=of).value for part in ("retain", "test")]
+    for of in ("unlearned", "oracle")
   )
+  score = challenge_score(quality.mean, ours, theirs)
   return [
     Figure(name="epsilon", part="forget", kind="median", value=median, note=note),
     with_interval(quality, EXAMPLES, name="epsilon", part="forget", kind="forgetting quality"),
     Figure(name="epsilon", kind="challenge score", value=score),
   ]
-
-
-def _triple(rates: Mapping[str, float], entry: str) -> tuple[float, float, float]:
-  return rates[entry], rates["retain"], rates["test"]

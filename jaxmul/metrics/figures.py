@@ -17,7 +17,8 @@ __all__ = ["difference", "over_seeds", "read", "with_interval"]
 SEEDS = "95 % t over training seeds"
 EXAMPLES = "95 % bootstrap over examples"
 _NAN = float("nan")
-_SHARED = ("accuracy", "attack rate")
+SHARED = ("accuracy", "attack rate")
+"""Figures of oracles that two methods beside the same oracles have alike."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,19 +149,19 @@ def find(
     >>> find(found, "accuracy", "test").value
     0.6
   """
-  found = [
-    each
-    for each in figures
-    if (each.name, each.of) == (name, of)
-    and part in (None, each.part)
-    and kind in (None, each.kind)
+  fitting = [
+    figure
+    for figure in figures
+    if (figure.name, figure.of) == (name, of)
+    and part in (None, figure.part)
+    and kind in (None, figure.kind)
   ]
-  if len(found) != 1:
+  if len(fitting) != 1:
     raise ValueError(
-      f"there are {len(found)} figures {name!r} of {of}, part {part}, kind {kind}. "
+      f"there are {len(fitting)} figures {name!r} of {of}, part {part}, kind {kind}. "
       "Name one: metrics.table(figures) shows them all."
     )
-  return found[0]
+  return fitting[0]
 
 
 def compare(first: Iterable[Figure], second: Iterable[Figure]) -> list[Figure]:
@@ -185,7 +186,10 @@ def compare(first: Iterable[Figure], second: Iterable[Figure]) -> list[Figure]:
     0.133
   """
   first, second = list(first), list(second)
-  own, others = ({_key(f): f.seeds for f in each if _is_shared(f)} for each in (first, second))
+  own, others = (
+    {_key(figure): figure.seeds for figure in figures if _is_shared(figure)}
+    for figures in (first, second)
+  )
   if own != others:
     raise ValueError(
       "compare: the two were judged beside different oracles or by attacks fitted on others, so "
@@ -209,17 +213,11 @@ def difference(first: Figure, second: Figure) -> Figure:
     >>> difference(good, bad).p
     0.5
   """
-  found = paired(first.seeds, second.seeds)
+  further = paired(first.seeds, second.seeds)
   seeds = tuple(a - b for a, b in zip(first.seeds, second.seeds, strict=True))
-  return dataclasses.replace(
-    first,
-    value=found.mean,
-    low=found.low,
-    high=found.high,
-    note=SEEDS if np.isfinite(found.low) else "",
-    seeds=seeds,
-    p=found.p,
-  )
+  where = {"name": first.name, "of": first.of, "part": first.part, "kind": first.kind}
+  interval = Interval(further.mean, further.low, further.high)
+  return with_interval(interval, SEEDS, seeds=seeds, p=further.p, **where)
 
 
 def table(figures: Iterable[Figure]) -> Any:
@@ -252,18 +250,14 @@ def read(rows: Iterable[Mapping[str, Any]]) -> list[Figure]:
     >>> read([{"name": "ToW", "value": 0.9, "low": None, "seeds": [0.9]}])[0].seeds
     (0.9,)
   """
-  numbers = ("value", "low", "high", "p")
-  found = []
+  figures = []
   for row in rows:
-    try:
-      given: dict[str, Any] = {
-        name: _NAN if name in numbers and value is None else value for name, value in row.items()
-      }
-      given["seeds"] = tuple(given.get("seeds", ()))
-      found.append(Figure(**given))
+    try:  # no other attribute can be None
+      given = {name: _NAN if value is None else value for name, value in row.items()}
+      figures.append(Figure(**given | {"seeds": tuple(row.get("seeds", ()))}))
     except (TypeError, AttributeError) as error:
       raise ValueError(f"{row!r} is no figure. Run the command that wrote it again.") from error
-  return found
+  return figures
 
 
 def _key(figure: Figure) -> tuple[str, str, str]:
@@ -272,4 +266,4 @@ def _key(figure: Figure) -> tuple[str, str, str]:
 
 def _is_shared(figure: Figure) -> bool:
   """Whether two methods that are judged beside the same oracles have it alike."""
-  return figure.of == "oracle" and figure.name in _SHARED
+  return figure.of == "oracle" and figure.name in SHARED

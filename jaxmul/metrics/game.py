@@ -7,37 +7,21 @@ leave-subset-out models where there are any. The second half of both kinds is at
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
-from jaxmul.metrics._attackers import (
-  MACHINES,
-  OF_LOGITS,
-  POPULATION,
-  Known,
-  Scores,
-  machines,
-  probability,
-  referenced,
-  thresholds,
-)
+from jaxmul.metrics._attackers import ATTACKS, OF_LOGITS, Given, Known, Scores
 from jaxmul.metrics.oracle.ensembles import Ensemble
 from jaxmul.metrics.oracle.model_outputs import Outputs
 
-__all__ = ["Known", "Scores", "attack", "attack_all", "known", "nonmember_rate"]
-
-ATTACKS = (
-  *MACHINES,
-  *POPULATION,
-  *("lira", "lira_offline", "u_lira", "rmia", "rmia_offline"),
-)
+__all__ = ["ATTACKS", "Known", "Scores", "attack", "attack_all", "known", "nonmember_rate"]
 
 
-def known(split: Split, attack_ids: Any, key: jax.Array) -> Known:
+def known(split: Split, attack_ids: npt.ArrayLike, key: jax.Array) -> Known:
   """Returns ids to fit attacks with: half of the held-out attack ids, and as many of R; z the rest.
 
   Args:
@@ -57,14 +41,15 @@ def known(split: Split, attack_ids: Any, key: jax.Array) -> Known:
   ids = ids[np.asarray(jax.random.permutation(keys[0], len(ids)))]
   cut = min(len(ids) // 2, len(split.retain))
   order = np.asarray(jax.random.permutation(keys[1], len(split.retain)))
-  return Known(np.sort(split.retain)[order[:cut]], ids[:cut], ids[cut:])
+  members = np.sort(split.retain)[order[:cut]]
+  return Known(members=members, nonmembers=ids[:cut], population=ids[cut:])
 
 
 def attack(
   unlearned: Outputs,
   oracles: Outputs,
   originals: Outputs,
-  scored: Any,
+  scored: npt.ArrayLike,
   fit: Known,
   *,
   references: tuple[Outputs, np.ndarray] | None = None,
@@ -99,11 +84,15 @@ def attack(
       "Train more seeds."
     )
   attacks.refuse_overlap({"scored": scored} | fit._asdict(), "metrics.game")
-  sides = [each.models(slice(count)) for each in (unlearned, oracles)]
-  names = _possible(names, all(side.logits is not None for side in sides))
-  makers = machines(sides, scored, fit) | thresholds(sides, scored, fit)
-  makers |= referenced(sides, originals, references, scored, fit)
-  return {name: makers[name]() for name in names}
+  given = Given(
+    sides=(unlearned.models(slice(count)), oracles.models(slice(count))),
+    originals=originals,
+    references=references,
+    scored=scored,
+    fit=fit,
+  )
+  names = _possible(names, all(side.logits is not None for side in given.sides))
+  return {name: ATTACKS[name](given) for name in names}
 
 
 def _possible(names: Sequence[str] | None, logits: bool) -> Sequence[str]:
@@ -118,22 +107,21 @@ def _possible(names: Sequence[str] | None, logits: bool) -> Sequence[str]:
   return names
 
 
-def nonmember_rate(models: Outputs, scored: Any, fit: Known) -> np.ndarray:
+def nonmember_rate(models: Outputs, scored: npt.ArrayLike, fit: Known) -> np.ndarray:
   """Returns the share [K] of scored examples that RUM's SVC on p_y calls non-members.
 
   0 for a model whose p_y is one number for all that it would be fitted on.
   """
   attacks.refuse_overlap({"scored": scored} | fit._asdict(), "metrics.game")
-  parts = [
-    probability(models.take(ids))[..., None] for ids in (fit.members, fit.nonmembers, scored)
-  ]
-  return np.array([np.mean(attacks.svc_scores(*each) < 0) for each in zip(*parts, strict=True)])
+  parts = (fit.members, fit.nonmembers, scored)
+  p = zip(*(models.take(ids).probability[..., None] for ids in parts), strict=True)
+  return np.array([np.mean(attacks.svc_scores(*of_model) < 0) for of_model in p])
 
 
 def attack_all(
   unlearned: Outputs,
   ensemble: Ensemble,
-  scored: Any,
+  scored: npt.ArrayLike,
   fit: Known,
   references: tuple[Outputs, np.ndarray] | None,
 ) -> dict[str, Scores]:

@@ -2,15 +2,15 @@
 
 The average gap is that of sparse unlearning's tables. One accuracy over S hides errors that cancel;
 the example gap, which is ours, looks at every example of S.
-
-References:
-  Jia et al., [Model Sparsity Can Simplify Machine Unlearning](https://arxiv.org/abs/2304.04934).
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from jaxmul import _check
+from jaxmul.metrics._given import probabilities
 
 NAMES = ("forget", "retain", "test", "attack")
 
@@ -27,7 +27,8 @@ def average_gap(unlearned: Mapping[str, float], retrained: Mapping[str, float]) 
     ValueError: a figure is missing or outside [0, 1].
 
   References:
-    Jia et al., [Model Sparsity](https://arxiv.org/abs/2304.04934), 2023.
+    Jia et al., [Model Sparsity Can Simplify Machine
+    Unlearning](https://arxiv.org/abs/2304.04934), 2023.
 
   Example:
     >>> same = {"forget": 0.5, "retain": 1.0, "test": 0.75, "attack": 0.5}
@@ -44,13 +45,12 @@ def average_gap(unlearned: Mapping[str, float], retrained: Mapping[str, float]) 
   return sum(abs(unlearned[name] - retrained[name]) for name in NAMES) / len(NAMES)
 
 
-def example_gap(unlearned: Any, retrained: Any) -> float:
+def example_gap(unlearned: npt.ArrayLike, retrained: npt.ArrayLike) -> float:
   """Returns the mean over S of |p_y(θ_u) − p̄_y|, in [0, 1]; 0 is best and not to be expected.
 
   θ_u is the unlearned model, p_y the probability of an example's label and p̄_y its mean over
-  several retrained models. Read it
-  beside the gap of a retrained model that is not among them, which no method can be expected to
-  beat, and of the original, which is what doing nothing leaves.
+  several retrained models. Read it beside the gap of a retrained model that is not among them,
+  which no method can be expected to beat, and of the original, which is what doing nothing leaves.
 
   Args:
     unlearned: [n], p_y of the forget set under the unlearned model.
@@ -64,7 +64,8 @@ def example_gap(unlearned: Any, retrained: Any) -> float:
     >>> example_gap([1.0, 0.0], [[0.5, 0.25], [0.5, 0.75]])
     0.5
   """
-  ours, theirs = _probabilities(unlearned, "unlearned"), _probabilities(retrained, "retrained")
+  ours = probabilities(unlearned, "example_gap", "unlearned")
+  theirs = probabilities(retrained, "example_gap", "retrained")
   if theirs.ndim != 2 or len(theirs) < 2 or ours.shape != theirs.shape[1:]:
     raise ValueError(
       f"example_gap got p_y {list(ours.shape)} of the unlearned and {list(theirs.shape)} of "
@@ -88,18 +89,5 @@ def run_time_efficiency(seconds: float, retrained_seconds: float) -> float:
     >>> run_time_efficiency(2.0, 8.0)
     0.25
   """
-  if not (seconds > 0 and retrained_seconds > 0):
-    raise ValueError(
-      f"run_time_efficiency got {seconds} and {retrained_seconds} seconds, must be above 0."
-    )
+  _check.above("run_time_efficiency", 0, seconds=seconds, retrained_seconds=retrained_seconds)
   return seconds / retrained_seconds
-
-
-def _probabilities(values: Any, name: str) -> np.ndarray:
-  p = np.asarray(values, dtype=np.float64)
-  if not p.size or not ((p >= 0) & (p <= 1)).all():
-    raise ValueError(
-      f"example_gap needs p_y of the {name} models in [0, 1], not empty. "
-      "Pass metrics.attacks.label_confidence."
-    )
-  return p

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from jaxmul._scoring import score
-from jaxmul.binding import ApplyFn, as_network
+from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.data.dataset import Dataset
-from jaxmul.metrics._positions import refuse_positions
+from jaxmul.metrics._given import refuse_positions
 
 
 def logits_of(
@@ -41,7 +42,7 @@ def logits_of(
   return score(_logits, network, dataset, batch_size=batch_size)
 
 
-def log_probabilities(logits: Any) -> np.ndarray:
+def log_probabilities(logits: npt.ArrayLike) -> np.ndarray:
   """Returns log p [..., n, C], at most 0.
 
   Raises:
@@ -56,7 +57,7 @@ def log_probabilities(logits: Any) -> np.ndarray:
   return z - np.log(np.exp(z).sum(-1, keepdims=True))
 
 
-def log_odds(logits: Any, labels: Any) -> np.ndarray:
+def log_odds(logits: npt.ArrayLike, labels: npt.ArrayLike) -> np.ndarray:
   """Returns φ = log p_y − log Σ_{c≠y} p_c [..., n], also z_y − logsumexp_{c≠y} z_c, the margin.
 
   Args:
@@ -78,7 +79,7 @@ def log_odds(logits: Any, labels: Any) -> np.ndarray:
   return np.where(is_label, z, 0).sum(-1) - rest
 
 
-def label_probability(logits: Any, labels: Any) -> np.ndarray:
+def label_probability(logits: npt.ArrayLike, labels: npt.ArrayLike) -> np.ndarray:
   """Returns p_y [..., n] in [0, 1], from φ, so that a confident p_y is resolved to 1e-16.
 
   Example:
@@ -88,30 +89,29 @@ def label_probability(logits: Any, labels: Any) -> np.ndarray:
   return np.exp(-np.logaddexp(0, -log_odds(logits, labels)))
 
 
-def is_correct(logits: Any, labels: Any) -> np.ndarray:
+def is_correct(logits: npt.ArrayLike, labels: npt.ArrayLike) -> np.ndarray:
   """Returns bool [..., n]: whether the largest logit is the label's; the first one wins a tie."""
   z = _finite(logits)
   return np.argmax(z, -1) == _labels(z, labels)
 
 
-def at_label(values: np.ndarray, labels: Any) -> np.ndarray:
+def at_label(values: np.ndarray, labels: npt.ArrayLike) -> np.ndarray:
   """Returns values [..., n, C] at labels [n] as [..., n]."""
   return np.where(_is_label(values, labels), values, 0).sum(-1)
 
 
-def _logits(network, batch, apply_fn=None) -> jax.Array:
-  del apply_fn
+def _logits(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
   logits = network(batch[0])
   # bfloat16 is no dtype of NumPy's own: a file would not give it back.
   return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def _is_label(values: np.ndarray, labels: Any) -> np.ndarray:
+def _is_label(values: np.ndarray, labels: npt.ArrayLike) -> np.ndarray:
   return np.arange(values.shape[-1]) == _labels(values, labels)[:, None]
 
 
-def _labels(values: np.ndarray, labels: Any) -> np.ndarray:
-  labels, (n, classes) = np.asarray(labels), values.shape[-2:]
+def _labels(values: np.ndarray, given: npt.ArrayLike) -> np.ndarray:
+  labels, (n, classes) = np.asarray(given), values.shape[-2:]
   if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
     raise ValueError(
       f"logits {list(values.shape)} need integer labels [{n}], got {labels.dtype} "
@@ -123,7 +123,7 @@ def _labels(values: np.ndarray, labels: Any) -> np.ndarray:
   return labels
 
 
-def _finite(logits: Any) -> np.ndarray:
+def _finite(logits: npt.ArrayLike) -> np.ndarray:
   z = np.asarray(logits, dtype=np.float64)
   if z.ndim < 2 or z.shape[-1] < 2:
     raise ValueError(f"logits must be [..., n, C] with C of at least 2, got shape {z.shape}.")

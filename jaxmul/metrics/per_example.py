@@ -1,9 +1,8 @@
 """What is known of each example: how far unlearned models are from oracles on it, by id."""
 
-from typing import Any
-
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from jaxmul.data.split import Split
 from jaxmul.metrics.game import attack_all, known
@@ -18,7 +17,7 @@ def by_example(
   unlearned: Outputs,
   ensemble: Ensemble,
   split: Split,
-  attack_ids: Any,
+  attack_ids: npt.ArrayLike,
   key: jax.Array,
   *,
   references: tuple[Outputs, np.ndarray] | None = None,
@@ -38,11 +37,11 @@ def by_example(
     ValueError: as `beside_oracles`.
   """
   ids = split.forget
-  found = agreement_of_examples(unlearned.take(ids), ensemble.oracles.take(ids))
+  agreement = agreement_of_examples(unlearned.take(ids), ensemble.oracles.take(ids))
   fit = known(split, attack_ids, key)
   game = attack_all(unlearned, ensemble, ids, fit, references)
   attacked = {f"attack {name}": scores.auc_of_examples for name, scores in game.items()}
-  return {"ids": ids, **found, **attacked}
+  return {"ids": ids, **agreement, **attacked}
 
 
 def agreement_of_examples(unlearned: Outputs, oracles: Outputs) -> dict[str, np.ndarray]:
@@ -62,8 +61,9 @@ def agreement_of_examples(unlearned: Outputs, oracles: Outputs) -> dict[str, np.
     >>> agreement_of_examples(models, models)["churn"].tolist()
     [0.0, 0.0]
   """
-  logits, phi = ([getattr(x, of) for x in (unlearned, oracles)] for of in ("logits", "log_odds"))
-  found = {"klom": klom(*phi), "epsilon": epsilon(*phi)}
-  if any(each is None for each in logits):
-    return found
-  return found | {"churn": churn(*logits), "total variation": total_variation(*logits)}
+  phi = unlearned.log_odds, oracles.log_odds
+  agreement = {"klom": klom(*phi), "epsilon": epsilon(*phi)}
+  if unlearned.logits is None or oracles.logits is None:
+    return agreement
+  logits = unlearned.logits, oracles.logits
+  return agreement | {"churn": churn(*logits), "total variation": total_variation(*logits)}

@@ -6,14 +6,10 @@ a membership attack on S in the place of a_S.
 Errors of opposite sign cancel in one accuracy over S: a method that forgets a third of what a
 retrained model still knows, and keeps as much that it should forget, has the right mean. So ToW by
 group, which is ours, takes a product over groups of S in the place of that one factor.
-
-References:
-  Zhao et al., [What makes unlearning hard and what to do about it](https://arxiv.org/abs/2406.01257).
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +28,8 @@ def tow(unlearned: Triple, retrained: Triple) -> float:
     ValueError: not three numbers in [0, 1].
 
   References:
-    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+    Zhao et al., [What makes unlearning hard and what to do about
+    it](https://arxiv.org/abs/2406.01257), 2024.
 
   Example:
     >>> tow((0.5, 1.0, 0.75), (0.75, 1.0, 0.75))
@@ -47,13 +44,8 @@ def tow_mia(unlearned: Triple, retrained: Triple) -> float:
   Args:
     unlearned: (attack rate on S, retain accuracy, test accuracy) of the unlearned model, in [0, 1];
       the rate is the share of S called non-member, as `metrics.attacks.svc` returns.
-    retrained: the same of a model trained without S by the same recipe.
-
-  Raises:
-    ValueError: not three numbers in [0, 1].
-
-  References:
-    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+    retrained: the same of a model trained without S by the same recipe; errors and reference are
+      those of `tow`.
 
   Example:
     >>> tow_mia((0.5, 1.0, 0.75), (0.75, 1.0, 0.75))
@@ -97,14 +89,14 @@ def tow_by_group(unlearned: Rates, retrained: Rates) -> float:
   return float(first * np.prod(rest))
 
 
-def _product(caller: str, unlearned: Any, retrained: Any, forget: str) -> float:
+def _product(caller: str, unlearned: Triple, retrained: Triple, forget: str) -> float:
   names = (forget, "retain accuracy", "test accuracy")
-  a = _checked(f"{caller}: unlearned", unlearned, names)
-  b = _checked(f"{caller}: retrained", retrained, names)
-  return math.prod(1 - abs(x - y) for x, y in zip(a, b, strict=True))
+  ours = _checked(f"{caller}: unlearned", unlearned, names)
+  theirs = _checked(f"{caller}: retrained", retrained, names)
+  return math.prod(1 - abs(a - b) for a, b in zip(ours, theirs, strict=True))
 
 
-def _checked(name: str, values: Any, names: tuple[str, ...]) -> list[float]:
+def _checked(name: str, values: Triple, names: tuple[str, ...]) -> list[float]:
   order = ", ".join(names)
   try:
     numbers = [float(value) for value in values]

@@ -94,7 +94,7 @@ class _Train(_Graph):
     return logits, _split(module)[2] or state
 
 
-def bound_of(module: nnx.Module, call: ApplyFn | None, caller: str) -> Network:
+def network_of(module: nnx.Module, call: ApplyFn | None, caller: str) -> Network:
   """Returns a module as a `Network`; the module itself stays as it is.
 
   Args:

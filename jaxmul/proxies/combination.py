@@ -6,16 +6,16 @@ regression maps one to the other. Its penalty minimises the leave-one-out error,
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul.proxies.rank_agreement import Agreement, agreement
 
 _PENALTIES = 10.0 ** np.arange(-4, 4)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Combined:
   """What `combined` returns.
 
@@ -34,7 +34,9 @@ class Combined:
   best_agreement: Agreement
 
 
-def combined(scores: Mapping[str, Any], truth: Any, *, folds: int = 10, seed: int = 0) -> Combined:
+def combined(
+  scores: Mapping[str, ArrayLike], truth: ArrayLike, *, folds: int = 10, seed: int = 0
+) -> Combined:
   """Predicts memorization of all examples from proxies, and the truth of a few.
 
   Args:
@@ -94,11 +96,11 @@ def combined(scores: Mapping[str, Any], truth: Any, *, folds: int = 10, seed: in
   )
   intercept, weights = _ridge(x[known], y)
   return Combined(
-    intercept + x @ weights,
-    dict(zip(table, weights.tolist(), strict=True)),
-    agreement(predicted, truth[known]),
-    best,
-    agreement(table[best][known], truth[known]),
+    scores=intercept + x @ weights,
+    weights=dict(zip(table, weights.tolist(), strict=True)),
+    agreement=agreement(predicted, truth[known]),
+    best=best,
+    best_agreement=agreement(table[best][known], truth[known]),
   )
 
 

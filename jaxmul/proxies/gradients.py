@@ -8,12 +8,10 @@ from typing import Any
 
 import jax
 
-from jaxmul import _check
 from jaxmul._blocks import image_blocks
 from jaxmul._gradients import lengths, of_examples
-from jaxmul.binding import ApplyFn, as_network, refuse_batch_stats, refuse_without_embed
-
-Batch = tuple[jax.Array, jax.Array]
+from jaxmul.binding import ApplyFn, refuse_batch_stats
+from jaxmul.proxies.outputs import Batch, checked
 
 
 def grand(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Array:
@@ -47,11 +45,8 @@ def grand(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Arr
     >>> round(grand(jnp.zeros((2, 2)), batch, model).item(), 4)  # ‖x‖ ‖p − onehot(y)‖
     3.5355
   """
-  network = as_network(params, apply_fn, "grand")
+  network, inputs, labels = checked(params, batch, apply_fn, "grand")
   refuse_batch_stats(network, "grand")
-  inputs, labels = _check.batch(batch, "grand")
-  _check.tokens(network, inputs, "grand")
-  _check.answers(network, inputs, labels, "grand")
   return image_blocks(lambda x, y: of_examples(network, x, y, norms=True).norms, inputs, labels)
 
 
@@ -69,11 +64,7 @@ def input_gradient(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -
     >>> round(input_gradient(jnp.eye(2), batch, lambda w, x: x @ w).item(), 4)  # ‖W(p − onehot)‖
     0.7071
   """
-  network = as_network(params, apply_fn, "input_gradient")
-  inputs, labels = _check.batch(batch, "input_gradient")
-  refuse_without_embed(network, inputs, "input_gradient")
-  _check.tokens(network, inputs, "input_gradient")
-  _check.answers(network, inputs, labels, "input_gradient")
+  network, inputs, labels = checked(params, batch, apply_fn, "input_gradient", by_inputs=True)
 
   def norms(inputs, labels):
     return lengths(of_examples(network, inputs, labels, to_inputs=True).inputs)

@@ -1,9 +1,6 @@
 """Holdout retraining: what a network forgets when it goes on with data it has never seen.
 
 p = softmax before, q = softmax after fine-tuning on held-out examples only.
-
-References:
-  Carlini et al., [Distribution Density and Outliers](https://arxiv.org/abs/1910.13427), 2019.
 """
 
 import dataclasses
@@ -15,7 +12,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, losses, train
-from jaxmul._blocks import least_rows
 from jaxmul._examples import examples_of
 from jaxmul.binding import (
   ApplyFn,
@@ -27,6 +23,7 @@ from jaxmul.binding import (
   warn_without_train_fn,
 )
 from jaxmul.data.dataset import Dataset
+from jaxmul.proxies.outputs import Batch
 
 
 def heldout_recipe(recipe: train.Recipe) -> train.Recipe:
@@ -66,9 +63,8 @@ def heldout_retrain(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, proxies, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
+    >>> from jaxmul import data, models, proxies, train
+    >>> toy = data.Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2)
     >>> before = models.init(recipe.model, jax.random.key(0), toy.inputs)
     >>> after = proxies.heldout_retrain(before, toy, recipe, jax.random.key(1))
@@ -79,13 +75,11 @@ def heldout_retrain(
   refuse_untrainable(network, "heldout_retrain")
   if not len(heldout):
     raise ValueError("heldout_retrain got no held-out examples. Pass at least one.")
-  if patience < 1:
-    raise ValueError(f"heldout_retrain got patience={patience}, must be at least 1.")
+  _check.at_least("heldout_retrain", 1, patience=patience)
   _check.tokens(network, heldout.inputs, "heldout_retrain")
   _check.answers(network, heldout.example, heldout.labels, "heldout_retrain")
   warn_without_train_fn(network, "heldout_retrain")
-  least = least_rows(len(heldout), recipe.batch_size)
-  refuse_lone_rows(network, least, "heldout_retrain", "Take another batch_size, or more examples")
+  refuse_lone_rows(network, len(heldout), recipe.batch_size, "heldout_retrain")
   after = _retrain(recipe, patience, network, examples_of(heldout), key)
   if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)):
     raise FloatingPointError(
@@ -96,7 +90,7 @@ def heldout_retrain(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _retrain(recipe, patience, network, examples, key):
+def _retrain(recipe, patience, network, examples, key) -> Network:
   job = train.Job(recipe, train.optimizer(recipe, -(-len(examples.rows) // recipe.batch_size)))
 
   def go_on(carry):
@@ -117,7 +111,7 @@ def _retrain(recipe, patience, network, examples, key):
 def heldout_divergence(
   params: Any,
   heldout_params: Any,
-  batch: tuple[jax.Array, jax.Array],
+  batch: Batch,
   apply_fn: ApplyFn | None = None,
 ) -> jax.Array:
   """½[KL(p‖q) + KL(q‖p)]: how far the output on an example moved by holdout retraining.
@@ -149,10 +143,13 @@ def heldout_divergence(
   inputs, labels = _check.batch(batch, "heldout_divergence")
   networks = [as_network(each, apply_fn, "heldout_divergence") for each in (params, heldout_params)]
   refuse_own_loss(networks[0], "heldout_divergence")
+  for network in networks:
+    _check.tokens(network, inputs, "heldout_divergence")
+    _check.answers(network, inputs, labels, "heldout_divergence")
   before, after = (network(inputs) for network in networks)
   _check.logits(before, "heldout_divergence")
   log_p, log_q = losses.log_probabilities(before), losses.log_probabilities(after)
   # ½ Σ (p − q)(log p − log q): the two divergences in one sum of terms that are never negative.
   terms = (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)
-  each = 0.5 * jnp.sum(jnp.where(log_p == log_q, 0.0, terms), axis=-1)  # −∞ on both sides: 0
-  return losses.mean_over_positions(each, labels)
+  halves = 0.5 * jnp.sum(jnp.where(log_p == log_q, 0.0, terms), axis=-1)  # −∞ on both sides: 0
+  return losses.mean_over_positions(halves, labels)

@@ -3,9 +3,6 @@
 ℓ is the network's loss at input x, g = ∇_x ℓ, H = ∇²_x ℓ. E‖H v‖² = tr(H²) for Rademacher v, so
 the mean over probes is an unbiased estimate of tr(H²). Where inputs are tokens, x are their
 vectors, as the network embeds them.
-
-References:
-  Garg et al., [Memorization through the Lens of Curvature](https://arxiv.org/abs/2307.05831), 2023.
 """
 
 from typing import Any, Literal
@@ -17,7 +14,8 @@ from jax import lax
 from jaxmul import _check, _sharding, losses
 from jaxmul._blocks import image_blocks
 from jaxmul._gradients import lengths, per_example
-from jaxmul.binding import ApplyFn, Network, as_network, losses_of, refuse_without_embed
+from jaxmul.binding import ApplyFn, Network, losses_of
+from jaxmul.proxies.outputs import Batch, checked
 
 Method = Literal["hvp", "finite_difference", "rum_compat"]
 _STEP = {"finite_difference": 1e-3, "rum_compat": 1e-2}
@@ -25,7 +23,7 @@ _STEP = {"finite_difference": 1e-3, "rum_compat": 1e-2}
 
 def curvature(
   params: Any,
-  batch: tuple[jax.Array, jax.Array],
+  batch: Batch,
   apply_fn: ApplyFn | None = None,
   *,
   key: jax.Array | None = None,
@@ -74,19 +72,14 @@ def curvature(
     >>> round(scores.item(), 4)
     0.25
   """
-  network = as_network(params, apply_fn, "curvature")
-  inputs, labels = _check.batch(batch, "curvature")
+  network, inputs, labels = checked(params, batch, apply_fn, "curvature", by_inputs=True)
   if method not in ("hvp", "finite_difference", "rum_compat"):
     raise ValueError(
       f"curvature got method {method!r}: use 'hvp', 'finite_difference' or 'rum_compat'."
     )
-  if num_probes < 1:
-    raise ValueError(f"curvature got num_probes={num_probes}, must be at least 1.")
-  if h is not None and not h > 0:
-    raise ValueError(f"curvature got h={h}, must be above 0.")
-  refuse_without_embed(network, inputs, "curvature")
-  _check.tokens(network, inputs, "curvature")
-  _check.answers(network, inputs, labels, "curvature")
+  _check.at_least("curvature", 1, num_probes=num_probes)
+  if h is not None:
+    _check.above("curvature", 0, h=h)
   inputs = network.embedded(inputs)
   probes = None if probes is None else jnp.asarray(probes, inputs.dtype)
   if probes is not None and (not jnp.size(probes) or probes.shape[1:] != inputs.shape[1:]):

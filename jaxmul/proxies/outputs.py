@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul import _check, losses
-from jaxmul.binding import ApplyFn, Network, as_network, losses_of, refuse_own_loss
+from jaxmul.binding import (
+  ApplyFn,
+  Network,
+  as_network,
+  losses_of,
+  refuse_own_loss,
+  refuse_without_embed,
+)
 from jaxmul.losses import mean_over_positions
 
 Batch = tuple[jax.Array, jax.Array]
@@ -105,7 +112,7 @@ def loss(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Arra
     >>> round(loss(jnp.zeros((2, 2)), batch, lambda w, x: x @ w).item(), 4)
     0.6931
   """
-  network, inputs, labels = _checked(params, batch, apply_fn, "loss")
+  network, inputs, labels = checked(params, batch, apply_fn, "loss")
   outputs = network(inputs)
   if network.loss is losses.cross_entropy:
     _check.logits(outputs, "loss", stacklevel=3)
@@ -157,17 +164,24 @@ def entropies(logits: jax.Array) -> jax.Array:
   return -jnp.sum(jnp.where(jnp.isneginf(log_p), 0.0, jnp.exp(log_p) * log_p), axis=-1)
 
 
-def _forward(params, batch, apply_fn, caller) -> tuple[jax.Array, jax.Array]:
-  network, inputs, labels = _checked(params, batch, apply_fn, caller)
+def _forward(
+  params: Any, batch: Batch, apply_fn: ApplyFn | None, caller: str
+) -> tuple[jax.Array, jax.Array]:
+  network, inputs, labels = checked(params, batch, apply_fn, caller)
   refuse_own_loss(network, caller)
   logits = network(inputs)
   _check.logits(logits, caller, stacklevel=4)
   return logits, labels
 
 
-def _checked(params, batch, apply_fn, caller) -> tuple[Network, jax.Array, jax.Array]:
+def checked(
+  params: Any, batch: Batch, apply_fn: ApplyFn | None, caller: str, *, by_inputs: bool = False
+) -> tuple[Network, jax.Array, jax.Array]:
+  """Returns a network and its batch, or raises ValueError; `by_inputs` differentiates inputs."""
   network = as_network(params, apply_fn, caller)
   inputs, labels = _check.batch(batch, caller)
+  if by_inputs:
+    refuse_without_embed(network, inputs, caller)
   _check.tokens(network, inputs, caller)
   _check.answers(network, inputs, labels, caller)
   return network, inputs, labels

@@ -1,12 +1,14 @@
 """How well a proxy orders examples as the ground truth does."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxmul import _check
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Agreement:
   """Rank agreement of a proxy with the truth.
 
@@ -23,7 +25,12 @@ class Agreement:
 
 
 def agreement(
-  scores: Any, truth: Any, *, top_k: int | None = None, resamples: int = 1000, seed: int = 0
+  scores: ArrayLike,
+  truth: ArrayLike,
+  *,
+  top_k: int | None = None,
+  resamples: int = 1000,
+  seed: int = 0,
 ) -> Agreement:
   """Spearman's ρ between scores and truth with a bootstrap interval, and precision at k.
 
@@ -50,8 +57,8 @@ def agreement(
   truth = _checked(truth, "truth")
   if len(scores) != len(truth):
     raise ValueError(f"agreement got {len(scores)} scores, {len(truth)} truths; join them by id.")
-  if top_k is not None and not 1 <= top_k <= len(scores):
-    raise ValueError(f"agreement got top_k={top_k}, must be in [1, {len(scores)}].")
+  if top_k is not None:
+    _check.in_range("agreement", 1, len(scores), top_k=top_k)
 
   rng = np.random.default_rng(seed)
   resampled = []
@@ -63,7 +70,12 @@ def agreement(
   precision = None
   if top_k is not None:
     precision = float(_share_of_top(scores, top_k) @ _share_of_top(truth, top_k)) / top_k
-  return Agreement(float(_spearman(scores, truth)), float(low), float(high), precision)
+  return Agreement(
+    spearman=float(_spearman(scores, truth)),
+    low=float(low),
+    high=float(high),
+    precision_at_k=precision,
+  )
 
 
 def _share_of_top(values: np.ndarray, k: int) -> np.ndarray:
@@ -82,8 +94,8 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
 
 
-def _checked(values: Any, name: str) -> np.ndarray:
-  values = np.asarray(values, dtype=float)
+def _checked(given: ArrayLike, name: str) -> np.ndarray:
+  values = np.asarray(given, dtype=float)
   if values.ndim != 1 or len(values) < 3:
     raise ValueError(f"agreement needs {name} [n] with n of at least 3, got {values.shape}.")
   bad = np.flatnonzero(~np.isfinite(values))

@@ -42,7 +42,7 @@ def histogram(memorization: np.ndarray, groups: Mapping[str, np.ndarray]) -> dic
       "from": float(edges[i]),
       "to": float(edges[i + 1]),
       "count": int(count),
-      "groups": {name: int(found[i]) for name, found in inside.items() if found[i]},
+      "groups": {name: int(heights[i]) for name, heights in inside.items() if heights[i]},
     }
     for i, count in enumerate(counts)
     if count
@@ -158,7 +158,7 @@ def cost(methods: Mapping[str, Sequence[Figure]]) -> list[dict[str, Any]]:
   """
 
   def of(name: str, figure: str, otherwise: float) -> float:
-    return next((each.value for each in methods[name] if each.name == figure), otherwise)
+    return next((own.value for own in methods[name] if own.name == figure), otherwise)
 
   once = of("retrain", "seconds", math.nan) if "retrain" in methods else math.nan
   rows = []

@@ -1,4 +1,4 @@
-"""What the explorer of the training images reads: columns of numbers and sprites, as JSON.
+"""What the explorer of the training examples reads: columns of numbers, sprites or texts, as JSON.
 
 The markup's script block ends at the first `</script`, so `<`, `>`, `&` and the two line separators
 that JavaScript once took for line ends are escaped.
@@ -7,27 +7,31 @@ that JavaScript once took for line ends are escaped.
 import base64
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxmul.report.charts import mean_rank
 from jaxmul.report.read import Run
 from jaxmul.report.sprites import sprites
+from jaxmul.report.texts import fitted
+
+if TYPE_CHECKING:
+  from markupsafe import Markup
 
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 _PAGE_BYTES = 2_000_000  # kept for the rest of the page
 
 
-def pack(run: Run, max_bytes: int) -> tuple[Any, str]:
-  """Returns the data of the explorer as markup, and a line on the images.
+def pack(run: Run, max_bytes: int) -> tuple["Markup", str]:
+  """Returns the data of the explorer as markup, and a line on the images or texts.
 
   Args:
     run: with images.
     max_bytes: of the whole page.
 
   Raises:
-    ValueError: the images do not fit, however small.
+    ValueError: the images do not fit, however small, or the texts, however short.
   """
   assert run.images is not None
   columns = {
@@ -59,8 +63,11 @@ def pack(run: Run, max_bytes: int) -> tuple[Any, str]:
       "methods": run.after.methods,
       "confidence": np.round(run.after.confidence, 4).tolist(),
     }
-  room = (max_bytes - len(json.dumps(data)) - _PAGE_BYTES) * 3 // 4
-  packed = sprites(run.images.images, max(room, 100_000))
+  room = max((max_bytes - len(json.dumps(data)) - _PAGE_BYTES) * 3 // 4, 100_000)
+  if run.images.texts is not None:
+    data["texts"], note = fitted(run.images.texts, room)
+    return as_json(data), note
+  packed = sprites(run.images.images, room)
   data |= {
     "sprites": [base64.b64encode(file).decode() for file in packed.files],
     "width": packed.width,
@@ -80,7 +87,7 @@ def disagreement(proxies: Mapping[str, np.ndarray]) -> np.ndarray:
   return np.std([mean_rank(values) for values in proxies.values()], axis=0)
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> "Markup":
   """Returns a value as JSON that may stand in a script block."""
   from markupsafe import Markup
 

@@ -34,14 +34,16 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
     run_directory: metrics.json gives the tables, scores.npz the figures, and with images.npz (ids,
       images, labels and perhaps class_names) the explorer; unlearned.npz (ids, methods, confidence
       [methods, seeds, k]) what became of each forgotten example; audit.json the audit; config.json
-      the provenance. Any of them may be absent, but not both of the first two.
-    max_bytes: of the page; many images are compressed harder to fit.
+      the provenance. Any of them may be absent, but not both of the first two. Where images are
+      tokens, int [n, T], the explorer shows them as text: decode of images.npz, str [n], or else
+      the numbers.
+    max_bytes: of the page; many images are compressed harder to fit, and texts cut shorter.
 
   Returns:
     The path of the page.
 
   Raises:
-    ValueError: the directory is no run, a file in it is damaged, or the images do not fit.
+    ValueError: the directory is no run, a file in it is damaged, or the images or texts do not fit.
     ImportError: jinja2 is not installed.
   """
   folder = Path(run_directory)
@@ -57,10 +59,12 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
   truth = _profile(memorization) | run.metrics.get("ground_truth", {})
   known = np.isfinite(memorization)
   methods = {name: _seen(method.figures, run.blind) for name, method in run.methods.items()}
-  shown = [
-    each for each in _COLUMNS if methods and all(_pick(f, *each[1:]) for f in methods.values())
-  ]
-  titles = [title for title, _, _ in shown]
+  columns = {
+    title: [_pick(figures, name, part) for figures in methods.values()]
+    for title, name, part in _COLUMNS
+  }
+  columns = {title: column for title, column in columns.items() if column and all(column)}
+  titles = list(columns)
   card = "example gap" if "example gap" in titles else "ToW"
   context = {
     "config": run.config,
@@ -68,11 +72,11 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
     "truth": truth,
     "columns": titles,
     "methods": {
-      name: [_pick(found, *each[1:]) for each in shown] for name, found in methods.items()
+      name: [column[row] for column in columns.values()] for row, name in enumerate(methods)
     },
     "proxies": {
-      name: {figure.name: figure for figure in found if not figure.kind}
-      for name, found in run.ranks.items()
+      name: {figure.name: figure for figure in figures if not figure.kind}
+      for name, figures in run.ranks.items()
     },
     "audit": run.audit,
     "blind": run.blind,
@@ -90,24 +94,25 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
       if known.any()
     },
     "dots": {
-      title: charts.dots({name: find(found, title) for name, found in methods.items()})
+      title: charts.dots(dict(zip(methods, columns[title], strict=True)))
       for title in titles
       if title in _DRAWN
     },
     "card": card,
     "cards": _cards(run.methods, card),
     "groups_said": {
-      name: " ".join(map(str, found["classes"]))
-      for name, found in run.metrics.get("groups", {}).items()
+      name: " ".join(map(str, group["classes"]))
+      for name, group in run.metrics.get("groups", {}).items()
     },
     "cost": charts.cost({name: method.figures for name, method in run.methods.items()}),
     "after": _by_group(run),
     "digests": run.digests,
     "data": None,
-    "image_note": "",
   }
   if run.images is not None:
-    context["data"], context["image_note"] = explorer.pack(run, max_bytes)
+    context["data"], context["note"] = explorer.pack(run, max_bytes)
+    context["example"] = "image" if run.images.texts is None else "text"
+    context["classes"] = run.images.class_names
   return context
 
 
@@ -117,21 +122,23 @@ def _seen(figures: Sequence[Figure], blind: Sequence[Blind]) -> list[Figure]:
 
 
 def _pick(figures: Sequence[Figure], name: str, part: str) -> Figure | None:
-  return next((each for each in figures if (each.name, each.part) == (name, part)), None)
+  """Returns a figure of the method's models themselves, not of the oracles beside them."""
+  wanted = (name, "unlearned", part, "")
+  return next((f for f in figures if (f.name, f.of, f.part, f.kind) == wanted), None)
 
 
 def _cards(methods: Mapping[str, Method], card: str) -> dict[str, Figure]:
   """Returns a figure of what the summary shows: doing nothing, the best to expect, RUM's ways."""
   fixed = ("original", "retrain")
-  whole = [name for name, each in methods.items() if each.scores is None and not each.tuned]
+  whole = [name for name, m in methods.items() if m.scores is None and not m.tuned]
   whole = [name for name in whole if name not in fixed]
-  truth = [name for name, each in methods.items() if each.scores == "ground truth"]
-  tuned = [name for name, each in methods.items() if each.tuned]
+  truth = [name for name, m in methods.items() if m.scores == "ground truth"]
+  tuned = [name for name, m in methods.items() if m.tuned]
   names = dict.fromkeys([*fixed, *whole[-1:], *truth, *tuned[-1:]])
   return {name: find(methods[name].figures, card) for name in names if name in methods}
 
 
-def _profile(memorization: np.ndarray) -> dict[str, Any]:
+def _profile(memorization: np.ndarray) -> dict[str, float]:
   """Returns what the cards show, where metrics.json does not say it."""
   if not len(memorization):
     return {}
@@ -152,13 +159,10 @@ def _by_group(run: Run) -> dict[str, dict[str, float]]:
   """Returns {method: {group: mean p_y over its examples and seeds}}."""
   if run.after is None:
     return {}
-  members = {
-    name: found
-    for name, ids in _groups(run).items()
-    if (found := np.isin(run.after.ids, ids)).any()
-  }
+  members = {name: np.isin(run.after.ids, ids) for name, ids in _groups(run).items()}
+  members = {name: is_member for name, is_member in members.items() if is_member.any()}
   return {
-    method: {name: float(confidence[found].mean()) for name, found in members.items()}
+    method: {name: float(confidence[rows].mean()) for name, rows in members.items()}
     for method, confidence in zip(run.after.methods, run.after.confidence, strict=True)
   }
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,11 +9,14 @@ from jaxmul._ties import SOFT_DECIMALS
 from jaxmul.metrics import Figure, find
 from jaxmul.proxies import Agreement
 from jaxmul.report.charts import mean_rank
+from jaxmul.report.texts import cut, of_inputs
 
 _INK, _ACCENT, _WARM = "#333333", "#2f6db3", "#c8553d"
 
 
-def memorization_histogram(path: Path, memorization: np.ndarray, groups: Mapping[str, Any]) -> None:
+def memorization_histogram(
+  path: Path, memorization: np.ndarray, groups: Mapping[str, np.ndarray]
+) -> None:
   """Draws how many examples have which memorization score, and where the forget groups lie.
 
   Args:
@@ -60,11 +62,12 @@ def proxies_against_truth(
   for axes in grid.flat[len(scores) :]:
     axes.axis("off")
   for axes, (name, values) in zip(grid.flat, scores.items(), strict=False):
-    found = agreements[name]
+    agreement = agreements[name]
     rank = mean_rank(values)
     axes.scatter(rank, memorization, s=5, alpha=0.35, color=_ACCENT, linewidths=0)
     axes.set_title(
-      f"{name}\nρ = {found.spearman:.2f}  [{found.low:.2f}, {found.high:.2f}]", fontsize=10
+      f"{name}\nρ = {agreement.spearman:.2f}  [{agreement.low:.2f}, {agreement.high:.2f}]",
+      fontsize=10,
     )
     axes.set(xlabel="rank of proxy, 0 to 1", ylabel="memorization")
   figure.suptitle(title, fontsize=11)
@@ -93,11 +96,11 @@ def method_intervals(
   )
   for axes, metric in zip(grid.flat, shown, strict=True):
     for row, name in enumerate(names):
-      found = find(results[name], metric)
+      value = find(results[name], metric)
       colour = _WARM if name in refined else _INK
-      if np.isfinite(found.low):
-        axes.plot([found.low, found.high], [row, row], color=colour, linewidth=1.6, alpha=0.6)
-      axes.plot(found.value, row, "o", color=colour, markersize=5)
+      if np.isfinite(value.low):
+        axes.plot([value.low, value.high], [row, row], color=colour, linewidth=1.6, alpha=0.6)
+      axes.plot(value.value, row, "o", color=colour, markersize=5)
     best = "0 is best" if metric == "example gap" else "1 = as retrained"
     axes.set(xlabel=f"{metric} ({best})", yticks=range(len(names)), yticklabels=names)
     axes.grid(axis="x", alpha=0.25)
@@ -116,24 +119,32 @@ def gallery(
 ) -> None:
   """Draws the most and the least memorized images, two rows each, with label and score.
 
+  Of sequences it shows the texts, one a line.
+
   Args:
     path: of the PNG.
-    images: [n, H, W] or [n, H, W, 3].
-    labels: [n].
+    images: [n, H, W] or [n, H, W, 3]; or tokens [n, T], or texts [n].
+    labels: [n]; those of sequences, [n, ...], are not shown.
     memorization: [n]; NaN is left out.
     soft: [n], tells ties apart, in steps of 0.01.
-    columns: images a row.
+    columns: images a row; or texts of each kind.
   """
   plt = _pyplot()
   known = np.flatnonzero(np.isfinite(memorization))
   anyhow = np.random.default_rng(0).permutation(len(known))  # ties follow neither place nor class
   order = known[np.lexsort((anyhow, -np.round(soft[known], SOFT_DECIMALS), -memorization[known]))]
-  count = min(2 * columns, len(order) // 2)
+  texts = of_inputs(images)
+  count = min(2 * columns if texts is None else columns, len(order) // 2)
   halves = {"most memorized": order[:count], "least memorized": order[::-1][:count]}
   figure, parts = plt.subplots(2, 1, figsize=(columns * 0.85, 4.8), layout="constrained")
   for axes, (title, rows) in zip(parts, halves.items(), strict=True):
     axes.axis("off")
     axes.set_title(title, fontsize=11)
+    if texts is not None:
+      lines = [f"{memorization[row]:5.2f}  {' '.join(texts[row].split())}" for row in rows]
+      said = "\n".join(cut(line, 10 * columns) for line in lines)
+      axes.text(0, 1, said, fontsize=7, family="monospace", va="top", parse_math=False)
+      continue
     sheet, corners = _sheet(images[rows], 2, columns)
     axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     for row, (top, left) in zip(rows, corners, strict=True):

@@ -11,6 +11,7 @@ from jaxmul._files import read_npz, sha256
 from jaxmul._ids import find
 from jaxmul._ties import scattered
 from jaxmul.metrics import Blind, Figure, figures
+from jaxmul.report import texts
 
 _FILES = (
   "config.json",
@@ -20,6 +21,8 @@ _FILES = (
   "images.npz",
   "unlearned.npz",
 )
+_GROUP, _PROXY = "group_", "proxy_"  # an .npz is flat
+_TRUTH = ("memorization", "memorization_low", "memorization_high")
 _OLDER = "as an older jaxmul wrote it. Run the same command again."
 
 
@@ -31,10 +34,19 @@ class Method(NamedTuple):
   figures: list[Figure]
 
 
-class Images(NamedTuple):
-  """Inputs [n, ...], labels int [n] and the names of the classes, in the order of the scores."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+  """The training examples, in the order of the scores.
+
+  Attributes:
+    images: inputs [n, ...].
+    texts: n of them where the examples are sequences, else None.
+    labels: int [n], or none [0] where an example has no one class, as a text of labelled tokens.
+    class_names: of the labels.
+  """
 
   images: np.ndarray
+  texts: list[str] | None
   labels: np.ndarray
   class_names: list[str]
 
@@ -110,9 +122,9 @@ def read(folder: Path) -> Run:
   ids = scores.get("ids", np.zeros(0, np.int64))
   return Run(
     ids=ids,
-    truth={name: each for name, each in scores.items() if name.startswith("memorization")},
-    proxies={name: each.mean(axis=0) for name, each in _named(scores, "proxy_").items()},
-    groups=_named(scores, "group_"),
+    truth={name: scores[name] for name in _TRUTH if name in scores},
+    proxies={name: seeds.mean(axis=0) for name, seeds in _named(scores, _PROXY).items()},
+    groups=_named(scores, _GROUP),
     images=_images(_arrays(folder / "images.npz"), ids),
     after=_after(_arrays(folder / "unlearned.npz")),
     methods=_methods(metrics),
@@ -128,22 +140,21 @@ def read(folder: Path) -> Run:
 
 def _methods(metrics: dict[str, Any]) -> dict[str, Method]:
   """Returns what was judged, as metrics.json has it."""
-  found = {}
-  for name, each in metrics.get("methods", {}).items():
-    if "figures" not in each:
+  methods = {}
+  for name, judged in metrics.get("methods", {}).items():
+    if "figures" not in judged:
       raise ValueError(f"metrics.json holds {name!r} {_OLDER}")
-    found[name] = Method(
-      each.get("scores"), each.get("tuned", False), figures.read(each["figures"])
-    )
-  return found
+    own = figures.read(judged["figures"])
+    methods[name] = Method(judged.get("scores"), judged.get("tuned", False), own)
+  return methods
 
 
 def _blind(audit: dict[str, Any]) -> list[Blind]:
   """Returns what the audit found blind, as audit.json has it."""
-  found = audit.get("blind", [])
-  if not all(isinstance(each, dict) for each in found):
-    raise ValueError(f"audit.json holds {found[0]!r} {_OLDER}")
-  return [Blind(**each) for each in found]
+  rows = audit.get("blind", [])
+  if not all(isinstance(row, dict) for row in rows):
+    raise ValueError(f"audit.json holds {rows[0]!r} {_OLDER}")
+  return [Blind(**row) for row in rows]
 
 
 def _scattered(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -151,28 +162,39 @@ def _scattered(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   if "ids" not in scores:
     return scores
   order = np.argsort(scattered(scores["ids"]))
-  return {k: each if k.startswith("group_") else each[..., order] for k, each in scores.items()}
+  groups = {name: ids for name, ids in scores.items() if name.startswith(_GROUP)}
+  return {
+    name: values[..., order] for name, values in scores.items() if name not in groups
+  } | groups
 
 
 def _named(scores: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-  return {k.removeprefix(prefix): each for k, each in scores.items() if k.startswith(prefix)}
+  """Returns {name: array} of the arrays that the file holds as prefix + name."""
+  return {
+    key.removeprefix(prefix): array for key, array in scores.items() if key.startswith(prefix)
+  }
 
 
-def _images(found: dict[str, np.ndarray], ids: np.ndarray) -> Images | None:
-  if not found or not len(ids):
+def _images(arrays: dict[str, np.ndarray], ids: np.ndarray) -> Images | None:
+  if not arrays or not len(ids):
     return None
-  rows = find(found["ids"], ids)
+  rows = find(arrays["ids"], ids)
   if (rows < 0).any():
     raise ValueError(f"images.npz lacks id {ids[rows < 0][0]} of scores.npz.")
-  labels = found["labels"][rows]
-  names = found.get("class_names", np.arange(int(labels.max()) + 1))
-  return Images(found["images"][rows], labels, [str(name) for name in names.tolist()])
+  inputs, labels = arrays["images"][rows], arrays["labels"][rows]
+  if labels.ndim > 1 or not np.issubdtype(labels.dtype, np.integer):
+    labels = np.zeros(0, np.int32)
+  names = arrays.get("class_names", np.arange(labels.max(initial=-1) + 1)) if len(labels) else []
+  said = arrays["decode"][rows] if "decode" in arrays else inputs
+  return Images(
+    images=inputs, texts=texts.of_inputs(said), labels=labels, class_names=[*map(str, names)]
+  )
 
 
-def _after(found: dict[str, np.ndarray]) -> After | None:
-  if not found:
+def _after(arrays: dict[str, np.ndarray]) -> After | None:
+  if not arrays:
     return None
-  return After(found["ids"], found["methods"].tolist(), found["confidence"].mean(axis=1))
+  return After(arrays["ids"], arrays["methods"].tolist(), arrays["confidence"].mean(axis=1))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
   }
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
   """Writes JSON whole or not at all; NaN becomes null, as JSON has none."""
   text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
   write_atomic(path, (text + "\n").encode())
@@ -41,16 +41,16 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
   write_atomic(path, npz(arrays))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
   """Returns value as JSON types."""
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
   if isinstance(value, Mapping):
-    return {str(name): _plain(each) for name, each in value.items()}
+    return {str(name): _plain(item) for name, item in value.items()}
   if isinstance(value, np.ndarray):
     return _plain(value.tolist())
   if isinstance(value, tuple | list):
-    return [_plain(each) for each in value]
+    return [_plain(item) for item in value]
   if isinstance(value, float | np.floating):
     return float(value) if np.isfinite(value) else None
   if isinstance(value, np.integer):

@@ -2,13 +2,16 @@
 
 For each training example a chunk keeps sums over its models, split by whether the example was in
 the model's subset. Sums add across chunks and machines; means do not.
+
+A model is judged by p = e^−ℓ of each example, ℓ the network's loss: with cross-entropy p_y. Only
+then can it be right or wrong.
 """
 
 import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +20,15 @@ import numpy as np
 from jaxmul import _identity, _settings, losses
 from jaxmul._blocks import map_blocks
 from jaxmul._examples import Examples, examples_of
-from jaxmul._odds import log_odds, log_odds_and_correct
+from jaxmul.binding import Network, losses_of
 from jaxmul.data.dataset import as_inputs
-from jaxmul.retraining.schedule import Learner, Schedule, Target, keys_of
+from jaxmul.retraining.schedule import (
+  Learner,
+  Schedule,
+  Target,
+  keys_of,
+  refuse_target,
+)
 from jaxmul.train import Recipe, run
 
 _BLOCK = 512
@@ -29,7 +38,7 @@ TALLIES = (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Chunk:
   """Tallies of some models over the n examples of a schedule, and their outputs on its test set.
 
@@ -37,12 +46,13 @@ class Chunk:
     models: int64 [k], which models; a diverged model is not counted.
     diverged: int64 [d], models whose loss became NaN or inf.
     correct_in, count_in: int64 [n], correct predictions and models with the example in the subset.
-      A text is right where all of its scored positions are.
+      A text is right where all of its scored positions are. With a loss of the network's own
+      nothing is right or wrong: correct_in, correct_out and the sums of φ are float64 NaN.
     correct_out, count_out: int64 [n], the same for models without it.
-    p_in, p_out: float64 [n], sums of p_y, of a text of p = e^−ℓ.
+    p_in, p_out: float64 [n], sums of p = e^−ℓ: p_y of an image.
     odds_in, odds_out: float64 [n], sums of φ = log p − log(1 − p).
     member: uint8 [k, ⌈n/8⌉], a bit for each example in the subset; [k, 0] without test examples.
-    test: uint8 [k, ⌈t/8⌉], a bit for each correct prediction; or logits float32 [k, t, C]; or
+    test: uint8 [k, ⌈t/8⌉], a bit for each correct prediction; or outputs float32 [k, t, ...]; or
       float32 [k, t, 2], φ and whether it is right.
   """
 
@@ -79,14 +89,40 @@ class Arrays(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """What one model did: member, correct, p, odds [n], test [t] or [t, …] (or [1]), finite []."""
+  """What one model did.
 
-  member: Any
-  correct: Any
-  p: Any
-  odds: Any
-  test: Any
-  finite: Any
+  Attributes:
+    member: bool [n], which examples it was trained on.
+    correct: bool [n]; NaN where the loss is the network's own.
+    p, odds: [n], e^−ℓ and φ; φ is NaN as above.
+    test: what is kept of each test example, [t] or [t, ...]; [1] without test examples.
+    finite: bool [], whether training and p stayed finite.
+  """
+
+  member: jax.Array
+  correct: jax.Array
+  p: jax.Array
+  odds: jax.Array
+  test: jax.Array
+  finite: jax.Array
+
+
+class Task(NamedTuple):
+  """What all models of a schedule share and a compiled program is made for: hashable.
+
+  JAX itself tells only some of its settings apart, so that they are part of it.
+  """
+
+  recipe: Recipe | Learner
+  subset_size: int
+  target: Target
+  folds: int
+  settings: _settings.Settings
+
+
+def task_of(schedule: Schedule) -> Task:
+  """Returns what the models of a schedule share."""
+  return Task(**{name: getattr(schedule, name) for name in Task._fields})
 
 
 def arrays_of(schedule: Schedule) -> Arrays:
@@ -95,70 +131,81 @@ def arrays_of(schedule: Schedule) -> Arrays:
   rows = data.rows(schedule.candidates)
   always = np.delete(np.arange(len(data)), rows)
   return Arrays(
-    examples_of(data),
-    jnp.asarray(always),
-    jnp.asarray(rows),
-    examples_of(schedule.test or data.take([])),
-    jnp.asarray(schedule.key),
+    examples=examples_of(data),
+    always=jnp.asarray(always),
+    candidates=jnp.asarray(rows),
+    test=examples_of(schedule.test or data.take([])),
+    key=jnp.asarray(schedule.key),
   )
 
 
-def outcome(
-  recipe: Recipe | Learner,
-  subset_size: int,
-  target: Target,
-  folds: int,
-  arrays: Arrays,
-  model: jax.Array,
-) -> Outcome:
+def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
   """Trains one model on its subset: a pure function of the model's number.
 
   Args:
-    recipe, subset_size, target, folds: of the schedule; static.
-    arrays: of the schedule.
+    task, arrays: of the schedule; the task is static.
     model: int scalar.
+
+  Raises:
+    ValueError: what is kept of test examples needs classes, and a learner's network has none.
   """
   examples, always, candidates, test, key = arrays
   subset_key, train_key = keys_of(key, model)
-  kept = subset_size - len(always)
-  if folds:
+  count = task.subset_size - len(always)
+  if task.folds:
     # All models of a repeat share one order of the data; each leaves out its own stretch of it.
-    subset_key, _ = keys_of(key, model // folds * folds)
-    left_out = len(candidates) - kept
+    subset_key, _ = keys_of(key, model // task.folds * task.folds)
+    left_out = len(candidates) - count
     drawn = jax.random.permutation(subset_key, len(candidates))
-    drawn = jnp.roll(drawn, -left_out * (model % folds + 1))[:kept]
+    drawn = jnp.roll(drawn, -left_out * (model % task.folds + 1))[:count]
   else:
-    drawn = jax.random.permutation(subset_key, len(candidates))[:kept]
+    drawn = jax.random.permutation(subset_key, len(candidates))[:count]
   rows = jnp.sort(jnp.concatenate([always, candidates[drawn]]))
   member = jnp.zeros(len(examples.labels), bool).at[rows].set(True)
-  subset = examples._replace(rows=rows, count=jnp.int32(subset_size))
-  network, finite = _train(recipe, subset, train_key)
+  subset = examples._replace(rows=rows, count=jnp.int32(task.subset_size))
+  network, finite = _train(task.recipe, subset, train_key)
 
-  def predict(inputs, labels):
-    logits = network(as_inputs(inputs))
-    p = jnp.exp(-losses.cross_entropy(logits, labels))
-    return losses.is_correct(logits, labels), p, log_odds(logits, labels)
+  def judge(inputs, labels):
+    outputs = network(as_inputs(inputs))
+    if isinstance(network, Network) and network.loss is not losses.cross_entropy:
+      p = jnp.exp(-losses_of(network, outputs, labels))
+      undefined = jnp.full_like(p, jnp.nan)
+      return undefined, p, undefined
+    p = jnp.exp(-losses.cross_entropy(outputs, labels))
+    return losses.is_correct(outputs, labels), p, losses.log_odds(outputs, labels)
 
   def keep(inputs, labels):
-    logits = network(as_inputs(inputs))
-    if target == "correct":
-      return losses.is_correct(logits, labels)
-    if target == "log_odds":
-      return log_odds_and_correct(logits, labels)
+    outputs = network(as_inputs(inputs))
+    if task.target == "correct":
+      return losses.is_correct(outputs, labels)
+    if task.target == "log_odds":
+      return losses.log_odds_and_correct(outputs, labels)
     # bfloat16 is no dtype of NumPy's own: the store would not give it back.
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
 
-  correct, p, odds = map_blocks(predict, examples[:2], _BLOCK)
-  nothing = jnp.zeros(1, bool)  # lax.map refuses arrays without elements
-  kept = map_blocks(keep, test[:2], _BLOCK) if len(test.labels) else nothing
-  return Outcome(member, correct, p, odds, kept, finite & jnp.isfinite(p).all())
+  kept = jnp.zeros(1, bool)  # lax.map refuses arrays without elements
+  if len(test.labels):
+    refuse_target(network, task.target, "a learner")
+    kept = map_blocks(keep, test[:2], _BLOCK)
+  correct, p, odds = map_blocks(judge, examples[:2], _BLOCK)
+  return Outcome(
+    member=member,
+    correct=correct,
+    p=p,
+    odds=odds,
+    test=kept,
+    finite=finite & jnp.isfinite(p).all(),
+  )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _jitted_outcome(settings, recipe, subset_size, target, folds, arrays, model):
-  """One program for each of JAX's settings; JAX itself tells only some of them apart."""
-  del settings
-  return outcome(recipe, subset_size, target, folds, arrays, model)
+_jitted_outcome = jax.jit(outcome, static_argnums=0)
+
+
+def has_classes(schedule: Schedule) -> bool:
+  """Whether models of a schedule can be right or wrong; one is traced, and none trained."""
+  with as_scheduled(schedule):
+    traced = functools.partial(outcome, task_of(schedule))
+    return jax.eval_shape(traced, arrays_of(schedule), 0).correct.dtype == bool
 
 
 def _train(recipe, examples, key):
@@ -188,18 +235,11 @@ def run_chunk(schedule: Schedule, chunk: int) -> Chunk:
   References:
     Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
   """
-  models = np.asarray(schedule.models(chunk))
-  static = (
-    schedule.settings,
-    schedule.recipe,
-    schedule.subset_size,
-    schedule.target,
-    schedule.folds,
-  )
+  models, task = np.asarray(schedule.models(chunk)), task_of(schedule)
   with as_scheduled(schedule):
     arrays = arrays_of(schedule)
-    outcomes = [jax.tree.map(np.asarray, _jitted_outcome(*static, arrays, each)) for each in models]
-  return tally(schedule, models, Outcome(*map(np.stack, zip(*outcomes, strict=True))))
+    outcomes = [jax.tree.map(np.asarray, _jitted_outcome(task, arrays, model)) for model in models]
+  return tally(schedule, models, jax.tree.map(lambda *leaves: np.stack(leaves), *outcomes))
 
 
 @contextlib.contextmanager
@@ -218,22 +258,22 @@ def as_scheduled(schedule: Schedule) -> Iterator[None]:
 
 def tally(schedule: Schedule, models: np.ndarray, outcome: Outcome) -> Chunk:
   """Returns the sums over models [k] of their outcomes, each with a leading axis [k]."""
-  finite = outcome.finite
-  member, correct = outcome.member[finite], outcome.correct[finite]
-  p, odds = outcome.p[finite].astype(float), outcome.odds[finite].astype(float)
-  test = outcome.test[finite] if schedule.test else member[:, :0]
+  finite = np.asarray(outcome.finite)
+  member, correct, p, odds, test, _ = (np.asarray(leaf)[finite] for leaf in outcome)
+  if correct.dtype != bool:
+    correct = correct.astype(float)
+  p, odds = p.astype(float), odds.astype(float)
+  if not schedule.test:
+    test = member[:, :0]
+  tallies = {}
+  for name, values in (("correct", correct), ("count", 1), ("p", p), ("odds", odds)):
+    tallies[f"{name}_in"] = np.sum(np.where(member, values, 0), 0)
+    tallies[f"{name}_out"] = np.sum(np.where(member, 0, values), 0)
   return Chunk(
-    models[finite],
-    models[~finite],
-    correct_in=np.sum(correct & member, 0),
-    count_in=np.sum(member, 0),
-    correct_out=np.sum(correct & ~member, 0),
-    count_out=np.sum(~member, 0),
-    p_in=np.sum(p * member, 0),
-    p_out=np.sum(p * ~member, 0),
-    odds_in=np.sum(np.where(member, odds, 0), 0),
-    odds_out=np.sum(np.where(member, 0, odds), 0),
-    member=np.packbits(member if schedule.test else member[:, :0], axis=1),
+    models=models[finite],
+    diverged=models[~finite],
+    **tallies,
+    member=np.packbits(member if schedule.test else test, axis=1),
     test=np.packbits(test, axis=1) if schedule.target == "correct" else test,
   )
 
@@ -241,8 +281,8 @@ def tally(schedule: Schedule, models: np.ndarray, outcome: Outcome) -> Chunk:
 def add(a: Chunk, b: Chunk) -> Chunk:
   """Returns the tallies of both; what is kept for each model apart is dropped."""
   return Chunk(
-    np.concatenate([a.models, b.models]),
-    np.concatenate([a.diverged, b.diverged]),
+    models=np.concatenate([a.models, b.models]),
+    diverged=np.concatenate([a.diverged, b.diverged]),
     **{name: getattr(a, name) + getattr(b, name) for name in TALLIES},
     member=a.member[:0],
     test=a.test[:0],

@@ -13,13 +13,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _sharding
+from jaxmul import _check, _sharding
 from jaxmul.retraining.chunk import (
   Chunk,
   Outcome,
@@ -28,10 +28,29 @@ from jaxmul.retraining.chunk import (
   outcome,
   run_chunk,
   tally,
+  task_of,
 )
 from jaxmul.retraining.schedule import Schedule
 
 Executor = Callable[[Schedule, Sequence[int]], Iterator[tuple[int, Chunk]]]
+
+
+class Future(Protocol):
+  """What `submit` returns: work that another process does."""
+
+  def done(self) -> bool: ...
+
+  def result(self) -> Chunk: ...
+
+  def cancel(self) -> object: ...
+
+
+@runtime_checkable
+class Submitter(Protocol):
+  """Whatever sends a function and its arguments to another process: see `pool`."""
+
+  def submit(self, function: Callable[..., Chunk], /, *arguments: object) -> Future: ...
+
 
 # XLA's CPU products do not scale over threads as processes do: one thread each.
 _SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false"
@@ -54,8 +73,8 @@ def processes(workers: int | None = None) -> Executor:
   Raises:
     ValueError: `workers` is below 1.
   """
-  if workers is not None and workers < 1:
-    raise ValueError(f"processes got workers={workers}, must be at least 1.")
+  if workers is not None:
+    _check.at_least("processes", 1, workers=workers)
 
   def execute(schedule: Schedule, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
     import loky
@@ -108,33 +127,32 @@ def devices(width: int = 1) -> Executor:
   Raises:
     ValueError: `width` is below 1.
   """
-  if width < 1:
-    raise ValueError(f"devices got width={width}, must be at least 1.")
+  _check.at_least("devices", 1, width=width)
 
   def execute(schedule: Schedule, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
-    found = jax.local_devices()
+    local = jax.local_devices()
     with as_scheduled(schedule):
       arrays = arrays_of(schedule)
-    static = (schedule.recipe, schedule.subset_size, schedule.target, schedule.folds)
+    task = task_of(schedule)
 
     def train(model, arrays):
-      return outcome(*static, arrays, model)
+      return outcome(task, arrays, model)
 
-    mapped = jax.jit(_sharding.map_models(train, found, width))
+    mapped = jax.jit(_sharding.map_models(train, local, width))
     for chunk in chunks:
       if chunk % jax.process_count() != jax.process_index():
         continue
       models = np.asarray(schedule.models(chunk))
-      padded = np.resize(models, -(-len(models) // (width * len(found))) * width * len(found))
+      padded = np.resize(models, -(-len(models) // (width * len(local))) * width * len(local))
       with as_scheduled(schedule):  # not around the yield: the settings of who reads are theirs
         outcomes = mapped(jnp.asarray(padded), arrays)
-      kept = Outcome(*(np.asarray(each)[: len(models)] for each in outcomes))
+      kept = Outcome._make(np.asarray(leaf)[: len(models)] for leaf in outcomes)
       yield chunk, tally(schedule, models, kept)
 
   return execute
 
 
-def pool(submitter: Any) -> Executor:
+def pool(submitter: Submitter) -> Executor:
   """Returns an executor over any object with `submit`: `concurrent.futures`, Dask, submitit.
 
   The whole schedule, data included, is sent with every chunk.
@@ -208,7 +226,7 @@ def ray(address: str | None = None, **options: Any) -> Executor:
   return execute
 
 
-def of(given: Any) -> Executor:
+def of(given: Executor | Submitter | None) -> Executor:
   """Returns an executor from what a user gave: one, an object with `submit`, or None.
 
   Raises:
@@ -216,18 +234,18 @@ def of(given: Any) -> Executor:
   """
   if given is None:
     return default()
-  if given in (devices, processes, pool, ray):
-    raise ValueError(
-      f"executor got the function {given.__name__}, which makes one. Call it: {given.__name__}(…)."
-    )
-  if hasattr(given, "submit"):
+  for maker in (devices, processes, pool, ray):
+    if given is maker:
+      name = maker.__name__
+      raise ValueError(f"executor got the function {name}, which makes one. Call it: {name}(…).")
+  if isinstance(given, Submitter):
     return pool(given)
   if not callable(given):
     raise ValueError(
       f"executor got {given!r}. Use retraining.processes(), devices(), ray(), serial, or an object "
       "with submit."
     )
-  return cast(Executor, given)
+  return given
 
 
 def default() -> Executor:

@@ -8,13 +8,12 @@ import datetime
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 
 from jaxmul._progress import bar
 from jaxmul.retraining.chunk import Chunk
-from jaxmul.retraining.executors import Executor, of
+from jaxmul.retraining.executors import Executor, Submitter, of
 from jaxmul.retraining.schedule import Schedule
 
 _LINE_SECONDS = 60.0
@@ -53,7 +52,7 @@ class Progress:
   def __exit__(self, *exception):
     self._bar.stop()
 
-  def counting(self, executor: Any) -> Executor:
+  def counting(self, executor: Executor | Submitter | None) -> Executor:
     """Returns an executor that does the same as the given one and is counted.
 
     Args:

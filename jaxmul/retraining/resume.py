@@ -6,12 +6,12 @@ What counts as missing, and why a damaged chunk is computed again, is in `store`
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from jaxmul.retraining import executors
 from jaxmul.retraining.chunk import Chunk
+from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.schedule import Schedule
 from jaxmul.retraining.store import Store
 
@@ -19,7 +19,10 @@ _POLL_SECONDS = 0.5
 
 
 def stream(
-  schedule: Schedule, *, store: Path | str | None = None, executor: Any = None
+  schedule: Schedule,
+  *,
+  store: Path | str | None = None,
+  executor: Executor | Submitter | None = None,
 ) -> Iterator[Chunk]:
   """Yields every chunk of a schedule in the order of their numbers, computing what is missing.
 
@@ -69,9 +72,9 @@ def _awaited(kept: Store | None, number: int) -> Chunk:
   """Returns a chunk from the store, waiting until another process has put it there."""
   assert kept is not None
   while True:
-    found = kept.load([number])
-    if number in found:
-      return found[number]
+    chunks = kept.load([number])
+    if number in chunks:
+      return chunks[number]
     if jax.process_count() == 1:
       raise OSError(f"chunk {number} has vanished from {kept.path}. Run the same again.")
     time.sleep(_POLL_SECONDS)

@@ -8,14 +8,16 @@ it. Where only some candidates may be left out, everything else is in every subs
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul import _check, _identity, _settings
 from jaxmul._examples import Examples
+from jaxmul.binding import Network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.train import Recipe, check_labels
 
@@ -106,7 +108,7 @@ def leave_out(
   *,
   num_models: int,
   fraction: float = 0.7,
-  candidates: Any = None,
+  candidates: ArrayLike | None = None,
   test: Dataset | None = None,
   target: Target = "correct",
   chunk_size: int = 8,
@@ -116,7 +118,8 @@ def leave_out(
   Args:
     recipe: the recipe of the model that will be unlearned; or a learner of your own, a pure
       module-level function `(examples, key) -> network` that trains under jit on
-      `examples.whole()` and returns a callable pytree, `network(inputs) -> logits [B, C]`.
+      `examples.whole()` and returns a callable pytree, `network(inputs) -> logits [B, C]`. A
+      `Network` that is bound with a loss of its own is judged by that loss.
     dataset: n training examples.
     key: of subsets and training runs.
     num_models: M, at least 2.
@@ -124,7 +127,8 @@ def leave_out(
     candidates: ids that may be left out, all by default; everything else is in every subset.
     test: examples whose outputs under every model are kept, for influence.
     target: what is kept of them, whether each is "correct" [t]; its "log_odds" [t, 2], φ and
-      whether it is right; or its "logits" [t, C], where it has one label.
+      whether it is right; or its "logits" [t, C], where it has one label. Of a network with a loss
+      of its own only "logits" can be kept: its outputs [t, ...].
     chunk_size: models a chunk, the unit of work that is handed out, stored and resumed.
 
   Returns:
@@ -132,25 +136,24 @@ def leave_out(
 
   Raises:
     ValueError: a number is outside its range, a subset would be empty or everything, the recipe
-      holds a lambda or local function, or the key is not threefry.
+      holds a lambda or local function, the test examples are not what the network takes, what is to
+      be kept of them needs classes that it does not have, or the key is not threefry.
 
   References:
     Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
+    >>> from jaxmul import data, models, train
+    >>> toy = data.Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
     >>> recipe = train.Recipe(models.mlp((4,), 2))
     >>> schedule = leave_out(recipe, toy, jax.random.key(0), num_models=20)
     >>> schedule.subset_size, schedule.num_chunks, list(schedule.models(2))
     (7, 3, [16, 17, 18, 19])
   """
-  if not isinstance(recipe, Recipe) and (not callable(recipe) or hasattr(recipe, "apply")):
-    raise ValueError(f"leave_out got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
-  if num_models != int(num_models) or num_models < 2:
-    raise ValueError(f"leave_out got num_models={num_models}, must be at least 2.")
+  _check.count(num_models, "num_models", "leave_out")
+  _check.at_least("leave_out", 2, num_models=num_models)
+  _check.count(chunk_size, "chunk_size", "leave_out")
   if target not in ("correct", "log_odds", "logits"):
     raise ValueError(f"leave_out got target {target!r}: use 'correct', 'log_odds' or 'logits'.")
   if target == "logits" and test is not None and _has_positions(test):
@@ -160,32 +163,23 @@ def leave_out(
     )
   if not 0 < fraction < 1:
     raise ValueError(f"leave_out got fraction={fraction}, must be in (0, 1); the papers' is 0.7.")
-  if chunk_size < 1:
-    raise ValueError(f"leave_out got chunk_size={chunk_size}, must be at least 1.")
-  candidates = dataset.ids if candidates is None else np.asarray(candidates).reshape(-1)
-  dataset.rows(candidates)
-  kept = round(fraction * len(candidates))
-  if not 0 < kept < len(candidates):
+  chosen = dataset.ids if candidates is None else np.asarray(candidates).reshape(-1)
+  dataset.rows(chosen)
+  kept = round(fraction * len(chosen))
+  if not 0 < kept < len(chosen):
     raise ValueError(
-      f"leave_out: {fraction} of {len(candidates)} examples is {kept}; a subset must leave some in "
+      f"leave_out: {fraction} of {len(chosen)} examples is {kept}; a subset must leave some in "
       "and some out. Give more examples."
     )
-  if test is not None and test.inputs.shape[1:] != dataset.inputs.shape[1:]:
-    raise ValueError(
-      f"leave_out got test inputs {list(test.inputs.shape[1:])} for a network of "
-      f"{list(dataset.inputs.shape[1:])}. Bring them to the same shape."
-    )
-  if isinstance(recipe, Recipe) and test:
-    check_labels(recipe.model, test, "leave_out")
-  dataset, key_data = _checked(recipe, dataset, key, "leave_out")
+  dataset, key_data = _checked("leave_out", recipe, dataset, key, test, target)
   return Schedule(
     recipe=recipe,
     dataset=dataset,
     key=key_data,
     num_models=num_models,
-    subset_size=len(dataset) - len(candidates) + kept,
+    subset_size=len(dataset) - len(chosen) + kept,
     chunk_size=chunk_size,
-    candidates=np.sort(candidates).astype(np.int64),
+    candidates=np.sort(chosen).astype(np.int64),
     test=test,
     target=target,
   )
@@ -204,27 +198,26 @@ def repeat(
   Args:
     recipe, dataset, key: as `leave_out`.
     num_models: K, at least 1.
-    test: examples whose logits [t, C] under every model are kept; of text log-odds, as `leave_out`.
+    test: examples whose logits [t, C] under every model are kept, or outputs [t, ...] where the
+      loss is the network's own; of text log-odds, as `leave_out`.
 
   Returns:
     A `Schedule` in chunks of one model.
 
   Raises:
-    ValueError: a number is outside its range, the recipe holds a lambda or local function, or the
-      key is not threefry.
+    ValueError: as `leave_out`.
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
+    >>> from jaxmul import data, models, train
+    >>> toy = data.Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
     >>> recipe = train.Recipe(models.mlp((4,), 2))
     >>> repeat(recipe, toy, jax.random.key(0), num_models=3, test=toy).design
     '3 models on all of 10 examples'
   """
-  if num_models < 1:
-    raise ValueError(f"repeat got num_models={num_models}, must be at least 1.")
-  dataset, key_data = _checked(recipe, dataset, key, "repeat")
+  _check.count(num_models, "num_models", "repeat")
+  target: Target = "log_odds" if _has_positions(test) else "logits"
+  dataset, key_data = _checked("repeat", recipe, dataset, key, test, target)
   return Schedule(
     recipe=recipe,
     dataset=dataset,
@@ -234,7 +227,7 @@ def repeat(
     chunk_size=1,
     candidates=np.zeros(0, np.int64),
     test=test,
-    target="log_odds" if _has_positions(test) else "logits",
+    target=target,
   )
 
 
@@ -267,33 +260,29 @@ def cross_fit(
     A `Schedule` in chunks of one model.
 
   Raises:
-    ValueError: a number is outside its range, the recipe holds a lambda or local function, or the
-      key is not threefry.
+    ValueError: as `leave_out`.
 
   References:
     Cross-fitting: Chernozhukov et al., [Double Machine Learning](https://arxiv.org/abs/1608.00060).
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
+    >>> from jaxmul import data, models, train
+    >>> toy = data.Dataset(np.eye(10, dtype=np.float32), np.arange(10) % 2)
     >>> recipe = train.Recipe(models.mlp((4,), 2))
     >>> cross_fit(recipe, toy, jax.random.key(0), folds=5).design
     '5 models, each without one of 5 folds of 10 examples'
   """
   _check.count(folds, "folds", "cross_fit")
   _check.count(repeats, "repeats", "cross_fit")
-  if not 2 <= folds <= len(dataset):
-    raise ValueError(f"cross_fit got folds={folds}, must be in [2, {len(dataset)}], the examples.")
-  dataset, key_data = _checked(recipe, dataset, key, "cross_fit")
-  kept = len(dataset) - -(-len(dataset) // folds)
+  _check.in_range("cross_fit", 2, len(dataset), folds=folds)
+  dataset, key_data = _checked("cross_fit", recipe, dataset, key)
   return Schedule(
     recipe=recipe,
     dataset=dataset,
     key=key_data,
     num_models=folds * repeats,
-    subset_size=kept,
+    subset_size=len(dataset) - -(-len(dataset) // folds),
     chunk_size=1,
     candidates=dataset.ids,
     folds=folds,
@@ -306,10 +295,17 @@ def train_key(schedule: Schedule, model: int) -> jax.Array:
     return keys_of(schedule.key, model)[1]
 
 
-def keys_of(key: Any, model: Any) -> jax.Array:
+def keys_of(key: jax.Array | np.ndarray, model: int | jax.Array) -> jax.Array:
   """Returns the keys of a model's subset and of its training, from the key data of a schedule."""
   own = jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
   return jax.random.split(jax.random.fold_in(own, model))
+
+
+def refuse_target(network: object, target: Target, caller: str) -> None:
+  """Raises ValueError where what is kept of test examples needs classes that a network lacks."""
+  if target != "logits" and isinstance(network, Network):
+    cure = "Keep the outputs instead: retraining.leave_out(..., target='logits')"
+    refuse_own_loss(network, f"{caller} with target={target!r}", cure)
 
 
 def _has_positions(dataset: Dataset) -> bool:
@@ -317,18 +313,35 @@ def _has_positions(dataset: Dataset) -> bool:
 
 
 def _checked(
-  recipe: Recipe | Learner, dataset: Dataset, key: jax.Array, caller: str
+  caller: str,
+  recipe: Recipe | Learner,
+  dataset: Dataset,
+  key: jax.Array,
+  test: Dataset | None = None,
+  target: Target = "correct",
 ) -> tuple[Dataset, np.ndarray]:
-  """Returns the data in the order of its ids, and key data."""
-  order = np.sort(dataset.ids)
-  if not np.array_equal(order, dataset.ids):
-    dataset = dataset.take(order)
+  """Returns the data in the order of its ids, and key data; raises where they cannot be trained on.
+
+  Which loss a learner's network has is seen when it is traced: `chunk.outcome` checks it there.
+  """
+  if not isinstance(recipe, Recipe) and (not callable(recipe) or hasattr(recipe, "apply")):
+    raise ValueError(f"{caller} got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
   _identity.describe(recipe)
+  if test is not None and test.inputs.shape[1:] != dataset.inputs.shape[1:]:
+    raise ValueError(
+      f"{caller} got test inputs {list(test.inputs.shape[1:])} for a network of "
+      f"{list(dataset.inputs.shape[1:])}. Bring them to the same shape."
+    )
   if isinstance(recipe, Recipe):
-    check_labels(recipe.model, dataset, caller)
+    network = check_labels(recipe.model, dataset, caller)
+    if test:
+      check_labels(recipe.model, test, caller)
+      refuse_target(network, target, caller)
   if str(jax.random.key_impl(key)) != "threefry2x32":
     raise ValueError(
       f"{caller} got a key of {jax.random.key_impl(key)}, whose numbers differ between machines. "
       "Use jax.random.key(seed, impl='threefry2x32')."
     )
+  order = np.sort(dataset.ids)
+  dataset = dataset if np.array_equal(order, dataset.ids) else dataset.take(order)
   return dataset, np.asarray(jax.random.key_data(key))

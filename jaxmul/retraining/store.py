@@ -21,11 +21,10 @@ _NAMES = tuple(field.name for field in dataclasses.fields(Chunk))
 _DESCRIPTION = "schedule.jaxmul"
 _DESCRIPTION_LIMIT = 2**20
 _MAX_CLASSES = 2**14
-_HEAD = 130  # bytes of the two lines before the content
 _ABANDONED_SECONDS = 24 * 3600
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Status:
   """What is in a store.
 
@@ -54,9 +53,8 @@ class Store:
 
   Example:
     >>> import jax, numpy as np, tempfile
-    >>> from jaxmul import models, retraining, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> from jaxmul import data, models, retraining, train
+    >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=1, batch_size=4)
     >>> schedule = retraining.leave_out(recipe, toy, jax.random.key(0), num_models=16)
     >>> store = retraining.Store(tempfile.mkdtemp(), schedule)
@@ -70,10 +68,10 @@ class Store:
     for file in _files(self.path):
       with file.open("rb") as opened:
         _, _, rest = opened.read(256).partition(b"\n")
-      found = rest.partition(b"\n")[0].decode("ascii", "replace")
-      if found != schedule.hash and _content(file, file.stat().st_size) is not None:
+      own = rest.partition(b"\n")[0].decode("ascii", "replace")
+      if own != schedule.hash and _content(file, file.stat().st_size) is not None:
         raise ValueError(
-          f"{self.path} was made by another schedule ({found[:12]}, this one is "
+          f"{self.path} was made by another schedule ({own[:12]}, this one is "
           f"{schedule.hash[:12]}): recipe, data, key, settings or versions differ"
           f"{self._changed()}. Use another folder."
         )
@@ -93,14 +91,15 @@ class Store:
       "design": schedule.design,
       "num_models": schedule.num_models,
       "recipe": describe(schedule.recipe)[:10_000],
+      "settings": dict(schedule.settings),
+      "versions": schedule.versions,
     }
-    facts |= {"settings": dict(schedule.settings), "versions": schedule.versions}
     content = json.dumps(facts, indent=2).encode()
-    found = _content(file, _DESCRIPTION_LIMIT) if file.exists() else content
-    if found is None:
+    before = _content(file, _DESCRIPTION_LIMIT) if file.exists() else b""
+    if before is None:
       warnings.warn(f"{file} was damaged and is written again.", stacklevel=2)
-    if found != content or not file.exists():
-      self._write(file, content)
+    if before != content:
+      self._write(file, content, _DESCRIPTION_LIMIT)
 
   def commit(self, number: int, chunk: Chunk) -> None:
     """Writes a chunk: under a temporary name, synced, then renamed. Twice does no harm.
@@ -110,12 +109,10 @@ class Store:
       ValueError: it is larger than what is read, or an array would not come back as it is.
     """
     content = npz({name: getattr(chunk, name) for name in _NAMES})
-    if len(content) > self._limit - _HEAD:
-      raise ValueError(
-        f"chunk {number} has {len(content)} bytes, and of this schedule no more than "
-        f"{self._limit - _HEAD} are read. Keep the outputs on fewer test examples."
-      )
-    self._write(self._file(number), content)
+    try:
+      self._write(self._file(number), content, self._limit)
+    except ValueError as error:
+      raise ValueError(f"{error} Keep the outputs on fewer test examples.") from None
 
   def load(self, numbers: Iterable[int]) -> dict[int, Chunk]:
     """Returns the whole chunks among the given numbers; damaged ones are named in a warning."""
@@ -140,8 +137,8 @@ class Store:
     numbers = range(self.schedule.num_chunks)
     return [number for number in numbers if number not in self.load([number])]
 
-  def _write(self, file: Path, content: bytes) -> None:
-    write_sealed(file, self.schedule.hash.encode() + b"\n" + content, "line")
+  def _write(self, file: Path, content: bytes, limit: int) -> None:
+    write_sealed(file, self.schedule.hash.encode() + b"\n" + content, "line", limit)
 
   def _changed(self) -> str:
     """Says which settings and versions are others than those that `schedule.jaxmul` names."""
@@ -160,14 +157,14 @@ class Store:
   @property
   def _limit(self) -> int:
     data, test = self.schedule.dataset, self.schedule.test
-    each = len(data) // 8 + 1
+    of_model = len(data) // 8 + 1
     if test:
-      each += len(test) // 8 + 1
+      of_model += len(test) // 8 + 1
       if self.schedule.target == "logits":
-        each += 8 * len(test) * max(_MAX_CLASSES, 2 * data.num_classes)
+        of_model += 8 * len(test) * max(_MAX_CLASSES, 2 * data.num_classes)
       if self.schedule.target == "log_odds":
-        each += 16 * len(test)
-    return 2**16 + 100 * len(data) + (16 + each) * self.schedule.chunk_size
+        of_model += 16 * len(test)
+    return 2**16 + 100 * len(data) + (16 + of_model) * self.schedule.chunk_size
 
   def _file(self, number: int) -> Path:
     # A last chunk that is not full has a name of its own: asking for other numbers of models never
@@ -184,21 +181,25 @@ def status(path: Path | str) -> Status:
     FileNotFoundError: there is no store at `path`.
   """
   path = Path(path)
-  file = path / _DESCRIPTION
-  files = _files(path)
-  if not files and not file.exists():
+  description, files = path / _DESCRIPTION, _files(path)
+  if not files and not description.exists():
     raise FileNotFoundError(f"there is no store at {path}. Name the folder given as store=.")
-  facts = _content(file, _DESCRIPTION_LIMIT) if file.exists() else None
-  damaged = [file.name] if file.exists() and facts is None else []
+  facts = _content(description, _DESCRIPTION_LIMIT) if description.exists() else None
+  damaged = [description.name] if description.exists() and facts is None else []
   done: set[int] = set()
-  for each in files:
-    chunk = _read(each, each.stat().st_size)
+  for file in files:
+    chunk = _read(file, file.stat().st_size)
     if chunk is None:
-      damaged.append(each.name)
+      damaged.append(file.name)
     else:
       done.update(chunk.models.tolist(), chunk.diverged.tolist())
   known = json.loads(facts) if facts else {}
-  return Status(known.get("design"), known.get("num_models"), len(done), tuple(damaged))
+  return Status(
+    design=known.get("design"),
+    num_models=known.get("num_models"),
+    done=len(done),
+    damaged=tuple(damaged),
+  )
 
 
 def _files(path: Path) -> list[Path]:

@@ -6,17 +6,14 @@ F], such as `models.features` returns. Groups are arrays of ids, disjoint, each 
 Many scores are equal: most of the ground truth is exactly 0, and a mean of ten zeros and ones has
 eleven values. Equal scores go by `soft`, where there is one, and then by a random permutation of
 all ids under a fixed key: never by the ids themselves, which often follow the classes.
-
-References:
-  Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024;
-  with proxies, [Scalability of memorization-based unlearning](https://arxiv.org/abs/2410.16516).
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul import _check
 from jaxmul._ids import check_ids
@@ -35,13 +32,13 @@ class Selection(NamedTuple):
 
 
 def refine(
-  scores: Any,
-  ids: Any,
+  scores: ArrayLike,
+  ids: ArrayLike,
   *,
   num_groups: int = 3,
   quantiles: Sequence[float] | None = None,
   thresholds: Sequence[float] | None = None,
-  soft: Any = None,
+  soft: ArrayLike | None = None,
   ties: int = TIES,
 ) -> list[np.ndarray]:
   """Partitions a given forget set by its scores, low to high.
@@ -94,7 +91,7 @@ def refine(
   return [np.sort(group) for group in groups]
 
 
-def shuffle(ids: Any, key: jax.Array, *, num_groups: int = 3) -> list[np.ndarray]:
+def shuffle(ids: ArrayLike, key: jax.Array, *, num_groups: int = 3) -> list[np.ndarray]:
   """Partitions a forget set at random: RUM's ablation. The order given does not matter.
 
   Args:
@@ -121,7 +118,9 @@ def shuffle(ids: Any, key: jax.Array, *, num_groups: int = 3) -> list[np.ndarray
   return refine(scores, ids, num_groups=num_groups)
 
 
-def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) -> list[np.ndarray]:
+def clusters(
+  features: ArrayLike, ids: ArrayLike, key: jax.Array, *, num_groups: int = 3
+) -> list[np.ndarray]:
   """Partitions a forget set by k-means on its features; the order given does not matter.
 
   Args:
@@ -162,7 +161,7 @@ def clusters(features: Any, ids: Any, key: jax.Array, *, num_groups: int = 3) ->
   return [np.sort(members[cluster]) for cluster in order if len(members[cluster])]
 
 
-def entanglement(forget: Any, retain: Any) -> float:
+def entanglement(forget: ArrayLike, retain: ArrayLike) -> float:
   """How entangled S and R are in feature space: spread within them over distance between them.
 
   (mean_R ‖φ − μ_R‖² + mean_S ‖φ − μ_S‖²) / (½ (‖μ_R − μ‖² + ‖μ_S − μ‖²)), μ = (μ_R + μ_S) / 2.
@@ -192,7 +191,7 @@ def entanglement(forget: Any, retain: Any) -> float:
   return float(within / between) if between else float("inf")
 
 
-def entanglement_scores(forget: Any, retain: Any) -> np.ndarray:
+def entanglement_scores(forget: ArrayLike, retain: ArrayLike) -> np.ndarray:
   """Scores [|S|] to refine S by entanglement with: −‖φ − μ_R‖, near to the retain set is high.
 
   Args:
@@ -217,12 +216,12 @@ def entanglement_scores(forget: Any, retain: Any) -> np.ndarray:
 
 
 def select(
-  scores: Any,
-  ids: Any,
+  scores: ArrayLike,
+  ids: ArrayLike,
   *,
   size: int,
   centre: float | Literal["median", "midrange"] = 0.5,
-  soft: Any = None,
+  soft: ArrayLike | None = None,
   ties: int = TIES,
 ) -> Selection:
   """Selects RUM's experimental forget sets from a whole training set.
@@ -249,7 +248,8 @@ def select(
       too few examples.
 
   References:
-    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024; with proxies,
+    [Scalability of memorization-based unlearning](https://arxiv.org/abs/2410.16516).
 
   Example:
     >>> [group.tolist() for group in select([0.1, 0.0, 0.4, 1.0], [1, 2, 3, 4], size=1)]
@@ -275,13 +275,13 @@ def select(
     ("low", 1, scores),
     ("medium", 0, np.abs(scores - centre)),
   ):
-    keys = (place, *(sign * each for each in by_soft), rank)
-    order = left[np.lexsort([each[left] for each in keys])]
+    keys = (place, *(sign * steps for steps in by_soft), rank)
+    order = left[np.lexsort([key[left] for key in keys])]
     groups[name], left = np.sort(ids[order[:size]]), order[size:]
   return Selection(**groups)
 
 
-def class_counts(groups: Sequence[Any], dataset: Dataset) -> np.ndarray:
+def class_counts(groups: Sequence[ArrayLike], dataset: Dataset) -> np.ndarray:
   """Returns how many examples of each class, or stratum, are in each group, int64 [K, C].
 
   A forget set of one class is another problem than one of many: look before you compare.
@@ -304,7 +304,9 @@ def class_counts(groups: Sequence[Any], dataset: Dataset) -> np.ndarray:
   return np.stack([np.bincount(kinds[dataset.rows(ids)], minlength=count) for ids in groups])
 
 
-def _tie_breakers(soft: Any, ids: np.ndarray, ties: int, caller: str) -> list[np.ndarray]:
+def _tie_breakers(
+  soft: ArrayLike | None, ids: np.ndarray, ties: int, caller: str
+) -> list[np.ndarray]:
   """Returns what orders equal scores, for lexsort: the last array decides first."""
   if soft is None:
     return [scattered(ids, ties)]
@@ -315,7 +317,7 @@ def _tie_breakers(soft: Any, ids: np.ndarray, ties: int, caller: str) -> list[np
   return [scattered(ids, ties), np.round(values, SOFT_DECIMALS)]
 
 
-def _checked(scores: Any, ids: Any, caller: str) -> tuple[np.ndarray, np.ndarray]:
+def _checked(scores: ArrayLike, ids: ArrayLike, caller: str) -> tuple[np.ndarray, np.ndarray]:
   scores, ids = np.asarray(scores, float), _checked_ids(ids, caller)
   if scores.shape != ids.shape:
     raise ValueError(f"{caller} got scores {scores.shape} for ids {ids.shape}; join them by id.")
@@ -325,7 +327,7 @@ def _checked(scores: Any, ids: Any, caller: str) -> tuple[np.ndarray, np.ndarray
   return scores, ids
 
 
-def _checked_ids(ids: Any, caller: str) -> np.ndarray:
+def _checked_ids(ids: ArrayLike, caller: str) -> np.ndarray:
   ids = np.asarray(ids)
   check_ids(ids, ids.size, caller)
   return ids.astype(np.int64)
@@ -336,7 +338,7 @@ def _refuse_groups(num_groups: int, most: int, caller: str) -> None:
     raise ValueError(f"{caller} got num_groups={num_groups!r}, must be an integer in [1, {most}].")
 
 
-def _features(forget: Any, retain: Any, caller: str) -> tuple[np.ndarray, np.ndarray]:
+def _features(forget: ArrayLike, retain: ArrayLike, caller: str) -> tuple[np.ndarray, np.ndarray]:
   forget, retain = np.asarray(forget, float), np.asarray(retain, float)
   for name, value in (("forget", forget), ("retain", retain)):
     if value.ndim != 2 or not len(value) or value.shape[1] != forget.shape[-1]:
@@ -349,7 +351,6 @@ def _features(forget: Any, retain: Any, caller: str) -> tuple[np.ndarray, np.nda
 
 def _refuse_unordered(name: str, cuts: Sequence[float], low: float, high: float) -> None:
   values = np.asarray(cuts, float)
-  if (
-    values.ndim != 1 or not ((values > low) & (values < high)).all() or (np.diff(values) <= 0).any()
-  ):
+  inside = ((values > low) & (values < high)).all()
+  if values.ndim != 1 or not inside or (np.diff(values) <= 0).any():
     raise ValueError(f"refine got {name}={list(cuts)}, must increase within ({low}, {high}).")

@@ -1,9 +1,6 @@
 """Meta-unlearning: group after group, each from the result before, restartable after every step.
 
 S forget set, D the training set; at step i the retain set is D ∖ (S₁ ∪ … ∪ Sᵢ).
-
-References:
-  Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.
 """
 
 import dataclasses
@@ -12,14 +9,15 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul import _settings, checkpoint, metrics
 from jaxmul._identity import describe_functions, digest, tree_digest, versions
-from jaxmul.binding import Network, as_network
+from jaxmul.binding import Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.rum.plan import Plan, Step, refuse_no_plan
@@ -90,16 +88,15 @@ def meta_unlearn(
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, rum, unlearn
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> from jaxmul import data, models, rum, unlearn
+    >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> network = models.init(models.mlp((8,), 2), jax.random.key(0), toy.inputs)
     >>> plan = rum.Plan([rum.Step(None), rum.Step(unlearn.fine_tune(), epochs=1)])
     >>> groups = rum.refine([0.1, 0.7], [4, 5], num_groups=2)
     >>> rum.meta_unlearn(plan, network, toy, groups, jax.random.key(1))(toy.inputs).shape
     (6, 2)
   """
-  for done in chained(plan, network, dataset, groups, key, store, around=_around()):
+  for done in chained(plan, network, Work(dataset, groups, key), _kept(store)):
     network = done.network
   return network
 
@@ -122,19 +119,21 @@ def run(
     An `Outcome`: the same params, bit for bit, and an `Effect` for each step.
 
   Raises:
-    ValueError, unlearn.Diverged: as `meta_unlearn`.
+    ValueError, unlearn.Diverged: as `meta_unlearn`; and ValueError where the network is bound with
+      a loss of its own, which has no accuracies.
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, rum, unlearn
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
+    >>> from jaxmul import data, models, rum, unlearn
+    >>> toy = data.Dataset(np.eye(6, dtype=np.float32), np.arange(6) % 2)
     >>> network = models.init(models.mlp((8,), 2), jax.random.key(0), toy.inputs)
     >>> plan = rum.Plan([rum.Step(None), rum.Step(unlearn.neg_grad(), epochs=1)])
     >>> outcome = rum.run(plan, network, toy, [np.array([4]), np.array([5])], jax.random.key(1))
     >>> [effect.algorithm for effect in outcome.effects]
     ['none', 'neg_grad']
   """
+  network = as_network(network, None, "rum.run")
+  refuse_own_loss(network, "rum.run", "Use rum.meta_unlearn, which reports nothing")
   parts = {f"group {i}": np.asarray(group) for i, group in enumerate(groups)}
   parts["retain"] = functools.reduce(np.setdiff1d, parts.values(), dataset.ids)
 
@@ -142,10 +141,12 @@ def run(
     return {name: metrics.accuracy(network, dataset.take(ids)) for name, ids in parts.items()}
 
   effects, before = [], None
-  for done in chained(plan, network, dataset, groups, key, store, around=_around()):
+  for done in chained(plan, network, Work(dataset, groups, key), _kept(store)):
     before = accuracies(network) if before is None else before
     after = before if done.network is network else accuracies(done.network)
-    effects.append(Effect(done.number, _name(done.step), done.seconds, before, after))
+    name = "none" if done.step.unlearner is None else done.step.unlearner.name
+    facts = {"step": done.number, "algorithm": name, "seconds": done.seconds}
+    effects.append(Effect(**facts, before=before, after=after))
     network, before = done.network, after
   return Outcome(network, tuple(effects))
 
@@ -159,24 +160,29 @@ class Done(NamedTuple):
   seconds: float
 
 
-def chained(
-  plan: Plan,
-  network: Network,
-  dataset: Dataset,
-  groups: Sequence[np.ndarray],
-  key: jax.Array,
-  store: str | os.PathLike[str] | None,
-  gone: Any = (),
-  around: Any = (),
-) -> Iterator[Done]:
-  """Yields each step of `meta_unlearn` when it is done; ids in `gone` are in no set at all.
+class Work(NamedTuple):
+  """What is unlearned: groups of D, step i with `fold_in(key, i)`; ids in `gone` are in no set."""
 
-  Steps in the store are found by `around` too, besides all that is given.
-  """
+  dataset: Dataset
+  groups: Sequence[ArrayLike]
+  key: jax.Array
+  gone: ArrayLike = ()
+
+
+class Kept(NamedTuple):
+  """Where steps are kept, and what names them besides all that decides their numbers."""
+
+  folder: Path
+  around: tuple[object, ...] = ()
+
+
+def chained(plan: Plan, network: Network, work: Work, kept: Kept | None = None) -> Iterator[Done]:
+  """Yields each step of `meta_unlearn` when it is done."""
   refuse_no_plan(plan, "rum")
-  if store is not None:
-    checkpoint.refuse_path(store)
+  if kept is not None:
+    checkpoint.refuse_path(kept.folder)
   network = as_network(network, None, "rum")
+  dataset, groups, key, gone = work
   if len(plan.steps) != len(groups):
     raise ValueError(
       f"the plan has {len(plan.steps)} steps but there are {len(groups)} groups; "
@@ -184,10 +190,10 @@ def chained(
     )
   splits = shrinking(dataset, groups, gone)
   folders = [None] * len(splits)
-  if store is not None:
+  if kept is not None:
     gone = np.sort(np.asarray(gone, np.int64))
-    start = (params_hash(network), describe_functions(network), dataset, key, gone, around)
-    folders = [Path(store) / name for name in _step_names(digest(*start), plan, splits)]
+    start = (params_hash(network), describe_functions(network), dataset, key, gone, kept.around)
+    folders = [kept.folder / name for name in _step_names(digest(*start), plan, splits)]
   for i, (step, split, folder) in enumerate(zip(plan.steps, splits, folders, strict=True)):
     seconds = 0.0
     if step.unlearner is None:
@@ -204,36 +210,30 @@ def chained(
     yield Done(i, step, network, seconds)
 
 
-def shrinking(dataset: Dataset, groups: Sequence[Any], gone: Any = ()) -> list[Split]:
+def shrinking(dataset: Dataset, groups: Sequence[ArrayLike], gone: ArrayLike = ()) -> list[Split]:
   """Returns what each step forgets and retains: D without `gone` and the groups up to its own.
 
   Raises:
     ValueError: there are no groups, an id is in two of them or not in the data, ids are no
       integers, or nothing would be retained.
   """
-  groups = [np.asarray(group) for group in groups]
-  if not groups:
+  members = [np.asarray(group) for group in groups]
+  if not members:
     raise ValueError("there are no groups; give the ids of at least one.")
-  ids, counts = np.unique(np.concatenate(groups), return_counts=True)
+  ids, counts = np.unique(np.concatenate(members), return_counts=True)
   if (counts > 1).any():
     raise ValueError(
       f"id {ids[counts > 1][0]} is in the groups more than once; they must be disjoint, as "
       "rum.refine makes them. Take it out of all but one."
     )
-  before = [np.asarray(gone, np.int64), *groups]
+  before = [np.asarray(gone, np.int64), *members]
   splits = [
     Split(forget=group, retain=np.setdiff1d(dataset.ids, np.concatenate(before[: i + 2])))
-    for i, group in enumerate(groups)
+    for i, group in enumerate(members)
   ]
   for split in splits:
     dataset.rows(split.forget)
   return splits
-
-
-def _name(step: Step) -> str:
-  if step.unlearner is None:
-    return "none"
-  return step.unlearner.name
 
 
 def params_hash(network: Network) -> str:
@@ -257,8 +257,9 @@ def params_hash(network: Network) -> str:
   return tree_digest((network.params, network.state))
 
 
-def _around() -> tuple[Any, ...]:
-  return versions(), _settings.current()
+def _kept(store: str | os.PathLike[str] | None) -> Kept | None:
+  """Where `meta_unlearn` keeps steps: those of other settings and versions are others."""
+  return None if store is None else Kept(Path(store), (versions(), _settings.current()))
 
 
 def _step_names(start: str, plan: Plan, splits: list[Split]) -> list[str]:

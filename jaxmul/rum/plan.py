@@ -1,13 +1,7 @@
-"""Plans: for each group, from low to high memorization, an algorithm with its settings, or none.
-
-References:
-  Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024;
-  with proxies, [Scalability of memorization-based unlearning](https://arxiv.org/abs/2410.16516).
-"""
+"""Plans: for each group, from low to high memorization, an algorithm with its settings, or none."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
@@ -45,7 +39,7 @@ class Step:
     _check.count(self.batch_size, "batch_size", "rum.Step")
 
   def run(self, network: Network, dataset: Dataset, split: Split, key: jax.Array) -> Network:
-    """Returns the params after this step, `unlearn.run` with its settings; errors as there."""
+    """Returns the network after this step, `unlearn.run` with its settings; errors as there."""
     if self.unlearner is None:
       return network
     return unlearn.run(
@@ -78,7 +72,7 @@ class Plan:
       refuse_no_step(step, "rum.Plan")
 
 
-def refuse_no_step(given: Any, caller: str) -> None:
+def refuse_no_step(given: object, caller: str) -> None:
   """Raises ValueError where something else stands in a Step's place, such as an algorithm."""
   if not isinstance(given, Step):
     raise ValueError(
@@ -87,7 +81,7 @@ def refuse_no_step(given: Any, caller: str) -> None:
     )
 
 
-def refuse_no_plan(given: Any, caller: str) -> None:
+def refuse_no_plan(given: object, caller: str) -> None:
   """Raises ValueError where something else stands in a Plan's place, such as its steps."""
   if not isinstance(given, Plan):
     raise ValueError(

@@ -11,10 +11,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul import checkpoint
 from jaxmul._files import write_atomic
@@ -22,10 +23,10 @@ from jaxmul._ids import check_ids
 from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.rum.groups import refine
-from jaxmul.rum.meta import chained, params_hash
+from jaxmul.rum.meta import Kept, Work, chained, params_hash
 from jaxmul.rum.plan import Plan, refuse_no_plan
 
-Score = Callable[[Network, Dataset], Any]
+Score = Callable[[Network, Dataset], ArrayLike]
 
 
 class Entry(NamedTuple):
@@ -59,7 +60,7 @@ def stream(
   plan: Plan,
   network: Network,
   dataset: Dataset,
-  requests: Iterable[Any],
+  requests: Iterable[ArrayLike],
   key: jax.Array,
   *,
   score: Score,
@@ -128,14 +129,19 @@ def stream(
         f"request {number}: id {int(again[0])} was deleted before. Ask for what is left."
       )
     groups = refine(score(network, dataset.take(ids)), ids, num_groups=len(plan.steps))
-    listed = tuple(tuple(group.tolist()) for group in groups)
-    entry = Entry(number, listed, words, params_hash(network), "", 0.0)
+    entry = Entry(
+      request=number,
+      groups=tuple(tuple(group.tolist()) for group in groups),
+      plan=words,
+      before=params_hash(network),
+      after="",
+      finished=0.0,
+    )
     if number < len(old):
       _same(ledger, old[number], entry, ("request", "groups", "plan", "before"))
-    folder = None if store is None else Path(store) / f"request{number}"
-    for done in chained(
-      plan, network, dataset, groups, jax.random.fold_in(key, number), folder, gone
-    ):
+    folder = None if store is None else Kept(Path(store) / f"request{number}")
+    work = Work(dataset, groups, jax.random.fold_in(key, number), gone)
+    for done in chained(plan, network, work, folder):
       network = done.network
     dataset, gone = _blanked(dataset, ids), np.union1d(gone, ids)
     entry = entry._replace(after=params_hash(network), finished=time.time())
@@ -149,11 +155,11 @@ def stream(
 
 
 def _blanked(dataset: Dataset, ids: np.ndarray) -> Dataset:
-  """The data in the same shapes, with the images and labels of these ids overwritten by zeros."""
-  images, labels = dataset.inputs.copy(), dataset.labels.copy()
+  """The data in the same shapes, with the inputs and labels of these ids overwritten by zeros."""
+  inputs, labels = dataset.inputs.copy(), dataset.labels.copy()
   rows = dataset.rows(ids)
-  images[rows], labels[rows] = 0, 0
-  return dataclasses.replace(dataset, inputs=images, labels=labels)
+  inputs[rows], labels[rows] = 0, 0
+  return dataclasses.replace(dataset, inputs=inputs, labels=labels)
 
 
 def _read(ledger: Path) -> list[Entry]:
@@ -186,18 +192,8 @@ def _same(ledger: Path | None, old: Entry, new: Entry, fields: tuple[str, ...]) 
 def plan_words(plan: Plan, *, lasting: bool = True) -> str:
   """Returns a plan in words: each step's algorithm with all it was made with.
 
-  Args:
-    plan: any.
-    lasting: whether equal plans must have equal words in every process; otherwise the address of a
-      lambda will do.
-
-  Raises:
-    ValueError: an algorithm holds a lambda, and `lasting`.
-
-  Example:
-    >>> from jaxmul import rum, unlearn
-    >>> plan_words(rum.Plan([rum.Step(None), rum.Step(unlearn.neg_grad(0.1), 2, 8)]))
-    'none; neg_grad(learning_rate=0.1, momentum=0.9) × 2 of 8'
+  Where they are `lasting`, equal plans have equal words in every process, and an algorithm that
+  holds a lambda raises ValueError; otherwise its address will do.
   """
   return "; ".join(
     "none"

@@ -1,46 +1,38 @@
 """Autopilot: each group's algorithm and settings, chosen without an oracle and without test data.
 
 A plan is good if the network then treats S as networks do that never saw S, and nothing else is
-lost. `retraining.cross_fit` trains such networks, once for all requests: t_i is the mean p_y of
-example i under those that left it out. The surrogate of ToW by group is
-
-  (1 − mean_S (p_y − t)²) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H),
-
-H held-out examples. The square is a proper score: in expectation noise of t adds the same to every
-candidate, so that one network an example is enough to tell them apart. It is least where p_y is the
-mean of what such networks say, which a single oracle is not. S is all that was to be forgotten so
-far.
+lost: `surrogate` says how good. `retraining.cross_fit` trains such networks, once for all requests.
+The square in it is a proper score: in expectation noise of t adds the same to every candidate, so
+that one network an example is enough to tell them apart. It is least where p_y is the mean of what
+such networks say, which a single oracle is not. S is all that was to be forgotten so far.
 
 Of a text p_y is e^−ℓ, the geometric mean of its tokens' probabilities, and it is right where all of
-its scored positions are. Its class, below, is its stratum in the data set; without strata nothing
-is known of classes, and nothing is said of them.
+its scored positions are. Its class is its stratum in the data set; without strata nothing is known
+of classes, and nothing is said of them.
 
-Without an estimate the p_y of H under the same network take the place of t, class by class:
-
-  (1 − W₁(p_y on S, p_y on H)) · …
-
-W₁ is the distance between the two distributions, in [0, 1]. That serves random requests. What is
-memorized is harder than what is held out, and is then left as it is.
+Without an estimate held-out examples take the place of networks without S. That serves random
+requests. What is memorized is harder than what is held out, and is then left as it is.
 
 A class of which R holds nothing, or hardly anything, is another matter: networks without S do not
-know it. There the target is 0, and its held-out examples say nothing. Where S is most of a class
-and R holds some of it, no target is known without retraining, and a warning says so.
+know it. Where S is most of a class and R holds some of it, no target is known without retraining,
+and a warning says so.
 """
 
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jaxmul import metrics, unlearn
 from jaxmul._ids import find
-from jaxmul.binding import Network, as_network
+from jaxmul.binding import Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.memorization import Estimate
+from jaxmul.rum.groups import class_counts
 from jaxmul.rum.meta import shrinking
 from jaxmul.rum.plan import Plan, Step, refuse_no_step
 from jaxmul.train import Recipe
@@ -100,15 +92,14 @@ def tune(
     A `Tuned`; `meta_unlearn(tuned.plan, network, dataset, groups, key)` gives its `network` again.
 
   Raises:
-    ValueError: no candidates, or one that is no `Step`; a budget below one trial a group; held-out
-      ids that are in D; groups that overlap, or hold an id that is not in the data; or a group of
-      which no example was ever left out.
+    ValueError: no candidates, or one that is no `Step`; a budget below one trial a group; a network
+      with a loss of its own; held-out ids that are in D; groups that overlap, or hold an id that is
+      not in the data; or a group of which no example was ever left out.
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import memorization, models, retraining, rum, train, unlearn
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
+    >>> from jaxmul import data, memorization, models, retraining, rum, train, unlearn
+    >>> toy = data.Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
     >>> seen, heldout = toy.take(range(6)), toy.take([6, 7])
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2, batch_size=4)
     >>> key = jax.random.key(0)
@@ -123,17 +114,17 @@ def tune(
   for step in candidates.values():
     refuse_no_step(step, "tune")
   tried = {name: step for name, step in candidates.items() if step.unlearner is not None}
-  each = min(len(tried), budget // max(len(groups), 1))
-  if each < 1:
+  count = min(len(tried), budget // max(len(groups), 1))
+  if count < 1:
     raise ValueError(
       f"tune got {len(tried)} candidates and budget={budget} for {len(groups)} groups; "
       f"give at least one candidate, and a budget of at least {len(groups)}."
     )
-  _refuse_other("heldout", heldout, Dataset, "dataset.take(ids)")
+  _refuse_other("rum.tune", "heldout", heldout, Dataset, "dataset.take(ids)")
   if estimate is not None:
     cure = "memorization.estimate(retraining.cross_fit(recipe, dataset, key))"
-    _refuse_other("estimate", estimate, Estimate, cure)
-  network, splits = as_network(network, None, "tune"), shrinking(dataset, groups)
+    _refuse_other("rum.tune", "estimate", estimate, Estimate, cure)
+  network, splits = _with_classes(network, "tune"), shrinking(dataset, groups)
   shared = np.intersect1d(dataset.ids, heldout.ids)
   if len(shared):
     raise ValueError(
@@ -146,25 +137,23 @@ def tune(
       "estimate=memorization.estimate(retraining.cross_fit(recipe, …)).",
       stacklevel=2,
     )
-  _warn_of_shares(dataset, groups)
+  _warn_of_shares(dataset, splits)
   original, steps, trials = network, [], []
   for number, split in enumerate(splits):
     so_far = dataclasses.replace(split, forget=np.concatenate(groups[: number + 1]))
     value_of = _judge(original, dataset, so_far, heldout, estimate)
-    value = value_of(network)
-    best = (value, Step(None), network)
-    trials.append(Trial(number, "none", value))
-    for name, step in list(tried.items())[:each]:
+    before, best_value, best_step = network, value_of(network), Step(None)
+    trials.append(Trial(number, "none", best_value))
+    for name, step in list(tried.items())[:count]:
       try:
-        after = step.run(network, dataset, split, jax.random.fold_in(key, number))
+        after = step.run(before, dataset, split, jax.random.fold_in(key, number))
         value = value_of(after)
       except FloatingPointError:
-        after, value = network, 0.0
+        after, value = before, 0.0
       trials.append(Trial(number, name, value))
-      if value > best[0]:
-        best = (value, step, after)
-    steps.append(best[1])
-    network = best[2]
+      if value > best_value:
+        network, best_value, best_step = after, value, step
+    steps.append(best_step)
   return Tuned(Plan(steps), network, tuple(trials))
 
 
@@ -180,8 +169,9 @@ def surrogate(
 
   (1 − mean_S (p_y − t)²) · (1 − loss of accuracy on R) · (1 − loss of accuracy on H), t the mean
   p_y under networks without the example; or, without an estimate, 1 − W₁(p_y on S, p_y on H) in the
-  first factor's place. A gain of accuracy counts as no loss. A class of which R holds less than a
-  twentieth of what S and R hold counts as unknown to such networks: t is 0, and H is without it.
+  first factor's place, the distance of the two distributions, in [0, 1]. A gain of accuracy counts
+  as no loss. A class of which R holds less than a twentieth of what S and R hold counts as unknown
+  to such networks: t is 0, and H is without it.
 
   Args:
     network: the unlearned network.
@@ -198,8 +188,8 @@ def surrogate(
     variance of t: compare values of one estimate only.
 
   Raises:
-    ValueError: an id is not in the data, H is empty, a logit is NaN, or no example of S was ever
-      left out.
+    ValueError: an id is not in the data, H is empty, only one of D and H has strata, a logit is
+      NaN, the network is bound with a loss of its own, or no example of S was ever left out.
 
   References:
     ToW: Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024. The
@@ -217,13 +207,20 @@ def surrogate(
     >>> round(surrogate(network, network, data, split, heldout), 3)  # S at 0.9, H at 0.5
     0.6
   """
+  original = _with_classes(original, "surrogate")
   return _judge(original, dataset, split, heldout, estimate)(network)
+
+
+def _with_classes(network: Network, caller: str) -> Network:
+  network = as_network(network, None, caller)
+  refuse_own_loss(network, caller, "Choose a plan by hand, for rum.meta_unlearn")
+  return network
 
 
 def _judge(
   original: Network, dataset: Dataset, split: Split, heldout: Dataset, estimate: Estimate | None
 ) -> Callable[[Network], float]:
-  """Returns the surrogate as a function of the params; what the original says is asked once."""
+  """Returns the surrogate as a function of the network; what the original says is asked once."""
   if not len(heldout):
     raise ValueError("surrogate got no held-out examples. Hold some out: data.holdout.")
   if (dataset.strata is None) != (heldout.strata is None):
@@ -232,10 +229,10 @@ def _judge(
       "be of one kind. Give both, or neither."
     )
   forget, retain = dataset.take(split.forget), dataset.take(split.retain)
-  unknown = _unknown_classes(forget, retain, max(map(_num_kinds, (dataset, heldout))))
-  known = heldout.take(heldout.ids[~unknown[_kinds(heldout)]])
+  unknown = _unknown_classes(*_shares(dataset, split))
+  known = heldout.take(heldout.ids[~np.isin(_kinds(heldout), unknown)])
   kept = [(data, metrics.accuracy(original, data)) for data in (retain, known) if len(data)]
-  gone = unknown[_kinds(forget)]
+  gone = np.isin(_kinds(forget), unknown)
 
   def value(network: Network) -> float:
     confidence = metrics.attacks.label_confidence(network, forget)
@@ -249,16 +246,12 @@ def _judge(
   return value
 
 
-def _warn_of_shares(dataset: Dataset, groups: Sequence[np.ndarray]) -> None:
+def _warn_of_shares(dataset: Dataset, splits: Sequence[Split]) -> None:
   """Warns where S is most of a class, of which R still holds some."""
-  if not _has_kinds(dataset):
-    return
-  forget = dataset.take(np.concatenate(groups))
-  retain = dataset.take(np.setdiff1d(dataset.ids, forget.ids))
-  count = _num_kinds(dataset)
-  unknown = _unknown_classes(forget, retain, count)
-  gone, left = (np.bincount(_kinds(x), minlength=count) for x in (forget, retain))
-  most = (gone > left) & ~unknown
+  forget = np.concatenate([split.forget for split in splits])
+  gone, left = _shares(dataset, Split(forget=forget, retain=splits[-1].retain))
+  most = gone > left
+  most[_unknown_classes(gone, left)] = False
   if most.any():
     label = int(np.argmax(most * gone / np.maximum(gone + left, 1)))
     warnings.warn(
@@ -279,18 +272,17 @@ def _kinds(dataset: Dataset) -> np.ndarray:
   return dataset.kinds("rum.tune") if _has_kinds(dataset) else np.zeros(len(dataset), int)
 
 
-def _num_kinds(dataset: Dataset) -> int:
-  if dataset.strata is None and dataset.labels.ndim == 1:
-    return dataset.num_classes
-  return int(_kinds(dataset).max(initial=0)) + 1
+def _shares(dataset: Dataset, split: Split) -> tuple[np.ndarray, np.ndarray]:
+  """Returns int [C] each, how many of each class are in S and in R; [0] without classes."""
+  if not _has_kinds(dataset):
+    return np.zeros(0, int), np.zeros(0, int)
+  gone, left = class_counts((split.forget, split.retain), dataset)
+  return gone, left
 
 
-def _unknown_classes(forget: Dataset, retain: Dataset, num_classes: int) -> np.ndarray:
-  """Returns bool [C]: classes of S of which R holds hardly anything."""
-  if not _has_kinds(forget):
-    return np.zeros(num_classes, bool)
-  gone, left = (np.bincount(_kinds(each), minlength=num_classes) for each in (forget, retain))
-  return (gone > 0) & (left < _HARDLY * (gone + left))
+def _unknown_classes(gone: np.ndarray, left: np.ndarray) -> np.ndarray:
+  """Returns the classes of S of which R holds hardly anything."""
+  return np.flatnonzero((gone > 0) & (left < _HARDLY * (gone + left)))
 
 
 def _from_estimate(
@@ -332,7 +324,7 @@ def _from_heldout(
   )
 
 
-def _refuse_other(name: str, given: Any, wanted: type, cure: str, caller: str = "rum.tune") -> None:
+def _refuse_other(caller: str, name: str, given: object, wanted: type, cure: str) -> None:
   if not isinstance(given, wanted):
     raise ValueError(
       f"{caller} got {name} as a {type(given).__name__}, must be a {wanted.__name__}. Pass {cure}."
@@ -360,23 +352,20 @@ def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step
     >>> list(candidates(train.Recipe(models.mlp())))[:2]
     ['SalUn', 'SalUn × 0.3']
   """
-  _refuse_other("recipe", recipe, Recipe, "train.Recipe(model, …)", "rum.candidates")
+  _refuse_other("rum.candidates", "recipe", recipe, Recipe, "train.Recipe(model, …)")
   rate = recipe.learning_rate * (1 if recipe.optimizer is None else _OWN)
   half = max(1, recipe.epochs // 2)
-  found = {
-    "SalUn": unlearn.salun(rate),
-    "SalUn × 0.3": unlearn.salun(0.3 * rate),
-    "ReGUn": None,
+  algorithms = {"SalUn": unlearn.salun(rate), "SalUn × 0.3": unlearn.salun(0.3 * rate)}
+  of_text = heldout is not None and heldout.labels.ndim > 1
+  if heldout is not None and not of_text and len(np.unique(heldout.labels)) == heldout.num_classes:
+    algorithms["ReGUn"] = unlearn.regun(heldout, rate)
+  algorithms |= {
     "SCRUB": unlearn.scrub(rate),
     "fine-tune × 2": unlearn.fine_tune(2 * rate),
     "NegGrad+ × 0.3": unlearn.neg_grad_plus(0.3 * rate, alpha=0.97),
     "NegGrad+ 0.99": unlearn.neg_grad_plus(rate, alpha=0.99),
   }
-  of_text = heldout is not None and heldout.labels.ndim > 1
-  if heldout is not None and not of_text and len(np.unique(heldout.labels)) == heldout.num_classes:
-    found["ReGUn"] = unlearn.regun(heldout, rate)
   return {
     name: Step(unlearner, half if name == "fine-tune × 2" else min(5, half), recipe.batch_size)
-    for name, unlearner in found.items()
-    if unlearner is not None
+    for name, unlearner in algorithms.items()
   }

@@ -2,11 +2,11 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxmul import _sharding, losses, models
 from jaxmul.binding import Network
@@ -115,21 +115,21 @@ def _check(proxy, network, batch, rtol, where):
   def fail(clause: str, message: str):
     raise AssertionError(f"{called}, {clause}{where}: {message}")
 
-  def same(got: Any, want: Any, clause: str, cure: str):
+  def same(got: ArrayLike, want: ArrayLike, clause: str, cure: str):
     got, want = np.asarray(got), np.asarray(want)
     if got.shape != want.shape:
       fail(clause, f"scores are {list(got.shape)}, should be {list(want.shape)}; {cure}.")
     limit = rtol * np.maximum(np.abs(want), np.abs(want).mean())
     bad = np.argwhere(~(np.abs(got - want) <= limit))
     if len(bad):
-      at = tuple(int(i) for i in bad[0])
-      row = f"row {at[-1]}" if len(at) == 1 else f"row {at[-1]} of network {at[0]}"
-      fail(clause, f"{row} scores {got[at]:.3g}, should be {want[at]:.3g}; {cure}.")
+      first = tuple(map(int, bad[0]))
+      place = f"row {first[-1]}" + (f" of network {first[0]}" if len(first) > 1 else "")
+      fail(clause, f"{place} scores {got[first]:.3g}, should be {want[first]:.3g}; {cure}.")
 
   def score(params, batch):
     return proxy(params, batch=batch)
 
-  inputs, labels = (np.array(each) for each in batch)
+  inputs, labels = map(np.array, batch)
   given = jax.tree.map(np.array, (network, (inputs, labels)))
   scores = score(network, (inputs, labels))
   if np.shape(scores) != labels.shape[:1]:

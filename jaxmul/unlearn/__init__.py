@@ -1,35 +1,30 @@
 """Unlearning algorithms as short pure updates, and the loop that runs them.
 
-A file begins with the name of its algorithm, or with what its two or three have in common. None has
-the name of a function. `unlearner` says what an algorithm is, `objective` makes one from what it
-descends, and `running` runs it.
+Each algorithm is a function of its settings that returns an `Unlearner`. A file begins with the
+name of its algorithm, or with what its two or three share; none has the name of a function.
+`unlearner` says what an algorithm is, `objective` makes one from what it descends, and `running`
+runs it.
 """
 
 from jaxmul._examples import Batch, Examples
 from jaxmul.unlearn._passes import Alternate
 from jaxmul.unlearn._teachers import divergence
 from jaxmul.unlearn.amun_adversarial import amun
-from jaxmul.unlearn.bad_teaching import bad_teacher
 from jaxmul.unlearn.boundary import boundary_expand, boundary_shrink
 from jaxmul.unlearn.cf_k_eu_k import cf_k, eu_k
-from jaxmul.unlearn.ct_transpose import ct
 from jaxmul.unlearn.dmm_datamodels import dmm
-from jaxmul.unlearn.fine_tuning import fine_tune
-from jaxmul.unlearn.fisher_noise import fisher
+from jaxmul.unlearn.fine_tune_l1_sparse import fine_tune, l1_sparse
+from jaxmul.unlearn.fisher_ssd import fisher, ssd
 from jaxmul.unlearn.influence_step import influence
-from jaxmul.unlearn.l1_sparsity import l1_sparse
 from jaxmul.unlearn.layer_attack_features import layer_attack
-from jaxmul.unlearn.localized_resets import localized_reset
-from jaxmul.unlearn.msg_gradients import msg
+from jaxmul.unlearn.msg_ct_localized_reset import ct, localized_reset, msg
 from jaxmul.unlearn.neg_gradients import neg_grad, neg_grad_plus
 from jaxmul.unlearn.objective import Turn, batch_risk, descend, one_shot
-from jaxmul.unlearn.random_relabeling import random_label, random_labels
+from jaxmul.unlearn.random_label_salun import random_label, random_labels, saliency_mask, salun
 from jaxmul.unlearn.regun_reference import regun
 from jaxmul.unlearn.running import Diverged, retrain, run
-from jaxmul.unlearn.salun_saliency import saliency_mask, salun
 from jaxmul.unlearn.sam_sharpness import sam
-from jaxmul.unlearn.scrub_teacher import scrub
-from jaxmul.unlearn.ssd_dampening import ssd
+from jaxmul.unlearn.scrub_bad_teacher import bad_teacher, scrub
 from jaxmul.unlearn.top_k_random_k import random_k, top_k
 from jaxmul.unlearn.unlearner import Clock, Session, Unlearner, algorithm
 

@@ -5,22 +5,15 @@ some of these one class for each example. They say so when they are given someth
 anything is traced.
 """
 
-from jaxmul import losses
+from jaxmul import binding
 from jaxmul.binding import Network
 from jaxmul.unlearn.unlearner import Session
-
-_ANY_LOSS = "Use neg_grad_plus, neg_grad, ssd or another that works from the loss"
-_ANY_LABELS = "Use neg_grad_plus, scrub, random_label or another that works at each position"
 
 
 def refuse_own_loss(network: Network, caller: str) -> None:
   """Raises ValueError where a network is not trained with cross-entropy: it has no classes."""
-  if network.loss is not losses.cross_entropy:
-    name = getattr(network.loss, "__name__", type(network.loss).__name__)
-    raise ValueError(
-      f"{caller} needs probabilities of classes, but the network is bound with a loss of its own, "
-      f"{name}. {_ANY_LOSS}."
-    )
+  others = "neg_grad_plus, neg_grad, ssd or another that works from the loss"
+  binding.refuse_own_loss(network, caller, f"Use {others}")
 
 
 def refuse_positions(network: Network, session: Session, caller: str) -> None:
@@ -29,5 +22,6 @@ def refuse_positions(network: Network, session: Session, caller: str) -> None:
   labels = session.forget.labels
   if labels.ndim > 1:
     raise ValueError(
-      f"{caller} is for one class per example; labels here are {list(labels.shape)}. {_ANY_LABELS}."
+      f"{caller} is for one class per example; labels here are {list(labels.shape)}. "
+      "Use neg_grad_plus, scrub, random_label or another that works at each position."
     )

@@ -1,15 +1,22 @@
-"""Which weights are chosen: bool masks like params, with exact counts."""
+"""Which weights are chosen: by rank, by kind or by the name of their layer.
 
-from typing import Any, NamedTuple
+A choice is a bool mask like params. A layer is a name on the way to its leaves, such as "Dense_2"
+or "stage3_block1_conv1".
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxmul.binding import Network
+from jaxmul.unlearn.objective import Turn
 
 
-def smallest(values: Any, fraction: float) -> Any:
+def smallest(values: optax.Params, fraction: float) -> optax.Params:
   """Returns bool like values: True for exactly `fraction` of all numbers of a tree, the smallest.
 
   All leaves are ranked together, and equal numbers by position.
@@ -28,36 +35,26 @@ def smallest(values: Any, fraction: float) -> Any:
   return jax.tree.unflatten(tree, shaped)
 
 
-def refuse_fraction(caller: str, fraction: float) -> None:
-  """Raises ValueError where a fraction is outside [0, 1].
-
-  Example:
-    >>> refuse_fraction("msg", 0.3)
-  """
-  if not 0 <= fraction <= 1:
-    raise ValueError(f"{caller} got fraction={fraction}, must be in [0, 1].")
-
-
 class Chosen(NamedTuple):
   """Weights that are replaced: a bool mask and new values, both like params."""
 
-  mask: Any
-  values: Any
+  mask: optax.Params
+  values: optax.Params
 
 
 def replaced(network: Network, chosen: Chosen) -> Network:
-  def replaced(mask, value, weight):
+  def chosen_or_own(mask, value, weight):
     return jnp.where(mask, value.astype(weight.dtype), weight)
 
-  return network.replace(params=jax.tree.map(replaced, *chosen, network.params))
+  return network.replace(params=jax.tree.map(chosen_or_own, *chosen, network.params))
 
 
-def scaled(updates: Any, rate: jax.Array) -> Any:
+def scaled(updates: optax.Updates, rate: jax.Array) -> optax.Updates:
   """Returns updates at another rate: those of SGD are proportional to it."""
   return jax.tree.map(lambda moved: rate.astype(moved.dtype) * moved, updates)
 
 
-def kernels(network: Any) -> Any:
+def kernels(weights: optax.Params) -> optax.Params:
   """Returns a bool like each leaf: convolution kernels, or dense ones where there are none.
 
   Example:
@@ -65,6 +62,71 @@ def kernels(network: Any) -> Any:
     >>> kernels({"kernel": np.zeros((3, 2)), "bias": np.zeros(2)})
     {'bias': False, 'kernel': True}
   """
-  ranks = [jnp.ndim(leaf) for leaf in jax.tree.leaves(network)]
+  ranks = [jnp.ndim(leaf) for leaf in jax.tree.leaves(weights)]
   rank = 4 if 4 in ranks else 2
-  return jax.tree.map(lambda leaf: jnp.ndim(leaf) == rank, network)
+  return jax.tree.map(lambda leaf: jnp.ndim(leaf) == rank, weights)
+
+
+def only(updates: optax.Updates, mask: optax.Params) -> optax.Updates:
+  """Returns updates where a mask of the same structure is True, and 0 elsewhere."""
+  return jax.tree.map(lambda chosen, moved: jnp.where(chosen, moved, 0), mask, updates)
+
+
+def in_layers(tree: optax.Params, names: Sequence[str], caller: str) -> optax.Params:
+  """Returns a bool like each leaf of a tree: whether it belongs to a layer of these names.
+
+  Raises:
+    ValueError: a name is nowhere in the tree.
+  """
+  layers = set().union(*(names_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)))
+  missing = sorted(set(names) - layers)
+  if missing:
+    raise ValueError(
+      f"{caller}: the network has no layer {missing[0]!r}. It has {', '.join(sorted(layers))}."
+    )
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: bool(names_of(path) & set(names)), tree
+  )
+
+
+def moves_only(
+  names: Sequence[str], caller: str
+) -> Callable[[optax.Updates, object, Turn], optax.Updates]:
+  """Returns the `reshape` of `descend` with which layers of these names alone move."""
+
+  def reshape(updates: optax.Updates, memory: object, turn: Turn) -> optax.Updates:
+    del memory, turn
+    return only(updates, in_layers(updates, names, caller))
+
+  return reshape
+
+
+def refuse_unlike(name: str, initial: Network, network: Network) -> None:
+  """Raises ValueError where `initial` is another network: it has other leaves, or other shapes."""
+  for part in ("params", "state"):
+    got, wanted = (_shapes(getattr(given, part)) for given in (initial, network))
+    for leaf in sorted(got | wanted):
+      if got.get(leaf) != wanted.get(leaf):
+        raise ValueError(
+          f"{name} needs initial to be the same network with fresh params, but its {leaf or part} "
+          f"is {got.get(leaf, 'missing')}, not {wanted.get(leaf, 'missing')}. "
+          "Pass models.init(model, key, inputs) of the model that was trained."
+        )
+
+
+def _shapes(tree: optax.Params) -> dict[str, tuple[int, ...]]:
+  """The shape of each leaf by its path, such as "head/kernel"."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def names_of(path) -> set[str]:
+  return {jax.tree_util.keystr((key,), simple=True) for key in path}
+
+
+def keys_like(tree: optax.Params, key: jax.Array) -> optax.Params:
+  """Returns a tree of random keys, one for each leaf."""
+  leaves, structure = jax.tree.flatten(tree)
+  return jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import types
 from collections.abc import Hashable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from jaxmul import _check
 from jaxmul._identity import describe
 
 
-def holds_arrays(value: Any) -> bool:
+def holds_arrays(value: object) -> bool:
   """Whether a value is or holds an array of at least one axis, or a random key.
 
   Example:
@@ -29,7 +28,7 @@ def holds_arrays(value: Any) -> bool:
   return any(map(_is_data, jax.tree.leaves(value)))
 
 
-def key_of_setting(value: Any, said: str) -> Hashable:
+def key_of_setting(value: object, said: str) -> Hashable:
   """Returns the key of an argument of an algorithm; of arrays it holds their place alone.
 
   Args:
@@ -45,18 +44,16 @@ def key_of_setting(value: Any, said: str) -> Hashable:
     >>> key_of_setting(np.zeros(3), "f got x") == key_of_setting(np.ones(4), "f got x")
     True
   """
-  try:
-    key = _key_of_tree(value)
-    hash(key)
-  except TypeError:
+  key = _key_of_tree(value)
+  if not is_hashable(key):
     raise ValueError(
       f"{said}={type(value).__name__}, which cannot be compared with others. Give a number, text, "
       "a function, a frozen dataclass, arrays, or a tuple of them."
-    ) from None
+    )
   return key
 
 
-def key_of_held(value: Any, inside: tuple[Any, ...] = ()) -> Hashable:
+def key_of_held(value: object, inside: tuple[object, ...] = ()) -> Hashable:
   """Returns the key of all that functions hold, arrays by their contents.
 
   Functions written in Python are told by their code, what they close over and their defaults; what
@@ -85,7 +82,7 @@ def key_of_held(value: Any, inside: tuple[Any, ...] = ()) -> Hashable:
     return key((value.__func__, value.__self__))
   if type(value) is functools.partial:
     return key((value.func, value.args, value.keywords))
-  leaves, tree = jax.tree.flatten(value, is_leaf=lambda each: each is None)
+  leaves, tree = jax.tree.flatten(value, is_leaf=lambda node: node is None)
   if not jax.tree_util.treedef_is_leaf(tree):
     return tree, tuple(map(key, leaves))
   if isinstance(value, np.ndarray | jax.Array) and _is_data(value):
@@ -93,27 +90,31 @@ def key_of_held(value: Any, inside: tuple[Any, ...] = ()) -> Hashable:
   if dataclasses.is_dataclass(value) and not isinstance(value, type) and not _has_own_hash(value):
     fields = dataclasses.fields(value)
     return type(value), tuple(key(getattr(value, field.name)) for field in fields)
+  leaf = _key_of_leaf(value)
+  return leaf if is_hashable(leaf) else object()
+
+
+def is_hashable(value: object) -> bool:
   try:
-    leaf = _key_of_leaf(value)
-    hash(leaf)
+    hash(value)
   except TypeError:
-    return object()
-  return leaf
+    return False
+  return True
 
 
-def _content(cell: types.CellType) -> Any:
+def _content(cell: types.CellType) -> object:
   try:
     return cell.cell_contents
   except ValueError:  # of a function that was not defined yet
     return None
 
 
-def _key_of_tree(value: Any) -> Hashable:
-  leaves, tree = jax.tree.flatten(value, is_leaf=lambda each: each is None)
+def _key_of_tree(value: object) -> Hashable:
+  leaves, tree = jax.tree.flatten(value, is_leaf=lambda node: node is None)
   return tree, tuple("arrays" if _is_data(leaf) else _key_of_leaf(leaf) for leaf in leaves)
 
 
-def _key_of_leaf(value: Any) -> Hashable:
+def _key_of_leaf(value: object) -> Hashable:
   if isinstance(value, np.ndarray | jax.Array):  # a scalar
     weak = getattr(value, "weak_type", False)
     return type(value), str(value.dtype), weak, _key_of_leaf(value.item())
@@ -125,7 +126,7 @@ def _key_of_leaf(value: Any) -> Hashable:
   return type(value), value
 
 
-def _is_data(leaf: Any) -> bool:
+def _is_data(leaf: object) -> bool:
   if isinstance(leaf, np.ndarray | jax.Array):
     return leaf.ndim > 0 or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
   if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type) or _has_own_hash(leaf):
@@ -133,12 +134,6 @@ def _is_data(leaf: Any) -> bool:
   return any(holds_arrays(getattr(leaf, field.name)) for field in dataclasses.fields(leaf))
 
 
-def _has_own_hash(value: Any) -> bool:
+def _has_own_hash(value: object) -> bool:
   """Whether a value is compared by what it holds, all of which can be hashed."""
-  if type(value).__hash__ is object.__hash__:
-    return False
-  try:
-    hash(value)
-  except TypeError:
-    return False
-  return True
+  return type(value).__hash__ is not object.__hash__ and is_hashable(value)

@@ -10,12 +10,16 @@ their sum.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+import math
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jaxmul._examples import Batch, Examples
+
+Count = TypeVar("Count", int, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,110 +36,117 @@ class Alternate:
 Passes = Literal["retain", "forget", "union"] | Alternate
 
 
-class Sizes(NamedTuple):
-  """Rows a batch of S and of R has room for; static."""
+def counts(passes: Passes, forget: Count, retain: Count) -> tuple[Count, ...]:
+  """Returns how many examples each pass of an epoch goes over."""
+  if isinstance(passes, Alternate):
+    return forget, retain
+  return ({"forget": forget, "retain": retain, "union": forget + retain}[passes],)
 
-  forget: int
-  retain: int
+
+class Sets(NamedTuple):
+  """What is walked over: S and R."""
+
+  forget: Examples
+  retain: Examples
 
 
-def sizes(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Walk:
+  """How all epochs of a run walk; static.
+
+  Attributes:
+    passes: see `Unlearner`.
+    batch_size: B.
+    rooms: rows that a batch of S and one of R has room for.
+    even: whether batches are even.
+    mesh: devices that every batch is split over, if there are several.
+  """
+
+  passes: Passes
+  batch_size: int
+  rooms: tuple[int, int]
+  even: bool
+  mesh: Mesh | None
+
+  def num_steps(self, forget: jax.Array, retain: jax.Array, epoch: jax.Array) -> jax.Array:
+    """Returns the number of steps of an epoch over so many examples of S and of R."""
+    if isinstance(self.passes, Alternate):
+      return self._forget_steps(self.passes, forget, epoch) + _ceil(retain, self.batch_size)
+    (count,) = counts(self.passes, forget, retain)
+    return _ceil(count, self.batch_size)
+
+  def at_step(self, sets: Sets, epoch: jax.Array, step: jax.Array) -> tuple[Batch, Batch]:
+    """Returns the forget and the retain batch of a step of shuffled sets."""
+    (forget, retain), (forget_room, retain_room) = sets, self.rooms
+    if isinstance(self.passes, Alternate):
+      first = self._forget_steps(self.passes, forget.count, epoch)
+      of_forget = self._part(forget, forget_room, step)
+      of_retain = self._part(retain, retain_room, jnp.where(step < first, 0, step - first))
+      return (
+        of_forget._replace(mask=of_forget.mask & (step < first)),
+        of_retain._replace(mask=of_retain.mask & (step >= first)),
+      )
+    if self.passes == "union":
+      steps = self.num_steps(forget.count, retain.count, epoch)
+      # The sum of both is even if one set has its larger parts first and the other last.
+      of_retain = _share(retain, retain_room, steps, step, late=self.even)
+      return _share(forget, forget_room, steps, step), of_retain
+    return self._cycled(forget, forget_room, step), self._cycled(retain, retain_room, step)
+
+  def _forget_steps(self, passes: Alternate, forget: jax.Array, epoch: jax.Array) -> jax.Array:
+    return jnp.where(epoch < passes.forget_epochs, _ceil(forget, self.batch_size), 0)
+
+  def _part(self, examples: Examples, room: int, step: jax.Array) -> Batch:
+    """Batch `step` of a pass over one set."""
+    if self.even:
+      return _share(examples, room, _ceil(examples.count, self.batch_size), step)
+    return examples.batch(step * room, (step + 1) * room, room)
+
+  def _cycled(self, examples: Examples, room: int, step: jax.Array) -> Batch:
+    steps = _ceil(examples.count, self.batch_size if self.even else room)
+    return self._part(examples, room, step % steps)
+
+
+def walk_over(
   passes: Passes,
   batch_size: int,
-  forget: int,
-  retain: int,
+  sizes: tuple[int, int],
   *,
   multiple: int = 8,
   even: bool = False,
-) -> Sizes:
-  """Returns the room in each batch, rounded up so that sets of similar size share programs.
+  mesh: Mesh | None = None,
+) -> Walk:
+  """Returns the walk over S and R of these sizes, and of others for which a batch has equal room.
 
   Args:
-    passes: how an epoch walks.
-    batch_size: B.
-    forget, retain: examples of S and of R.
-    multiple: what the room is rounded up to, where B is not less.
-    even: whether batches are even.
+    passes, batch_size, even, mesh: as of `Walk`.
+    sizes: examples of S and of R.
+    multiple: what the room of a batch is rounded up to, where B is not less; and to one of the
+      number of devices.
   """
+  multiple = multiple if mesh is None else math.lcm(multiple, mesh.size)
+  rows = sizes
   if passes == "union":
-    steps = _ceil(forget + retain, batch_size)
-    forget, retain = _ceil(forget, steps), _ceil(retain, steps)
+    steps = _ceil(sum(sizes), batch_size)
+    rows = tuple(_ceil(count, steps) for count in sizes)
   elif even:
-    forget, retain = (_ceil(count, _ceil(count, batch_size)) for count in (forget, retain))
-  return Sizes(*(min(batch_size, _ceil(count, multiple) * multiple) for count in (forget, retain)))
+    rows = tuple(_ceil(count, _ceil(count, batch_size)) for count in sizes)
+  forget, retain = (min(batch_size, _ceil(count, multiple) * multiple) for count in rows)
+  return Walk(passes=passes, batch_size=batch_size, rooms=(forget, retain), even=even, mesh=mesh)
 
 
-def num_steps(
-  passes: Passes, batch_size: int, forget: jax.Array, retain: jax.Array, epoch: jax.Array
-) -> jax.Array:
-  """Returns the number of steps of an epoch.
+def _share(
+  examples: Examples, room: int, steps: jax.Array, step: jax.Array, late: bool = False
+) -> Batch:
+  """Part `step` of `steps`; the first, or if `late` the last, hold one member more."""
+  # No product here that could overflow int32.
+  least, more = examples.count // steps, examples.count % steps
 
-  "retain" is one pass over R with the batches of S cycled beside it, "forget" one pass over S with
-  batches of R beside it, and "union" one pass over both, each batch in their proportion.
-  """
-  if isinstance(passes, Alternate):
-    return _forget_steps(passes, batch_size, forget, epoch) + _ceil(retain, batch_size)
-  if passes == "retain":
-    return _ceil(retain, batch_size)
-  if passes == "forget":
-    return _ceil(forget, batch_size)
-  return _ceil(forget + retain, batch_size)
+  def begin(part):
+    longer = jnp.maximum(part - (steps - more), 0) if late else jnp.minimum(part, more)
+    return part * least + longer
 
-
-def at_step(
-  passes: Passes,
-  size: Sizes,
-  batch_size: int,
-  forget: Examples,
-  retain: Examples,
-  epoch: jax.Array,
-  step: jax.Array,
-  *,
-  even: bool = False,
-) -> tuple[Batch, Batch]:
-  """Returns the forget and the retain batch of a step of shuffled sets."""
-
-  def share(
-    examples: Examples, size: int, steps: jax.Array, step: jax.Array, late: bool = False
-  ) -> Batch:
-    """Part `step` of `steps`; the first, or the last, hold one member more."""
-    each, more = (
-      examples.count // steps,
-      examples.count % steps,
-    )  # no product that could overflow int32
-    start, stop = (
-      at * each + (jnp.maximum(at - (steps - more), 0) if late else jnp.minimum(at, more))
-      for at in (step, step + 1)
-    )
-    return examples.batch(start, stop, size)
-
-  def part(examples: Examples, size: int, step: jax.Array) -> Batch:
-    """Batch `step` of a pass over one set."""
-    if even:
-      return share(examples, size, _ceil(examples.count, batch_size), step)
-    return examples.batch(step * size, (step + 1) * size, size)
-
-  def cycled(examples: Examples, size: int) -> Batch:
-    return part(examples, size, step % _ceil(examples.count, batch_size if even else size))
-
-  if passes in ("retain", "forget"):
-    return cycled(forget, size.forget), cycled(retain, size.retain)
-  if isinstance(passes, Alternate):
-    first = _forget_steps(passes, batch_size, forget.count, epoch)
-    of_forget = part(forget, size.forget, step)
-    of_retain = part(retain, size.retain, jnp.where(step < first, 0, step - first))
-    return (
-      of_forget._replace(mask=of_forget.mask & (step < first)),
-      of_retain._replace(mask=of_retain.mask & (step >= first)),
-    )
-  steps = num_steps(passes, batch_size, forget.count, retain.count, epoch)
-  # The sum of both is even if one set has its larger parts first and the other last.
-  of_retain = share(retain, size.retain, steps, step, late=even)
-  return share(forget, size.forget, steps, step), of_retain
-
-
-def _forget_steps(passes: Alternate, batch_size, forget, epoch):
-  return jnp.where(epoch < passes.forget_epochs, _ceil(forget, batch_size), 0)
+  return examples.batch(begin(step), begin(step + 1), room)
 
 
 def _ceil(count, size):

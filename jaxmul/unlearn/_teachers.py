@@ -9,8 +9,6 @@ teacher is run again. A table [N, T, C] of text would be larger than most networ
 teacher itself is held, and run on each batch. No step can move either.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -46,20 +44,16 @@ def divergence(
     >>> divergence(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 2.0]]), 4.0).tolist()
     [0.0]
   """
-  if labels is None:
-    if student.ndim > 2:
-      raise ValueError(
-        f"divergence got logits {list(student.shape)} and no labels, which say what positions are "
-        "scored. Pass labels=batch.labels."
-      )
-    return _divergence(teacher, student, temperature)
-  teacher, student = (losses.scored_only(z, labels) for z in (teacher, student))
-  return losses.mean_over_positions(_divergence(teacher, student, temperature), labels)
-
-
-def _divergence(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:
+  if labels is not None:
+    teacher, student = (losses.scored_only(logits, labels) for logits in (teacher, student))
+  elif student.ndim > 2:
+    raise ValueError(
+      f"divergence got logits {list(student.shape)} and no labels, which say what positions are "
+      "scored. Pass labels=batch.labels."
+    )
   log_t, log_s = (losses.log_probabilities(z / temperature) for z in (teacher, student))
-  return temperature**2 * jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1)
+  distances = temperature**2 * jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1)
+  return distances if labels is None else losses.mean_over_positions(distances, labels)
 
 
 def own_logits(network: Network, session: Session) -> jax.Array:
@@ -73,7 +67,7 @@ def has_positions(session: Session) -> bool:
   return session.forget.labels.ndim > 1
 
 
-def logits_to_imitate(teacher: Any, batch: Batch) -> jax.Array:
+def logits_to_imitate(teacher: jax.Array | Network, batch: Batch) -> jax.Array:
   """Returns the logits [B, *P, C] of a teacher, a table by row or a network, for a batch."""
   if isinstance(teacher, Network):
     return teacher(without_padding(batch))

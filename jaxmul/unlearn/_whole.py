@@ -5,18 +5,21 @@ All in evaluation mode: each example is independent of the others.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
 from jaxmul import losses, models
 from jaxmul._examples import Batch, Examples
 from jaxmul.binding import Network, losses_of
 
+Tree = TypeVar("Tree")
 
-def sum_blocks(function: Callable[[Batch], Any], examples: Examples, size: int) -> Any:
+
+def sum_blocks(function: Callable[[Batch], Tree], examples: Examples, size: int) -> Tree:
   """Returns the sum over blocks of a set of a pytree that `function` computes of each block."""
 
   def block(index, total):
@@ -29,20 +32,21 @@ def sum_blocks(function: Callable[[Batch], Any], examples: Examples, size: int) 
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def full_gradient(network: Network, examples: Examples, size: int) -> Any:
+def full_gradient(network: Network, examples: Examples, size: int) -> optax.Params:
   """Returns ∇ of the mean loss over a whole set at fixed params; the loss is the network's own."""
 
   def total(theta, batch):
     outputs = network.replace(params=theta)(batch.inputs)
-    each = losses_of(network, outputs, batch.labels)
-    return jnp.sum(jnp.where(batch.mask, each, 0))
+    return jnp.sum(jnp.where(batch.mask, losses_of(network, outputs, batch.labels), 0))
 
   gradient = sum_blocks(lambda batch: jax.grad(total)(network.params, batch), examples, size)
   return jax.tree.map(lambda leaf: leaf / examples.count, gradient)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def fisher_diagonal(network: Network, examples: Examples, size: int, expected: bool) -> Any:
+def fisher_diagonal(
+  network: Network, examples: Examples, size: int, expected: bool
+) -> optax.Params:
   """Returns the mean over a set of squared per-example gradients of ℓ, like params.
 
   With the data's labels, or the expectation over labels that the network draws (`expected`). Labels
@@ -63,8 +67,8 @@ def fisher_diagonal(network: Network, examples: Examples, size: int, expected: b
     weights = jnp.where(batch.mask, weights, 0)
     squares = _ghost_squares if ghost else _squares
 
-    def over_labels(total, at):
-      return jax.tree.map(jnp.add, total, squares(network, batch.inputs, *at)), None
+    def over_labels(total, drawn):
+      return jax.tree.map(jnp.add, total, squares(network, batch.inputs, *drawn)), None
 
     zero = jax.tree.map(jnp.zeros_like, network.params)
     return lax.scan(over_labels, zero, (labels, weights))[0]
@@ -86,40 +90,44 @@ def _drawn(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
   scored = flat != losses.UNSCORED
   share = jnp.where(scored, 1 / jnp.maximum(scored.sum(1), 1)[:, None] ** 2, 0)
   weights = p.reshape(*flat.shape, classes) * share[..., None].astype(p.dtype)
-  at, drawn = jnp.divmod(jnp.arange(flat.shape[1] * classes), classes)
-  here = (jnp.arange(flat.shape[1]) == at[:, None])[:, None] & scored
+  position, drawn = jnp.divmod(jnp.arange(flat.shape[1] * classes), classes)
+  here = (jnp.arange(flat.shape[1]) == position[:, None])[:, None] & scored
   labels_of = jnp.where(here, drawn[:, None, None], losses.UNSCORED)
-  return labels_of.reshape(len(at), *labels.shape), weights.reshape(len(labels), -1).T
+  return labels_of.reshape(len(position), *labels.shape), weights.reshape(len(labels), -1).T
 
 
 def _ghost_squares(
   network: Network, inputs: jax.Array, labels: jax.Array, weights: jax.Array
-) -> Any:
+) -> optax.Params:
   """Σ_b w_b (∂ℓ_b/∂θ)², read off the layers in one backward pass."""
 
   def total(zeros):
-    each = losses_of(network, models.tapped_squares(network, inputs, zeros), labels)
-    return jnp.sum(jnp.sqrt(weights) * each)
+    outputs = models.tapped_squares(network, inputs, zeros)
+    return jnp.sum(jnp.sqrt(weights) * losses_of(network, outputs, labels))
 
   return jax.grad(total)(jax.tree.map(jnp.zeros_like, network.params))
 
 
-def _squares(network: Network, inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> Any:
+def _squares(
+  network: Network, inputs: jax.Array, labels: jax.Array, weights: jax.Array
+) -> optax.Params:
   """The same for any network, from the gradients themselves."""
 
-  def square(image, label, weight):
+  def square(example, label, weight):
     def loss(theta):
-      outputs = network.replace(params=theta)(image[None])
+      outputs = network.replace(params=theta)(example[None])
       return losses_of(network, outputs, label[None])[0]
 
     return jax.tree.map(lambda leaf: weight * leaf**2, jax.grad(loss)(network.params))
 
-  each = jax.vmap(square)(inputs, labels, weights)
-  return jax.tree.map(lambda leaf: leaf.sum(0), each)
+  squares = jax.vmap(square)(inputs, labels, weights)
+  return jax.tree.map(lambda leaf: leaf.sum(0), squares)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def map_members(function: Callable[..., Any], arguments: Any, examples: Examples, size: int) -> Any:
+def map_members(
+  function: Callable[..., Tree], arguments: tuple[object, ...], examples: Examples, size: int
+) -> Tree:
   """Returns `function(*arguments, batch)`, leaves [B, ...], of all members of a set as [N, ...].
 
   Results stand in the rows of the data set; those that are not members hold 0.
@@ -127,18 +135,18 @@ def map_members(function: Callable[..., Any], arguments: Any, examples: Examples
 
   def write(index, whole):
     batch = examples.batch(index * size, (index + 1) * size, size)
-    at = jnp.where(batch.mask, batch.rows, len(examples.labels))
-    return jax.tree.map(
-      lambda all_rows, leaf: all_rows.at[at].set(leaf, mode="drop"),
-      whole,
-      function(*arguments, batch),
-    )
+    members = jnp.where(batch.mask, batch.rows, len(examples.labels))
+
+    def written(all_rows, leaf):
+      return all_rows.at[members].set(leaf, mode="drop")
+
+    return jax.tree.map(written, whole, function(*arguments, batch))
+
+  def nothing(leaf):
+    return jnp.zeros((len(examples.labels), *leaf.shape[1:]), leaf.dtype)
 
   first = examples.batch(jnp.int32(0), jnp.int32(size), size)
-  shapes = jax.eval_shape(function, *arguments, first)
-  zero = jax.tree.map(
-    lambda leaf: jnp.zeros((len(examples.labels), *leaf.shape[1:]), leaf.dtype), shapes
-  )
+  zero = jax.tree.map(nothing, jax.eval_shape(function, *arguments, first))
   return lax.fori_loop(0, -(-examples.count // size), write, zero)
 
 
@@ -154,5 +162,5 @@ def _logits(network: Network, batch: Batch) -> jax.Array:
 def is_member(examples: Examples) -> jax.Array:
   """Returns bool [N]: whether each row of the data set is in a set."""
   inside = jnp.arange(len(examples.rows)) < examples.count
-  at = jnp.where(inside, examples.rows, len(examples.labels))
-  return jnp.zeros(len(examples.labels), bool).at[at].set(True, mode="drop")
+  members = jnp.where(inside, examples.rows, len(examples.labels))
+  return jnp.zeros(len(examples.labels), bool).at[members].set(True, mode="drop")

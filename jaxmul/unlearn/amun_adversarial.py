@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmul import losses
+from jaxmul import _check, losses
 from jaxmul._examples import Batch
+from jaxmul._gradients import per_example
 from jaxmul.binding import Network
 from jaxmul.data.dataset import as_inputs
-from jaxmul.unlearn._adversarial import likeliest_wrong, norms
+from jaxmul.unlearn._adversarial import ascended, likeliest_wrong, norms
 from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.objective import batch_risk, descend, merged, sgd
@@ -53,15 +54,11 @@ def amun(
     radius: r, first Euclidean radius, above 0, in units of the inputs.
     doublings: how often it is doubled, at least 0.
     steps: of each attack, at least 1; 50 in the paper.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where examples do not have one class each, or are
-    tokens.
+    momentum, weight_decay: μ and λ.
 
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where examples do not have one class
+      each, or are tokens.
 
   References:
     Ebrahimpour-Boroojeny et al., [AMUN](https://arxiv.org/abs/2503.00917), 2025.
@@ -70,11 +67,9 @@ def amun(
     >>> amun().passes
     'union'
   """
-  if not radius > 0:
-    raise ValueError(f"amun got radius={radius}, must be above 0.")
-  for name, value, least in (("doublings", doublings, 0), ("steps", steps, 1)):
-    if not value >= least:
-      raise ValueError(f"amun got {name}={value}, must be at least {least}.")
+  _check.above("amun", 0, radius=radius)
+  _check.at_least("amun", 0, doublings=doublings)
+  _check.at_least("amun", 1, steps=steps)
 
   def remember(network: Network, session: Session) -> _Adversarial:
     refuse_positions(network, session, "amun")
@@ -89,49 +84,35 @@ def amun(
     return map_members(_nearest_adversarial, arguments, session.forget, session.batch_size)
 
   def objective(network, turn, adversarial):
-    at = turn.forget.rows
-    attacked = turn.forget._replace(
-      inputs=adversarial.inputs[at].astype(turn.forget.inputs.dtype),
-      labels=adversarial.labels[at],
-    )
+    inputs, labels = (of_all[turn.forget.rows] for of_all in adversarial)
+    inputs = inputs.astype(turn.forget.inputs.dtype)
+    attacked = turn.forget._replace(inputs=inputs, labels=labels)
     return batch_risk(network, merged(attacked, turn.retain), turn.key)
 
-  return descend(
-    objective,
-    sgd(learning_rate, momentum, weight_decay),
-    passes="union",
-    remember=remember,
-  )
+  optimizer = sgd(learning_rate, momentum, weight_decay)
+  return descend(objective, optimizer, passes="union", remember=remember)
 
 
-def _nearest_adversarial(network: Network, radii, steps, batch: Batch) -> _Adversarial:
+def _nearest_adversarial(
+  network: Network, radii: jax.Array, steps: jax.Array, batch: Batch
+) -> _Adversarial:
   inputs, labels = batch.inputs, batch.labels
-  rank = (-1, *(1,) * (inputs.ndim - 1))
 
-  def attack(found, radius):
-    best, done = found
+  def total(x):
+    return jnp.sum(losses.cross_entropy(network(x), labels))
 
-    def project(x):
-      moved = x - inputs
+  def attack(carry, radius):
+    best, done = carry
+
+    def up(_, x):
+      moved = ascended(total, x, 2.5 * radius / steps) - inputs
       return inputs + moved * jnp.minimum(1, radius / jnp.maximum(norms(moved), 1e-30))
 
-    step = 2.5 * radius / steps
-    attacked = _ascent(network, inputs, labels, step, steps, project).astype(inputs.dtype)
+    attacked = lax.fori_loop(0, steps, up, inputs).astype(inputs.dtype)
     fooled = ~losses.is_correct(network(attacked), labels)
-    best = jnp.where(done.reshape(rank), best, attacked)
+    best = jnp.where(per_example(done, inputs), best, attacked)
     return (best, done | fooled), None
 
   already = ~losses.is_correct(network(inputs), labels)
   (best, _), _ = lax.scan(attack, (inputs, already), radii)
   return _Adversarial(best, likeliest_wrong(network(best), labels))
-
-
-def _ascent(logits_of, start, labels, step, steps, project):
-  """Returns where `steps` normalised steps up the loss of `labels` lead, projected after each."""
-
-  def up(index, x):
-    del index
-    gradient = jax.grad(lambda x: jnp.sum(losses.cross_entropy(logits_of(x), labels)))(x)
-    return project(x + step * gradient / jnp.maximum(norms(gradient), 1e-30))
-
-  return lax.fori_loop(0, steps, up, start)

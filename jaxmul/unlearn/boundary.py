@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmul import losses
+from jaxmul import _check, losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network, refuse_without_embed
 from jaxmul.data.dataset import as_inputs
@@ -35,12 +35,9 @@ def boundary_shrink(
     radius: r, at least 0, in units of the inputs; of tokens, in units of their embeddings.
     momentum: μ.
 
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where examples do not have one class each, or are
-    tokens and the network has no `embed`.
-
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where examples do not have one class
+      each, or are tokens and the network has no `embed`.
 
   References:
     Chen et al., [Boundary Unlearning](https://arxiv.org/abs/2303.11570), 2023.
@@ -49,8 +46,7 @@ def boundary_shrink(
     >>> boundary_shrink().passes
     'forget'
   """
-  if not radius >= 0:
-    raise ValueError(f"boundary_shrink got radius={radius}, must be at least 0.")
+  _check.at_least("boundary_shrink", 0, radius=radius)
 
   def remember(network: Network, session: Session) -> jax.Array:
     refuse_positions(network, session, "boundary_shrink")
@@ -62,12 +58,7 @@ def boundary_shrink(
     relabelled = turn.forget._replace(labels=nearest[turn.forget.rows])
     return batch_risk(network, relabelled, turn.key)
 
-  return descend(
-    objective,
-    sgd(learning_rate, momentum),
-    passes="forget",
-    remember=remember,
-  )
+  return descend(objective, sgd(learning_rate, momentum), passes="forget", remember=remember)
 
 
 def _nearest_class(network: Network, radius, batch: Batch) -> jax.Array:
@@ -100,12 +91,9 @@ def boundary_expand(
     learning_rate: η, constant.
     momentum: μ.
 
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where `initial` is not one class wider, or
-    examples do not have one class each.
-
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where `initial` is not one class
+      wider, or examples do not have one class each.
 
   References:
     Chen et al., [Boundary Unlearning](https://arxiv.org/abs/2303.11570), 2023.
@@ -120,7 +108,7 @@ def boundary_expand(
 
   def remember(network: Network, session: Session) -> _Heads:
     refuse_positions(network, session, "boundary_expand")
-    _refuse_unlike(network, initial)
+    _refuse_unless_one_class_wider(network, initial)
     wide = initial.replace(train_fn=None) if network.train_fn is None else initial
     return _Heads(network, wide)
 
@@ -134,17 +122,17 @@ def boundary_expand(
     return heads.wide.replace(params=wide, state=network.state)
 
   def finish(network: Network, heads: _Heads) -> Network:
-    narrow = jax.tree.map(
-      lambda wide, old: wide[..., : old.shape[-1]], network.params, heads.original.params
-    )
+    def narrowed(wide, old):
+      return wide[..., : old.shape[-1]]
+
+    narrow = jax.tree.map(narrowed, network.params, heads.original.params)
     return heads.original.replace(params=narrow, state=network.state)
 
-  def objective(network, turn, heads):
-    del heads
-    extra = jax.eval_shape(network, turn.forget.inputs).shape[-1] - 1
-    return batch_risk(
-      network, turn.forget._replace(labels=jnp.full_like(turn.forget.labels, extra)), turn.key
-    )
+  def objective(network, turn, _):
+    forget = turn.forget
+    extra = jax.eval_shape(network, forget.inputs).shape[-1] - 1
+    relabelled = forget._replace(labels=jnp.full_like(forget.labels, extra))
+    return batch_risk(network, relabelled, turn.key)
 
   return descend(
     objective,
@@ -156,18 +144,16 @@ def boundary_expand(
   )
 
 
-def _refuse_unlike(network: Network, initial: Network) -> None:
-  def fits(old, new):
-    return old.shape == new.shape or (
-      old.shape[:-1] == new.shape[:-1] and old.shape[-1] + 1 == new.shape[-1]
-    )
+def _refuse_unless_one_class_wider(network: Network, initial: Network) -> None:
+  def is_wider(old, new):
+    return old != () and (*old[:-1], old[-1] + 1) == new
 
-  same = jax.tree.structure(network.params) == jax.tree.structure(initial.params)
-  fitting = same and all(jax.tree.leaves(jax.tree.map(fits, network.params, initial.params)))
-  shapes = [
-    [jnp.shape(leaf) for leaf in jax.tree.leaves(each.params)] for each in (network, initial)
-  ]
-  if not fitting or shapes[0] == shapes[1]:
+  (old_leaves, old_tree), (new_leaves, new_tree) = (
+    jax.tree.flatten(given.params) for given in (network, initial)
+  )
+  shapes = zip(map(jnp.shape, old_leaves), map(jnp.shape, new_leaves), strict=False)
+  changed = [(old, new) for old, new in shapes if old != new]
+  if old_tree != new_tree or not changed or not all(is_wider(*pair) for pair in changed):
     raise ValueError(
       "boundary_expand needs initial to be the same network with one class more, got other shapes. "
       "Pass models.init(model with num_classes + 1, key, inputs)."

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import jax
 
 from jaxmul.binding import Network
-from jaxmul.unlearn._layers import in_layers, names_of, refuse_unlike
-from jaxmul.unlearn.objective import descend, only, retain_risk, sgd
+from jaxmul.unlearn._chosen import in_layers, moves_only, names_of, refuse_unlike
+from jaxmul.unlearn.objective import descend, retain_risk, sgd
 from jaxmul.unlearn.unlearner import Unlearner, algorithm
 
 
@@ -32,14 +32,11 @@ def cf_k(
     layers: names of layers in forward order.
     k: how many of the last ones are trained, in [1, number of layers]; all of them is `fine_tune`.
     learning_rate: η, constant.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where the network has no layer of a name.
+    momentum, weight_decay: μ and λ.
 
   Raises:
-    ValueError: k or another number is outside its range.
+    ValueError: k or another number is outside its range. `init` raises it where the network has no
+      layer of a name.
 
   References:
     Goel et al., [Evaluating Inexact Unlearning](https://arxiv.org/abs/2201.06640), 2022.
@@ -50,8 +47,7 @@ def cf_k(
   """
   names = _last("cf_k", layers, k)
 
-  def remember(network, session):
-    del session
+  def remember(network, _):
     in_layers(network.params, names, "cf_k")
     return ()
 
@@ -59,7 +55,7 @@ def cf_k(
     retain_risk,
     sgd(learning_rate, momentum, weight_decay),
     remember=remember,
-    reshape=lambda updates, memory, turn: only(updates, in_layers(updates, names, "cf_k")),
+    reshape=moves_only(names, "cf_k"),
   )
 
 
@@ -78,19 +74,12 @@ def eu_k(
   As `cf_k`, but the last k layers, with their statistics, start from `initial`.
 
   Args:
-    layers: names of layers in forward order.
+    layers, k, learning_rate, momentum, weight_decay: as `cf_k`.
     initial: the same network with fresh params.
-    k: how many of the last ones are retrained, in [1, number of layers].
-    learning_rate: η, constant.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where the network has no layer of a name, or
-    `initial` is another network.
 
   Raises:
-    ValueError: k or another number is outside its range.
+    ValueError: k or another number is outside its range. `init` raises it where the network has no
+      layer of a name, or `initial` is another network.
 
   References:
     Goel et al., [Evaluating Inexact Unlearning](https://arxiv.org/abs/2201.06640), 2022.
@@ -114,8 +103,7 @@ def eu_k(
     )
     return network.replace(params=weights, state=state)
 
-  def remember(network, session):
-    del session
+  def remember(network, _):
     in_layers(network.params, names, "eu_k")
     refuse_unlike("eu_k", initial, network)
     return initial
@@ -125,7 +113,7 @@ def eu_k(
     sgd(learning_rate, momentum, weight_decay),
     remember=remember,
     start=start,
-    reshape=lambda updates, memory, turn: only(updates, in_layers(updates, names, "eu_k")),
+    reshape=moves_only(names, "eu_k"),
   )
 
 

@@ -37,13 +37,10 @@ def dmm(
     learning_rate: η, constant.
     momentum: μ.
 
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where an id of S ∪ R is missing, the network has
-    another number of classes, or examples do not have one class each.
-
   Raises:
     ValueError: the shapes do not fit, an id is there twice, β is not finite, or a number is outside
-      its range.
+      its range. `init` raises it where an id of S ∪ R is missing, the network has another number of
+      classes, or examples do not have one class each.
 
   References:
     Georgiev et al., [Attribute-to-Delete](https://arxiv.org/abs/2410.23232), 2024.
@@ -92,15 +89,10 @@ def dmm(
   def objective(network, turn, predicted):
     batch = merged(turn.forget, turn.retain)
     student, new = train_logits(network, batch, turn.key)
-    each = jnp.sum((student - predicted[batch.rows]) ** 2, axis=-1)
-    return losses.masked_mean(each, batch.mask), new
+    distances = jnp.sum((student - predicted[batch.rows]) ** 2, axis=-1)
+    return losses.masked_mean(distances, batch.mask), new
 
-  return descend(
-    objective,
-    sgd(learning_rate, momentum),
-    passes="union",
-    remember=remember,
-  )
+  return descend(objective, sgd(learning_rate, momentum), passes="union", remember=remember)
 
 
 def _refuse_missing(wanted: jax.Array, rows: np.ndarray, ids: np.ndarray, name: str) -> None:

@@ -4,12 +4,14 @@
 """
 
 import functools
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.scipy.sparse.linalg import cg
 
+from jaxmul import _check
 from jaxmul._examples import Examples
 from jaxmul.binding import LossFn, Network, losses_of
 from jaxmul.unlearn._whole import full_gradient, sum_blocks
@@ -55,17 +57,15 @@ def influence(
     >>> influence(0.5) == influence(0.5)
     True
   """
-  if not damping >= 0 or iterations < 1:
-    raise ValueError(
-      f"influence got damping={damping} and iterations={iterations}, "
-      "must be at least 0 and at least 1."
-    )
+  _check.at_least("influence", 0, damping=damping)
+  _check.at_least("influence", 1, iterations=iterations)
 
   def change(network: Network, session: Session) -> Network:
     size = session.batch_size
     trained = network if loss is None else network.replace(loss=loss)
     gradient = full_gradient(trained, session.forget, size)
-    step = damped_solve(trained, session.retain, gradient, damping, tolerance, iterations, size)
+    matrix = Damped(trained, session.retain, damping)
+    step = damped_solve(matrix, gradient, tolerance, iterations, size)
     s, r = session.forget.count, session.retain.count
     moved = jax.tree.map(lambda w, d: w + (alpha * d * s / r).astype(w.dtype), network.params, step)
     return network.replace(params=moved)
@@ -73,20 +73,23 @@ def influence(
   return one_shot(change)
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6))
+class Damped(NamedTuple):
+  """G + λI, G the Gauss–Newton matrix of the mean loss over a set and λ `damping`."""
+
+  network: Network
+  examples: Examples
+  damping: float
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def damped_solve(
-  network: Network,
-  examples: Examples,
-  vector: Any,
-  damping: float,
-  tolerance: float,
-  iterations: int,
-  size: int,
-) -> Any:
-  """Returns (G + λI)⁻¹ v, like params, G the Gauss–Newton matrix of the mean loss over a set.
+  matrix: Damped, vector: optax.Params, tolerance: float, iterations: int, size: int
+) -> optax.Params:
+  """Returns (G + λI)⁻¹ v, like params; sums over the set go by blocks of `size`.
 
   All leaves are of the widest type among the params, float32 or wider: one solve has one type.
   """
+  network, examples, damping = matrix
   wide = jnp.result_type(jnp.float32, *jax.tree.leaves(network.params))
 
   def product(direction):

@@ -4,21 +4,22 @@
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 
-from jaxmul import losses
+from jaxmul import _check, losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
-from jaxmul.unlearn._adversarial import likeliest_wrong, norms
+from jaxmul.unlearn._adversarial import ascended, likeliest_wrong, norms
 from jaxmul.unlearn._answers import refuse_positions
-from jaxmul.unlearn._layers import in_layers
+from jaxmul.unlearn._chosen import in_layers, moves_only, names_of
 from jaxmul.unlearn._teachers import divergence
 from jaxmul.unlearn._whole import map_members
-from jaxmul.unlearn.objective import descend, only, sgd
+from jaxmul.unlearn.objective import descend, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 FeaturesFn = Callable[[Network, jax.Array], jax.Array]
@@ -64,12 +65,9 @@ def layer_attack(
     steps: at most so many, at least 1.
     momentum: μ.
 
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where the network has no such layer, or examples
-    do not have one class each.
-
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where the network has no such layer,
+      or examples do not have one class each.
 
   References:
     Kim et al., [Layer Attack Unlearning](https://arxiv.org/abs/2312.16823), 2023.
@@ -79,91 +77,64 @@ def layer_attack(
     >>> layer_attack(models.features(models.mlp(), "Dense_2"), "Dense_2").passes
     'forget'
   """
-  if not 0 <= alpha <= 1 or not temperature > 0:
-    raise ValueError(
-      f"layer_attack got alpha={alpha} and temperature={temperature}, "
-      "must be in [0, 1] and above 0."
-    )
-  if not step > 0 or not steps >= 1:
-    raise ValueError(
-      f"layer_attack got step={step} and steps={steps}, must be above 0 and at least 1."
-    )
+  _check.in_range("layer_attack", 0, 1, alpha=alpha)
+  _check.above("layer_attack", 0, temperature=temperature, step=step)
+  _check.at_least("layer_attack", 1, steps=steps)
 
   def remember(network: Network, session: Session) -> _Attacked:
     refuse_positions(network, session, "layer_attack")
     in_layers(network.params, (head,), "layer_attack")
-    features = map_members(_features, (_Static(features_fn), network), session.forget, 256)
+    arguments = (Partial(features_fn), network)
+    features = map_members(_features, arguments, session.forget, 256)
     length = step * jnp.sum(norms(features)) / session.forget.count  # rows outside S are 0
     arguments = (features, *_head(network, head), length, jnp.int32(steps))
     teacher, labels = map_members(_attack, arguments, session.forget, 256)
     return _Attacked(features, teacher, labels)
 
   def objective(network, turn, attacked):
-    at = turn.forget.rows
+    features, teacher, labels = (of_all[turn.forget.rows] for of_all in attacked)
     kernel, bias = _head(network, head)
-    student = attacked.features[at] @ kernel + bias
-    each = (1 - alpha) * losses.cross_entropy(student, attacked.labels[at])
-    each += alpha * divergence(attacked.teacher[at], student, temperature)
+    student = features @ kernel + bias
+    terms = (1 - alpha) * losses.cross_entropy(student, labels)
+    terms += alpha * divergence(teacher, student, temperature)
     right = losses.is_correct(student, turn.forget.labels)
-    return losses.masked_mean(jnp.where(right, each, 0), turn.forget.mask), network
-
-  def reshape(updates, attacked, turn):
-    del attacked, turn
-    return only(updates, in_layers(updates, (head,), "layer_attack"))
+    return losses.masked_mean(jnp.where(right, terms, 0), turn.forget.mask), network
 
   return descend(
     objective,
     sgd(learning_rate, momentum),
     passes="forget",
     remember=remember,
-    reshape=reshape,
+    reshape=moves_only((head,), "layer_attack"),
   )
 
 
-@jax.tree_util.register_static
-class _Static:
-  """A function as an argument of a compiled program; equal functions share it."""
-
-  def __init__(self, function: Any):
-    self.function = function
-
-  def __eq__(self, other):
-    return isinstance(other, _Static) and self.function == other.function
-
-  def __hash__(self):
-    return hash(self.function)
-
-
-def _features(features_fn: _Static, network: Network, batch: Batch) -> jax.Array:
-  return features_fn.function(network, batch.inputs)
+def _features(features_fn: FeaturesFn, network: Network, batch: Batch) -> jax.Array:
+  return features_fn(network, batch.inputs)
 
 
 def _attack(features, kernel, bias, length, steps, batch: Batch) -> tuple[jax.Array, jax.Array]:
   """Returns logits [B, C] and wrong class [B] at features just across the boundary."""
   phi, labels = features[batch.rows], batch.labels
 
-  def loss(phi):
+  def total(phi):
     return jnp.sum(losses.cross_entropy(phi @ kernel + bias, labels))
 
-  def up(index, phi):
-    del index
-    gradient = jax.grad(loss)(phi)
-    moved = phi + length * gradient / jnp.maximum(norms(gradient), 1e-30)
+  def up(_, phi):
     inside = losses.is_correct(phi @ kernel + bias, labels)
-    return jnp.where(inside[:, None], moved, phi)
+    return jnp.where(inside[:, None], ascended(total, phi, length), phi)
 
   logits = lax.fori_loop(0, steps, up, phi) @ kernel + bias
   return logits, likeliest_wrong(logits, labels)
 
 
 def _head(network: Network, head: str) -> tuple[jax.Array, jax.Array]:
-  found = {}
+  leaves = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(network.params):
-    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    if head in names:
-      found[names[-1]] = leaf
-  if set(found) != {"kernel", "bias"}:
+    if head in names_of(path):
+      leaves[jax.tree_util.keystr(path[-1:], simple=True)] = leaf
+  if set(leaves) != {"kernel", "bias"}:
     raise ValueError(
-      f"layer_attack: layer {head!r} has {', '.join(sorted(found))}, must have kernel and bias."
+      f"layer_attack: layer {head!r} has {', '.join(sorted(leaves))}, must have kernel and bias."
     )
-  return found["kernel"], found["bias"]
+  return leaves["kernel"], leaves["bias"]

@@ -5,6 +5,7 @@ risk_S and risk_R are mean losses on a forget and a retain batch.
 
 import jax
 
+from jaxmul import _check
 from jaxmul.unlearn.objective import batch_risk, descend, sgd
 from jaxmul.unlearn.unlearner import Unlearner, algorithm
 
@@ -19,9 +20,6 @@ def neg_grad(learning_rate: float = 1e-4, *, momentum: float = 0.9) -> Unlearner
     learning_rate: η, constant.
     momentum: μ.
 
-  Returns:
-    An `Unlearner`.
-
   Raises:
     ValueError: a number is outside its range.
 
@@ -33,16 +31,11 @@ def neg_grad(learning_rate: float = 1e-4, *, momentum: float = 0.9) -> Unlearner
     'forget'
   """
 
-  def objective(network, turn, memory):
-    del memory
+  def objective(network, turn, _):
     risk, network = batch_risk(network, turn.forget, turn.key)
     return -risk, network
 
-  return descend(
-    objective,
-    sgd(learning_rate, momentum),
-    passes="forget",
-  )
+  return descend(objective, sgd(learning_rate, momentum), passes="forget")
 
 
 @algorithm
@@ -63,11 +56,7 @@ def neg_grad_plus(
   Args:
     learning_rate: η, constant.
     alpha: α in [0, 1]; 1 is `fine_tune`.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`.
+    momentum, weight_decay: μ and λ.
 
   Raises:
     ValueError: a number is outside its range.
@@ -79,16 +68,11 @@ def neg_grad_plus(
     >>> neg_grad_plus(alpha=0.99) == neg_grad_plus(alpha=0.97)
     False
   """
-  if not 0 <= alpha <= 1:
-    raise ValueError(f"neg_grad_plus got alpha={alpha}, must be in [0, 1].")
+  _check.in_range("neg_grad_plus", 0, 1, alpha=alpha)
 
-  def objective(network, turn, memory):
-    del memory
+  def objective(network, turn, _):
     risk_retain, new = batch_risk(network, turn.retain, turn.key)
     risk_forget, _ = batch_risk(network, turn.forget, jax.random.fold_in(turn.key, 1))
     return alpha * risk_retain - (1 - alpha) * risk_forget, new
 
-  return descend(
-    objective,
-    sgd(learning_rate, momentum, weight_decay),
-  )
+  return descend(objective, sgd(learning_rate, momentum, weight_decay))

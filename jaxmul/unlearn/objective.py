@@ -6,7 +6,7 @@ the original network before the first step; memory is never differentiated nor u
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,12 @@ import optax
 
 from jaxmul import _check, losses
 from jaxmul._examples import Batch
+from jaxmul._gradients import per_example
 from jaxmul.binding import Network, losses_of
 from jaxmul.unlearn._passes import Passes
-from jaxmul.unlearn.increments import increment
-from jaxmul.unlearn.unlearner import Clock, Session, Unlearner
+from jaxmul.unlearn.unlearner import Clock, Session, Unlearner, increment
+
+Memory = TypeVar("Memory")
 
 
 class Turn(NamedTuple):
@@ -39,50 +41,49 @@ class Turn(NamedTuple):
   epochs: jax.Array
 
 
-class ObjectiveState(NamedTuple):
+class ObjectiveState(NamedTuple, Generic[Memory]):
   """State of an algorithm that descends an objective: optimizer state, memory made by init."""
 
-  optimizer: Any
-  memory: Any
+  optimizer: optax.OptState
+  memory: Memory
   clock: Clock
   epochs: jax.Array
 
 
-Objective = Callable[[Network, Turn, Any], tuple[jax.Array, Network]]
+Objective = Callable[[Network, Turn, Memory], tuple[jax.Array, Network]]
+Reshape = Callable[[optax.Updates, Memory, Turn], optax.Updates]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Descent:
+class Descent(Generic[Memory]):
   """The update of `descend`: a step whose gradient may be taken at other params than those moved.
 
   Attributes:
     objective, optimizer, reshape: as `descend` was given them.
   """
 
-  objective: Objective
+  objective: Objective[Memory]
   optimizer: optax.GradientTransformation
-  reshape: Callable[[Any, Any, Turn], Any] | None
+  reshape: Reshape[Memory] | None
 
-  def __call__(self, forget, retain, state, network, key):
-    return self.taken_at(network, forget, retain, state, network, key)
-
-  def taken_at(
+  def __call__(
     self,
-    where: Network,
     forget: Batch,
     retain: Batch,
-    state: ObjectiveState,
+    state: ObjectiveState[Memory],
     network: Network,
     key: jax.Array,
-  ) -> tuple[Network, ObjectiveState]:
-    """Returns the updates of `network` by the gradient at `where`, and the state after the step."""
-    turn = Turn(forget, retain, key, state.clock, state.epochs)
+    where: optax.Params | None = None,
+  ) -> tuple[Network, ObjectiveState[Memory]]:
+    """Returns updates of `network` by the gradient at `where`, its params by default, and state."""
+    turn = Turn(forget, retain, key=key, clock=state.clock, epochs=state.epochs)
 
     def value(theta):
       value, new = self.objective(network.replace(params=theta), turn, state.memory)
       return value, new.state
 
-    gradient, network_state = jax.grad(value, has_aux=True)(where.params)
+    where = network.params if where is None else where
+    gradient, network_state = jax.grad(value, has_aux=True)(where)
     updates, optimizer_state = self.optimizer.update(gradient, state.optimizer, network.params)
     if self.reshape is not None:
       updates = self.reshape(updates, state.memory, turn)
@@ -91,14 +92,14 @@ class Descent:
 
 
 def descend(
-  objective: Objective,
+  objective: Objective[Memory],
   optimizer: optax.GradientTransformation,
   *,
   passes: Passes = "retain",
-  remember: Callable[[Network, Session], Any] = lambda network, session: (),
-  start: Callable[[Network, Any], Network] | None = None,
-  finish: Callable[[Network, Any], Network] | None = None,
-  reshape: Callable[[Any, Any, Turn], Any] | None = None,
+  remember: Callable[[Network, Session], Memory] = lambda network, session: (),
+  start: Callable[[Network, Memory], Network] | None = None,
+  finish: Callable[[Network, Memory], Network] | None = None,
+  reshape: Reshape[Memory] | None = None,
 ) -> Unlearner:
   """Returns the Unlearner that descends an objective with an optax transformation.
 
@@ -118,13 +119,12 @@ def descend(
       weight decay and momentum included.
   """
 
-  def init(network: Network, session: Session) -> ObjectiveState:
+  def init(network: Network, session: Session) -> ObjectiveState[Memory]:
     memory = remember(network, session)
     first = network if start is None else start(network, memory)
     zero = jnp.int32(0)
-    return ObjectiveState(
-      optimizer.init(first.params), memory, Clock(zero, zero, zero + 1), jnp.int32(session.epochs)
-    )
+    clock = Clock(zero, zero, zero + 1)
+    return ObjectiveState(optimizer.init(first.params), memory, clock, jnp.int32(session.epochs))
 
   return Unlearner(
     init,
@@ -137,7 +137,7 @@ def descend(
 
 
 def one_shot(change: Callable[[Network, Session], Network]) -> Unlearner:
-  """Returns the Unlearner that changes the params once and makes no steps.
+  """Returns the Unlearner that changes the network once and makes no steps.
 
   Args:
     change: `(network, session) -> network`.
@@ -162,7 +162,7 @@ def sgd(
 
 
 def train_logits(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Array, Network]:
-  """Returns training-mode logits [B, *P, C] of a batch, and params with the new network state.
+  """Returns training-mode logits [B, *P, C] of a batch, and the network with its new state.
 
   A network that may mix examples sees what stands in padding rows, which are other examples of the
   set, unless it takes the mask. For any other they are zeros. A batch of padding alone leaves the
@@ -175,12 +175,11 @@ def train_logits(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Ar
 
 def without_padding(batch: Batch) -> jax.Array:
   """Returns the inputs [B, ...] of a batch, zeros where a row is padding."""
-  mask = batch.mask.reshape(-1, *(1,) * (batch.inputs.ndim - 1))
-  return jnp.where(mask, batch.inputs, 0)
+  return jnp.where(per_example(batch.mask, batch.inputs), batch.inputs, 0)
 
 
 def batch_risk(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Array, Network]:
-  """Returns the mean loss of a batch in training mode, and params with the new network state.
+  """Returns the mean loss of a batch in training mode, and the network with its new state.
 
   The loss is the network's own. The mean is over examples; what positions an example has were
   averaged before.
@@ -189,7 +188,7 @@ def batch_risk(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Arra
   return losses.masked_mean(losses_of(network, logits, batch.labels), batch.mask), network
 
 
-def retain_risk(network: Network, turn: Turn, memory: Any) -> tuple[jax.Array, Network]:
+def retain_risk(network: Network, turn: Turn, memory: object) -> tuple[jax.Array, Network]:
   """The objective risk_R, of all that tune on the retain set."""
   del memory
   return batch_risk(network, turn.retain, turn.key)
@@ -198,8 +197,3 @@ def retain_risk(network: Network, turn: Turn, memory: Any) -> tuple[jax.Array, N
 def merged(a: Batch, b: Batch) -> Batch:
   """Returns the rows of both batches as one."""
   return Batch(*(jnp.concatenate(pair) for pair in zip(a, b, strict=True)))
-
-
-def only(updates: Any, mask: Any) -> Any:
-  """Returns updates where a mask of the same structure is True, and 0 elsewhere."""
-  return jax.tree.map(lambda chosen, moved: jnp.where(chosen, moved, 0), mask, updates)

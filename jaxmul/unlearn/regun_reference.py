@@ -30,9 +30,9 @@ def regun(
   q is the mean of the original network's softmax outputs on held-out examples with the mix of
   classes of the batch of S: the mean over that batch of its classes' held-out means (the paper
   draws as many held-out examples of each class; this is their expectation). Needs R, S and held-out
-  data; one epoch is a pass over R with S cycled beside it, and costs two training epochs on R. The
-  paper tunes rate, epochs and weight; 0.01, 5 epochs and 1 are our choice. BatchNorm statistics
-  follow R only.
+  data, all of which passes the network as one batch; one epoch is a pass over R with S cycled
+  beside it, and costs two training epochs on R. The paper tunes rate, epochs and weight; 0.01, 5
+  epochs and 1 are our choice. BatchNorm statistics follow R only.
 
   Held-out examples of a class are no target where R holds nothing of it, as when a whole class is
   forgotten: a network that never saw the class never predicts it. There (the paper has no such
@@ -48,15 +48,11 @@ def regun(
       of each class in S.
     learning_rate: η, constant.
     weight: w, at least 0; 0 is `fine_tune`.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`. Its `init` raises ValueError where a class of S has no held-out example, or
-    examples do not have one class each.
+    momentum, weight_decay: μ and λ.
 
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where a class of S has no held-out
+      example, or examples do not have one class each.
 
   References:
     Mirlach et al., [Reference-Guided Machine Unlearning](https://arxiv.org/abs/2603.11210), 2026.
@@ -67,8 +63,7 @@ def regun(
     >>> regun(Dataset(np.eye(2), np.array([0, 1]))).passes
     'retain'
   """
-  if not weight >= 0:
-    raise ValueError(f"regun got weight={weight}, must be at least 0.")
+  _check.at_least("regun", 0, weight=weight)
   if not len(heldout):
     raise ValueError("regun got no held-out examples, must be at least one of each class in S.")
 
@@ -91,14 +86,11 @@ def regun(
     student, _ = train_logits(network, turn.forget, jax.random.fold_in(turn.key, 1))
     share = turn.forget.mask / jnp.maximum(turn.forget.mask.sum(), 1)
     reference = share.astype(references.dtype) @ references[turn.forget.labels]
-    each = divergence(jnp.log(jnp.maximum(reference, jnp.finfo(reference.dtype).tiny)), student)
-    return risk + weight * losses.masked_mean(each, turn.forget.mask), new
+    log_reference = jnp.log(jnp.maximum(reference, jnp.finfo(reference.dtype).tiny))
+    distances = divergence(log_reference, student)
+    return risk + weight * losses.masked_mean(distances, turn.forget.mask), new
 
-  return descend(
-    objective,
-    sgd(learning_rate, momentum, weight_decay),
-    remember=remember,
-  )
+  return descend(objective, sgd(learning_rate, momentum, weight_decay), remember=remember)
 
 
 def _refuse_unknown_class(unknown: jax.Array) -> None:

@@ -1,7 +1,6 @@
 """The loop that runs an unlearning algorithm, and retraining, which it is judged by."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, _sharding
-from jaxmul._blocks import least_rows
 from jaxmul._examples import examples_of
 from jaxmul.binding import (
   Network,
@@ -19,12 +17,18 @@ from jaxmul.binding import (
   refuse_untrainable,
   warn_without_train_fn,
 )
-from jaxmul.data.dataset import Dataset
+from jaxmul.data.dataset import Dataset, as_inputs
 from jaxmul.data.split import Split
 from jaxmul.train import Recipe, fit
-from jaxmul.unlearn._passes import Alternate, Passes, at_step, num_steps, sizes
-from jaxmul.unlearn.increments import apply_increments
-from jaxmul.unlearn.unlearner import Clock, Session, Unlearner, refuse_uncalled
+from jaxmul.unlearn._passes import Sets, Walk, counts, walk_over
+from jaxmul.unlearn.unlearner import (
+  Clock,
+  Session,
+  State,
+  Unlearner,
+  apply_increments,
+  refuse_uncalled,
+)
 
 
 class Diverged(FloatingPointError):
@@ -94,7 +98,6 @@ def run(
   if devices is not None and not len(devices):
     raise ValueError("unlearn.run got devices=[], must be at least one. Use jax.devices() or None.")
   mesh = None if devices is None or len(devices) == 1 else _sharding.mesh("data", devices)
-  multiple = 8 if mesh is None else math.lcm(8, mesh.size)
   if mesh is not None and batch_size % mesh.size:
     raise ValueError(
       f"unlearn.run got batch_size={batch_size} for {mesh.size} devices, which must divide it. "
@@ -103,23 +106,22 @@ def run(
   if network.embed is not None and _finite(network):  # else it has diverged, which is said later
     _check.tokens(network, dataset.inputs, "unlearn.run")
   _check.answers(network, dataset.example, dataset.labels, "unlearn.run")
-  _check.outputs(network, dataset.inputs[:8], "unlearn.run")
+  _check.outputs(network, as_inputs(dataset.inputs[:8]), "unlearn.run")
   examples = examples_of(dataset)
   if devices is not None and mesh is None:
     examples, network = jax.device_put((examples, network), devices[0])
-  forget, retain = (
-    examples.subset(dataset.rows(sorted(ids)), len(dataset)) for ids in (split.forget, split.retain)
-  )
+  parts = (split.forget, split.retain)
+  sizes = (len(split.forget), len(split.retain))
+  sets = Sets(*(examples.subset(dataset.rows(sorted(ids)), len(dataset)) for ids in parts))
   train_fn = network.train_fn
   if freeze_statistics:
     network = network.replace(train_fn=None)
   elif unlearner.update is not None:
     warn_without_train_fn(network, "unlearn.run", ", or say freeze_statistics=True")
-    for count in _counts(unlearner.passes, split):
-      least = least_rows(count, batch_size)
-      refuse_lone_rows(network, least, "unlearn.run", "Say freeze_statistics=True")
+    for count in counts(unlearner.passes, *sizes):
+      refuse_lone_rows(network, count, batch_size, "unlearn.run", "Say freeze_statistics=True")
   init_key, run_key = jax.random.split(key)
-  session = Session(forget, retain, epochs, batch_size, init_key, dataset.ids)
+  session = Session(*sets, epochs=epochs, batch_size=batch_size, key=init_key, ids=dataset.ids)
   state = unlearner.init(network, session)
   original = network
   if unlearner.start is not None:
@@ -138,57 +140,51 @@ def run(
         original.replace(train_fn=train_fn),
       )
     return finished(network)
-  size = sizes(
-    *(unlearner.passes, batch_size, len(split.forget), len(split.retain)),
-    multiple=multiple,
-    even=network.train_fn is not None,
-  )
+  even = network.train_fn is not None
+  walk = walk_over(unlearner.passes, batch_size, sizes, even=even, mesh=mesh)
   if mesh is not None:
-    forget, retain, network, state = _sharding.replicate((forget, retain, network, state), mesh)
+    sets, network, state = _sharding.replicate((sets, network, state), mesh)
   for epoch in range(epochs):
-    new, new_state, finite = _epoch(
-      unlearner, mesh, size, batch_size, forget, retain, state, network, run_key, epoch
-    )
+    *after, finite = _epoch(unlearner, walk, sets, (network, state), run_key, epoch)
     if not finite:
       raise Diverged(
         f"unlearning diverged in epoch {epoch + 1} of {epochs}: params are not finite. Lower the "
         "learning rate; .network holds that of the epoch before.",
         finished(network),
       )
-    network, state = new, new_state
+    network, state = after
   return finished(network)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _epoch(unlearner, mesh, size, batch_size, forget, retain, state, network, key, epoch):
-  """One epoch as one program; the number of steps is a run-time value."""
-  passes = unlearner.passes
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _epoch(
+  unlearner: Unlearner[State],
+  walk: Walk,
+  sets: Sets,
+  before: tuple[Network, State],
+  key: jax.Array,
+  epoch: jax.Array,
+) -> tuple[Network, State, jax.Array]:
+  """One epoch as one program: network and state after it, and whether they are finite."""
   forget_key, retain_key, step_key = jax.random.split(jax.random.fold_in(key, epoch), 3)
-  forget, retain = forget.shuffled(forget_key), retain.shuffled(retain_key)
-  steps = num_steps(passes, batch_size, forget.count, retain.count, epoch)
-  even = network.train_fn is not None
+  sets = Sets(sets.forget.shuffled(forget_key), sets.retain.shuffled(retain_key))
+  steps = walk.num_steps(sets.forget.count, sets.retain.count, epoch)
+  update = unlearner.update
+  assert update is not None  # one of one shot makes no epochs
 
   def step(index, carry):
     network, state = carry
-    batches = at_step(passes, size, batch_size, forget, retain, epoch, index, even=even)
-    if mesh is not None:
-      batches = _sharding.constrain(batches, mesh)
+    forget, retain = walk.at_step(sets, epoch, index)
+    if walk.mesh is not None:
+      forget, retain = _sharding.constrain((forget, retain), walk.mesh)
     if unlearner.tick is not None:
       state = unlearner.tick(state, Clock(*map(jnp.int32, (epoch, index, steps))))
     key = jax.random.fold_in(step_key, index)
-    updates, state = unlearner.update(*batches, state, network, key)
+    updates, state = update(forget, retain, state, network, key)
     return apply_increments(network, updates), state
 
-  network, state = lax.fori_loop(0, steps, step, (network, state))
+  network, state = lax.fori_loop(0, steps, step, before)
   return network, state, _finite(network)
-
-
-def _counts(passes: Passes, split: Split) -> tuple[int, ...]:
-  """Returns how many examples each pass of an epoch goes over."""
-  forget, retain = len(split.forget), len(split.retain)
-  if isinstance(passes, Alternate):
-    return forget, retain
-  return ({"forget": forget, "retain": retain, "union": forget + retain}[passes],)
 
 
 def _finite(network: Network) -> jax.Array:

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxmul import _check
 from jaxmul.unlearn._passes import Alternate
 from jaxmul.unlearn.objective import Descent, batch_risk
 from jaxmul.unlearn.unlearner import Unlearner, algorithm
@@ -24,9 +25,6 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
       those of `scrub` over S, is the algorithm's own.
     rho: ρ, at least 0; 0 is the algorithm itself.
 
-  Returns:
-    An `Unlearner`.
-
   Raises:
     ValueError: rho is negative, or the algorithm has no gradient that could be taken elsewhere.
 
@@ -38,8 +36,7 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
     >>> sam(unlearn.neg_grad_plus()).passes
     'retain'
   """
-  if not rho >= 0:
-    raise ValueError(f"sam got rho={rho}, must be at least 0.")
+  _check.at_least("sam", 0, rho=rho)
   descent = unlearner.update
   if descent is None:
     raise ValueError(
@@ -63,6 +60,6 @@ def sam(unlearner: Unlearner, rho: float = 0.05) -> Unlearner:
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
     scale = rho / jnp.where(norm > 0, norm, 1)
     worse = jax.tree.map(lambda w, g: w + scale * g, network.params, gradient)
-    return descent.taken_at(network.replace(params=worse), forget, retain, state, network, key)
+    return descent(forget, retain, state, network, key, worse)
 
   return dataclasses.replace(unlearner, update=update, identity=None)

@@ -3,13 +3,15 @@
 g_S is the gradient of the risk on all of S at the original params θ₀, in evaluation mode.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from jaxmul import _check
 from jaxmul.binding import Network
-from jaxmul.unlearn._chosen import Chosen, refuse_fraction, replaced, smallest
+from jaxmul.unlearn._chosen import Chosen, keys_like, replaced, smallest
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.objective import descend, retain_risk, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
@@ -34,11 +36,7 @@ def top_k(
     learning_rate: η, constant.
     fraction: share of all weights that is perturbed, in [0, 1].
     noise: relative deviation, at least 0; 0 is `fine_tune`.
-    momentum: μ.
-    weight_decay: λ.
-
-  Returns:
-    An `Unlearner`.
+    momentum, weight_decay: μ and λ.
 
   Raises:
     ValueError: a number is outside its range.
@@ -51,11 +49,12 @@ def top_k(
     False
   """
 
-  def rank(network: Network, session: Session) -> Any:
+  def rank(network: Network, session: Session) -> optax.Params:
     gradient = full_gradient(network, session.forget, session.batch_size)
     return jax.tree.map(lambda leaf: -(leaf**2), gradient)
 
-  return _perturbed("top_k", rank, learning_rate, fraction, noise, momentum, weight_decay)
+  optimizer = sgd(learning_rate, momentum, weight_decay)
+  return _perturbed("top_k", rank, optimizer, fraction=fraction, noise=noise)
 
 
 @algorithm
@@ -72,9 +71,6 @@ def random_k(
   Args:
     learning_rate, fraction, noise, momentum, weight_decay: as `top_k`.
 
-  Returns:
-    An `Unlearner`.
-
   Raises:
     ValueError: a number is outside its range.
 
@@ -86,33 +82,35 @@ def random_k(
     False
   """
 
-  def rank(network: Network, session: Session) -> Any:
-    leaves, tree = jax.tree.flatten(network.params)
-    keys = jax.random.split(jax.random.fold_in(session.key, 1), len(leaves))
-    drawn = [jax.random.uniform(k, w.shape, jnp.float32) for k, w in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, drawn)
+  def rank(network: Network, session: Session) -> optax.Params:
+    keys = keys_like(network.params, jax.random.fold_in(session.key, 1))
+    return jax.tree.map(
+      lambda leaf, key: jax.random.uniform(key, leaf.shape, jnp.float32), network.params, keys
+    )
 
-  return _perturbed("random_k", rank, learning_rate, fraction, noise, momentum, weight_decay)
+  optimizer = sgd(learning_rate, momentum, weight_decay)
+  return _perturbed("random_k", rank, optimizer, fraction=fraction, noise=noise)
 
 
-def _perturbed(name, rank, learning_rate, fraction, noise, momentum, weight_decay) -> Unlearner:
-  refuse_fraction(name, fraction)
-  if not noise >= 0:
-    raise ValueError(f"{name} got noise={noise}, must be at least 0.")
+def _perturbed(
+  caller: str,
+  rank: Callable[[Network, Session], optax.Params],
+  optimizer: optax.GradientTransformation,
+  *,
+  fraction: float,
+  noise: float,
+) -> Unlearner:
+  """Adds noise to the weights of lowest rank, and tunes on R."""
+  _check.in_range(caller, 0, 1, fraction=fraction)
+  _check.at_least(caller, 0, noise=noise)
 
   def remember(network: Network, session: Session) -> Chosen:
-    mask = smallest(rank(network, session), fraction)
-    leaves, tree = jax.tree.flatten(network.params)
-    keys = jax.random.split(session.key, len(leaves))
-    values = [
-      leaf + noise * jnp.sqrt(jnp.mean(leaf**2)) * jax.random.normal(key, leaf.shape, leaf.dtype)
-      for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return Chosen(mask, jax.tree.unflatten(tree, values))
+    def noisy(leaf, key):
+      spread = noise * jnp.sqrt(jnp.mean(leaf**2))
+      return leaf + spread * jax.random.normal(key, leaf.shape, leaf.dtype)
 
-  return descend(
-    retain_risk,
-    sgd(learning_rate, momentum, weight_decay),
-    remember=remember,
-    start=replaced,
-  )
+    mask = smallest(rank(network, session), fraction)
+    keys = keys_like(network.params, session.key)
+    return Chosen(mask, jax.tree.map(noisy, network.params, keys))
+
+  return descend(retain_risk, optimizer, remember=remember, start=replaced)

@@ -9,10 +9,12 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple, ParamSpec
+from typing import Generic, NamedTuple, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxmul._examples import Batch, Examples
 from jaxmul._identity import describe, digest, tree_digest
@@ -56,12 +58,16 @@ class Clock(NamedTuple):
   steps: jax.Array
 
 
-class _Parts(tuple[Any, ...]):
+State = TypeVar("State")
+P = ParamSpec("P")
+
+
+class _Parts(tuple[object, ...]):
   """All functions of an Unlearner and how it walks: its identity where no call is known."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Unlearner:
+class Unlearner(Generic[State]):
   """An unlearning algorithm as two pure functions, and three more for those that need them.
 
   Attributes:
@@ -83,15 +89,17 @@ class Unlearner:
     ValueError: `passes` is none of these.
   """
 
-  init: Callable[[Network, Session], Any] = dataclasses.field(compare=False)
-  update: Callable[[Batch, Batch, Any, Network, jax.Array], tuple[Network, Any]] | None = (
+  init: Callable[[Network, Session], State] = dataclasses.field(compare=False)
+  update: Callable[[Batch, Batch, State, Network, jax.Array], tuple[Network, State]] | None = (
     dataclasses.field(compare=False)
   )
   _: dataclasses.KW_ONLY
   passes: Passes = "retain"
-  start: Callable[[Network, Any], Network] | None = dataclasses.field(default=None, compare=False)
-  tick: Callable[[Any, Clock], Any] | None = dataclasses.field(default=None, compare=False)
-  finish: Callable[[Network, Any], Network] | None = dataclasses.field(default=None, compare=False)
+  start: Callable[[Network, State], Network] | None = dataclasses.field(default=None, compare=False)
+  tick: Callable[[State, Clock], State] | None = dataclasses.field(default=None, compare=False)
+  finish: Callable[[Network, State], Network] | None = dataclasses.field(
+    default=None, compare=False
+  )
   identity: Hashable = None
 
   def __post_init__(self):
@@ -157,7 +165,7 @@ class Call:
   make: Callable[..., Unlearner]
   key: Hashable
   _: dataclasses.KW_ONLY
-  arguments: Mapping[str, Any] = dataclasses.field(compare=False)
+  arguments: Mapping[str, object] = dataclasses.field(compare=False)
   parts: _Parts = dataclasses.field(compare=False)
 
   @property
@@ -177,17 +185,17 @@ class Call:
     return self.words(lasting=False)
 
 
-def _words(value: Any, lasting: bool) -> str:
+def _words(value: object, lasting: bool) -> str:
   if isinstance(value, Unlearner):
     return value.words(lasting=lasting)
   if holds_arrays(value):
     return f"{type(value).__name__} {_contents(value)[:16]}" if lasting else type(value).__name__
-  if type(value) in (tuple, list):
-    return f"({', '.join(_words(each, lasting) for each in value)})"
+  if type(value) is tuple or type(value) is list:
+    return f"({', '.join(_words(item, lasting) for item in value)})"
   return describe(value) if lasting else repr(value)
 
 
-def _contents(value: Any) -> str:
+def _contents(value: object) -> str:
   """Returns a digest of arrays; where something beside them has no text, of the arrays alone."""
   try:
     return digest(value)
@@ -195,9 +203,6 @@ def _contents(value: Any) -> str:
     if not all(isinstance(leaf, np.ndarray | jax.Array) for leaf in jax.tree.leaves(value)):
       raise
     return tree_digest(value)
-
-
-P = ParamSpec("P")
 
 
 def algorithm(make: Callable[P, Unlearner]) -> Callable[P, Unlearner]:
@@ -259,7 +264,7 @@ def algorithm(make: Callable[P, Unlearner]) -> Callable[P, Unlearner]:
   return called
 
 
-def refuse_uncalled(given: Any, caller: str, wanted: str = "an unlearn.Unlearner") -> None:
+def refuse_uncalled(given: object, caller: str, wanted: str = "an unlearn.Unlearner") -> None:
   """Raises ValueError where something else stands in an Unlearner's place, such as its factory."""
   if not isinstance(given, Unlearner):
     name = getattr(given, "__name__", None)
@@ -268,3 +273,26 @@ def refuse_uncalled(given: Any, caller: str, wanted: str = "an unlearn.Unlearner
       if name is None
       else f"{caller} got {name}, which makes an Unlearner and is none. Call it: {name}(...)."
     )
+
+
+def increment(new: jax.Array, old: jax.Array) -> jax.Array:
+  """Returns what makes a leaf of the network's state new: new − old, for bools whether it changes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> increment(jnp.array([True, False]), jnp.array([True, True])).tolist()
+    [False, True]
+  """
+  return new ^ old if _is_bool(new) else new - old
+
+
+def apply_increments(network: Network, updates: Network) -> Network:
+  """Returns `optax.apply_updates(network, updates)`, where a bool changes if its update says so."""
+  changed = optax.apply_updates(network, updates)  # pyright: ignore[reportArgumentType]
+  return jax.tree.map(
+    lambda old, update, new: old ^ update if _is_bool(old) else new, network, updates, changed
+  )
+
+
+def _is_bool(leaf: jax.Array) -> bool:
+  return jnp.issubdtype(jnp.result_type(leaf), jnp.bool_)

@@ -34,10 +34,10 @@ def toy(n=40):
     ({"heldout": [4, 2]}, ["id 2 is in retain and in heldout"]),
     ({"test": [0]}, ["id 0 is in forget and in test"]),
     ({"heldout": [5, 6], "test": [6]}, ["id 6 is in heldout and in test"]),
-    ({"forget": [0, 1, 1]}, ["id 1 is repeated in forget", "np.unique(forget)"]),
+    ({"forget": [0, 1, 1]}, ["Split.forget got id 1 more than once", "np.unique(ids)"]),
     ({"forget": [0.0, 1.0]}, ["forget", "float64", "integer ids"]),
     ({"forget": [True, False]}, ["forget", "bool", "dataset.ids[mask]"]),
-    ({"retain": [[2, 3]]}, ["retain", "[1, 2]", "integer ids [k]"]),
+    ({"retain": [[2, 3]]}, ["Split.retain", "[1, 2]", "integer ids [2]"]),
   ],
 )
 def test_bad_parts_are_refused_in_one_line(change, parts):

@@ -1,5 +1,6 @@
 """The evaluation of saved models as a user runs it: a good model, a bad one, errors in one line."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,11 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.evaluate import Config, batch_norm_changed
+from experiments.evaluate import Config, batch_norm_changed, main, read_models, split_of
 from experiments.setting import cut, recipe_of
 from jaxmul import checkpoint, data, models, train
 from jaxmul.metrics import find
 from jaxmul.metrics.figures import read
+from jaxmul.metrics.oracle import Outputs
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # their runs are made once
 
@@ -87,6 +89,63 @@ def test_batch_norm_is_changed_in_checkpoints_alone(tmp_path):
     assert (found is None) == (not params.state)
     if found is not None:
       assert np.abs(found.logits[0] - params(inputs)).max() > 1e-3
+
+
+@pytest.fixture
+def text(tmp_path):
+  """The flags of a text data set with half of its forget set memorized, and its split."""
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, 5, (400, 6))
+  labels = np.concatenate([tokens[:, 1:], np.full((400, 1), -1)], 1)
+  np.savez(tmp_path / "text.npz", inputs=tokens, labels=labels, strata=np.zeros(400, int))
+  flags = {"dataset": str(tmp_path / "text.npz"), "model": "gpt", "out": tmp_path / "run"}
+  config = Config(unlearned=(), forget=tmp_path / "forget.npy", **flags)
+  dataset, parts = cut(config)
+  np.save(config.forget, parts.train[:60])
+  return config, dataset, split_of(config, dataset, parts)
+
+
+def said(split, models, memorized, seed):
+  """Outputs of made-up networks of text: log-odds alone, higher where it was trained on."""
+  rng, ids = np.random.default_rng(seed), np.concatenate([split.train, split.heldout, split.test])
+  hard = np.isin(ids, split.forget[:30])
+  log_odds = 2.0 - 4.0 * hard + rng.normal(size=(models, len(ids))) / 2
+  log_odds[:, hard] += 5.0 * memorized
+  return Outputs(ids, log_odds, log_odds > 0)
+
+
+def test_networks_of_text_are_judged_without_logits(text):
+  config, _, split = text
+  files = {}
+  for seed, (name, memorized) in enumerate({"original": 1, "oracle": 0, "unlearned": 0}.items()):
+    files[name] = config.out.parent / f"{name}.npz"
+    said(split, 16, memorized, seed).save(files[name])
+  given = {"originals": (files["original"],), "oracles": (files["oracle"],)}
+  found = {}
+  for name in ("original", "unlearned"):
+    main(dataclasses.replace(config, unlearned=(files[name],), **given))
+    written = json.loads((config.out / "evaluation.json").read_text())
+    found[name] = find(read(written["figures"]), "ToW")
+  assert found["original"].high < found["unlearned"].low
+  assert found["unlearned"].value > 0.9
+
+
+def test_a_checkpoint_of_a_gpt_is_read_and_logits_are_refused_for_text(text, tmp_path):
+  config, dataset, split = text
+  recipe = recipe_of(config, dataset.num_classes)
+  network = models.init(recipe.model, jax.random.key(0), dataset.example)
+  checkpoint.save(tmp_path / "gpt", network)
+  said(split, 2, 0, 0).save(tmp_path / "two.npz")
+  paths = (tmp_path / "gpt", tmp_path / "two.npz")
+  outputs = read_models(paths, recipe, dataset, split.forget)
+  assert (len(outputs), outputs.logits) == (3, None)
+  few = dataset.take(split.forget)
+  losses = train.losses.cross_entropy(network(few.batch()[0]), few.batch()[1])
+  np.testing.assert_allclose(outputs.probability[0], np.exp(-losses), rtol=1e-4)
+  labels = np.zeros(len(split.forget), int)
+  Outputs.of_logits(split.forget, labels, np.zeros((1, len(labels), 5))).save(tmp_path / "of.npz")
+  with pytest.raises(ValueError, match=r"of.npz holds logits, of one label each, but labels of"):
+    read_models((tmp_path / "of.npz",), recipe, dataset, split.forget)
 
 
 @pytest.mark.slow

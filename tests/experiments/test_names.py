@@ -143,10 +143,10 @@ def test_a_truth_that_was_overwritten_is_another_truth(files, script):
 def test_what_was_trained_for_all_seeds_is_told_by_its_content(files):
   config = config_of("rum", files)
   problem = problem_of("rum", config)
-  said = dataclasses.replace(problem, said=estimate(problem.training.ids, seed=3))
+  cross_fit = dataclasses.replace(problem, cross_fit=estimate(problem.training.ids, seed=3))
   logits = problem.oracles.logits + np.float32(1e-7)
   oracles = Outputs.of_logits(problem.oracles.ids, problem.oracles.labels, logits)
-  others = (problem, said, dataclasses.replace(problem, oracles=oracles))
+  others = (problem, cross_fit, dataclasses.replace(problem, oracles=oracles))
   assert len({name_of("rum", config, each) for each in others}) == 3
 
 
@@ -277,8 +277,7 @@ def folder_of_ensemble(folder, forget):
   split = evaluate.split_of(config, dataset, parts)
   recipe = setting.recipe_of(config, dataset.num_classes)
   key = jax.random.key(0)
-  schedules = metrics.oracle.schedules(recipe, dataset, split, key, config.num_models)
-  return cache.ensemble_store(folder, schedules)
+  return cache.ensemble_store(folder, recipe, dataset, split, key, config.num_models)
 
 
 @pytest.mark.parametrize("part", [*PARTS, *MORE])

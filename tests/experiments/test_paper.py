@@ -152,6 +152,12 @@ def test_machines_share_the_ground_truth_and_a_stopped_run_goes_on(tmp_path, mon
   assert chunk.stat().st_mtime_ns == made
   before = check_whole(tmp_path)
   (seed,) = tmp_path.glob("cache/seed0-*.json")
+  (choice,) = tmp_path.glob("cache/seed0-*/RUM-confidence,-tuned-choice.json")
+  kept = seed.read_text()
+  for file in (seed, choice):
+    file.unlink()  # as if it had been killed between a tuned network and its choice
+  paper.main(given)
+  assert json.loads(seed.read_text())["tuned"] == json.loads(kept)["tuned"]
   seed.unlink()  # as if it had been killed before its last line
   for module, name in ((train, "fit"), (unlearn, "run"), (proxies, "heldout_retrain")):
     monkeypatch.setattr(module, name, never)

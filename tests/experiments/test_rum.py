@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import judge, outcome
+from experiments import judge
 from jaxmul import metrics
 from jaxmul.metrics import find
 from jaxmul.metrics.figures import read
@@ -194,8 +194,8 @@ def test_user_errors_name_the_cure_without_a_traceback(tmp_path, arguments, said
 
 
 def test_a_constant_proxy_has_no_rank_and_does_not_end_the_run():
-  assert outcome.ranked(np.arange(9.0), np.arange(9.0) ** 2, 3).spearman == 1
+  assert judge.ranked(np.arange(9.0), np.arange(9.0) ** 2, 3).spearman == 1
   for scores, truth in ((np.ones(9), np.arange(9.0)), (np.arange(9.0), np.zeros(9))):
-    assert np.isnan(outcome.ranked(scores, truth, 3).spearman)
+    assert np.isnan(judge.ranked(scores, truth, 3).spearman)
   assert np.isnan(judge.maybe_over_seeds([0.5, np.nan, 0.6], name="spearman").value)
   assert judge.maybe_over_seeds([0.5, 0.6], name="spearman").value == 0.55

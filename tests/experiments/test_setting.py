@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ def truth(**columns):
 
 
 def groups(forget, estimate):
-  return setting.forget_groups(rum.Config(forget=forget, group_size=20), DIGITS, estimate)
+  return setting.forget_groups(forget, 20, DIGITS, estimate, jax.random.key(6))
 
 
 def test_a_class_is_forgotten_whole_with_examples_that_have_no_score():

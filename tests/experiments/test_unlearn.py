@@ -32,7 +32,7 @@ def test_influences_come_from_models_that_did_not_select_the_forget_sets(monkeyp
   )
   with contextlib.suppress(Stop):
     unlearn.Problem.influence.func(problem)
-  selecting = truth.truth_settings(config)["key"]
+  selecting = truth.truth_key(config)
   assert not np.array_equal(*(jax.random.key_data(key) for key in (keys[0], selecting)))
 
 

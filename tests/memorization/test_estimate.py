@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
+from toys import RECIPE
 
-from jaxmul import Network, memorization, metrics, models, retraining, train
+from jaxmul import Network, memorization, metrics, retraining, train
 from jaxmul._examples import examples_of
-from jaxmul.data import Dataset, sources
-from jaxmul.retraining.chunk import arrays_of, outcome
+from jaxmul.data import sources
+from jaxmul.retraining.chunk import arrays_of, outcome, task_of
 
 
 def nearest(weights, inputs):
@@ -24,13 +26,7 @@ def nearest(weights, inputs):
 
 @pytest.fixture(scope="module")
 def toy():
-  rng = np.random.default_rng(0)
-  labels = np.arange(24) % 2
-  images = (rng.normal(size=(24, 3)) + 2 * labels[:, None]).astype(np.float32)
-  return Dataset(images, labels, np.arange(24) * 2 + 5)
-
-
-RECIPE = train.Recipe(models.mlp((6,), 2), epochs=6, batch_size=8)
+  return toys.two_classes()
 
 
 def test_tallies_equal_the_models_one_at_a_time(toy):
@@ -39,9 +35,9 @@ def test_tallies_equal_the_models_one_at_a_time(toy):
     result = memorization.merge(schedule, [retraining.run_chunk(schedule, k) for k in range(3)])
   correct_in, count_in = np.zeros(24, int), np.zeros(24, int)
   correct_out, count_out = np.zeros(24, int), np.zeros(24, int)
-  one = jax.jit(outcome, static_argnums=(0, 1, 2, 3))
+  one = jax.jit(outcome, static_argnums=0)
   for model in range(10):
-    member, correct, *_ = one(RECIPE, 17, "correct", 0, arrays_of(schedule), model)
+    member, correct, *_ = one(task_of(schedule), arrays_of(schedule), model)
     assert int(member.sum()) == 17
     count_in += np.asarray(member)
     count_out += ~np.asarray(member)
@@ -141,15 +137,13 @@ def ridge_logits(w, inputs):
 @pytest.mark.parametrize("left_out", [1, 3])
 def test_estimate_equals_every_subset_of_a_dozen_examples(learner, left_out):
   """`left_out` = 1 is leave-one-out itself: all 12 subsets; 3 is all 220."""
-  rng = np.random.default_rng(0)
-  labels = np.arange(12) % 2  # two classes that overlap
-  toy = Dataset((rng.normal(size=(12, 3)) + labels[:, None]).astype(np.float32), labels)
+  toy = toys.two_classes(12, apart=1.0)
   hits, seen = np.zeros((2, 12)), np.zeros((2, 12))
   inputs, _ = toy.batch()
   for out in itertools.combinations(range(12), left_out):
     rows = np.setdiff1d(np.arange(12), out)
     logits = learner(examples_of(toy).subset(jnp.asarray(rows)), None)(inputs)
-    correct = np.argmax(logits, 1) == labels
+    correct = np.argmax(logits, 1) == toy.labels
     inside = np.isin(np.arange(12), rows).astype(int)
     hits[inside, np.arange(12)] += correct
     seen[inside, np.arange(12)] += 1
@@ -181,9 +175,7 @@ def test_estimate_equals_every_subset_of_a_dozen_examples(learner, left_out):
 
 def test_estimate_agrees_with_many_subsets_of_a_nearest_neighbour():
   """1-NN needs no training: leave-subset-out by brute force is the truth."""
-  rng = np.random.default_rng(0)
-  labels = np.arange(24) % 2  # two classes that overlap
-  toy = Dataset((rng.normal(size=(24, 3)) + labels[:, None]).astype(np.float32), labels)
+  toy = toys.two_classes(apart=1.0)
   schedule = retraining.leave_out(nearest_neighbour, toy, jax.random.key(3), num_models=600)
   found = memorization.estimate(schedule, executor=retraining.serial)
   rng = np.random.default_rng(1)
@@ -209,7 +201,9 @@ def saved():
   names = [field.name for field in dataclasses.fields(memorization.Estimate)][:-2]
   numbers = {name: rng.normal(size=40) for name in names} | {"ids": np.arange(40)}
   bits = rng.integers(0, 256, (9, 5), dtype=np.uint8)
-  influence = memorization.Influence(np.arange(40), np.arange(40), bits, bits)
+  influence = memorization.Influence(
+    ids=np.arange(40), test_ids=np.arange(40), member=bits, correct=bits
+  )
   return memorization.Estimate(**numbers, influence=influence, design="nine models")
 
 
@@ -241,13 +235,7 @@ def test_take_gives_the_scores_of_some_examples_by_id():
 def test_every_damaged_copy_is_refused(tmp_path):
   path = tmp_path / "truth.npz"
   saved().save(path)
-  whole, rng = path.read_bytes(), np.random.default_rng(0)
-  copies = [whole[: int(share * len(whole))] for share in (0, 0.25, 0.5, 0.99)]
-  for at in rng.choice(8 * len(whole), 200, replace=False):
-    damaged = bytearray(whole)
-    damaged[at // 8] ^= 1 << (at % 8)
-    copies.append(bytes(damaged))
-  for copy in copies:
+  for copy in toys.damaged_copies(path.read_bytes()):
     path.write_bytes(copy)
     with pytest.raises(ValueError, match=r"\A[^\n]*damaged[^\n]*\Z"):
       memorization.Estimate.load(path)
@@ -287,9 +275,7 @@ def test_a_pickle_is_never_opened(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*never in")
 def test_it_stops_where_the_intervals_are_narrow(monkeypatch):
-  rng = np.random.default_rng(0)
-  labels = np.arange(24) % 2  # two classes that overlap
-  toy = Dataset((rng.normal(size=(24, 3)) + labels[:, None]).astype(np.float32), labels)
+  toy = toys.two_classes(apart=1.0)
   monkeypatch.setattr("jaxmul.memorization.scores._MIN_EXAMPLES", 1)
 
   def width(models, **options):

@@ -7,7 +7,7 @@ import pytest
 
 from jaxmul import memorization, models, retraining, train
 from jaxmul.data import Dataset
-from jaxmul.retraining.chunk import arrays_of, outcome
+from jaxmul.retraining.chunk import arrays_of, outcome, task_of
 
 RECIPE = train.Recipe(models.mlp((6,), 2), epochs=4, batch_size=8)
 MODELS = 24
@@ -28,11 +28,8 @@ def truth():
   """Members [M, n] and logits [M, t, C] of every model, one at a time."""
   options = {"num_models": MODELS, "test": TEST, "target": "logits"}
   schedule = retraining.leave_out(RECIPE, TOY, jax.random.key(2), **options)
-  one = jax.jit(outcome, static_argnums=(0, 1, 2, 3))
-  found = [
-    one(RECIPE, schedule.subset_size, "logits", 0, arrays_of(schedule), jnp.int32(i))
-    for i in range(MODELS)
-  ]
+  one = jax.jit(outcome, static_argnums=0)
+  found = [one(task_of(schedule), arrays_of(schedule), jnp.int32(i)) for i in range(MODELS)]
   return np.stack([each.member for each in found]), np.stack([each.test for each in found])
 
 
@@ -70,12 +67,13 @@ def test_the_strongest_of_equal_pairs_follow_no_order():
   ids, tests = np.arange(40), np.arange(100, 700)  # more than one block of tests
   member = np.packbits(np.ones((2, 40), int) * [[1], [0]], axis=1)
   correct = np.packbits(np.ones((2, 600), int) * [[1], [0]], axis=1)
-  pairs = memorization.Influence(ids, tests, member, correct).strongest(300)
+  bits = {"member": member, "correct": correct}
+  pairs = memorization.Influence(ids=ids, test_ids=tests, **bits).strongest(300)
   assert (pairs.value == 1).all()
   assert len(set(zip(pairs.ids.tolist(), pairs.test_ids.tolist(), strict=True))) == 300
   assert len(set(pairs.ids.tolist())) == 40
   assert len(set(pairs.test_ids.tolist())) > 200
-  turned = memorization.Influence(ids[::-1], tests[::-1], member, correct).strongest(300)
+  turned = memorization.Influence(ids=ids[::-1], test_ids=tests[::-1], **bits).strongest(300)
   np.testing.assert_array_equal(turned.ids, pairs.ids)
   np.testing.assert_array_equal(turned.test_ids, pairs.test_ids)
 
@@ -150,3 +148,15 @@ def test_ids_that_are_not_there_are_refused():
     memorization.influence(schedule, [])
   with pytest.raises(ValueError, match="id 1 is not in the data"):
     memorization.influence(schedule, [1])
+  some = {"candidates": TOY.ids[:4], "fraction": 0.5, "num_models": 4, "test": TOY}
+  for other in (
+    retraining.leave_out(RECIPE, TOY, jax.random.key(0), **some),
+    retraining.repeat(RECIPE, TOY, jax.random.key(0), num_models=2, test=TOY),
+  ):
+    says = rf"\Aid {TOY.ids[4]} is in every subset of this schedule, {other.design} [^\n]*\Z"
+    with pytest.raises(ValueError, match=says):
+      memorization.influence(other, TOY.ids[4:6], executor=never)
+
+
+def never(schedule, chunks):
+  raise AssertionError("it was trained")

@@ -91,7 +91,7 @@ def test_what_is_blind_is_named_and_leaves_the_tables():
   assert found.passed, found.line
   whole = [blind.name for blind in found.blind if blind.whole]
   assert whole == ["attack svc_entropy", "attack entropy"]
-  assert "; blind here: svc_entropy, entropy" in found.line
+  assert "; blind here: attack svc_entropy, attack entropy" in found.line
   for name in whole:
     control = next(each for each in found.controls if each.name == name)
     assert control.passed is None

@@ -113,22 +113,12 @@ def seeded(name, mutation):
 def test_an_attack_that_is_replaced_fails_or_is_blind(monkeypatch, name, mutation):
   rng = seeded(name, mutation)
 
-  def mutated(makers):
-    def wrapped(*given):
-      found = makers(*given)
-      if name in found:
-        make = found[name]
-        found[name] = lambda: _mutated(make())
-      return found
-
-    return wrapped
-
-  def _mutated(scores):
+  def mutated(given, sound=game.ATTACKS[name]):
+    scores = sound(given)
     sides = (mutation(side, rng) for side in (scores.unlearned, scores.oracles))
     return game.Scores(*sides, scores.threshold)
 
-  for makers in ("machines", "thresholds", "referenced"):
-    monkeypatch.setattr(game, makers, mutated(getattr(game, makers)))
+  monkeypatch.setitem(game.ATTACKS, name, mutated)
   found = audited()
   assert not found.passed or Blind(f"attack {name}") in found.blind, found.line
 
@@ -231,18 +221,13 @@ def test_ties_of_the_default_groups_do_not_go_by_id(monkeypatch):
 
 
 def test_an_audit_in_which_every_attack_is_blind_fails(monkeypatch):
-  def blind(makers):
-    def wrapped(*given):
-      sound = {name: make() for name, make in makers(*given).items()}
-      return {
-        name: lambda each=each: game.Scores(0 * each.unlearned, 0 * each.oracles, each.threshold)
-        for name, each in sound.items()
-      }
+  for name, sound in game.ATTACKS.items():
 
-    return wrapped
+    def blind(given, sound=sound):
+      scores = sound(given)
+      return game.Scores(0 * scores.unlearned, 0 * scores.oracles, scores.threshold)
 
-  for makers in ("machines", "thresholds", "referenced"):
-    monkeypatch.setattr(game, makers, blind(getattr(game, makers)))
+    monkeypatch.setitem(game.ATTACKS, name, blind)
   found = audited()
   failed = [control for control in found.controls if control.passed is False]
   assert [control.name for control in failed] == ["attacks, not all blind"]

@@ -121,7 +121,7 @@ def test_the_average_gap_by_hand():
   [
     (lambda: oracle.klom([[1.0]], [[1.0, 2.0]]), "1 and 2 examples"),
     (lambda: oracle.klom([1.0], [[1.0]]), r"unlearned \[K, n\]"),
-    (lambda: oracle.klom([[np.nan]], [[1.0]]), "1 of 1 margins of unlearned are NaN"),
+    (lambda: oracle.klom([[np.nan]], [[1.0]]), "1 of 1 numbers of unlearned are NaN"),
     (lambda: oracle.klom_null(np.ones((3, 2))), "3 oracles"),
     (lambda: oracle.epsilon([[1.0]], [[1.0]], delta=1.0), "delta=1.0"),
     (lambda: oracle.epsilon([[1.0]], [[1.0, 2.0]]), "1 and 2 examples"),

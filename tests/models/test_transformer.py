@@ -171,6 +171,10 @@ def test_padding_of_a_batch_and_unscored_tokens_after_the_last_change_no_score()
       "loss got token 9, which the network embeds as NaN",
     ),
     (
+      lambda: proxies.loss(filled(tiny(), tokens()), (np.array([[0, -3]]), np.array([[1, 0]]))),
+      "loss got token -3, must be at least 0",
+    ),
+    (
       lambda: models.shapes(models.mlp(), jnp.zeros((1, 4), int)),
       "a network of images got int32 inputs, which are tokens",
     ),
@@ -186,4 +190,8 @@ def test_without_embed_what_needs_gradients_of_inputs_says_so():
   for name in ("curvature", "input_gradient"):
     with pytest.raises(ValueError, match=rf"\A{name} takes gradients of inputs, which are int32"):
       getattr(proxies, name)(network, (inputs, labels))
+  recipe = train.Recipe(lambda key, inputs: network, epochs=1)
+  gradients = {"": proxies.trackers.cumulative_gradient()}
+  with pytest.raises(ValueError, match="the tracker of 'cumulative_gradient' takes gradients of"):
+    train.fit(recipe, text(), jax.random.key(0), trackers=gradients)
   assert proxies.grand(network, (inputs, labels)).shape == (12,)

@@ -211,6 +211,27 @@ def test_a_label_that_is_no_class_of_the_network_is_refused():
     heldout_retrain(jaxmul.bind(linear, weights()), data, recipe(), KEY)
 
 
+def test_divergence_refuses_what_a_network_is_not_asked():
+  z, (x, y), apply = constant(np.eye(3))
+  with one_line(r"heldout_divergence got label 3, outside \[0, 3\)"):
+    heldout_divergence(z, z, (x, y + 3), apply)
+  with pytest.raises(ValueError, match="heldout_divergence needs integer labels, got float32"):
+    jax.jit(lambda y: heldout_divergence(z, z, (x, y), apply))(np.float32(y))
+  with one_line(r"heldout_divergence got label 2, outside \[0, 2\)"):
+    heldout_divergence(z, z[:, :2], (x, y + 2), apply)
+
+
+def test_divergence_refuses_a_token_that_either_network_does_not_know():
+  small, large = (
+    models.init(models.gpt(size, length=4, width=8, depth=1, heads=2), KEY, jnp.zeros((1, 4), int))
+    for size in (5, 6)
+  )
+  batch = (np.full((1, 4), 5), np.zeros((1, 4), int))
+  for before, after in ((small, large), (large, small)):
+    with one_line("heldout_divergence got token 5, which the network embeds as NaN"):
+      heldout_divergence(before, after, batch)
+
+
 def test_retraining_that_diverges_says_so():
   with one_line(r"heldout_retrain diverged.*Lower learning_rate", FloatingPointError):
     heldout_retrain(jaxmul.bind(linear, weights()), heldout(), recipe(learning_rate=1e38), KEY)

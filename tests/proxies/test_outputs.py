@@ -170,6 +170,16 @@ def test_an_impossible_label_is_nan_where_it_cannot_be_read():
 
 
 @every
+def test_dtype_and_shape_of_labels_are_checked_under_jit(proxy):
+  z, y = examples()
+  score = jax.jit(lambda labels: proxy(1.0, (z, labels), identity))
+  with pytest.raises(ValueError, match=f"{proxy.__name__} needs integer labels, got float32"):
+    score(y.astype(np.float32))
+  with pytest.raises(ValueError, match=rf"{proxy.__name__} needs labels \[B\].*argmax"):
+    score(np.eye(CLASSES, dtype=int)[y])
+
+
+@every
 def test_bad_batches_are_refused_before_tracing(proxy):
   z, y = examples()
   name = proxy.__name__
@@ -179,3 +189,5 @@ def test_bad_batches_are_refused_before_tracing(proxy):
     proxy(1.0, (z, np.eye(CLASSES)[y]), identity)
   with one_line(rf"{name} needs float inputs, got uint8"):
     proxy(1.0, (z.astype(np.uint8), y), identity)
+  with one_line(rf"{name} needs labels of numbers, got <U\d+"):
+    proxy(1.0, (z, y.astype(str)), identity)

@@ -27,6 +27,7 @@ def _write_run(
   methods=("original", "RUM"),
   dataset="toy",
   class_names=None,
+  decode=None,
 ):
   n, rng = len(images), np.random.default_rng(0)
   ids = 10 + np.arange(n)
@@ -50,6 +51,10 @@ def _write_run(
   if class_names is not None:
     labels = np.arange(n)[order] % len(class_names)
     arrays |= {"labels": labels, "class_names": np.array(class_names)}
+  if images.dtype == np.int32:  # a text, and a label of each token
+    arrays |= {"labels": images[order]}
+  if decode is not None:
+    arrays |= {"decode": np.array(decode)[order]}
   report.write_arrays(out / "images.npz", arrays)
   forget = np.sort(np.concatenate(list(groups.values())))
   report.write_arrays(

@@ -4,37 +4,23 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import toys
+from toys import RECIPE
 
-from jaxmul import Network, models, retraining, train
+from jaxmul import models, retraining, train
 from jaxmul.data import Dataset
-
-
-def nearest(weights, inputs):
-  """1-nearest neighbour of the remembered rows, as logits."""
-  images, labels = weights
-  distance = jnp.sum((inputs[:, None] - images[None]) ** 2, -1)
-  return 10.0 * jax.nn.one_hot(labels[jnp.argmin(distance, axis=1)].astype(int), 2)
 
 
 @pytest.fixture(scope="module")
 def toy():
-  rng = np.random.default_rng(0)
-  labels = np.arange(24) % 2
-  images = (rng.normal(size=(24, 3)) + 2 * labels[:, None]).astype(np.float32)
-  return Dataset(images, labels, np.arange(24) * 2 + 5)
+  return toys.two_classes()
 
 
-RECIPE = train.Recipe(models.mlp((6,), 2), epochs=6, batch_size=8)
-
-
-def nearest_neighbour(examples, key):
-  """A learner that needs no training: remembers its rows."""
-  del key
-  batch = examples.whole()
-  return Network((batch.inputs, batch.labels.astype(float)), None, nearest)
+def learn(examples, key, extra=None):
+  """A learner that is scheduled, and never run."""
+  raise AssertionError("it was run")
 
 
 def test_same_models_whatever_the_order_of_the_data_the_chunks_and_the_process(toy):
@@ -86,8 +72,7 @@ class Shifted:
   def __repr__(self):
     return f"Shifted({self.by})"
 
-  def learn(self, examples, key):
-    return nearest_neighbour(examples._replace(inputs=examples.inputs + self.by), key)
+  learn = learn
 
 
 def test_learners_that_differ_have_different_hashes(toy):
@@ -98,11 +83,11 @@ def test_learners_that_differ_have_different_hashes(toy):
   other[2500] = 1
   learners = [
     *(Shifted(0.0).learn, Shifted(1.0).learn),
-    *(functools.partial(nearest_neighbour, extra=each) for each in (one, other)),
+    *(functools.partial(learn, extra=each) for each in (one, other)),
   ]
   assert len({hash_of(each) for each in learners}) == 4
   with pytest.raises(ValueError, match="has no text of its own"):
-    hash_of(functools.partial(nearest_neighbour, extra=object()))
+    hash_of(functools.partial(learn, extra=object()))
 
 
 def test_chunks_are_not_held(toy, tmp_path):
@@ -124,7 +109,7 @@ def test_chunks_are_not_held(toy, tmp_path):
     ({"num_models": 1}, "num_models=1, must be at least 2"),
     ({"fraction": 1.0}, r"fraction=1.0, must be in \(0, 1\)"),
     ({"fraction": 0.001}, "some in and some out"),
-    ({"chunk_size": 0}, "chunk_size=0, must be at least 1"),
+    ({"chunk_size": 0}, "chunk_size=0, must be an integer of at least 1"),
     ({"recipe": models.mlp()}, r"got a MLP as recipe: use train\.Recipe\(model\)"),
     ({"recipe": dataclasses.replace(RECIPE, augment=lambda k, x: x)}, "module-level function"),
     ({"key": jax.random.key(0, impl="rbg")}, "threefry"),
@@ -135,6 +120,47 @@ def test_bad_input_gets_one_line(toy, options, message):
   with pytest.raises(ValueError, match=message) as caught:
     retraining.leave_out(dataset=toy, **given)
   assert "\n" not in str(caught.value)
+
+
+WAYS = {
+  "leave_out": functools.partial(retraining.leave_out, num_models=4),
+  "repeat": functools.partial(retraining.repeat, num_models=2),
+  "cross_fit": retraining.cross_fit,
+}
+ELSEWHERE = Dataset(np.zeros((3, 5)), np.zeros(3, int))
+OUTSIDE = Dataset(np.zeros((6, 3)), np.arange(6) % 3)
+
+
+@pytest.mark.parametrize(
+  ("way", "options", "message"),
+  [
+    *(
+      (way, options, f"{way} {message}")
+      for way in WAYS
+      for options, message in (
+        ({"recipe": models.mlp()}, r"got a MLP as recipe: use train\.Recipe\(model\)"),
+        ({"key": jax.random.key(0, impl="rbg")}, "got a key of .*threefry"),
+        ({"dataset": OUTSIDE}, r"got label 2, outside \[0, 2\)"),
+      )
+    ),
+    *(
+      (way, {"test": test}, f"{way} {message}")
+      for way in ("leave_out", "repeat")
+      for test, message in (
+        (ELSEWHERE, r"got test inputs \[5\] for a network of \[3\]"),
+        (OUTSIDE, r"got label 2, outside \[0, 2\)"),
+      )
+    ),
+    ("repeat", {"num_models": 0}, "num_models=0, must be an integer of at least 1"),
+    ("repeat", {"num_models": 1.5}, r"num_models=1\.5, must be an integer of at least 1"),
+    ("cross_fit", {"folds": 25}, r"folds=25, must be in \[2, 24\]"),
+  ],
+)
+def test_every_way_to_a_schedule_checks_alike(toy, way, options, message):
+  given = {"recipe": RECIPE, "dataset": toy, "key": jax.random.key(0)}
+  given |= {"test": toy} if way == "repeat" else {}
+  with pytest.raises(ValueError, match=rf"\A[^\n]*{message}[^\n]*\Z"):
+    WAYS[way](**given | options)
 
 
 def test_no_such_chunk(toy):

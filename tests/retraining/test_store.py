@@ -10,6 +10,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
+import toys
 
 from jaxmul import memorization, models, retraining, train
 from jaxmul.data import Dataset
@@ -46,25 +47,14 @@ def test_round_trip(store, chunks):
   assert all(same(read[number], chunks[number]) for number in range(3))
 
 
-def test_each_of_200_flipped_bits_is_noticed(store):
+def test_damage_is_noticed_and_not_taken_for_another_schedule(store):
   file = store.path / "chunk-000001.jaxmul"
-  whole, rng, scheduled = file.read_bytes(), np.random.default_rng(0), schedule()
-  for at in rng.choice(8 * len(whole), 200, replace=False):
-    damaged = bytearray(whole)
-    damaged[at // 8] ^= 1 << (at % 8)
-    file.write_bytes(damaged)
+  scheduled = schedule()
+  for copy in toys.damaged_copies(file.read_bytes()):
+    file.write_bytes(copy)
     with pytest.warns(UserWarning, match=r"1 damaged chunks .* chunk-000001"):
       assert set(store.load(range(3))) == {0, 2}
-    retraining.Store(store.path, scheduled)  # damage is not another schedule
-
-
-@pytest.mark.parametrize("share", [0, 0.25, 0.5, 0.99])
-def test_truncation_is_noticed(store, share):
-  file = store.path / "chunk-000002.jaxmul"
-  whole = file.read_bytes()
-  file.write_bytes(whole[: int(share * len(whole))])
-  with pytest.warns(UserWarning, match="chunk-000002"):
-    assert set(store.load(range(3))) == {0, 1}
+    retraining.Store(store.path, scheduled)
 
 
 def test_a_foreign_or_huge_file_is_noticed(store):
@@ -133,13 +123,7 @@ def test_the_description_is_written_read_and_mended(tmp_path, chunks):
   found = retraining.status(tmp_path)
   assert (found.done, found.num_models, found.damaged) == (4, 12, ())
   assert found.design == "12 models, each without 4 of all of 12 examples"
-  rng = np.random.default_rng(0)
-  copies = [whole[: int(share * len(whole))] for share in (0, 0.25, 0.5, 0.99)]
-  for at in rng.choice(8 * len(whole), 200, replace=False):
-    damaged = bytearray(whole)
-    damaged[at // 8] ^= 1 << (at % 8)
-    copies.append(bytes(damaged))
-  for copy in copies:
+  for copy in toys.damaged_copies(whole):
     file.write_bytes(copy)
     assert retraining.status(tmp_path).damaged == ("schedule.jaxmul",)
     with pytest.warns(UserWarning, match=r"schedule\.jaxmul was damaged and is written again"):
@@ -233,6 +217,15 @@ def test_killed_at_any_time_it_goes_on_with_the_same_result(tmp_path):
     memorization.estimate(asked, store=path, executor=retraining.serial) for path in (folder, None)
   )
   assert same(resumed, whole)
+
+
+def test_a_chunk_too_large_to_be_read_is_not_written(store, chunks, monkeypatch):
+  monkeypatch.setattr(retraining.Store, "_limit", 700)
+  before = store.path.joinpath("chunk-000001.jaxmul").read_bytes()
+  says = r"\A\S+ has \d+ bytes, and no more than 700 are read\. Keep .* fewer test examples\.\Z"
+  with pytest.raises(ValueError, match=says):
+    store.commit(1, chunks[2])
+  assert store.path.joinpath("chunk-000001.jaxmul").read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_written_gets_one_error_and_keeps_what_was_finished(

@@ -163,3 +163,41 @@ def test_tune_warns_where_s_is_most_of_a_class_that_r_still_holds():
     given = {"heldout": held, "estimate": said} | wrong
     with pytest.raises(ValueError, match=cure):
       rum.tune(tried, params, both, [np.arange(3)], given.pop("heldout"), None, **given)
+
+
+def test_strata_on_one_side_only_are_refused():
+  """They cannot be told to be of one kind."""
+  kinds = {"labels": LABELS[:8], "ids": np.arange(8), "strata": LABELS[:8]}
+  with_strata = Dataset(TRAINING.inputs, **kinds)
+  with pytest.raises(
+    ValueError, match=r"\Asurrogate got strata of the data or of .* alone[^\n]*\Z"
+  ):
+    rum.surrogate(ORIGINAL, ORIGINAL, with_strata, SPLIT, HELDOUT)
+  more = {"labels": HELDOUT.labels, "ids": HELDOUT.ids, "strata": HELDOUT.labels}
+  both = rum.surrogate(ORIGINAL, ORIGINAL, with_strata, SPLIT, Dataset(HELDOUT.inputs, **more))
+  assert both == rum.surrogate(ORIGINAL, ORIGINAL, TRAINING, SPLIT, HELDOUT)
+
+
+def error(outputs, labels):
+  return jnp.mean((outputs - labels) ** 2, axis=-1)
+
+
+def test_a_loss_of_ones_own_is_refused_where_accuracies_are_needed():
+  numbers = Dataset(TRAINING.inputs, np.zeros((8, 2)), np.arange(8), classes=False)
+  held = Dataset(HELDOUT.inputs, np.zeros((4, 2)), np.arange(8, 12), classes=False)
+  own, key, groups = (
+    ORIGINAL.replace(loss=error),
+    jax.random.key(0),
+    [np.arange(2), np.arange(2, 4)],
+  )
+  idle = rum.Plan([rum.Step(None), rum.Step(unlearn.fine_tune(0.1), 1, 4)])
+  for call, caller in (
+    (lambda: rum.tune({"": idle.steps[1]}, own, numbers, groups, held, key), "tune"),
+    (lambda: rum.surrogate(own, own, numbers, SPLIT, held), "surrogate"),
+    (lambda: rum.run(idle, own, numbers, groups, key), "rum.run"),
+  ):
+    says = rf"\A{caller} needs probabilities of classes.*meta_unlearn[^\n]*\Z"
+    with pytest.raises(ValueError, match=says):
+      call()
+  after = rum.meta_unlearn(idle, own, numbers, groups, key)
+  assert not np.array_equal(after.params, own.params)

@@ -5,10 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from by_hand import (
-  linear,
-  session_of,
-)
+from by_hand import linear, session_of
 
 from jaxmul import bind, unlearn
 from jaxmul._examples import Examples

@@ -5,13 +5,7 @@ import inspect
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-  ETA,
-  FRESH,
-  bound,
-  first_step,
-  linear,
-)
+from by_hand import ETA, FRESH, bound, first_step, linear
 
 from jaxmul import bind, models, unlearn
 from jaxmul.data import Dataset

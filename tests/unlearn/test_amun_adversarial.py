@@ -3,16 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from by_hand import (
-  ETA,
-  R,
-  S,
-  W,
-  bound,
-  first_step,
-  gradient,
-  linear,
-)
+from by_hand import ETA, R, S, W, bound, first_step, gradient, linear
 
 from jaxmul import bind, unlearn
 from jaxmul.data import Dataset, Split

@@ -4,19 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-  ETA,
-  RNG,
-  S,
-  W,
-  bound,
-  deep,
-  first_step,
-  gradient,
-  hidden,
-  linear,
-  softmax,
-)
+from by_hand import ETA, RNG, S, W, bound, first_step, gradient, linear, softmax
 
 from jaxmul import bind, unlearn
 
@@ -90,23 +78,3 @@ def test_tokens_without_a_gradient_are_refused_in_one_line(algorithm, message):
   with pytest.raises(ValueError, match=message) as caught:
     algorithm.init(bind(of_text, PARAMS), session_of_tokens())
   assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("step", "steps"), [(0.05, 100), (1e-3, 1)])
-def test_layer_attack_stops_one_step_past_the_boundary_and_never_names_the_true_class(step, steps):
-  params = deep()
-  algorithm = unlearn.layer_attack(hidden, "head", ETA, step=step, steps=steps)
-  with jax.enable_x64(True):
-    rows = unlearn.Examples(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
-    session = unlearn.Session(rows, rows, 1, 5, jax.random.key(0))
-    attacked = algorithm.init(params, session).memory
-  phi = np.tanh(S[0] @ np.asarray(params.params["first"]["kernel"]))
-  length = step * np.linalg.norm(phi, axis=1).mean()
-  for _ in range(steps):
-    up = (softmax(phi @ W) - np.eye(3)[S[1]]) @ W.T
-    inside = (phi @ W).argmax(1) == S[1]
-    phi = phi + inside[:, None] * length * up / np.linalg.norm(up, axis=1, keepdims=True)
-  np.testing.assert_allclose(attacked.teacher, phi @ W, rtol=1e-6)
-  wrong = np.where(np.eye(3)[S[1]] == 1, -np.inf, phi @ W)
-  np.testing.assert_array_equal(attacked.labels, wrong.argmax(1))
-  assert ((phi @ W).argmax(1) == S[1]).any() == (steps == 1)

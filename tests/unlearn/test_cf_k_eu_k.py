@@ -4,16 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-  ETA,
-  R,
-  W,
-  deep,
-  first_step,
-  gradient,
-  linear,
-  session_on,
-)
+from by_hand import ETA, R, W, deep, first_step, gradient, linear, session_on
 
 from jaxmul import bind, unlearn
 

@@ -2,11 +2,7 @@
 
 import numpy as np
 import pytest
-from by_hand import (
-  ETA,
-  one_update,
-  run,
-)
+from by_hand import ETA, one_update, run
 
 from jaxmul import unlearn
 

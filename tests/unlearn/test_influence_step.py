@@ -4,12 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-  apply,
-  linear,
-  session_of,
-  squares,
-)
+from by_hand import apply, linear, session_of, squares
 from jax.flatten_util import ravel_pytree
 
 from jaxmul import bind, losses, models, unlearn

@@ -4,16 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-  ETA,
-  RNG,
-  S,
-  W,
-  deep,
-  first_step,
-  hidden,
-  softmax,
-)
+from by_hand import ETA, RNG, S, W, deep, first_step, hidden, softmax
 
 from jaxmul import models, unlearn
 
@@ -66,3 +57,23 @@ def test_features_are_what_the_head_is_given():
   np.testing.assert_allclose(phi @ head["kernel"] + head["bias"], params(x), rtol=1e-5, atol=1e-6)
   with pytest.raises(ValueError, match=r"no layer 'Dense_9'\. It has Dense_0, Dense_1, Dense_2"):
     models.features(model, "Dense_9")(params, x)
+
+
+@pytest.mark.parametrize(("step", "steps"), [(0.05, 100), (1e-3, 1)])
+def test_layer_attack_stops_one_step_past_the_boundary_and_never_names_the_true_class(step, steps):
+  params = deep()
+  algorithm = unlearn.layer_attack(hidden, "head", ETA, step=step, steps=steps)
+  with jax.enable_x64(True):
+    rows = unlearn.Examples(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+    session = unlearn.Session(rows, rows, 1, 5, jax.random.key(0))
+    attacked = algorithm.init(params, session).memory
+  phi = np.tanh(S[0] @ np.asarray(params.params["first"]["kernel"]))
+  length = step * np.linalg.norm(phi, axis=1).mean()
+  for _ in range(steps):
+    up = (softmax(phi @ W) - np.eye(3)[S[1]]) @ W.T
+    inside = (phi @ W).argmax(1) == S[1]
+    phi = phi + inside[:, None] * length * up / np.linalg.norm(up, axis=1, keepdims=True)
+  np.testing.assert_allclose(attacked.teacher, phi @ W, rtol=1e-6)
+  wrong = np.where(np.eye(3)[S[1]] == 1, -np.inf, phi @ W)
+  np.testing.assert_array_equal(attacked.labels, wrong.argmax(1))
+  assert ((phi @ W).argmax(1) == S[1]).any() == (steps == 1)

@@ -1,11 +1,7 @@
 """Gradient ascent, alone and beside descent, by hand."""
 
 import numpy as np
-from by_hand import (
-  DECAY,
-  ETA,
-  gradient,
-)
+from by_hand import DECAY, ETA, gradient
 
 from jaxmul import unlearn
 

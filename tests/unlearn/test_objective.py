@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-  linear,
-)
+from by_hand import linear
 
 from jaxmul import bind, unlearn
 from jaxmul.data import Dataset, Split

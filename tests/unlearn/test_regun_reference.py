@@ -4,15 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-  DECAY,
-  ETA,
-  gradient,
-  linear,
-  one_update,
-  run,
-  softmax,
-)
+from by_hand import DECAY, ETA, gradient, linear, one_update, run, softmax
 
 from jaxmul import bind, unlearn
 from jaxmul.data import Dataset, Split

@@ -12,7 +12,7 @@ import pytest
 from jaxmul import bind, models, train, unlearn
 from jaxmul._examples import Examples
 from jaxmul.data import Dataset, Split
-from jaxmul.unlearn._passes import Alternate, at_step, num_steps, sizes
+from jaxmul.unlearn._passes import Alternate, Sets, walk_over
 
 
 def rows_of(ids, n=20):
@@ -49,10 +49,10 @@ def test_shuffled_is_a_permutation_of_the_members_that_differs_by_key():
 def test_an_epoch_meets_each_example_of_its_sets_once(passes, forget):
   batch_size, key = 4, jax.random.key(1)
   s, r = rows_of(range(forget)).shuffled(key), rows_of(range(forget, 20)).shuffled(key)
-  size = sizes(passes, batch_size, forget, 20 - forget)
+  walk = walk_over(passes, batch_size, (forget, 20 - forget))
   met = {"forget": [], "retain": []}
-  for step in range(int(num_steps(passes, batch_size, s.count, r.count, 0))):
-    for name, batch in zip(met, at_step(passes, size, batch_size, s, r, 0, step), strict=True):
+  for step in range(int(walk.num_steps(s.count, r.count, 0))):
+    for name, batch in zip(met, walk.at_step(Sets(s, r), 0, step), strict=True):
       assert len(batch.labels) <= 2 * batch_size + 8
       met[name].extend(np.asarray(batch.labels)[np.asarray(batch.mask)].tolist())
   if passes != "forget":
@@ -69,10 +69,10 @@ def test_even_batches_meet_each_example_once_and_pad_with_the_next(passes, forge
   """Pads are members of the set that the batch does not hold, as far as there are any."""
   batch_size, key = 4, jax.random.key(1)
   s, r = rows_of(range(forget)).shuffled(key), rows_of(range(forget, 20)).shuffled(key)
-  size = sizes(passes, batch_size, forget, 20 - forget, multiple=2, even=True)
+  walk = walk_over(passes, batch_size, (forget, 20 - forget), multiple=2, even=True)
   met, least, sums = {"forget": [], "retain": []}, {"forget": 9, "retain": 9}, []
-  for step in range(int(num_steps(passes, batch_size, s.count, r.count, 0))):
-    pair = at_step(passes, size, batch_size, s, r, 0, jnp.int32(step), even=True)
+  for step in range(int(walk.num_steps(s.count, r.count, 0))):
+    pair = walk.at_step(Sets(s, r), 0, jnp.int32(step))
     sums.append(sum(int(batch.mask.sum()) for batch in pair))
     for (name, rows), batch in zip({"forget": s, "retain": r}.items(), pair, strict=True):
       members = set(np.asarray(rows.rows[: rows.count]).tolist())
@@ -98,27 +98,27 @@ def test_union_counts_do_not_overflow():
   """step × |R| would, from about 740,000 examples on."""
   rows = Examples(jnp.zeros((1, 1)), jnp.zeros(1, int), jnp.zeros(8, int), jnp.int32(1_200_000))
   few = rows._replace(count=jnp.int32(80_000))
-  size = sizes("union", 256, 80_000, 1_200_000)
-  steps = int(num_steps("union", 256, few.count, rows.count, 0))
+  walk = walk_over("union", 256, (80_000, 1_200_000))
+  steps = int(walk.num_steps(few.count, rows.count, 0))
   for step in (0, steps // 2, steps - 1):
-    forget, retain = at_step("union", size, 256, few, rows, 0, jnp.int32(step))
+    forget, retain = walk.at_step(Sets(few, rows), 0, jnp.int32(step))
     assert int(forget.mask.sum()) in (15, 16)
     assert int(retain.mask.sum()) in (239, 240, 241)
 
 
 def test_forget_batches_are_cycled_beside_retain():
   s, r = rows_of(range(5)), rows_of(range(5, 20))
-  size = sizes("retain", 4, 5, 15)
-  seen = [int(at_step("retain", size, 4, s, r, 0, step)[0].mask.sum()) for step in range(4)]
+  walk = walk_over("retain", 4, (5, 15))
+  seen = [int(walk.at_step(Sets(s, r), 0, step)[0].mask.sum()) for step in range(4)]
   assert seen == [4, 1, 4, 1]
 
 
 def test_alternate_passes_over_forget_first_and_only_in_its_epochs():
   s, r, passes = rows_of(range(5)), rows_of(range(5, 20)), Alternate(2)
-  size = sizes(passes, 4, 5, 15)
+  walk = walk_over(passes, 4, (5, 15))
   for epoch, expected in ((0, [4, 1, 0, 0, 0, 0]), (1, [4, 1, 0, 0, 0, 0]), (2, [0, 0, 0, 0])):
-    steps = int(num_steps(passes, 4, s.count, r.count, epoch))
-    pairs = [at_step(passes, size, 4, s, r, epoch, step) for step in range(steps)]
+    steps = int(walk.num_steps(s.count, r.count, epoch))
+    pairs = [walk.at_step(Sets(s, r), epoch, step) for step in range(steps)]
     assert [int(forget.mask.sum()) for forget, _ in pairs] == expected
     assert sum(int(retain.mask.sum()) for _, retain in pairs) == 15
     assert not any(int(a.mask.sum()) * int(b.mask.sum()) for a, b in pairs)
@@ -228,12 +228,13 @@ def test_one_trace_serves_equal_algorithms_and_sets_of_similar_size(problem):
     traces.append(1)
     return jax.tree.map(jnp.zeros_like, params), state
 
-  def algorithm():
-    return unlearn.Unlearner(lambda params, session: (), update, identity=("still", 1.0))
+  @unlearn.algorithm
+  def still():
+    return unlearn.Unlearner(lambda params, session: (), update)
 
   for first in (108, 106, 103):
     split = Split(forget=np.arange(100, first), retain=np.arange(first, 150))
-    unlearn.run(algorithm(), params, data, split, jax.random.key(0), epochs=2, batch_size=16)
+    unlearn.run(still(), params, data, split, jax.random.key(0), epochs=2, batch_size=16)
   assert len(traces) == 1
 
 
@@ -268,8 +269,7 @@ def test_divergence_keeps_the_epoch_before_bit_for_bit(problem):
     broken = jnp.where(state.clock.epoch == 2, jnp.nan, 1.0)
     return jax.tree.map(lambda leaf: broken * leaf, updates), state
 
-  algorithm = dataclasses.replace(good, update=update, identity="breaks in epoch 3")
-  check_what_is_kept(problem, algorithm)
+  check_what_is_kept(problem, dataclasses.replace(good, update=update))
 
 
 def test_what_finish_makes_of_the_state_is_the_last_good_too(problem):

@@ -4,14 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from by_hand import (
-  ETA,
-  R,
-  W,
-  bound,
-  first_step,
-  gradient,
-)
+from by_hand import ETA, R, W, bound, first_step, gradient
 
 from jaxmul import unlearn
 

@@ -4,15 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-  ETA,
-  R,
-  S,
-  W,
-  bound,
-  first_step,
-  gradient,
-)
+from by_hand import ETA, R, S, W, bound, first_step, gradient
 
 from jaxmul import bind, unlearn
 

@@ -2,21 +2,20 @@
 
 Λ = log N(φ; μ_in, σ_in²) − log N(φ; μ_out, σ_out²), Gaussians of each example fitted to reference
 models. U-LiRA is the same test with models that unlearned the example as the inside.
-
-References:
-  Carlini et al., [Membership Inference From First Principles](https://arxiv.org/abs/2112.03570);
-  Hayes et al., [Inexact Unlearning Needs More Careful Evaluations](https://arxiv.org/abs/2403.01218).
 """
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 
 _LEAST = 1e-6
 
 
 def lira(
-  observed: Any, outside: Any, inside: Any = None, *, fixed_variance: bool = False
+  observed: npt.ArrayLike,
+  outside: npt.ArrayLike,
+  inside: npt.ArrayLike | None = None,
+  *,
+  fixed_variance: bool = False,
 ) -> np.ndarray:
   """Returns the log-likelihood ratio of each example, higher = member; 0 is the natural threshold.
 
@@ -36,7 +35,8 @@ def lira(
     ValueError: shapes do not fit, or an example has fewer than 2 reference models on a side.
 
   References:
-    Carlini et al., [Membership Inference From First Principles](https://arxiv.org/abs/2112.03570).
+    Carlini et al., [Membership Inference From First Principles](https://arxiv.org/abs/2112.03570);
+    Hayes et al., [Inexact Unlearning Needs More Careful Evaluations](https://arxiv.org/abs/2403.01218).
 
   Example:
     >>> outside, inside = [[-1.0, -1.0], [1.0, 1.0]], [[1.0, 1.0], [3.0, 3.0]]
@@ -53,16 +53,16 @@ def lira(
   return _log_density(phi, mean_in, std_in) - _log_density(phi, mean_out, std_out)
 
 
-def _log_density(phi, mean, std):
+def _log_density(phi: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
   """log N(φ; μ, σ²) up to the constant −½ log 2π."""
   return -np.log(std) - ((phi - mean) / std) ** 2 / 2
 
 
 def _gaussian(
-  values: Any, size: int, fixed_variance: bool, name: str
+  given: npt.ArrayLike, size: int, fixed_variance: bool, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns mean and unbiased standard deviation [n] over reference models."""
-  values = np.asarray(values, dtype=np.float64)
+  values = np.asarray(given, dtype=np.float64)
   if values.ndim != 2 or values.shape[1] != size:
     raise ValueError(f"lira needs {name} [M, {size}], got shape {values.shape}.")
   known = ~np.isnan(values)

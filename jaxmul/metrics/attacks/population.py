@@ -1,18 +1,12 @@
-"""Attacks that need nothing but the outputs: one threshold for all examples, higher = member.
-
-References:
-  Yeom et al., [Privacy Risk in Machine Learning](https://arxiv.org/abs/1709.01604), 2018 (loss);
-  Song & Mittal, [Systematic Evaluation of Privacy Risks](https://arxiv.org/abs/2003.10595), 2021.
-"""
-
-from typing import Any
+"""Attacks that need nothing but the outputs: one threshold for all examples, higher = member."""
 
 import numpy as np
+import numpy.typing as npt
 
 from jaxmul.metrics.outputs import at_label, log_odds, log_probabilities
 
 
-def loss(logits: Any, labels: Any) -> np.ndarray:
+def loss(logits: npt.ArrayLike, labels: npt.ArrayLike) -> np.ndarray:
   """Returns log p_y [..., n] in nats, at most 0: what was trained on has a small loss.
 
   Args:
@@ -32,7 +26,7 @@ def loss(logits: Any, labels: Any) -> np.ndarray:
   return -np.logaddexp(0, -log_odds(logits, labels))
 
 
-def entropy(logits: Any) -> np.ndarray:
+def entropy(logits: npt.ArrayLike) -> np.ndarray:
   """Returns Σ_c p_c log p_c [..., n] in [−log C, 0]: what was trained on has a small entropy.
 
   Args:
@@ -52,18 +46,14 @@ def entropy(logits: Any) -> np.ndarray:
   return np.sum(np.exp(log_p) * log_p, -1)
 
 
-def modified_entropy(logits: Any, labels: Any) -> np.ndarray:
+def modified_entropy(logits: npt.ArrayLike, labels: npt.ArrayLike) -> np.ndarray:
   """Returns (1 − p_y) log p_y + Σ_{c≠y} p_c log(1 − p_c) [..., n], at most 0.
 
   0 for a sure and right prediction, −∞ in the limit of a sure and wrong one. Much public code has
   log p_c in place of log(1 − p_c).
 
   Args:
-    logits: [..., n, C].
-    labels: int [n] in [0, C).
-
-  Raises:
-    ValueError: shapes do not fit, a label is no class, or NaN or inf among the logits.
+    logits, labels: as `loss`, and so are errors.
 
   References:
     Song & Mittal, [Systematic Evaluation of Privacy Risks](https://arxiv.org/abs/2003.10595), 2021.
@@ -74,10 +64,9 @@ def modified_entropy(logits: Any, labels: Any) -> np.ndarray:
   """
   log_p = log_probabilities(logits)
   # log(1 − p_c) from the odds of class c, so that p_c near 1 keeps its digits.
-  classes = range(log_p.shape[-1])
-  n = log_p.shape[-2]
-  odds = [log_odds(logits, np.full(n, c)) for c in classes]
+  n, classes = log_p.shape[-2:]
+  odds = [log_odds(logits, np.full(n, c)) for c in range(classes)]
   log_rest = -np.logaddexp(0, np.stack(odds, -1))
-  each = np.exp(log_p) * log_rest
+  terms = np.exp(log_p) * log_rest
   own = np.exp(at_label(log_rest, labels)) * at_label(log_p, labels)
-  return own + each.sum(-1) - at_label(each, labels)
+  return own + terms.sum(-1) - at_label(terms, labels)

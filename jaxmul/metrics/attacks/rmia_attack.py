@@ -2,14 +2,15 @@
 
 Λ(x) = Pr_z[(p_θ(x)/p̄(x)) / (p_θ(z)/p̄(z)) ≥ γ], z from a population of non-members, p̄ the mean of
 p_y over reference models.
-
-References:
-  Zarifzadeh et al., [Low-Cost High-Power Membership Inference](https://arxiv.org/abs/2312.03262).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+
+from jaxmul import _check
+from jaxmul.metrics._given import probabilities
 
 _LEAST = 1e-30
 
@@ -20,13 +21,13 @@ class Reference(NamedTuple):
   NaN where a model is on the other side of an example.
   """
 
-  examples: Any
-  population: Any
+  examples: npt.ArrayLike
+  population: npt.ArrayLike
 
 
 def rmia(
-  observed: Any,
-  population: Any,
+  observed: npt.ArrayLike,
+  population: npt.ArrayLike,
   outside: Reference,
   inside: Reference | None = None,
   *,
@@ -56,9 +57,10 @@ def rmia(
     >>> rmia([0.9, 0.4], [0.5, 0.8], others, others).tolist()
     [1.0, 0.0]
   """
-  if not 0 <= a <= 1 or not gamma > 0:
-    raise ValueError(f"rmia got a={a}, gamma={gamma}; a must be in [0, 1] and gamma above 0.")
-  x, z = _probabilities(observed, "observed"), _probabilities(population, "population")
+  _check.in_range("rmia", 0, 1, a=a)
+  _check.above("rmia", 0, gamma=gamma)
+  x = probabilities(observed, "rmia", "observed")
+  z = probabilities(population, "rmia", "population")
   if x.shape[:-1] != z.shape[:-1] or x.ndim not in (1, 2):
     raise ValueError(
       f"rmia needs observed [K, n] and population [K, z] of the same models, got {list(x.shape)} "
@@ -73,14 +75,14 @@ def rmia(
   return np.stack(passed).reshape(x.shape)
 
 
-def _mean(outside: Any, inside: Any, a: float, size: int) -> np.ndarray:
+def _mean(outside: npt.ArrayLike, inside: npt.ArrayLike | None, a: float, size: int) -> np.ndarray:
   """Returns p̄ [n] of the examples or of the population."""
   p_out = _reference(outside, size)
   p = ((1 + a) * p_out + 1 - a) / 2 if inside is None else (_reference(inside, size) + p_out) / 2
   return np.maximum(p, _LEAST)
 
 
-def _reference(values: Any, size: int) -> np.ndarray:
+def _reference(values: npt.ArrayLike, size: int) -> np.ndarray:
   """Returns the mean p_y [n] of the reference models that are on this side of each example."""
   p = np.asarray(values, dtype=np.float64)
   known = ~np.isnan(p)
@@ -88,14 +90,5 @@ def _reference(values: Any, size: int) -> np.ndarray:
     raise ValueError(
       f"rmia needs reference models [M, {size}], one or more for each example, got {list(p.shape)}."
     )
-  _probabilities(p[known], "reference models")
+  probabilities(p[known], "rmia", "reference models")
   return np.where(known, p, 0).sum(0) / known.sum(0)
-
-
-def _probabilities(values: Any, name: str) -> np.ndarray:
-  array = np.asarray(values, dtype=np.float64)
-  if not array.size or not ((array >= 0) & (array <= 1)).all():
-    raise ValueError(
-      f"rmia needs {name} as p_y in [0, 1], not empty. Pass metrics.outputs.label_probability."
-    )
-  return array

@@ -6,10 +6,11 @@ percentile bootstraps over examples; models, where there are several, are kept a
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from jaxmul.metrics._given import of_models
 from jaxmul.metrics.intervals import Interval
 
 KINDS = ("auc", "balanced_accuracy", "tpr_at_1", "tpr_at_01")
@@ -36,8 +37,8 @@ class Rates:
 
 
 def rates(
-  members: Any,
-  nonmembers: Any,
+  members: npt.ArrayLike,
+  nonmembers: npt.ArrayLike,
   *,
   threshold: float | None = None,
   paired: bool = False,
@@ -70,7 +71,7 @@ def rates(
     >>> found.notes["tpr_at_1"]
     'TPR at 1 % FPR needs 1000 non-members, got 3'
   """
-  positive, negative = _checked(members, "members"), _checked(nonmembers, "nonmembers")
+  positive, negative = _scores(members, "members"), _scores(nonmembers, "nonmembers")
   if paired and positive.shape[1] != negative.shape[1]:
     raise ValueError(
       f"rates: paired scores of {positive.shape[1]} and {negative.shape[1]} examples. "
@@ -87,17 +88,18 @@ def rates(
   if drawn:
     low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5], axis=0)
   notes = {}
-  for at, (percent, needed) in enumerate((("1 %", 1000), ("0.1 %", 10_000)), start=2):
+  for kind, (percent, needed) in enumerate((("1 %", 1000), ("0.1 %", 10_000)), start=2):
     if negative.size < needed:
-      value[at] = low[at] = high[at] = _NAN
-      notes[KINDS[at]] = f"TPR at {percent} FPR needs {needed} non-members, got {negative.size}"
+      value[kind] = low[kind] = high[kind] = _NAN
+      notes[KINDS[kind]] = f"TPR at {percent} FPR needs {needed} non-members, got {negative.size}"
   if threshold is None:
     notes["balanced_accuracy"] = "balanced accuracy needs a threshold, chosen on other examples"
-  found = [Interval(*map(float, each)) for each in zip(value, low, high, strict=True)]
-  return Rates(**dict(zip(KINDS, found, strict=True)), notes=notes)
+  ends = zip(value.tolist(), low.tolist(), high.tolist(), strict=True)
+  intervals = {kind: Interval(*numbers) for kind, numbers in zip(KINDS, ends, strict=True)}
+  return Rates(**intervals, notes=notes)
 
 
-def best_threshold(members: Any, nonmembers: Any) -> float:
+def best_threshold(members: npt.ArrayLike, nonmembers: npt.ArrayLike) -> float:
   """Returns the threshold with the largest balanced accuracy on known examples, not to be scored.
 
   Half way between two scores; the lowest one wins a tie.
@@ -113,7 +115,7 @@ def best_threshold(members: Any, nonmembers: Any) -> float:
     >>> best_threshold([2.0, 3.0], [0.0, 1.0])
     1.5
   """
-  positive, negative = _checked(members, "members"), _checked(nonmembers, "nonmembers")
+  positive, negative = _scores(members, "members"), _scores(nonmembers, "nonmembers")
   values = np.unique(np.concatenate([positive.ravel(), negative.ravel()]))
   cuts = np.concatenate([values[:1], (values[1:] + values[:-1]) / 2])
   above = 1 - np.searchsorted(np.sort(positive.ravel()), cuts) / positive.size
@@ -129,18 +131,20 @@ class _Curve:
     order = np.argsort(-values, kind="stable")
     self._ends = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))
     member = order < positive.size
-    self._at = np.flatnonzero(member), np.flatnonzero(~member)
+    self._places = np.flatnonzero(member), np.flatnonzero(~member)
     example = (order[member] % positive.shape[1], (order[~member] - positive.size))
     self._example = example[0], example[1] % negative.shape[1]
     self._models = len(positive), len(negative)
     self._called = None
     if threshold is not None:
-      self._called = [(each >= threshold).mean(0) for each in (positive, negative)]
+      self._called = [(scores >= threshold).mean(0) for scores in (positive, negative)]
 
   def __call__(self, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     true, false = (
-      self._cumulative(weights, at, example)
-      for weights, at, example in zip((positive, negative), self._at, self._example, strict=True)
+      self._cumulative(weights, places, example)
+      for weights, places, example in zip(
+        (positive, negative), self._places, self._example, strict=True
+      )
     )
     auc = np.sum(np.diff(false, axis=1) * (true[:, 1:] + true[:, :-1]), 1) / 2
     auc = auc / (true[:, -1] * false[:, -1])
@@ -153,23 +157,25 @@ class _Curve:
       accuracy = (tpr + 1 - fpr) / 2
     return np.stack([auc, accuracy, *(_tpr(true, false, rate) for rate in (0.01, 0.001))], 1)
 
-  def _cumulative(self, weights: np.ndarray, at: np.ndarray, example: np.ndarray) -> np.ndarray:
+  def _cumulative(self, weights: np.ndarray, places: np.ndarray, example: np.ndarray) -> np.ndarray:
     """Weight [R, 1 + groups] of scores at or above each distinct value, from the largest down."""
-    each = np.zeros((len(weights), sum(map(len, self._at))))
-    each[:, at] = weights[:, example]
-    reached = np.cumsum(each, 1)[:, self._ends]
+    of_scores = np.zeros((len(weights), sum(map(len, self._places))))
+    of_scores[:, places] = weights[:, example]
+    reached = np.cumsum(of_scores, 1)[:, self._ends]
     return np.pad(reached, ((0, 0), (1, 0)))
 
 
 def _tpr(true: np.ndarray, false: np.ndarray, rate: float) -> np.ndarray:
   """TPR [R] at the value where the false positives reach ⌊rate · m⌋, ties shared."""
   allowed = np.floor(rate * false[:, -1] + 1e-9)
-  at = np.maximum(np.argmax(false >= allowed[:, None], 1), 1)
-  row = np.arange(len(at))
-  before, after = false[row, at - 1], false[row, at]
+  reached = np.maximum(np.argmax(false >= allowed[:, None], 1), 1)
+  row = np.arange(len(reached))
+  before, after = false[row, reached - 1], false[row, reached]
   share = (allowed - before) / np.maximum(after - before, 1e-9)
   share = np.where(allowed > 0, share, 0)
-  return (true[row, at - 1] + share * (true[row, at] - true[row, at - 1])) / true[:, -1]
+  return (true[row, reached - 1] + share * (true[row, reached] - true[row, reached - 1])) / true[
+    :, -1
+  ]
 
 
 def _resampled(rng, resamples, positive, negative, paired) -> Iterator[tuple[np.ndarray, ...]]:
@@ -182,12 +188,6 @@ def _resampled(rng, resamples, positive, negative, paired) -> Iterator[tuple[np.
     yield first, first if paired else rng.multinomial(m, np.full(m, 1 / m), count).astype(float)
 
 
-def _checked(scores: Any, name: str) -> np.ndarray:
-  array = np.asarray(scores, dtype=np.float64)
-  if array.ndim not in (1, 2) or not array.size:
-    raise ValueError(f"attacks need {name} [n] or [K, n], not empty, got shape {array.shape}.")
-  if np.isnan(array).any():
-    raise ValueError(
-      f"attacks: {np.isnan(array).sum()} of {array.size} {name} are NaN. Leave these examples out."
-    )
-  return np.atleast_2d(array)
+def _scores(scores: npt.ArrayLike, name: str) -> np.ndarray:
+  """Returns scores [K, n], those [n] of one model as [1, n]."""
+  return of_models(np.atleast_2d(np.asarray(scores, dtype=np.float64)), "rates", name)

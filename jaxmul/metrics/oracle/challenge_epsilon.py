@@ -2,19 +2,20 @@
 
 ε_i = max_τ max{log((1 − δ − FPR)/FNR), log((1 − δ − FNR)/FPR)} over thresholds τ on a scalar
 output, in both directions. Forgetting quality is the mean of 2^{−⌊ε_i/0.5⌋}.
-
-References:
-  Triantafillou et al., [Are we making progress in unlearning?](https://arxiv.org/abs/2406.09073).
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
+
+from jaxmul import _check
+from jaxmul.metrics._given import of_both
 
 WIDTH = 0.5
 
 
-def epsilon(unlearned: Any, oracles: Any, *, delta: float = 1e-5) -> np.ndarray:
+def epsilon(unlearned: npt.ArrayLike, oracles: npt.ArrayLike, *, delta: float = 1e-5) -> np.ndarray:
   """Returns ε of each example [n], at least 0, in nats.
 
   Args:
@@ -31,7 +32,8 @@ def epsilon(unlearned: Any, oracles: Any, *, delta: float = 1e-5) -> np.ndarray:
     ValueError: not two axes, different numbers of examples, no models, NaN, or δ out of range.
 
   References:
-    Triantafillou et al., [Are we making progress](https://arxiv.org/abs/2406.09073), 2024.
+    Triantafillou et al., [Are we making progress in
+    unlearning?](https://arxiv.org/abs/2406.09073), 2024.
 
   Example:
     >>> epsilon([[2.0], [3.0]], [[0.0], [1.0]]).tolist()
@@ -41,22 +43,17 @@ def epsilon(unlearned: Any, oracles: Any, *, delta: float = 1e-5) -> np.ndarray:
   """
   if not 0 <= delta < 1:
     raise ValueError(f"epsilon got delta={delta}, must be in [0, 1); the challenge's is 1e-5.")
-  unlearned, oracles = _checked(unlearned, "unlearned"), _checked(oracles, "oracles")
-  if unlearned.shape[1] != oracles.shape[1]:
-    raise ValueError(
-      f"epsilon got {unlearned.shape[1]} and {oracles.shape[1]} examples. "
-      "Take both by the same ids."
-    )
-  best = np.zeros(unlearned.shape[1])
-  for threshold in np.concatenate([unlearned, oracles]):
+  ours, theirs = of_both(unlearned, oracles, "epsilon")
+  best = np.zeros(ours.shape[1])
+  for threshold in np.concatenate([ours, theirs]):
     # "Unlearned" is called at or above the threshold, or below it.
-    fnr, fpr = np.mean(unlearned < threshold, 0), np.mean(oracles >= threshold, 0)
+    fnr, fpr = np.mean(ours < threshold, 0), np.mean(theirs >= threshold, 0)
     best = np.maximum(best, _bound(fpr, fnr, delta))
     best = np.maximum(best, _bound(1 - fpr, 1 - fnr, delta))
   return best
 
 
-def forgetting_quality(epsilons: Any) -> float:
+def forgetting_quality(epsilons: npt.ArrayLike) -> float:
   """Returns the mean of 2^{−⌊ε_i/0.5⌋} in [0, 1]; 1 where no example has an ε of 0.5.
 
   Args:
@@ -66,7 +63,8 @@ def forgetting_quality(epsilons: Any) -> float:
     ValueError: empty, negative or NaN.
 
   References:
-    Triantafillou et al., [Are we making progress](https://arxiv.org/abs/2406.09073), 2024.
+    Triantafillou et al., [Are we making progress in
+    unlearning?](https://arxiv.org/abs/2406.09073), 2024.
 
   Example:
     >>> forgetting_quality([0.0, 0.7, float("inf")])
@@ -75,11 +73,16 @@ def forgetting_quality(epsilons: Any) -> float:
   values = np.asarray(epsilons, dtype=np.float64)
   if not values.size or not (values >= 0).all():
     raise ValueError("forgetting_quality needs epsilons [n] of at least 0, not empty, no NaN.")
-  return float(np.mean(np.exp2(-np.floor(values / WIDTH))))
+  return float(np.mean(quality_of_examples(values)))
+
+
+def quality_of_examples(epsilons: np.ndarray) -> np.ndarray:
+  """Returns 2^{−⌊ε_i/0.5⌋} [n], of which forgetting quality is the mean."""
+  return np.exp2(-np.floor(epsilons / WIDTH))
 
 
 def challenge_score(
-  quality: float, unlearned: tuple[float, float], retrained: tuple[float, float]
+  quality: float, unlearned: Sequence[float], retrained: Sequence[float]
 ) -> float:
   """Returns forgetting quality × RA_u/RA_r × TA_u/TA_r, the final score of the challenge.
 
@@ -95,12 +98,13 @@ def challenge_score(
     >>> challenge_score(0.5, (0.9, 0.8), (0.9, 0.8))
     0.5
   """
-  if not all(0 <= a <= 1 for a in unlearned) or not all(0 < a <= 1 for a in retrained):
-    raise ValueError(
-      f"challenge_score got accuracies {unlearned} and {retrained}; give fractions in [0, 1], "
-      "the retrained ones above 0."
-    )
-  return quality * unlearned[0] / retrained[0] * unlearned[1] / retrained[1]
+  retain, test = unlearned
+  retrained_retain, retrained_test = retrained
+  _check.in_range("challenge_score", 0, 1, retain=retain, test=test)
+  rates = {"retrained_retain": retrained_retain, "retrained_test": retrained_test}
+  _check.in_range("challenge_score", 0, 1, **rates)
+  _check.above("challenge_score", 0, **rates)
+  return quality * retain / retrained_retain * test / retrained_test
 
 
 def _bound(fpr: np.ndarray, fnr: np.ndarray, delta: float) -> np.ndarray:
@@ -108,12 +112,3 @@ def _bound(fpr: np.ndarray, fnr: np.ndarray, delta: float) -> np.ndarray:
     value = np.fmax(np.log((1 - delta - fpr) / fnr), np.log((1 - delta - fnr) / fpr))
   zero = (fpr == 0).astype(int) + (fnr == 0)
   return np.select([zero == 2, zero == 1], [np.inf, 0.0], np.nan_to_num(value, nan=0.0))
-
-
-def _checked(values: Any, name: str) -> np.ndarray:
-  array = np.asarray(values, dtype=np.float64)
-  if array.ndim != 2 or not array.size or np.isnan(array).any():
-    raise ValueError(
-      f"epsilon needs {name} [K, n], not empty and without NaN, got shape {array.shape}."
-    )
-  return array

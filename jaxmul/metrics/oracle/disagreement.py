@@ -4,14 +4,14 @@ Two oracles disagree too: read both beside the same figure of oracles against or
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from jaxmul.metrics.outputs import log_probabilities
 
 
-def churn(unlearned: Any, oracles: Any) -> np.ndarray:
+def churn(unlearned: npt.ArrayLike, oracles: npt.ArrayLike) -> np.ndarray:
   """Returns the share [n] in [0, 1] of pairs (unlearned, oracle) that predict different classes.
 
   Args:
@@ -28,33 +28,29 @@ def churn(unlearned: Any, oracles: Any) -> np.ndarray:
     >>> churn([[[1.0, 0.0], [1.0, 0.0]]], [[[2.0, 0.0], [0.0, 2.0]]]).tolist()
     [0.0, 1.0]
   """
-  a, b = (np.argmax(each, -1) for each in _both(unlearned, oracles))
-  return _mean_of_pairs(a, b, lambda x, y: x != y)
+  ours, theirs = (np.argmax(log_p, -1) for log_p in _both(unlearned, oracles))
+  return _mean_of_pairs(ours, theirs, lambda x, y: x != y)
 
 
-def total_variation(unlearned: Any, oracles: Any) -> np.ndarray:
+def total_variation(unlearned: npt.ArrayLike, oracles: npt.ArrayLike) -> np.ndarray:
   """Returns the mean over pairs of ½ Σ_c |p_c − q_c|, [n] in [0, 1].
 
   Args:
-    unlearned: [K, n, C] logits.
-    oracles: [L, n, C] logits of the same examples.
-
-  Raises:
-    ValueError: shapes do not fit, or NaN or inf among the logits.
+    unlearned, oracles: as `churn`, and so are errors.
 
   Example:
     >>> total_variation([[[0.0, 0.0]]], [[[50.0, 0.0]]]).round(3).tolist()
     [0.5]
   """
-  a, b = (np.exp(each) for each in _both(unlearned, oracles))
-  return _mean_of_pairs(a, b, lambda x, y: np.abs(x - y).sum(-1) / 2)
+  p, q = (np.exp(log_p) for log_p in _both(unlearned, oracles))
+  return _mean_of_pairs(p, q, lambda x, y: np.abs(x - y).sum(-1) / 2)
 
 
 def _mean_of_pairs(a: np.ndarray, b: np.ndarray, distance: Callable) -> np.ndarray:
   return np.mean([distance(x, b).mean(0) for x in a], 0)
 
 
-def _both(unlearned: Any, oracles: Any) -> tuple[np.ndarray, np.ndarray]:
+def _both(unlearned: npt.ArrayLike, oracles: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
   a, b = log_probabilities(unlearned), log_probabilities(oracles)
   if a.ndim != 3 or b.ndim != 3 or a.shape[1:] != b.shape[1:]:
     raise ValueError(

@@ -7,7 +7,7 @@ any of them again.
 
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def ensemble(
   *,
   num_models: int = 16,
   store: Path | str | None = None,
-  executor: Any = None,
+  executor: Executor | None = None,
   progress: bool = True,
 ) -> Ensemble:
   """Trains what unlearned models are compared with.
@@ -73,14 +73,14 @@ def ensemble(
     ((3, 6, 2), (3, 6, 2))
   """
   pair = schedules(recipe, dataset, split, key, num_models)
-  found = []
+  outputs = []
   with Progress(2 * num_models, progress, "originals and oracles") as bar:
     execute = bar.counting(executor)
     for name, schedule in zip(Ensemble._fields, pair, strict=True):
-      bar.next_round(num_models * len(found))
-      found.append(_outputs_of(schedule, name, store, execute))
+      bar.next_round(num_models * len(outputs))
+      outputs.append(_outputs_of(schedule, name, store, execute))
     bar.reached(2 * num_models)
-  return Ensemble(*found)
+  return Ensemble(*outputs)
 
 
 def oracles(
@@ -91,7 +91,7 @@ def oracles(
   *,
   num_models: int = 8,
   store: Path | str | None = None,
-  executor: Any = None,
+  executor: Executor | None = None,
   progress: bool = True,
 ) -> Outputs:
   """Trains the oracles of an ensemble alone, for what needs no originals, such as `example_gap`.
@@ -145,12 +145,11 @@ def schedules(
   ids = np.sort(np.concatenate([split.forget, split.retain, split.heldout, split.test]))
   seen = dataset.take(ids)
   keys = jax.random.split(key)
-  parts = (split.train, split.retain)
-  first, second = (
-    repeat(recipe, dataset.take(part), own, num_models=num_models, test=seen)
-    for part, own in zip(parts, keys, strict=True)
+  originals, oracles = (
+    repeat(recipe, dataset.take(part), part_key, num_models=num_models, test=seen)
+    for part, part_key in zip((split.train, split.retain), keys, strict=True)
   )
-  return first, second
+  return originals, oracles
 
 
 def original(recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, model: int) -> Fit:

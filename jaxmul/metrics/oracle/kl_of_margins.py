@@ -5,14 +5,12 @@ between the smallest and the largest φ_i of both, φ = z_y − logsumexp_{c≠y
 
 With few models two equal distributions are far from 0: a median of 3.8 nats at 16 against 16 models
 for Gaussians, 1.6 at 32, 0.3 at 100. Read it beside `klom_null`, never alone.
-
-References:
-  Georgiev et al., [Attribute-to-Delete](https://arxiv.org/abs/2410.23232), 2024.
 """
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
+
+from jaxmul.metrics._given import of_both, of_models
 
 BINS = 20
 LIMIT = 100.0
@@ -20,7 +18,7 @@ SMOOTHING = 1e-5
 PERCENTILES = (50, 95, 99)
 
 
-def klom(unlearned: Any, oracles: Any) -> np.ndarray:
+def klom(unlearned: npt.ArrayLike, oracles: npt.ArrayLike) -> np.ndarray:
   """Returns KLoM of each example [n] in nats, at least 0.
 
   Args:
@@ -41,18 +39,14 @@ def klom(unlearned: Any, oracles: Any) -> np.ndarray:
     >>> klom([[0.0], [1.0]], [[1.0], [0.0]]).tolist()
     [0.0]
   """
-  unlearned, oracles = _margins(unlearned, "unlearned"), _margins(oracles, "oracles")
-  if unlearned.shape[1] != oracles.shape[1]:
-    raise ValueError(
-      f"klom got {unlearned.shape[1]} and {oracles.shape[1]} examples. Take both by the same ids."
-    )
-  low = np.minimum(unlearned.min(0), oracles.min(0))
-  width = np.maximum(unlearned.max(0), oracles.max(0)) - low
-  p, q = (_histogram(each, low, width) for each in (unlearned, oracles))
+  margins = [np.clip(phi, -LIMIT, LIMIT) for phi in of_both(unlearned, oracles, "klom")]
+  low = np.minimum(*(phi.min(0) for phi in margins))
+  width = np.maximum(*(phi.max(0) for phi in margins)) - low
+  p, q = (_histogram(phi, low, width) for phi in margins)
   return np.sum(p * np.log(p / q), 0)
 
 
-def klom_null(oracles: Any, *, permutations: int = 2000, seed: int = 0) -> np.ndarray:
+def klom_null(oracles: npt.ArrayLike, *, permutations: int = 2000, seed: int = 0) -> np.ndarray:
   """Returns the mean KLoM [P] of random halves of the oracles against their other halves.
 
   What two sets of ⌊L/2⌋ equally good models give: compare with `klom` of as many models a side.
@@ -71,26 +65,26 @@ def klom_null(oracles: Any, *, permutations: int = 2000, seed: int = 0) -> np.nd
     >>> bool(klom(rng.normal(9, 1, (8, 50)), rng.normal(size=(8, 50))).mean() > null.max())
     True
   """
-  oracles = _margins(oracles, "oracles")
-  half = len(oracles) // 2
+  phi = of_models(oracles, "klom_null", "numbers of oracles")
+  half = len(phi) // 2
   if half < 2:
-    raise ValueError(f"klom_null got {len(oracles)} oracles; halves of them need at least 4.")
+    raise ValueError(f"klom_null got {len(phi)} oracles; halves of them need at least 4.")
   rng = np.random.default_rng(seed)
   values = []
   for _ in range(permutations):
-    order = rng.permutation(len(oracles))
-    values.append(klom(oracles[order[:half]], oracles[order[half : 2 * half]]).mean())
+    order = rng.permutation(len(phi))
+    values.append(klom(phi[order[:half]], phi[order[half : 2 * half]]).mean())
   return np.array(values)
 
 
-def percentiles(values: Any) -> dict[str, float]:
+def percentiles(values: npt.ArrayLike) -> dict[str, float]:
   """Returns the 50th, 95th and 99th percentile over examples, as KLoM is published.
 
   Example:
     >>> percentiles([0.0, 1.0, 2.0])["p50"]
     1.0
   """
-  return {f"p{at}": float(np.percentile(values, at)) for at in PERCENTILES}
+  return {f"p{share}": float(np.percentile(values, share)) for share in PERCENTILES}
 
 
 def _histogram(values: np.ndarray, low: np.ndarray, width: np.ndarray) -> np.ndarray:
@@ -100,15 +94,3 @@ def _histogram(values: np.ndarray, low: np.ndarray, width: np.ndarray) -> np.nda
   n = place.shape[1]
   count = np.bincount((place * n + np.arange(n)).ravel(), minlength=BINS * n).reshape(BINS, n)
   return (count / len(values) + SMOOTHING) / (1 + BINS * SMOOTHING)
-
-
-def _margins(values: Any, name: str) -> np.ndarray:
-  array = np.asarray(values, dtype=np.float64)
-  if array.ndim != 2 or not array.size:
-    raise ValueError(f"klom needs {name} [K, n], not empty, got shape {array.shape}.")
-  if np.isnan(array).any():
-    raise ValueError(
-      f"klom: {np.isnan(array).sum()} of {array.size} margins of {name} are NaN. "
-      "Leave out the models that diverged."
-    )
-  return np.clip(array, -LIMIT, LIMIT)

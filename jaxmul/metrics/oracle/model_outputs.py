@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+import numpy.typing as npt
 
+from jaxmul import losses
 from jaxmul._files import npz, write_atomic
 from jaxmul._ids import check_ids, find, rows_of
-from jaxmul._odds import log_odds_and_correct
 from jaxmul._scoring import score
-from jaxmul.binding import ApplyFn, as_network
+from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.metrics.outputs import log_odds, logits_of
 from jaxmul.retraining.chunk import Chunk
@@ -49,7 +51,7 @@ class Outputs:
   def __post_init__(self):
     n = len(self.ids)
     check_ids(np.asarray(self.ids), n, "Outputs")
-    phi, correct = (np.asarray(each) for each in (self.log_odds, self.correct))
+    phi, correct = np.asarray(self.log_odds), np.asarray(self.correct)
     if phi.ndim != 2 or phi.shape[1] != n or correct.shape != phi.shape or correct.dtype != bool:
       raise ValueError(
         f"Outputs needs log_odds [K, {n}] and correct bool [K, {n}], got {phi.shape} and "
@@ -65,7 +67,7 @@ class Outputs:
         )
 
   @classmethod
-  def of_logits(cls, ids: np.ndarray, labels: Any, logits: np.ndarray) -> "Outputs":
+  def of_logits(cls, ids: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> "Outputs":
     """Returns the outputs of models on examples of one label each, logits included.
 
     Args:
@@ -81,10 +83,13 @@ class Outputs:
       array([[1.]])
     """
     check_ids(np.asarray(ids), len(ids), "Outputs")
-    return cls._kept(ids, *cls._said(ids, labels, logits), logits, labels)
+    phi, correct = cls._said(ids, labels, logits)
+    return cls._kept(ids=ids, log_odds=phi, correct=correct, logits=logits, labels=labels)
 
   @staticmethod
-  def _said(ids: Any, labels: Any, logits: Any) -> tuple[np.ndarray, np.ndarray]:
+  def _said(
+    ids: np.ndarray, labels: np.ndarray | None, logits: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     n = len(ids)
     if np.ndim(logits) != 3 or np.shape(logits)[1] != n or np.shape(labels) != (n,):
       raise ValueError(
@@ -95,18 +100,16 @@ class Outputs:
     return log_odds(logits, labels), np.argmax(logits, -1) == labels
 
   @classmethod
-  def _kept(cls, *values: Any) -> "Outputs":
-    """Returns outputs of values that were checked with others, in the order of the fields."""
+  def _kept(cls, **fields: np.ndarray | None) -> "Outputs":
+    """Returns outputs of all fields, which were checked with others."""
     kept = object.__new__(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    for name, value in zip(names, values, strict=True):
-      object.__setattr__(kept, name, value)
+    vars(kept).update(fields)
     return kept
 
   def __len__(self) -> int:
     return len(self.log_odds)
 
-  def rows(self, ids: Any) -> np.ndarray:
+  def rows(self, ids: npt.ArrayLike) -> np.ndarray:
     """Returns the positions int [k] of the given ids.
 
     Raises:
@@ -115,18 +118,26 @@ class Outputs:
     cure = "Give the same split as when they were computed."
     return rows_of(self.ids, ids, "Outputs", "has no outputs", cure)
 
-  def take(self, ids: Any) -> "Outputs":
+  def take(self, ids: npt.ArrayLike) -> "Outputs":
     """Returns the outputs on the given ids, in their order; errors as `rows`."""
     rows = self.rows(ids)
-    logits = None if self.logits is None else self.logits[:, rows]
-    labels = None if self.labels is None else self.labels[rows]
-    phi, correct = self.log_odds[:, rows], self.correct[:, rows]
-    return Outputs._kept(self.ids[rows], phi, correct, logits, labels)
+    return Outputs._kept(
+      ids=self.ids[rows],
+      log_odds=self.log_odds[:, rows],
+      correct=self.correct[:, rows],
+      logits=None if self.logits is None else self.logits[:, rows],
+      labels=None if self.labels is None else self.labels[rows],
+    )
 
-  def models(self, which: Any) -> "Outputs":
+  def models(self, which: slice | Sequence[int] | np.ndarray) -> "Outputs":
     """Returns the outputs of some of the models, by position or slice."""
-    logits = None if self.logits is None else self.logits[which]
-    return Outputs._kept(self.ids, self.log_odds[which], self.correct[which], logits, self.labels)
+    return Outputs._kept(
+      ids=self.ids,
+      log_odds=self.log_odds[which],
+      correct=self.correct[which],
+      logits=None if self.logits is None else self.logits[which],
+      labels=self.labels,
+    )
 
   @property
   def probability(self) -> np.ndarray:
@@ -161,14 +172,13 @@ class Outputs:
     try:
       with np.load(content, allow_pickle=False) as arrays:
         names = _WITH_LOGITS if "logits" in arrays.files else _WITHOUT
-        found = tuple(arrays[name] for name in names)
+        fields = tuple(arrays[name] for name in names)
     except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
       raise ValueError(
         f"{path} is damaged or no .npz with ids [n], labels [n] and logits [K, n, C], or with ids, "
-        "log_odds [K, n] and correct [K, n]. "
-        "Write it with metrics.oracle.Outputs.save."
+        "log_odds [K, n] and correct [K, n]. Write it with metrics.oracle.Outputs.save."
       ) from error
-    return cls.of_logits(*found) if names == _WITH_LOGITS else cls(*found)
+    return cls.of_logits(*fields) if names == _WITH_LOGITS else cls(*fields)
 
 
 def outputs_of(schedule: Schedule, chunks: Sequence[Chunk]) -> Outputs:
@@ -181,7 +191,7 @@ def outputs_of(schedule: Schedule, chunks: Sequence[Chunk]) -> Outputs:
   return Outputs(test.ids, said[..., 0].astype(np.float64), said[..., 1] == 1)
 
 
-def _refuse_infinite(values: Any, name: str) -> None:
+def _refuse_infinite(values: np.ndarray, name: str) -> None:
   finite = np.isfinite(values).all((1, 2))
   if not finite.all():
     raise ValueError(
@@ -191,7 +201,7 @@ def _refuse_infinite(values: Any, name: str) -> None:
 
 
 def outputs(
-  models: Sequence[Any], dataset: Dataset, ids: Any, apply_fn: ApplyFn | None = None
+  models: Sequence[Any], dataset: Dataset, ids: npt.ArrayLike, apply_fn: ApplyFn | None = None
 ) -> Outputs:
   """Returns what models say of examples, such as K unlearned ones of all ids of a split.
 
@@ -221,13 +231,12 @@ def outputs(
     logits = np.stack([logits_of(params, taken, apply_fn) for params in models])
     return Outputs.of_logits(taken.ids, taken.labels, logits)
   networks = (as_network(params, apply_fn, "outputs") for params in models)
-  said = np.stack([score(_log_odds_and_correct, each, taken) for each in networks])
+  said = np.stack([score(_log_odds_and_correct, network, taken) for network in networks])
   return Outputs(taken.ids, said[..., 0].astype(np.float64), said[..., 1] == 1)
 
 
-def _log_odds_and_correct(network, batch, apply_fn=None):
-  del apply_fn
-  return log_odds_and_correct(network(batch[0]), batch[1])
+def _log_odds_and_correct(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+  return losses.log_odds_and_correct(network(batch[0]), batch[1])
 
 
 def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np.ndarray]:
@@ -251,9 +260,8 @@ def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np
       "references needs a schedule that keeps logits or log-odds. Make it with "
       "retraining.leave_out(..., test=..., target='logits'), of text target='log_odds'."
     )
-  found = list(chunks)
-  test = schedule.test
-  member = np.concatenate([chunk.member for chunk in found])
-  member = np.unpackbits(member, axis=1, count=len(schedule.dataset)).astype(bool)
-  rows = find(schedule.dataset.ids, test.ids)
-  return outputs_of(schedule, found), member[:, rows] & (rows >= 0)
+  chunks = list(chunks)
+  packed = np.concatenate([chunk.member for chunk in chunks])
+  member = np.unpackbits(packed, axis=1, count=len(schedule.dataset)).astype(bool)
+  rows = find(schedule.dataset.ids, schedule.test.ids)
+  return outputs_of(schedule, chunks), member[:, rows] & (rows >= 0)

@@ -22,7 +22,7 @@ def totals(
 
     return {name: added(name, value) for name, value in values.items()}
 
-  return Tracker(init, update, lambda sums: sums, needs, every)
+  return Tracker(init, update, score=lambda sums: sums, needs=needs, every=every)
 
 
 def means(
@@ -40,4 +40,4 @@ def means(
   def score(state):
     return {name: total / state[1] for name, total in state[0].items()}
 
-  return Tracker(init, update, score, needs, every)
+  return Tracker(init, update, score, needs=needs, every=every)

@@ -129,12 +129,12 @@ def vog(every: int = 1) -> Tracker:
 
   def update(state, step):
     def logit(x):
-      each = losses.at_label(losses.scored_only(step.network(x), step.labels), step.labels)
-      return losses.mean_over_positions(each, step.labels).sum()
+      own = losses.at_label(losses.scored_only(step.network(x), step.labels), step.labels)
+      return losses.mean_over_positions(own, step.labels).sum()
 
     refuse_without_embed(step.network, step.inputs, "vog")
-    at = step.network.embedded(step.inputs)
-    gradient = jax.grad(logit)(at).astype(state["mean"].dtype)
+    embedded = step.network.embedded(step.inputs)
+    gradient = jax.grad(logit)(embedded).astype(state["mean"].dtype)
     classes = step.labels if step.labels.ndim == 1 else jnp.zeros(len(step.labels), jnp.int32)
     count = (step.epoch + 1) // every
     passes = count.astype(gradient.dtype)
@@ -154,7 +154,8 @@ def vog(every: int = 1) -> Tracker:
     raw = deviation.reshape(len(deviation), -1).mean(1)
     return {"vog": _within_class(raw, state["labels"])}
 
-  return Tracker(init, update, score, ("input_shape", "network", "classes"), every)
+  needs = ("input_shape", "network", "classes")
+  return Tracker(init, update, score, needs=needs, every=every)
 
 
 def _within_class(values: jax.Array, labels: jax.Array) -> jax.Array:
@@ -162,9 +163,9 @@ def _within_class(values: jax.Array, labels: jax.Array) -> jax.Array:
   n = len(values)
   _, groups = jnp.unique(labels, return_inverse=True, size=n)
 
-  def mean(each):
-    sums = jax.ops.segment_sum(each, groups, n)
-    return (sums / jnp.maximum(jax.ops.segment_sum(jnp.ones_like(each), groups, n), 1))[groups]
+  def mean(of):
+    sums = jax.ops.segment_sum(of, groups, n)
+    return (sums / jnp.maximum(jax.ops.segment_sum(jnp.ones_like(of), groups, n), 1))[groups]
 
   means = mean(values)
   deviation = jnp.sqrt(mean((values - means) ** 2))

@@ -7,13 +7,12 @@ example is right where all of them are.
 
 import functools
 
-import jax
 import jax.numpy as jnp
 
 from jaxmul import losses
 from jaxmul.proxies.outputs import entropies, max_confidences
 from jaxmul.proxies.trackers._sums import means, totals
-from jaxmul.train import Step, Tracker
+from jaxmul.train import Tracker
 
 
 @functools.cache
@@ -31,9 +30,8 @@ def learning_events() -> Tracker:
 
   Example:
     >>> import jax, numpy as np
-    >>> from jaxmul import models, proxies, train
-    >>> from jaxmul.data import Dataset
-    >>> toy = Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
+    >>> from jaxmul import data, models, proxies, train
+    >>> toy = data.Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
     >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=2)
     >>> events = {"events": proxies.trackers.learning_events()}
     >>> sorted(train.fit(recipe, toy, jax.random.key(0), trackers=events).scores)
@@ -103,8 +101,8 @@ def forgetting_events() -> Tracker:
   """
 
   def init(n):
-    never = jnp.zeros(n, bool)
-    return {"last": never, "ever": never, "count": jnp.zeros(n, jnp.int32)}
+    never, count = jnp.zeros(n, bool), jnp.zeros(n, jnp.int32)
+    return {"last": never, "ever": never, "count": count, "epochs": jnp.zeros((), jnp.int32)}
 
   def update(state, step):
     right = losses.is_correct(step.logits, step.labels)
@@ -114,13 +112,14 @@ def forgetting_events() -> Tracker:
       "last": rows.set(right, mode="drop"),
       "ever": state["ever"].at[step.rows].max(right, mode="drop"),
       "count": state["count"].at[step.rows].add(forgotten, mode="drop"),
+      "epochs": step.epoch + 1,
     }
 
-  def score(state, epochs):
-    counts = jnp.where(state["ever"], state["count"], epochs)
+  def score(state):
+    counts = jnp.where(state["ever"], state["count"], state["epochs"])
     return {"forgetting_events": counts.astype(jnp.float32)}
 
-  return _with_epochs(init, update, score)
+  return Tracker(init, update, score, needs=("classes",))
 
 
 @functools.cache
@@ -147,7 +146,7 @@ def late_learning() -> Tracker:
     next_epoch = jnp.where(wrong, step.epoch + 1, 0).astype(first.dtype)
     return first.at[step.rows].max(next_epoch, mode="drop")
 
-  return Tracker(init, update, lambda first: {"late_learning": first}, ("classes",))
+  return Tracker(init, update, lambda first: {"late_learning": first}, needs=("classes",))
 
 
 @functools.cache
@@ -186,16 +185,4 @@ def loss_iqr(q: float = 0.75) -> Tracker:
     high, low = jnp.quantile(trace, jnp.array([q, 1 - q], trace.dtype), axis=1)
     return {"loss_iqr": high - low}
 
-  return Tracker(init, update, score, ("epochs",))
-
-
-def _with_epochs(init, update, score) -> Tracker:
-  """Returns a Tracker of classes whose `score` also gets how many epochs it saw."""
-
-  def counted(state: tuple, step: Step) -> tuple:
-    return update(state[0], step), step.epoch + 1
-
-  def start(n: int) -> tuple[dict[str, jax.Array], jax.Array]:
-    return init(n), jnp.zeros((), jnp.int32)
-
-  return Tracker(start, counted, lambda state: score(*state), ("classes",))
+  return Tracker(init, update, score, needs=("epochs",))

@@ -11,7 +11,7 @@ function bytes(text) {
 const ids = new Float64Array(bytes(data.ids).buffer);
 const labels = new Int32Array(bytes(data.labels).buffer);
 const group = bytes(data.group);
-const className = (label) => data.classes[label] ?? String(label);
+const className = (row) => (labels.length ? data.classes[labels[row]] ?? String(labels[row]) : "");
 const columns = data.columns.map(({ name, values }) => ({ name, values: new Float32Array(bytes(values).buffer) }));
 
 // What unlearning did is known of the forget set only.

@@ -1,7 +1,7 @@
-// The list: only what is on the screen exists as an element. And one chosen image in detail.
+// The list: only what is on the screen exists as an element. And one chosen example in detail.
 const $ = (id) => document.getElementById(id);
 const list = $("list"), sheet = $("sheet");
-const WIDTH = 92, HEIGHT = 120;
+const WIDTH = data.texts ? 240 : 92, HEIGHT = 120; // as in report.css
 const items = new Map(); // by position in rows
 let rows = new Uint32Array(0);
 let chosen = 0; // a position in rows
@@ -14,7 +14,7 @@ function select() {
   });
   chosen = 0;
   list.scrollTop = 0;
-  $("count").textContent = `${rows.length.toLocaleString("en")} of ${ids.length.toLocaleString("en")} images`;
+  $("count").textContent = `${rows.length.toLocaleString("en")} of ${ids.length.toLocaleString("en")} ${data.texts ? "texts" : "images"}`;
   items.forEach((item) => item.remove());
   items.clear();
   layOut();
@@ -48,13 +48,14 @@ function layOut() {
 function itemAt(position) {
   const row = rows[position];
   const { name, values } = sortable[$("sort").value];
-  const [label, score] = [className(labels[row]), shown(values[row])];
+  const [label, score] = [className(row), shown(values[row])];
   const item = element("div", "", group[row] ? "item forget" : "item");
   item.id = `item${position}`;
   item.setAttribute("role", "option");
   item.setAttribute("aria-posinset", position + 1);
   item.setAttribute("aria-setsize", rows.length);
-  item.setAttribute("aria-label", `id ${ids[row]}, ${label}, ${name} ${score}, ${data.groups[group[row]]}`);
+  const said = [`id ${ids[row]}`, data.texts?.[row], label, `${name} ${score}`, data.groups[group[row]]];
+  item.setAttribute("aria-label", said.filter(Boolean).join(", "));
   item.append(picture(row), element("b", label), score);
   item.addEventListener("click", () => choose(position));
   return item;
@@ -81,7 +82,7 @@ function choose(position) {
 
 function show(row) {
   const where = group[row] ? `forget set, ${data.groups[group[row]]} group` : data.groups[0];
-  const title = element("h3", `${className(labels[row])}, id ${ids[row]}`);
+  const title = element("h3", [className(row), `id ${ids[row]}`].filter(Boolean).join(", "));
   const found = [picture(row), title, element("p", where, "muted"), table("Scores", columns, row)];
   if (group[row] && afterColumns.length) found.push(table("Probability of the label after", afterColumns, row));
   $("detail").replaceChildren(...found);

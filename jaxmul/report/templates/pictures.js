@@ -14,6 +14,7 @@ function bitmap(number) {
   return bitmaps.get(number);
 }
 function picture(row) {
+  if (data.texts) return element("pre", data.texts[row]);
   const canvas = document.createElement("canvas");
   const { width, height } = Object.assign(canvas, { width: data.width, height: data.height });
   if (data.sprites.length) {

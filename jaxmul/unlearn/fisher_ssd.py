@@ -1,10 +1,15 @@
-"""Noise where the Fisher information of R is small, at the original params θ."""
+"""Two steps from the diagonal F of the Fisher information, at the original params θ.
+
+Noise goes where F of R is small, and weights become smaller where F of S is large.
+"""
 
 import jax
 import jax.numpy as jnp
 
+from jaxmul import _check
 from jaxmul.binding import Network
 from jaxmul.unlearn._answers import refuse_own_loss
+from jaxmul.unlearn._chosen import keys_like
 from jaxmul.unlearn._whole import fisher_diagonal
 from jaxmul.unlearn.objective import one_shot
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
@@ -41,8 +46,7 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
     >>> fisher(rum_compat=True) == fisher()
     False
   """
-  if not alpha >= 0:
-    raise ValueError(f"fisher got alpha={alpha}, must be at least 0.")
+  _check.at_least("fisher", 0, alpha=alpha)
 
   def deviation(information):
     if not rum_compat:
@@ -55,15 +59,12 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
       refuse_own_loss(network, "fisher")
     size = min(session.batch_size, 32)
     information = fisher_diagonal(network, session.retain, size, not rum_compat)
-    leaves, tree = jax.tree.flatten(network.params)
-    keys = jax.tree.unflatten(tree, list(jax.random.split(session.key, len(leaves))))
-    noisy = jax.tree.map(
-      lambda w, f, key: w + deviation(f) * jax.random.normal(key, w.shape, w.dtype),
-      network.params,
-      information,
-      keys,
-    )
-    return network.replace(params=noisy)
+
+    def noisy(weight, f, key):
+      return weight + deviation(f) * jax.random.normal(key, weight.shape, weight.dtype)
+
+    keys = keys_like(network.params, session.key)
+    return network.replace(params=jax.tree.map(noisy, network.params, information, keys))
 
   return one_shot(change)
 
@@ -71,3 +72,48 @@ def fisher(alpha: float = 1e-9, *, rum_compat: bool = False) -> Unlearner:
 def _width_in_pytorch(leaf: jax.Array) -> int:
   """The length of the last axis where kernels are [O, I] and [O, I, kh, kw]; 0 for a scalar."""
   return (leaf.shape[1] if leaf.ndim == 4 else leaf.shape[0]) if leaf.ndim else 0
+
+
+@algorithm
+def ssd(alpha: float = 10.0, dampening: float = 1.0) -> Unlearner:
+  """Selective synaptic dampening: where F_S > α F_D, θ ← θ · min(λ F_D / F_S, 1).
+
+  F is the mean of squared per-example gradients, D = S ∪ R. (Public code squares the gradient of
+  batches, which depends on their size.) Needs R and S; costs one per-example gradient pass over
+  both.
+
+  Args:
+    alpha: α, above 0: how much more S must care than D.
+    dampening: λ, at least 0.
+
+  Returns:
+    An `Unlearner` of one shot.
+
+  Raises:
+    ValueError: a number is outside its range.
+
+  References:
+    Foster et al., [Selective Synaptic Dampening](https://arxiv.org/abs/2308.07707), 2023.
+
+  Example:
+    >>> ssd(5.0) == ssd(10.0)
+    False
+  """
+  _check.above("ssd", 0, alpha=alpha)
+  _check.at_least("ssd", 0, dampening=dampening)
+
+  def change(network: Network, session: Session) -> Network:
+    of_forget, of_retain = (
+      fisher_diagonal(network, examples, min(session.batch_size, 32), False)
+      for examples in (session.forget, session.retain)
+    )
+    s, r = session.forget.count, session.retain.count
+
+    def dampened(weight, f_s, f_r):
+      f_d = (s * f_s + r * f_r) / (s + r)
+      factor = jnp.minimum(dampening * f_d / jnp.where(f_s > 0, f_s, 1), 1)
+      return jnp.where(f_s > alpha * f_d, weight * factor, weight)
+
+    return network.replace(params=jax.tree.map(dampened, network.params, of_forget, of_retain))
+
+  return one_shot(change)

@@ -1,21 +1,12 @@
-"""MSG by hand, and its rates and those of CT, which come from one paper."""
+"""MSG, CT, their rates, which come from one paper, and localized reset, by hand."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-  ETA,
-  FRESH,
-  R,
-  S,
-  W,
-  bound,
-  first_step,
-  gradient,
-)
+from by_hand import DECAY, ETA, FRESH, R, S, W, bound, first_step, gradient, session_on
 
-from jaxmul import bind, unlearn
+from jaxmul import bind, models, unlearn
 
 
 def part_of(retain, key, size):
@@ -114,3 +105,51 @@ def test_msg_and_ct_default_to_the_published_rates():
 def test_a_reset_of_everything_starts_from_the_fresh_weights():
   begun, _ = first_step(unlearn.msg(bound(FRESH), ETA, fraction=1.0), bound())
   np.testing.assert_array_equal(begun.params, FRESH)
+
+
+def test_ct_transposes_square_kernels_and_keeps_all_other_leaves():
+  model = models.cnn((3, 3), 5, 3)
+  x = np.random.default_rng(0).normal(size=(12, 8, 8, 1)).astype(np.float32)
+  params = models.init(model, jax.random.key(0), jnp.asarray(x[:1]))
+  begun = unlearn.ct().start(params, unlearn.ct().init(params, session_on(x)))
+  for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(begun), strict=True):
+    expected = np.swapaxes(old, 0, 1) if np.ndim(old) == 4 else old
+    np.testing.assert_array_equal(new, expected)
+
+
+def test_ct_tunes_on_retain_from_the_transposed_kernels():
+  """Images of 2 x 2 and one kernel over all of them: a linear classifier of 4 inputs."""
+  with jax.enable_x64(True):
+    params = bind(lambda kernel, x: x @ kernel.reshape(4, 3), jnp.asarray(W).reshape(2, 2, 1, 3))
+  _, after = first_step(unlearn.ct(ETA, weight_decay=DECAY), params)
+  begun = W[[0, 2, 1, 3]]
+  expected = begun - ETA * (gradient(begun, *R) + DECAY * begun)
+  np.testing.assert_allclose(np.reshape(after.params, (4, 3)), expected, rtol=1e-12)
+
+
+def test_localized_reset_resets_the_channels_that_matter_most():
+  algorithm = unlearn.localized_reset(bound(FRESH), ETA, fraction=1 / 3)
+  begun, after = first_step(algorithm, bound())
+  channel = np.abs(W * gradient(W, *S)).mean(0).argmax()
+  expected = W.copy()
+  expected[:, channel] = FRESH[:, channel]
+  np.testing.assert_array_equal(begun.params, expected)
+  down = gradient(expected, *R) + 5e-4 * expected
+  np.testing.assert_allclose(after.params, expected - ETA * down, rtol=1e-12)
+
+
+def test_localized_reset_ranks_channels_of_all_kernels_by_their_mean():
+  """Kernels of 4 and 2 inputs: by their sums another channel would come first."""
+  with jax.enable_x64(True):
+    theta = {"all": jnp.asarray(W), "two": 1.5 * jnp.asarray(W[:2])}
+    params = bind(lambda theta, x: x @ theta["all"] + x[:, :2] @ theta["two"], theta)
+    fresh = params.replace(params=jax.tree.map(jnp.zeros_like, theta))
+  begun, _ = first_step(unlearn.localized_reset(fresh, ETA, fraction=1 / 6), params)
+  joined = W.copy()
+  joined[:2] += 1.5 * W[:2]
+  g = gradient(joined, *S)
+  products = {"all": np.abs(W * g), "two": np.abs(1.5 * W[:2] * g[:2])}
+  means = np.concatenate([products[name].mean(0) for name in ("all", "two")])
+  assert means.argmax() != np.concatenate([each.sum(0) for each in products.values()]).argmax()
+  reset = np.concatenate([(np.asarray(begun.params[name]) == 0).all(0) for name in ("all", "two")])
+  np.testing.assert_array_equal(reset, np.arange(6) == means.argmax())

@@ -1,17 +1,12 @@
-"""SCRUB by hand, its limits, and the errors of public code."""
+"""SCRUB and bad teaching by hand."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from by_hand import (
-  DECAY,
-  ETA,
-  divergence_gradient,
-  gradient,
-  one_update,
-  run,
-  softmax,
-)
+import pytest
+from by_hand import DECAY, ETA, divergence_gradient, gradient, linear, one_update, run, softmax
 
 from jaxmul import bind, unlearn
 
@@ -50,9 +45,8 @@ def test_scrub_stops_passing_over_forget_after_msteps(problem):
     seen = params.params.at[0].add(forget.mask.sum()).at[1].add(retain.mask.sum())
     return params.replace(params=seen - params.params), state
 
-  witness = unlearn.Unlearner(
-    lambda p, s: (), counting, passes=unlearn.scrub(msteps=3).passes, identity=("witness",)
-  )
+  passes_of_scrub = unlearn.scrub(msteps=3).passes
+  witness = unlearn.Unlearner(lambda p, s: (), counting, passes=passes_of_scrub)
   counter = bind(lambda w, x: x @ w[:4, None] * jnp.ones(3), jnp.zeros(4))
   after = unlearn.run(witness, counter, data, split, jax.random.key(0), epochs=5, batch_size=8)
   np.testing.assert_array_equal(after.params[:2], [3 * 9, 5 * 31])
@@ -80,12 +74,29 @@ def test_scrub_student_moves_and_its_teacher_does_not(problem):
     jax.debug.callback(lambda memory: states.append(np.asarray(memory)), new.memory)
     return updates, new
 
-  watched = unlearn.Unlearner(
-    algorithm.init, kept, passes=algorithm.passes, identity=("watched",), tick=algorithm.tick
-  )
+  watched = dataclasses.replace(algorithm, update=kept)
   after = unlearn.run(watched, params, data, split, jax.random.key(0), epochs=3, batch_size=8)
   jax.effects_barrier()
   assert len(states) == 3 * (2 + 4)
   assert all((each == states[0]).all() for each in states)
   np.testing.assert_allclose(states[0], data.inputs @ np.asarray(params.params), atol=1e-5)
   assert float(jnp.abs(after.params - params.params).max()) > 1e-3
+
+
+def test_bad_teacher_imitates_the_random_network_on_forget_and_the_original_on_retain(parts):
+  w, moved, s, r = parts
+  with jax.enable_x64(True):
+    initial = bind(linear, jnp.asarray(parts[1][::-1].copy()))
+    algorithm = unlearn.bad_teacher(initial, ETA)
+    new = one_update(algorithm, w, s, r, at=moved)
+  x = np.concatenate([s[0], r[0]])
+  teacher = np.concatenate([s[0] @ np.asarray(initial.params), r[0] @ w])
+  g = divergence_gradient(x, teacher, x @ moved)
+  np.testing.assert_allclose(new, moved - ETA * g / (np.abs(g) + 1e-6), rtol=1e-9)  # Adam, step 1
+
+
+def test_bad_teacher_refuses_a_teacher_of_other_classes(problem):
+  other = bind(lambda w, x: x @ w, np.zeros((problem[0].inputs.shape[1], 2), np.float32))
+  with pytest.raises(ValueError, match=r"of 2 classes, must have the 3") as caught:
+    run(problem, unlearn.bad_teacher(other), 1)
+  assert "\n" not in str(caught.value)

@@ -1,14 +1,10 @@
-"""Fisher noise against explicit matrices."""
+"""Noise by the Fisher information, and SSD, against explicit matrices."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import (
-  apply,
-  session_of,
-  squared_gradients,
-)
+from by_hand import apply, session_of, squared_gradients
 
 from jaxmul import bind, unlearn
 
@@ -88,3 +84,22 @@ def test_fisher_noise_of_equal_leaves_is_not_equal(small):
 def test_fisher_with_alpha_zero_changes_nothing(small):
   params, session, *_ = small
   np.testing.assert_array_equal(apply(unlearn.fisher(0.0), params, session).params, params.params)
+
+
+@pytest.mark.parametrize(("alpha", "dampening"), [(1.2, 1.0), (1.0, 0.3), (1.0, 1.5)])
+def test_ssd_dampens_what_matters_more_to_forget(small, alpha, dampening):
+  params, session, x, y, _ = small
+  f_s = squared_gradients(params, x[:5], y[:5], expected=False)
+  f_d = squared_gradients(params, x, y, expected=False)
+  w = np.asarray(params.params)
+  factor = dampening * f_d / f_s
+  assert dampening <= alpha or (factor[f_s > alpha * f_d] > 1).any()  # a weight that would grow
+  expected = np.where(f_s > alpha * f_d, w * np.minimum(factor, 1), w)
+  got = apply(unlearn.ssd(alpha, dampening), params, session).params
+  np.testing.assert_allclose(got, expected, rtol=1e-12)
+  assert 0 < (expected != w).sum() < w.size
+
+
+def test_ssd_with_a_high_threshold_changes_nothing(small):
+  params, session, *_ = small
+  np.testing.assert_array_equal(apply(unlearn.ssd(1e6), params, session).params, params.params)

@@ -1,0 +1,67 @@
+"""What metrics are given, as arrays of float64, or one line that says what is wrong with it."""
+
+import numpy as np
+import numpy.typing as npt
+
+from jaxmul.data.dataset import Dataset
+
+
+def probabilities(values: npt.ArrayLike, caller: str, name: str) -> np.ndarray:
+  """Returns p_y of any shape, all in [0, 1]."""
+  p = np.asarray(values, dtype=np.float64)
+  outside = np.argwhere(~((p >= 0) & (p <= 1)))
+  if len(outside):
+    place = outside[0].tolist()
+    raise ValueError(
+      f"{caller}: {name}{place} is {p[tuple(place)]}, must be a probability in [0, 1]. "
+      "Pass attacks.label_confidence or outputs.label_probability, not logits or losses."
+    )
+  if not p.size:
+    raise ValueError(f"{caller} got no p_y of {name}: shape {p.shape}. Give one example or more.")
+  return p
+
+
+def of_models(values: npt.ArrayLike, caller: str, name: str) -> np.ndarray:
+  """Returns one number of each model and example, [K, n], none of them NaN."""
+  array = np.asarray(values, dtype=np.float64)
+  if array.ndim != 2 or not array.size:
+    raise ValueError(f"{caller} needs {name} [K, n], not empty, got shape {array.shape}.")
+  missing = int(np.isnan(array).sum())
+  if missing:
+    raise ValueError(
+      f"{caller}: {missing} of {array.size} {name} are NaN. Leave out these examples, or the "
+      "models that diverged."
+    )
+  return array
+
+
+def of_both(
+  unlearned: npt.ArrayLike, oracles: npt.ArrayLike, caller: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns numbers of unlearned models [K, n] and of oracles [L, n] on the same examples."""
+  ours = of_models(unlearned, caller, "numbers of unlearned")
+  theirs = of_models(oracles, caller, "numbers of oracles")
+  if ours.shape[1] != theirs.shape[1]:
+    raise ValueError(
+      f"{caller} got {ours.shape[1]} and {theirs.shape[1]} examples. Take both by the same ids."
+    )
+  return ours, theirs
+
+
+def refuse_diverged(values: np.ndarray, dataset: Dataset, name: str) -> None:
+  """Raises ValueError where what a network says of an example of the data set is NaN."""
+  missing = np.flatnonzero(np.isnan(values))
+  if len(missing):
+    raise ValueError(
+      f"the {name} of id {dataset.ids[missing[0]]} are NaN ({len(missing)} of {len(dataset)} "
+      "examples): these params have diverged. Lower the learning rate that made them."
+    )
+
+
+def refuse_positions(dataset: Dataset, caller: str, cure: str) -> None:
+  """Raises ValueError where examples have labels at positions, and logits at each of them."""
+  if dataset.labels.ndim > 1:
+    raise ValueError(
+      f"{caller} is for one label per example; labels here are {list(dataset.labels.shape)}. "
+      f"{cure}."
+    )
