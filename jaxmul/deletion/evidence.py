@@ -33,7 +33,7 @@ def cost(evidence: Evidence, *, oracles: int = 3, has_estimate: bool = False) ->
   Args:
     evidence: "none", "sample" or "full".
     oracles: as `forget`.
-    has_estimate: whether cross-fit networks were trained before.
+    has_estimate: whether cross-fit networks were trained before, or a plan of one's own needs none.
 
   Raises:
     ValueError: there is no such level.

@@ -132,7 +132,8 @@ def forget(
   split = split_of(dataset, ids, heldout, test)
   _check.count(oracles, "oracles", "forget")
   _check.at_least("forget", 2, oracles=oracles)
-  costs = levels.cost(evidence, oracles=oracles, has_estimate=estimate is not None)
+  has_estimate = estimate is not None or plan != "auto"  # who brings a plan needs none
+  costs = levels.cost(evidence, oracles=oracles, has_estimate=has_estimate)
   if progress:
     print(f"forget: {costs}. Unlearning is approximate.", file=sys.stderr)
   request = request_of(
@@ -148,7 +149,7 @@ def forget(
   )
   if plan != "auto":
     _refuse_dear(plan, request)
-  if estimate is None and evidence != "none":
+  if not has_estimate and evidence != "none":
     estimate = cross_fitted(request, jax.random.fold_in(key, 1), levels.FOLDS)
   unlearn_key, judge_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
   if plan == "auto":
