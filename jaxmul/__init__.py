@@ -13,6 +13,7 @@ if TYPE_CHECKING:
   from jaxmul import (
     checkpoint,
     data,
+    deletion,
     losses,
     memorization,
     metrics,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     unlearn,
   )
   from jaxmul.binding import Network, bind
+  from jaxmul.deletion.forgetting import forget
 
 __all__ = [
   "Network",
@@ -33,6 +35,8 @@ __all__ = [
   "bind",
   "checkpoint",
   "data",
+  "deletion",
+  "forget",
   "losses",
   "memorization",
   "metrics",
@@ -50,6 +54,8 @@ __all__ = [
 def __getattr__(name: str):
   if name in ("bind", "Network"):
     return getattr(importlib.import_module("jaxmul.binding"), name)
+  if name == "forget":
+    return importlib.import_module("jaxmul.deletion").forget
   if name in __all__:
     return importlib.import_module(f"jaxmul.{name}")
   raise AttributeError(f"module 'jaxmul' has no attribute {name!r}")

@@ -1,13 +1,15 @@
 """One training run as one pure function: a `Recipe`, data, a key, and trackers riding along.
 
-A step is SGD with momentum as PyTorch does it: the L2 penalty is coupled into the gradient of all
-params, g = ∇ℓ + λθ, b = μb + g, θ = θ − ηb. The last partial batch of an epoch is kept. Where a
+A step is SGD with momentum as PyTorch does it, unless the recipe brings an optax transformation of
+its own: the L2 penalty is coupled into the gradient of all params, g = ∇ℓ + λθ, b = μb + g,
+θ = θ − ηb. The last partial batch of an epoch is kept. Where a
 network has a training mode of its own, an epoch of as many steps deals its examples evenly, so that
 no step takes BatchNorm's statistics of a few: from n = B examples on, each has at least B / 2. The
 same Recipe trains the original, the retrained oracle and every leave-subset-out model.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -73,6 +75,22 @@ class MultiStep:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Partial:
+  """A `functools.partial` that equals another one of the same function and arguments."""
+
+  function: Callable[..., Any]
+  arguments: tuple[Any, ...]
+  keywords: tuple[tuple[str, Any], ...]
+
+  @classmethod
+  def of(cls, partial: functools.partial) -> "_Partial":
+    return cls(partial.func, partial.args, tuple(sorted(partial.keywords.items())))
+
+  def __call__(self, *more: Any) -> Any:
+    return self.function(*self.arguments, *more, **dict(self.keywords))
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
   """Everything that decides a training run but the data and the key; the defaults are the papers'.
 
@@ -86,9 +104,12 @@ class Recipe:
     momentum: μ.
     weight_decay: λ, coupled.
     augment: `(key, inputs [B, ...]) -> inputs`, or None.
+    optimizer: `rate -> optax transformation` in the place of SGD, where rate is optax's schedule
+      `step -> learning rate`: `optax.adamw`, or `functools.partial(optax.adamw, weight_decay=0.1)`.
+      `momentum` and `weight_decay` are of SGD alone, and stay as they are with it.
 
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range, or SGD's are given beside another optimizer.
 
   Example:
     >>> from jaxmul import models
@@ -104,8 +125,18 @@ class Recipe:
   momentum: float = 0.9
   weight_decay: float = 5e-4
   augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+  optimizer: Callable[[optax.Schedule], optax.GradientTransformation] | None = None
 
   def __post_init__(self):
+    if self.optimizer is not None:
+      if (self.momentum, self.weight_decay) != (Recipe.momentum, Recipe.weight_decay):
+        raise ValueError(
+          "Recipe got momentum or weight_decay beside an optimizer, which are of SGD. Give them to "
+          "it: functools.partial(optax.adamw, weight_decay=0.1)."
+        )
+      if isinstance(self.optimizer, functools.partial):
+        # Two partials never equal one another: each would be compiled anew.
+        object.__setattr__(self, "optimizer", _Partial.of(self.optimizer))
     _check.at_least("Recipe", 1, epochs=self.epochs, batch_size=self.batch_size)
     rates = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
     _check.at_least("Recipe", 0, **rates)
@@ -284,11 +315,13 @@ _jitted_run = jax.jit(run, static_argnums=(0, 1))
 
 
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
-  """Returns the recipe's SGD as an optax transformation, its rate stepped once an epoch."""
+  """Returns the recipe's optax transformation, its rate stepped once an epoch."""
 
   def rate(count):
     return recipe.learning_rate * recipe.schedule(count // steps_per_epoch, recipe.epochs)
 
+  if recipe.optimizer is not None:
+    return recipe.optimizer(rate)
   return optax.chain(
     optax.add_decayed_weights(recipe.weight_decay),
     optax.sgd(rate, recipe.momentum or None),

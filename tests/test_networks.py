@@ -19,7 +19,7 @@ import pytest
 from flax import nnx
 
 import jaxmul
-from jaxmul import data, metrics, models, train, unlearn
+from jaxmul import data, metrics, models, rum, train, unlearn
 
 BATCH, EPOCHS, RATE = 64, 15, 0.1
 SEEDS = (0, 1, 2)
@@ -298,7 +298,11 @@ def nnx_case():
   def make(key):
     return parts(Nnx(nnx.Rngs(key)))
 
-  return Case(lambda key, inputs: Nnx(nnx.Rngs(key)), make, learn, predict)
+  return Case(nnx_model, make, learn, predict)
+
+
+def nnx_model(key, inputs):
+  return Nnx(nnx.Rngs(key))
 
 
 CASES = {
@@ -438,3 +442,43 @@ def test_a_module_without_a_flag_is_refused_before_it_is_trained():
   with pytest.raises(ValueError, match=r"NoFlag with BatchNorm, and no argument or") as caught:
     of_jaxmul(Case(NoFlag(), None, None, None), 0, *ENDS[1])
   assert "\n" not in str(caught.value)
+
+
+@functools.cache
+def mislabelled():
+  """700 digits to train on, 40 of them with wrong labels, which have to be memorized."""
+  rng, labels = np.random.default_rng(0), DIGITS.labels.copy()
+  wrong = rng.choice(700, 40, replace=False)
+  labels[wrong] = (labels[wrong] + rng.integers(1, 10, 40)) % 10
+  return data.Dataset(DIGITS.inputs[:1100], labels[:1100]), wrong
+
+
+@functools.cache
+def changes_of_the_gap(name):
+  """What `forget` makes of the wrong ones: how much nearer to oracles, and test accuracy [2, K]."""
+  dataset, wrong = mislabelled()
+  recipe = train.Recipe(CASES[name].model, epochs=30, batch_size=BATCH, learning_rate=RATE)
+  plan = rum.Plan([rum.Step(unlearn.neg_grad_plus(0.03, alpha=0.97), 4, BATCH)])
+  values = []
+  for seed in SEEDS:
+    key = jax.random.key(seed)
+    fitted = train.fit(recipe, dataset, key, ids=np.arange(700)).network
+    done = jaxmul.forget(
+      *(fitted, dataset, wrong, recipe, key),
+      heldout=np.arange(700, 800),
+      test=np.arange(800, 1100),
+      plan=plan,
+      oracles=2,
+      progress=False,
+    )
+    change = metrics.find(done.figures, "change of the example gap").value
+    values.append((change, metrics.find(done.figures, "accuracy", "test").value))
+  return np.array(values).T
+
+
+@pytest.mark.parametrize("name", ["nnx", "equinox BatchNorm", "haiku"])
+def test_from_a_network_of_any_library_to_forget_as_from_linen(name):
+  got, want = changes_of_the_gap(name), changes_of_the_gap("linen train")
+  assert (want[0] < -0.1).all()
+  interval = 9.92 * want.std(1, ddof=1) * np.sqrt(2 / len(SEEDS))
+  assert (np.abs(got.mean(1) - want.mean(1)) <= np.clip(interval, 0.03, 0.1)).all(), (got, want)

@@ -6,11 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxmul import _sharding, models, train
 from jaxmul._blocks import even_rows, least_rows, shuffled_rows
 from jaxmul._examples import examples_of
+from jaxmul._identity import describe
 from jaxmul.binding import Network, bind
 from jaxmul.data import Dataset
 from jaxmul.proxies import trackers
@@ -144,6 +146,44 @@ def test_fit_equals_a_plain_loop(changes, rates):
   close(layers(fit.network), weights, 1e-5)
   np.testing.assert_allclose(fit.history.loss, loss, 0, 1e-5)
   np.testing.assert_allclose(fit.history.accuracy, accuracy, 0, 1e-6)
+
+
+def test_an_optimizer_of_ones_own_takes_the_recipes_rate():
+  """AdamW by hand: bias-corrected moments, decay beside them."""
+  rates, decay = [0.02, 0.015, 0.005], 0.1
+  adamw = functools.partial(optax.adamw, weight_decay=decay)
+  data = toy()
+  fit = train.fit(recipe(start, learning_rate=0.02, optimizer=adamw), data, KEY, trackers=SEEN)
+  weights = layers(start(None, data.inputs[:1]))
+  first = second = jax.tree.map(np.zeros_like, weights)
+  images, labels = np.float64(data.inputs), data.labels
+  for step, batch in enumerate(fit.scores["rows"]):
+    batch = batch[batch < SIZE]
+    gradients, *_ = backpropagation(weights, images[batch], labels[batch])
+    first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
+    second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, second, gradients)
+    unbiased, squares = (
+      jax.tree.map(lambda m, rest=1 - beta ** (step + 1): m / rest, moment)
+      for beta, moment in ((0.9, first), (0.999, second))
+    )
+    rate = rates[step // STEPS]
+    weights = jax.tree.map(
+      lambda w, m, v, rate=rate: w - rate * (m / (np.sqrt(v) + 1e-8) + decay * w),
+      *(weights, unbiased, squares),
+    )
+  close(layers(fit.network), weights, 1e-4)
+
+
+def test_recipes_of_equal_partials_are_equal_and_have_one_text():
+  one, other, third = (
+    recipe(optimizer=functools.partial(optax.adamw, weight_decay=decay))
+    for decay in (0.1, 0.1, 0.2)
+  )
+  assert one == other != third
+  assert hash(one) == hash(other)
+  assert describe(one) == describe(other) != describe(third)
+  with one_line("momentum or weight_decay beside an optimizer"):
+    recipe(optimizer=optax.adamw, weight_decay=0.1)
 
 
 def test_each_epoch_sees_each_example_once_in_an_order_of_its_own():

@@ -15,6 +15,7 @@ NAMES = (
   "unlearn_epoch",
   "kill_resume",
   "corruption",
+  "forget",
   "linear_cost",
   "digests",
 )

@@ -184,7 +184,7 @@ def _pyplot():
   try:
     import matplotlib
   except ImportError as error:
-    raise ImportError("plots need matplotlib: pip install 'jaxmul[demo]'.") from error
+    raise ImportError("plots need matplotlib: pip install 'jaxmul[plots]'.") from error
   matplotlib.use("agg")
   import matplotlib.pyplot as plt
 

@@ -132,7 +132,7 @@ def _fitted(members: np.ndarray, nonmembers: np.ndarray, seed: int, caller: str)
   try:
     from sklearn.svm import SVC
   except ImportError as error:
-    raise ImportError("svc needs scikit-learn. Install it: pip install 'jaxmul[demo]'.") from error
+    raise ImportError("svc needs scikit-learn: pip install 'jaxmul[evaluate]'.") from error
   machine = SVC(kernel="rbf", C=3, gamma="auto", random_state=seed)
   return machine.fit(known, np.repeat([1, 0], len(members)))
 

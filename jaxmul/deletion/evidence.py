@@ -1,0 +1,188 @@
+"""What is known of an unlearned network, in three levels, and what each costs."""
+
+from typing import Literal
+
+import jax
+import numpy as np
+
+from jaxmul import memorization, metrics, rum
+from jaxmul.binding import Network
+from jaxmul.deletion.request import Request
+from jaxmul.metrics import oracle
+from jaxmul.metrics.figures import EXAMPLES, Figure, over_seeds, with_interval
+from jaxmul.metrics.intervals import over_examples
+
+Evidence = Literal["none", "sample", "full"]
+FOLDS = 5
+_ENSEMBLE = 16
+
+NOT_CHECKED = {
+  "none": (
+    "No network was retrained without the examples: figures are of a surrogate.",
+    "No membership attack was made.",
+  ),
+  "sample": ("No membership attack was made, and the evaluation was not audited.",),
+  "full": (),
+}
+"""What a level leaves open, in words for the record."""
+
+
+def cost(evidence: Evidence, *, oracles: int = 3, has_estimate: bool = False) -> str:
+  """Returns what a level of evidence costs, in trainings of the recipe; nothing is trained.
+
+  Args:
+    evidence: "none", "sample" or "full".
+    oracles: as `forget`.
+    has_estimate: whether cross-fit networks were trained before, or a plan of one's own needs none.
+
+  Raises:
+    ValueError: there is no such level.
+
+  Example:
+    >>> cost("sample")
+    'evidence "sample" costs 8 trainings: 5 cross-fit, once for a trained network; 3 oracles'
+  """
+  if evidence not in NOT_CHECKED:
+    raise ValueError(f"forget got evidence={evidence!r}, must be 'none', 'sample' or 'full'.")
+  parts = []
+  if evidence != "none" and not has_estimate:
+    parts.append((FOLDS, "cross-fit, once for a trained network"))
+  if evidence == "sample":
+    parts.append((oracles, "oracles"))
+  if evidence == "full":
+    count = max(oracles, _ENSEMBLE)
+    parts += [(2 * count, "originals and oracles"), (count, "originals again, to unlearn them")]
+  total = sum(number for number, _ in parts)
+  listed = "; ".join(f"{number} {what}" for number, what in parts)
+  return f'evidence "{evidence}" costs {total} trainings' + (f": {listed}" if parts else "")
+
+
+def surrogates(
+  request: Request, after: Network, estimate: memorization.Estimate | None
+) -> list[Figure]:
+  """Returns what is known without an oracle: the surrogate and accuracies, before and after."""
+  heldout = request.dataset.take(request.heldout.tune)
+  figures = []
+  for of, network in (("unlearned", after), ("original", request.network)):
+    value = rum.surrogate(
+      network, request.network, request.training, request.split, heldout, estimate
+    )
+    note = "no interval: it compares plans of one request"
+    figures.append(Figure(name="surrogate", of=of, value=value, note=note))
+    said = oracle.outputs([network], request.dataset, _all(request))
+    figures += _accuracies(said, request, of)
+  return figures
+
+
+def beside_a_few(request: Request, after: Network, key: jax.Array, count: int) -> list[Figure]:
+  """Returns how far an unlearned network is from a few oracles, beside what doing nothing leaves.
+
+  Intervals are over examples of S where a figure is of one network, over oracles for ToW and for
+  the oracles' own figures.
+  """
+  retrained = oracle.oracles(
+    *(request.recipe, request.dataset, request.split, key),
+    num_models=count,
+    store=request.folder("oracles"),
+    progress=request.progress,
+  )
+  forget = request.split.forget
+  p = retrained.take(forget).probability
+  figures, gaps = [], {}
+  for of, network in (("unlearned", after), ("original", request.network)):
+    said = oracle.outputs([network], request.dataset, _all(request))
+    figures += _accuracies(said, request, of)
+    gaps[of] = np.abs(said.take(forget).probability[0] - p.mean(0))
+    for name, ids in {"forget": forget, **_named(request)}.items():
+      rows = np.searchsorted(np.sort(forget), np.sort(ids))
+      own = gaps[of][np.argsort(forget)][rows]
+      figures.append(_of_examples(own, name="example gap", of=of, part=name))
+    figures += _tugs(said, retrained, request, of)
+  others = [np.abs(p[k] - np.delete(p, k, 0).mean(0)).mean() for k in range(len(p))]
+  figures.append(over_seeds(others, name="example gap", of="oracle", part="forget"))
+  for part, ids in _parts(request).items():
+    accuracy = retrained.take(ids).accuracy
+    figures.append(over_seeds(accuracy, name="accuracy", of="oracle", part=part))
+  change = gaps["unlearned"] - gaps["original"]
+  return [*figures, _of_examples(change, name="change of the example gap", part="forget")]
+
+
+def beside_an_ensemble(
+  request: Request, plan: rum.Plan, key: jax.Array, count: int
+) -> tuple[list[Figure], str]:
+  """Returns figures of originals that the plan unlearned, and the line of the audit.
+
+  They are of the plan on networks of the recipe, not of the one network of the request.
+  """
+  count = max(count, _ENSEMBLE)
+  what = (request.recipe, request.dataset, request.split, key)
+  ensemble = oracle.ensemble(
+    *what, num_models=count, store=request.folder("ensemble"), progress=request.progress
+  )
+  groups = list(request.groups.values())
+  unlearned = []
+  for model in range(len(ensemble.originals)):
+    original = oracle.original(*what, model).network
+    store = request.folder("unlearned")
+    own = jax.random.fold_in(key, model)
+    unlearned.append(rum.meta_unlearn(plan, original, request.training, groups, own, store=store))
+  outputs = oracle.outputs(unlearned, request.dataset, ensemble.oracles.ids)
+  rest = (ensemble, request.split, request.heldout.attack, key)
+  audit = metrics.audit(*rest)
+  figures = metrics.beside_oracles(outputs, *rest, groups=_named(request) or None)
+  return audit.without_blind(figures), audit.line
+
+
+def _all(request: Request) -> np.ndarray:
+  split = request.split
+  return np.concatenate([split.forget, split.retain, split.test])
+
+
+def _parts(request: Request) -> dict[str, np.ndarray]:
+  split = request.split
+  return {"forget": split.forget, "retain": split.retain, "test": split.test}
+
+
+def _named(request: Request) -> dict[str, np.ndarray]:
+  return request.groups if len(request.groups) > 1 else {}
+
+
+def _accuracies(said: oracle.Outputs, request: Request, of: str) -> list[Figure]:
+  return [
+    _of_examples(said.take(ids).correct[0], name="accuracy", of=of, part=part)
+    for part, ids in _parts(request).items()
+  ]
+
+
+def _of_examples(values: np.ndarray, **what: str) -> Figure:
+  return with_interval(over_examples(values.astype(float)), EXAMPLES, **what)
+
+
+def _tugs(
+  said: oracle.Outputs, retrained: oracle.Outputs, request: Request, of: str
+) -> list[Figure]:
+  """Returns ToW, and by group where there are some, of one network beside each oracle."""
+
+  def accuracies(outputs: oracle.Outputs, ids: np.ndarray) -> np.ndarray:
+    return outputs.take(ids).accuracy
+
+  own = {part: accuracies(said, ids)[0] for part, ids in _parts(request).items()}
+  theirs = {part: accuracies(retrained, ids) for part, ids in _parts(request).items()}
+  values = [
+    metrics.tow(tuple(own.values()), tuple(theirs[part][k] for part in theirs))
+    for k in range(len(retrained))
+  ]
+  figures = [over_seeds(values, name="ToW", of=of)]
+  groups = _named(request)
+  if not groups:
+    return figures
+  ours = [accuracies(said, ids)[0] for ids in groups.values()]
+  each = np.stack([accuracies(retrained, ids) for ids in groups.values()])
+  values = [
+    metrics.tow_by_group(
+      (ours, own["retain"], own["test"]),
+      (list(each[:, k]), theirs["retain"][k], theirs["test"][k]),
+    )
+    for k in range(len(retrained))
+  ]
+  return [*figures, over_seeds(values, name="ToW by group", of=of)]

@@ -1,0 +1,257 @@
+"""From ids to an unlearned network with its evidence and its record, in one call.
+
+S is what is to be deleted, R everything else that the network was trained on. Unlearning is
+approximate: what comes out treats S as networks do that never saw it, as far as the evidence
+reaches. Evidence is paid for in trainings, and there are three levels:
+
+  "none"    no training: a surrogate, and accuracies before and after.
+  "sample"  cross-fit networks, once for a trained network, and a few oracles, which are networks
+            retrained without S: how far each example of S is from what they say of it.
+  "full"    an ensemble of originals and oracles, each original unlearned by the same plan, every
+            attack, and the audit of the evaluation.
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from jaxmul import _check, memorization, rum, train
+from jaxmul.binding import Network
+from jaxmul.data.dataset import Dataset
+from jaxmul.deletion import evidence as levels
+from jaxmul.deletion import record as records
+from jaxmul.deletion.request import Request, cross_fitted, request_of, split_of
+from jaxmul.metrics.figures import Figure, find
+
+_TRIALS = 3  # candidates a group
+
+
+class Refused(ValueError):
+  """A request that is not served: retraining is cheaper, or nothing tried is better than nothing.
+
+  Attributes:
+    figures: what was measured before it was refused.
+  """
+
+  def __init__(self, message: str, figures: Iterable[Figure] = ()):
+    super().__init__(message)
+    self.figures = list(figures)
+
+
+class Forgotten(NamedTuple):
+  """What came of a request.
+
+  Attributes:
+    network: the unlearned network.
+    figures: the evidence; `metrics.table` shows it.
+    record: what `record.json` holds: ids, plan, hashes, versions, date, evidence, and what was not
+      checked.
+  """
+
+  network: Network
+  figures: list[Figure]
+  record: dict[str, Any]
+
+
+def forget(
+  network: Any,
+  dataset: Dataset,
+  ids: Any,
+  recipe: train.Recipe,
+  key: jax.Array,
+  *,
+  heldout: Any,
+  test: Any,
+  score: str = "confidence",
+  plan: rum.Plan | Literal["auto"] = "auto",
+  evidence: levels.Evidence = "sample",
+  oracles: int = 3,
+  estimate: memorization.Estimate | None = None,
+  store: Path | str | None = None,
+  progress: bool = True,
+) -> Forgotten:
+  """Unlearns examples, and says how well.
+
+  The examples are refined into groups by how memorized they seem, and a plan unlearns each group.
+  The plan is chosen by `rum.tune`, unless one is given, and takes less than a training does. The
+  network was trained on all of the data set but its held-out and test examples.
+
+  Args:
+    network: the trained network: a `Network`, a callable pytree, or a `train.Fit`, whose learning
+      events are the scores where they rode along.
+    dataset: everything: what was trained on, held-out examples and test examples.
+    ids: int [k], what is to be deleted.
+    recipe: how the network was trained; oracles are trained by it.
+    key: of all random choices.
+    heldout: int [h], ids never trained on, for choosing the plan and for attacks.
+    test: int [t], ids never trained on, for final figures only.
+    score: name of a tracker's score in a `Fit`, or of a point proxy.
+    plan: "auto", or one of your own, with a step for each group.
+    evidence: "none", "sample" or "full". `cost` says what a level costs, and so does a line on
+      stderr before anything is trained.
+    oracles: networks retrained without the ids, at least 2; at least 16 of "full".
+    estimate: what cross-fit networks said, from an earlier call: `Rehearsal.estimate`, or
+      `memorization.estimate` of `retraining.cross_fit`. Without it they are trained, but for
+      "none", where memorized groups are left as they are.
+    store: a folder for the record, `network/`, `record.json` and `report.html`, and under `work/`
+      for what was trained, so that the same call goes on after a kill. None keeps nothing.
+    progress: whether stderr shows what is done.
+
+  Returns:
+    A `Forgotten`. Fewer than 30 ids are one group, others three.
+
+  Raises:
+    Refused: the plan takes as much as retraining, which is exact; or nothing that was tried is
+      better than leaving the network as it is, by the surrogate or beside oracles.
+    ValueError: an id is not in the data, or in two parts; too few held-out or test examples; every
+      example would be forgotten; or a setting is outside its range.
+
+  References:
+    Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024. The choice of
+    the plan and the levels of evidence are ours.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> import jaxmul
+    >>> from jaxmul import models, rum, train, unlearn
+    >>> from jaxmul.data import Dataset
+    >>> toy = Dataset(np.eye(16, dtype=np.float32), np.arange(16) % 2)
+    >>> recipe = train.Recipe(models.mlp((8,), 2), epochs=20, batch_size=4)
+    >>> fit = train.fit(recipe, toy, jax.random.key(0), ids=range(8))
+    >>> plan = rum.Plan([rum.Step(unlearn.neg_grad(0.05), epochs=2, batch_size=4)])
+    >>> done = jaxmul.forget(fit, toy, [3], recipe, jax.random.key(1), heldout=range(8, 12),
+    ...   test=range(12, 16), plan=plan, evidence="none", progress=False)
+    >>> done.record["forget"], done.record["not_checked"][0]
+    ([3], 'No network was retrained without the examples: figures are of a surrogate.')
+  """
+  split = split_of(dataset, ids, heldout, test)
+  _check.count(oracles, "oracles", "forget")
+  _check.at_least("forget", 2, oracles=oracles)
+  has_estimate = estimate is not None or plan != "auto"  # who brings a plan needs none
+  costs = levels.cost(evidence, oracles=oracles, has_estimate=has_estimate)
+  if progress:
+    print(f"forget: {costs}. Unlearning is approximate.", file=sys.stderr)
+  request = request_of(
+    network,
+    dataset,
+    split,
+    recipe,
+    jax.random.fold_in(key, 0),
+    score=score,
+    num_groups=None if plan == "auto" else len(plan.steps),
+    store=None if store is None else Path(store),
+    progress=progress,
+  )
+  if plan != "auto":
+    _refuse_dear(plan, request)
+  if not has_estimate and evidence != "none":
+    estimate = cross_fitted(request, jax.random.fold_in(key, 1), levels.FOLDS)
+  unlearn_key, judge_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
+  if plan == "auto":
+    tuned = chosen(request, estimate, unlearn_key)
+    plan, after = tuned.plan, tuned.network
+  else:
+    tuned, groups = None, list(request.groups.values())
+    after = rum.meta_unlearn(plan, request.network, request.training, groups, unlearn_key)
+  audit = None
+  if evidence == "none":
+    figures = levels.surrogates(request, after, estimate)
+  elif evidence == "sample":
+    figures = levels.beside_a_few(request, after, judge_key, oracles)
+    _refuse_harm(figures)
+  else:
+    figures, audit = levels.beside_an_ensemble(request, plan, judge_key, oracles)
+    _refuse_harm(figures)
+  record = records.record_of(
+    request, plan, tuned, after, figures, evidence=evidence, audit=audit, key=key
+  )
+  if request.store is not None:
+    record = records.write(request.store, after, record)
+  return Forgotten(after, figures, record)
+
+
+def chosen(request: Request, estimate: memorization.Estimate | None, key: jax.Array) -> rum.Tuned:
+  """Returns the plan that the autopilot chooses of candidates that cost less than a training.
+
+  Raises:
+    Refused: no candidate does, or none is better than leaving the network as it is.
+  """
+  dataset, groups = request.dataset, list(request.groups.values())
+  share = training_work(request) / len(groups)
+  tried = {}
+  for name, step in rum.candidates(request.recipe, dataset.take(request.heldout.proxy)).items():
+    # Fewer than fit, so that all groups together stay below a training.
+    epochs = min(step.epochs, math.ceil(share / epoch_work(step, request)) - 1)
+    if epochs >= 1:
+      tried[name] = dataclasses.replace(step, epochs=epochs)
+  if not tried:
+    raise Refused(_cheaper(request))
+  tuned = rum.tune(
+    tried,
+    request.network,
+    request.training,
+    groups,
+    dataset.take(request.heldout.tune),
+    key,
+    budget=_TRIALS * len(groups),
+    estimate=estimate,
+  )
+  if all(step.unlearner is None for step in tuned.plan.steps):
+    nothing = max(trial.surrogate for trial in tuned.trials if trial.name == "none")
+    best = max(trial.surrogate for trial in tuned.trials if trial.name != "none")
+    raise Refused(
+      "forget: nothing that was tried is better than leaving the network as it is: that has a "
+      f"surrogate of {nothing:.3f}, the best of the trials {best:.3f}. Give a plan of your own, or "
+      "retrain without the examples: unlearn.retrain."
+    )
+  return tuned
+
+
+def training_work(request: Request) -> float:
+  """Returns examples that retraining goes through, forward and back."""
+  return request.recipe.epochs * len(request.split.retain)
+
+
+def epoch_work(step: rum.Step, request: Request) -> float:
+  """Returns examples that an epoch of a step goes through; of one shot it is one pass over R."""
+  forget, retain = len(request.split.forget), len(request.split.retain)
+  if step.unlearner is None:
+    return 0.0
+  if step.unlearner.update is None:
+    return retain / step.epochs
+  if step.unlearner.passes == "forget":
+    return 2.0 * forget
+  if step.unlearner.passes == "retain":
+    return retain * (1 + min(1, forget / step.batch_size))
+  return float(forget + retain)
+
+
+def _refuse_dear(plan: rum.Plan, request: Request) -> None:
+  if sum(step.epochs * epoch_work(step, request) for step in plan.steps) >= training_work(request):
+    raise Refused(_cheaper(request))
+
+
+def _cheaper(request: Request) -> str:
+  return (
+    f"forget: a plan for {len(request.groups)} groups takes as much as retraining, which is "
+    f"{request.recipe.epochs} epochs on {len(request.split.retain)} examples and exact. Retrain: "
+    "unlearn.retrain(recipe, dataset, split, key)."
+  )
+
+
+def _refuse_harm(figures: list[Figure]) -> None:
+  """Raises Refused where oracles say that the original is nearer to them."""
+  gap = find(figures, "example gap", "forget").value
+  before = find(figures, "example gap", "forget", of="original").value
+  if gap >= before:
+    raise Refused(
+      f"forget: beside oracles the example gap is {gap:.3f} after and {before:.3f} before: the "
+      "network is nearer to retrained ones as it is. Retrain without the examples, or give another "
+      "plan.",
+      figures,
+    )

@@ -1,0 +1,143 @@
+"""What a request is made of, checked: whose network, which ids, in which groups."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmul import memorization, proxies, retraining, rum, train
+from jaxmul._ids import rows_of
+from jaxmul.binding import Network, as_network
+from jaxmul.data.dataset import Dataset
+from jaxmul.data.split import Heldout, Split, cut_heldout
+
+_LEAST_OF_GROUPS = 30  # ids; below, thirds are too few to differ
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Request:
+  """One request.
+
+  Attributes:
+    network: before it.
+    dataset: everything: S, R, held-out and test examples.
+    split: their ids.
+    heldout: the held-out ids, cut for proxies, tuning and attacks.
+    groups: {name: ids} of S, low to high.
+    scored_by: the score that made the groups.
+    recipe: how the network was trained.
+    store: where what is trained is kept, or None.
+    progress: whether stderr shows what is done.
+  """
+
+  network: Network
+  dataset: Dataset
+  split: Split
+  heldout: Heldout
+  groups: dict[str, np.ndarray]
+  scored_by: str
+  recipe: train.Recipe
+  store: Path | None
+  progress: bool
+
+  @property
+  def training(self) -> Dataset:
+    """S and R."""
+    return self.dataset.take(self.split.train)
+
+  def folder(self, name: str) -> Path | None:
+    """Returns a folder of the store, or None."""
+    return None if self.store is None else self.store / "work" / name
+
+
+def split_of(dataset: Dataset, ids: Any, heldout: Any, test: Any) -> Split:
+  """Returns S, R, held-out and test ids; R is what the other three leave.
+
+  Raises:
+    ValueError: an id is not in the data, in two parts or no integer; there are fewer than three
+      held-out examples, no test examples, or nothing is retained.
+  """
+  parts = {"forget": ids, "heldout": heldout, "test": test}
+  arrays = {name: np.asarray(part).reshape(-1) for name, part in parts.items()}
+  for name, part in arrays.items():
+    rows_of(dataset.ids, part, f"forget: {name}", "is not in the data", "Ids are Dataset.ids.")
+  for name, least in (("heldout", 3), ("test", 1)):
+    if len(arrays[name]) < least:
+      raise ValueError(
+        f"forget got {len(arrays[name])} {name} ids, must be at least {least}, never trained on. "
+        "Cut them off before training: data.holdout."
+      )
+  retain = np.setdiff1d(dataset.ids, np.concatenate(list(arrays.values())))
+  return Split(retain=retain, **arrays)
+
+
+def scores_of(network: Any, training: Dataset, ids: np.ndarray, score: str) -> np.ndarray:
+  """Returns how memorized each of the ids seems [k]: by the events of training, or by a proxy.
+
+  Args:
+    network: a `train.Fit` whose scores have this name, or anything that point proxies take.
+    training: what the network was trained on.
+    ids: int [k].
+    score: name of a tracker's score, or of a point proxy.
+
+  Raises:
+    ValueError: there is no such proxy.
+  """
+  if isinstance(network, train.Fit):
+    if score in network.scores:
+      cure = "Train on the same data set."
+      return network.scores[score][rows_of(network.ids, ids, "forget", "has no score", cure)]
+    network = network.network
+  proxy = getattr(proxies, score, None)
+  if proxy is None or score not in proxies.__all__:
+    raise ValueError(f"forget got score={score!r}, which is no proxy. Use 'confidence' or 'loss'.")
+  return proxies.score(proxy, network, training.take(ids))
+
+
+def grouped(scores: np.ndarray, ids: np.ndarray, num_groups: int | None) -> dict[str, np.ndarray]:
+  """Returns {name: ids}, low to high: thirds, or one group of a small request."""
+  count = num_groups or (3 if len(ids) >= _LEAST_OF_GROUPS else 1)
+  names = {1: ("all",), 2: ("low", "high"), 3: ("low", "medium", "high")}.get(
+    count, tuple(f"group {number}" for number in range(count))
+  )
+  return dict(zip(names, rum.refine(scores, ids, num_groups=count), strict=True))
+
+
+def request_of(
+  network: Any,
+  dataset: Dataset,
+  split: Split,
+  recipe: train.Recipe,
+  key: jax.Array,
+  *,
+  score: str,
+  num_groups: int | None,
+  store: Path | None,
+  progress: bool,
+) -> Request:
+  """Returns a request whose forget set is refined by a score."""
+  own = network.network if isinstance(network, train.Fit) else network
+  own = as_network(own, None, "forget")
+  training = dataset.take(split.train)
+  rides_along = isinstance(network, train.Fit) and score in network.scores
+  return Request(
+    network=own,
+    dataset=dataset,
+    split=split,
+    heldout=cut_heldout(split.heldout, key),
+    groups=grouped(scores_of(network, training, split.forget, score), split.forget, num_groups),
+    scored_by=f"{score}, {'of the epochs of training' if rides_along else 'of the network'}",
+    recipe=recipe,
+    store=store,
+    progress=progress,
+  )
+
+
+def cross_fitted(request: Request, key: jax.Array, folds: int) -> memorization.Estimate:
+  """Trains the cross-fit networks of a request's data, or reads them back."""
+  schedule = retraining.cross_fit(request.recipe, request.training, key, folds=folds)
+  return memorization.estimate(
+    schedule, store=request.folder("cross_fit"), progress=request.progress
+  )

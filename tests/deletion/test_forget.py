@@ -1,0 +1,216 @@
+"""From ids to a network, its evidence and a record: served where it helps, refused where not."""
+
+import json
+import shutil
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+import jaxmul
+from jaxmul import (
+  checkpoint,
+  data,
+  deletion,
+  memorization,
+  models,
+  proxies,
+  retraining,
+  rum,
+  train,
+  unlearn,
+)
+from jaxmul.metrics import find
+
+KEY = jax.random.key(3)
+
+
+class Case(NamedTuple):
+  dataset: data.Dataset
+  parts: data.Holdout
+  recipe: train.Recipe
+  fit: train.Fit
+  estimate: memorization.Estimate
+
+  def latest(self, count):
+    """The ids that were learned last."""
+    return self.fit.ids[np.argsort(-self.fit.scores["confidence"])][:count]
+
+  def forget(self, ids, **options):
+    given = {"heldout": self.parts.heldout, "test": self.parts.test, "progress": False}
+    given |= {"estimate": self.estimate, "oracles": 3}
+    return jaxmul.forget(self.fit, self.dataset, ids, self.recipe, KEY, **(given | options))
+
+
+@pytest.fixture(scope="module")
+def case():
+  digits, rng = data.digits(), np.random.default_rng(0)
+  ids = rng.choice(10**12, len(digits), replace=False)
+  dataset = data.Dataset(digits.inputs, digits.labels, ids)
+  parts = data.holdout(dataset, KEY, heldout=200, test=300)
+  labels = digits.labels.copy()  # what is labelled wrongly has to be memorized
+  wrong = dataset.rows(rng.choice(parts.train, 60, replace=False))
+  labels[wrong] = (labels[wrong] + rng.integers(1, 10, 60)) % 10
+  dataset = data.Dataset(digits.inputs, labels, ids)
+  recipe = train.Recipe(models.mlp((64,)), epochs=30, batch_size=64, learning_rate=0.1)
+  events = {"events": proxies.trackers.learning_events()}
+  fit = train.fit(recipe, dataset, KEY, ids=parts.train, trackers=events)
+  schedule = retraining.cross_fit(recipe, dataset.take(parts.train), jax.random.key(4))
+  estimate = memorization.estimate(schedule, executor=retraining.serial, progress=False)
+  return Case(dataset, parts, recipe, fit, estimate)
+
+
+@pytest.fixture(scope="module")
+def served(case, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("deletion")
+  return case.forget(case.latest(60), store=folder), folder
+
+
+def test_what_was_learned_last_is_nearer_to_what_oracles_say_of_it(served):
+  done, _ = served
+  change = find(done.figures, "change of the example gap", "forget")
+  assert change.high < 0
+  before, after = (
+    find(done.figures, "example gap", "forget", of=of).value for of in ("original", "unlearned")
+  )
+  assert change.value == pytest.approx(after - before)
+  tow = (find(done.figures, "ToW by group", of=of).value for of in ("unlearned", "original"))
+  assert next(tow) > next(tow)
+  assert all(np.isfinite([figure.low, figure.high]).all() for figure in done.figures)
+
+
+def test_the_figures_are_those_of_the_network_beside_oracles_trained_by_hand(case, served):
+  done, _ = served
+  ids = np.sort(case.latest(60))
+  retain = np.setdiff1d(case.parts.train, ids)
+  split = data.Split(ids, retain, case.parts.heldout, case.parts.test)
+  oracles = jaxmul.metrics.oracle.oracles(
+    *(case.recipe, case.dataset, split, jax.random.fold_in(KEY, 3)),
+    num_models=3,
+    executor=retraining.serial,
+    progress=False,
+  )
+  p = oracles.take(ids).probability.mean(0)
+  own = jaxmul.metrics.attacks.label_confidence(done.network, case.dataset.take(ids))
+  assert find(done.figures, "example gap", "forget").value == pytest.approx(abs(own - p).mean())
+  high = np.isin(ids, done.record["groups"]["high"])
+  gap = find(done.figures, "example gap", "high").value
+  assert gap == pytest.approx(abs(own - p)[high].mean())
+
+
+def test_the_record_says_what_was_done_and_the_same_call_reads_it_back(case, served):
+  done, folder = served
+  record = deletion.verify(folder)
+  assert record == json.loads(json.dumps(done.record))
+  assert sorted(record["forget"]) == sorted(case.latest(60).tolist())
+  assert sorted(i for ids in record["groups"].values() for i in ids) == sorted(record["forget"])
+  assert record["network"]["before"] == rum.params_hash(case.fit.network)
+  stored = checkpoint.load(folder / "network", case.fit.network)
+  assert record["network"]["after"] == rum.params_hash(stored) == rum.params_hash(done.network)
+  times = {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*.npz")}
+  again = case.forget(case.latest(60), store=folder)
+  assert {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*.npz")} == times
+  assert again.record["network"] == record["network"]
+  assert again.record["figures"] == record["figures"]
+
+
+def test_damage_to_any_file_of_the_record_is_found(served, tmp_path):
+  copy = tmp_path / "copy"
+  shutil.copytree(served[1], copy, ignore=shutil.ignore_patterns("work"))
+  files = [path for path in copy.rglob("*") if path.is_file()]
+  assert len(files) > 5
+  for path in files:
+    whole = path.read_bytes()
+    for place in {0, len(whole) // 2, len(whole) - 1} if whole else ():
+      path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+      with pytest.raises(ValueError, match=r"damaged|SHA-256|not such a file"):
+        deletion.verify(copy)
+    path.unlink()
+    with pytest.raises((ValueError, FileNotFoundError)):
+      deletion.verify(copy)
+    path.write_bytes(whole)
+  deletion.verify(copy)
+
+
+def test_the_page_says_what_is_not_known_and_keeps_markup_as_text(served):
+  from jaxmul.deletion.record import page
+
+  done, folder = served
+  text = (folder / "report.html").read_text()
+  assert all(line in text for line in done.record["not_checked"])
+  hostile = page(done.record | {"plan": "<script>alert(1)</script>"})
+  assert "<script>" not in hostile
+  assert "&lt;script&gt;" in hostile
+
+
+def test_random_ids_that_look_unseen_already_are_refused(case):
+  ids = np.random.default_rng(1).choice(case.fit.ids[case.fit.scores["confidence"] < 0.1], 40)
+  with pytest.raises(deletion.Refused, match=r"better than leaving|nearer to retrained"):
+    case.forget(np.unique(ids))
+
+
+def test_what_takes_as_much_as_retraining_is_refused(case):
+  dear = rum.Plan([rum.Step(unlearn.fine_tune(0.01), 30, 64)])
+  with pytest.raises(deletion.Refused, match="takes as much as retraining, which is 30 epochs"):
+    case.forget(case.latest(60), plan=dear)
+  short = jaxmul.train.Recipe(case.recipe.model, epochs=1, batch_size=64)
+  with pytest.raises(deletion.Refused, match="for 3 groups takes as much as retraining"):
+    jaxmul.forget(
+      *(case.fit, case.dataset, case.latest(60), short, KEY),
+      heldout=case.parts.heldout,
+      test=case.parts.test,
+      estimate=case.estimate,
+      progress=False,
+    )
+
+
+def test_a_plan_that_does_harm_is_refused_with_its_figures(case):
+  harm = rum.Plan([rum.Step(unlearn.neg_grad(1.0), 3, 64)])
+  easy = case.fit.ids[np.argsort(case.fit.scores["confidence"])][:40]
+  with pytest.raises(deletion.Refused, match="nearer to retrained ones as it is") as refused:
+    case.forget(easy, plan=harm)
+  change = find(refused.value.figures, "change of the example gap", "forget")
+  assert change.low > 0
+
+
+def test_without_evidence_nothing_is_trained(case, monkeypatch):
+  def trained(*args, **kwargs):
+    raise AssertionError("something was trained")
+
+  monkeypatch.setattr(retraining.executors, "default", trained)
+  monkeypatch.setattr(train, "fit", trained)
+  plan = rum.Plan([rum.Step(unlearn.neg_grad_plus(0.02), 3, 64)])
+  done = case.forget(case.latest(20), plan=plan, evidence="none", estimate=None)
+  assert "No network was retrained" in done.record["not_checked"][0]
+  assert {figure.name for figure in done.figures} == {"surrogate", "accuracy"}
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"ids": [5]}, "id 5 is not in the data"),
+    ({"evidence": "some"}, "evidence='some', must be 'none', 'sample' or 'full'"),
+    ({"oracles": 1}, "forget got oracles=1, must be at least 2"),
+    ({"score": "gut feeling"}, "score='gut feeling', which is no proxy"),
+    ({"heldout": []}, "forget got 0 heldout ids, must be at least 3"),
+    ({"test": []}, "forget got 0 test ids, must be at least 1"),
+  ],
+)
+def test_bad_requests_end_in_one_line(case, options, message):
+  with pytest.raises(ValueError, match=message) as error:
+    case.forget(options.pop("ids", case.latest(20)), **options)
+  assert "\n" not in str(error.value)
+
+
+def test_an_id_is_in_one_part_only(case):
+  with pytest.raises(ValueError, match="is in forget and in heldout"):
+    case.forget(case.parts.heldout[:1])
+
+
+def test_what_evidence_costs():
+  assert deletion.cost("none") == 'evidence "none" costs 0 trainings'
+  assert deletion.cost("sample", has_estimate=True, oracles=4) == (
+    'evidence "sample" costs 4 trainings: 4 oracles'
+  )
+  assert "53 trainings" in deletion.cost("full")
