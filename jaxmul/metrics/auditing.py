@@ -140,7 +140,8 @@ def audit(
       interval, at the same level as of equal models, is wholly below 0.5;
     - random outputs, or changed BatchNorm statistics, are not told from oracles by KLoM;
     - there is as much to see in the low group as in the high one, by KLoM and, unless blind, LiRA.
-      Not run where their `contrast` differs by less than half, as when a whole class goes.
+      Not run where the outer thirds of the forget set by |`contrast`| differ by less than half, as
+      when a whole class goes: then no group has less to see.
 
     Any other attack or figure is blind where the lower end of its 95 % interval is not in the right
     direction; see `Audit.blind`. Chance makes one that sees nothing pass for one that sees in 2.5 %
@@ -242,9 +243,11 @@ def _low_group(
   originals over its null, in the low and in the high group) nor LiRA see.
   """
   name = "low group, less to see than in the high group"
-  moved = [abs(float(apart[group].mean())) for group in (low, high)]
-  if 2 * abs(moved[0] - moved[1]) < max(moved):
-    return Control(name, None, f"p moved by {moved[0]:.2f} there and by {moved[1]:.2f} here")
+  # Not of the given groups: wrong ones would look alike, and must fail.
+  ordered, third = np.sort(np.abs(apart)), max(1, len(apart) // 3)
+  least, most = ordered[:third].mean(), ordered[-third:].mean()
+  if 2 * (most - least) < most:
+    return Control(name, None, f"p moved alike, by {least:.2f} to {most:.2f} in thirds of S")
   less = ratios[0] < ratios[1]
   said = f"KLoM over its null {ratios[0]:.2f}, high group {ratios[1]:.2f}"
   if lira is not None:
