@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmul import bind, data, losses, proxies, testing, train, unlearn
+from jaxmul import bind, data, losses, metrics, proxies, testing, train, unlearn
 from jaxmul.proxies import trackers
 
 N, WIDTH, TASKS = 8, 3, 2
@@ -223,3 +223,18 @@ def test_the_influence_step_is_exact_on_least_squares():
     unlearn.influence(damping=0.01), network, given, SPLIT, jax.random.key(0), epochs=1
   )
   np.testing.assert_allclose(after.params, w + jnp.linalg.solve(curvature, pulled), atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", MODELS, ids=lambda f: f.__name__)
+def test_figures_of_classes_are_refused_also_where_labels_could_be_classes(loss):
+  network = MODELS[loss](None, np.zeros((1, WIDTH)))
+  given = data.Dataset(toy(loss).inputs, np.arange(N) % 2)
+  recipe = train.Recipe(MODELS[loss], epochs=1)
+  for call in (
+    lambda: metrics.accuracy(network, given),
+    lambda: metrics.attacks.label_confidence(network, given),
+    lambda: metrics.oracle.outputs([network], given, given.ids),
+    lambda: metrics.oracle.oracles(recipe, given, SPLIT, jax.random.key(0), num_models=2),
+  ):
+    with pytest.raises(ValueError, match=r"needs probabilities of classes, but .* loss of its own"):
+      call()

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmul import memorization, proxies, retraining, rum, train
 from jaxmul._ids import rows_of
-from jaxmul.binding import Network, as_network
+from jaxmul.binding import Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Heldout, Split, cut_heldout
 
@@ -120,6 +120,7 @@ def request_of(
   """Returns a request whose forget set is refined by a score."""
   own = network.network if isinstance(network, train.Fit) else network
   own = as_network(own, None, "forget")
+  refuse_own_loss(own, "forget", "Choose a plan by hand, for rum.meta_unlearn")
   training = dataset.take(split.train)
   rides_along = isinstance(network, train.Fit) and score in network.scores
   return Request(

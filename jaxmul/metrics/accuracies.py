@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxmul import losses
 from jaxmul._scoring import score
-from jaxmul.binding import ApplyFn, Network, as_network
+from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.metrics._given import refuse_diverged
@@ -29,7 +29,8 @@ def accuracy(
     batch_size: examples at a time; bounds the memory and does not change the result.
 
   Raises:
-    ValueError: the data set is empty, a label is not one of the classes, or a logit is NaN.
+    ValueError: the data set is empty, a label is not one of the classes, a logit is NaN, or the
+      network has a loss of its own.
 
   Example:
     >>> import numpy as np
@@ -80,6 +81,7 @@ def evaluate(
 
 def _correct(network: Network, dataset: Dataset, batch_size: int) -> np.ndarray:
   """Returns 0 or 1 for each example, float64 [n]."""
+  refuse_own_loss(network, "accuracy")
   correct = score(_correct_or_nan, network, dataset, batch_size=batch_size).astype(np.float64)
   refuse_diverged(correct, dataset, "logits")
   return correct

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxmul._scoring import score
-from jaxmul.binding import ApplyFn, Network, as_network
+from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.metrics._given import refuse_positions
 
@@ -39,6 +39,7 @@ def logits_of(
   """
   refuse_positions(dataset, "logits_of", "Use metrics.oracle.outputs, which keeps log-odds")
   network = as_network(params, apply_fn, "logits_of")
+  refuse_own_loss(network, "logits_of")
   return score(_logits, network, dataset, batch_size=batch_size)
 
 

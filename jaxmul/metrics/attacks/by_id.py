@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from jaxmul import losses
 from jaxmul._scoring import score
-from jaxmul.binding import ApplyFn, Network, as_network
+from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.metrics._given import refuse_diverged, refuse_positions
 from jaxmul.metrics.attacks.success_rates import Rates, best_threshold, rates
@@ -42,6 +42,7 @@ def label_confidence(
     [0.5, 0.5]
   """
   network = as_network(params, apply_fn, "label_confidence")
+  refuse_own_loss(network, "label_confidence")
   phi = score(_log_odds, network, dataset, batch_size=batch_size).astype(np.float64)
   refuse_diverged(phi, dataset, "log-odds")
   # p_y = 1/(1 + e^−φ) in float64, where softmax would round a confident p_y to 1.

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxmul import models
+from jaxmul.binding import refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.metrics.oracle.model_outputs import Outputs, outputs_of
@@ -142,6 +144,9 @@ def schedules(
   recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, num_models: int
 ) -> tuple[Schedule, Schedule]:
   """Returns the schedules of originals and oracles, to compute on machines of your own."""
+  if isinstance(recipe, Recipe):
+    like = models.shapes(recipe.model, dataset.example)
+    refuse_own_loss(like, "oracle.ensemble", "Compare losses yourself: unlearn.retrain")
   ids = np.sort(np.concatenate([split.forget, split.retain, split.heldout, split.test]))
   seen = dataset.take(ids)
   keys = jax.random.split(key)
