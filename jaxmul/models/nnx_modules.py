@@ -146,7 +146,7 @@ def _split(
   graph, *parts = nnx.split(module, nnx.Param, nnx.RngKey, nnx.RngCount, nnx.BatchStat, ...)
   params, keys, counts, stats, others = map(nnx.to_pure_dict, parts)
   named = {"batch_stats": stats, "variables": others}
-  state = {name: part for name, part in named.items() if part}
+  state: dict[str, Params] = {name: part for name, part in named.items() if part}
   return graph, params, state, (_kinds(keys), _kinds(counts))
 
 
