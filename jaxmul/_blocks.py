@@ -30,7 +30,7 @@ def map_blocks(function: Callable[..., Tree], arrays: tuple[jax.Array, ...], siz
   blocks = -(-count // size)
   rows = jnp.arange(blocks * size)
   rows = jnp.where(rows < count, rows, 0).reshape(blocks, size)
-  mapped = lax.map(lambda at: function(*(array[at] for array in arrays)), rows)
+  mapped = lax.map(lambda block: function(*(array[block] for array in arrays)), rows)
   return jax.tree.map(lambda leaf: leaf.reshape(blocks * size, *leaf.shape[2:])[:count], mapped)
 
 
@@ -71,11 +71,11 @@ def even_rows(key: jax.Array, count: int, size: int) -> jax.Array:
     (2, 3)
   """
   steps = -(-count // size)
-  each, more = divmod(count, steps)
-  step, at = np.arange(steps)[:, None], np.arange(each + (more > 0))
+  least, more = divmod(count, steps)
+  step, place = np.arange(steps)[:, None], np.arange(least + (more > 0))
   order = jax.random.permutation(key, count)
-  rows = order[(step * each + np.minimum(step, more) + at) % count]
-  return jnp.where(at < each + (step < more), rows, count + rows)
+  rows = order[(step * least + np.minimum(step, more) + place) % count]
+  return jnp.where(place < least + (step < more), rows, count + rows)
 
 
 def least_rows(count: int, size: int) -> int:

@@ -118,17 +118,17 @@ def describe(value: object) -> str:
   if isinstance(own := getattr(value, "digest", None), str):
     return f"{_name(type(value))} {own}"
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    fields = ", ".join(f"{name}={describe(each)}" for name, each in _fields(value))
+    fields = ", ".join(f"{name}={describe(field)}" for name, field in _fields(value))
     return f"{_name(type(value))}({fields})"
   if isinstance(value, enum.Enum):
     return f"{_name(type(value))}.{value.name}"
   if isinstance(value, tuple | list):
-    return f"({', '.join(describe(each) for each in value)})"
+    return f"({', '.join(describe(part) for part in value)})"
   if isinstance(value, set | frozenset):
     return f"set{describe(sorted(map(describe, value)))}"
   if isinstance(value, Mapping):
-    items = sorted((describe(name), describe(each)) for name, each in value.items())
-    return f"{{{', '.join(f'{name}: {each}' for name, each in items)}}}"
+    items = sorted((describe(name), describe(part)) for name, part in value.items())
+    return f"{{{', '.join(f'{name}: {text}' for name, text in items)}}}"
   if isinstance(value, functools.partial):
     return f"partial{describe((value.func, *value.args, *sorted(value.keywords.items())))}"
   if isinstance(value, np.generic):

@@ -189,8 +189,8 @@ def refuse_path(path: PathLike) -> None:
     path: of a checkpoint, or of a folder for some.
 
   Raises:
-    ValueError: it is a URL, or it holds [, ] or a backslash, which Orbax takes for a pattern, a
-      folder whose name ends with a colon, which it takes for a URL, or what is no UTF-8.
+    ValueError: it is a URL, or holds [, ] or a backslash, which Orbax takes for a pattern, a folder
+      whose name ends with a colon, which it takes for a URL, or what is no UTF-8.
 
   Example:
     >>> from jaxmul import checkpoint
@@ -200,11 +200,8 @@ def refuse_path(path: PathLike) -> None:
   """
   for part in _absolute(path).parts[1:]:
     odd = next((letter for letter in "[]\\" if letter in part), ":" if part[-1] == ":" else None)
-    if odd is None:
-      try:
-        part.encode()
-      except UnicodeEncodeError:
-        odd = "a letter that is no UTF-8"
+    if odd is None and part.encode(errors="ignore").decode() != part:
+      odd = "a letter that is no UTF-8"
     if odd is not None:
       raise ValueError(
         f"Orbax cannot read a path with {odd!r}, such as {part!r}. Name another folder."

@@ -55,8 +55,8 @@ def margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """
   logits = _widened(scored_only(logits, labels))
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-  each = at_label(logits, labels) - jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-  return mean_over_positions(each, labels)
+  others = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
+  return mean_over_positions(at_label(logits, labels) - others, labels)
 
 
 def log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -126,7 +126,7 @@ def _product_gradients(stride, x, kernel, g):
   if count == len(x):
     d_x, d_kernel = _block_gradients(stride, x, kernel, g)
     return d_x, d_kernel.astype(kernel.dtype)
-  blocks = [each.reshape(-1, count, *each.shape[1:]) for each in (x, g)]
+  blocks = [array.reshape(-1, count, *array.shape[1:]) for array in (x, g)]
 
   def add(total, block):
     d_x, d_kernel = _block_gradients(stride, block[0], kernel, block[1])

@@ -154,7 +154,7 @@ def _norms(gradient: Gradient) -> jax.Array:
     return jnp.sum(gradient[1] * _of_equal_tokens(*gradient), (1, 2))
   (_, positions, inputs), outputs = gradient[0].shape, gradient[1].shape[-1]
   if positions * (inputs + outputs) < inputs * outputs:
-    a, b = (jnp.einsum("bti,bsi->bts", each, each) for each in gradient)
+    a, b = (jnp.einsum("bti,bsi->bts", factor, factor) for factor in gradient)
     return jnp.sum(a * b, (1, 2))
   return jnp.sum(jnp.einsum("bti,bto->bio", *gradient) ** 2, (1, 2))
 
@@ -170,7 +170,7 @@ def _sum_of_squares(gradient: Gradient, rows: int) -> jax.Array:
     squares = jnp.where(once[..., None], _of_equal_tokens(tokens, g) ** 2, 0)
     return jnp.zeros((rows, g.shape[-1]), g.dtype).at[tokens].add(squares)
   if gradient[0].shape[1] == 1:
-    return jnp.einsum("bti,bto->io", *(each**2 for each in gradient))
+    return jnp.einsum("bti,bto->io", *(factor**2 for factor in gradient))
   return jnp.sum(jnp.einsum("bti,bto->bio", *gradient) ** 2, 0)
 
 
@@ -240,7 +240,7 @@ def _conv(size, stride, padding, use_bias, x, g):
 def _norm(module) -> Rule:
   """The rule of y = x̂ γ + β; the layer itself, without γ and β, gives x̂."""
   bare = module.clone(parent=None, use_scale=False, use_bias=False)
-  state = {name: each for name, each in module.variables.items() if name != "params"}
+  state = {name: part for name, part in module.variables.items() if name != "params"}
 
   def gradients(x, g):
     axes, of_params = tuple(range(1, x.ndim - 1)), {}

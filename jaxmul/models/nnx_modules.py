@@ -145,13 +145,9 @@ def _split(
   nnx.pop(module, nnx.Intermediate)  # what is sown is of one call, and not carried on
   graph, *parts = nnx.split(module, nnx.Param, nnx.RngKey, nnx.RngCount, nnx.BatchStat, ...)
   params, keys, counts, stats, others = map(nnx.to_pure_dict, parts)
-  state = {"batch_stats": stats, "variables": others}
-  return (
-    graph,
-    params,
-    {name: part for name, part in state.items() if part},
-    (_kinds(keys), _kinds(counts)),
-  )
+  named = {"batch_stats": stats, "variables": others}
+  state: dict[str, Params] = {name: part for name, part in named.items() if part}
+  return graph, params, state, (_kinds(keys), _kinds(counts))
 
 
 def _kinds(tree: Params) -> _Kinds:
