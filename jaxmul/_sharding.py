@@ -17,6 +17,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 Tree = TypeVar("Tree")
 
 
+Devices = Mesh  # for annotations of what knows no more of it
+
+
 def mesh(axis: str, devices: Sequence[object] | None = None) -> Mesh:
   """Returns a mesh of all devices, or of the given ones, along one Auto axis."""
   devices = jax.devices() if devices is None else devices

@@ -89,7 +89,13 @@ def log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def log_odds_and_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns [B, 2], float32 or wider: φ, and 1 where the example is right, else 0."""
+  """Returns [B, 2], float32 or wider: φ, and 1 where the example is right, else 0.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> log_odds_and_correct(jnp.array([[0.0, 1.0]]), jnp.array([1])).tolist()
+    [[1.0, 1.0]]
+  """
   phi = log_odds(logits, labels)
   return jnp.stack([phi, is_correct(logits, labels).astype(phi.dtype)], axis=-1)
 

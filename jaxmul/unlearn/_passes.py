@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from jaxmul._examples import Batch, Examples
+from jaxmul._sharding import Devices
 
 Count = TypeVar("Count", int, jax.Array)
 
@@ -66,7 +66,7 @@ class Walk:
   batch_size: int
   rooms: tuple[int, int]
   even: bool
-  mesh: Mesh | None
+  mesh: Devices | None
 
   def num_steps(self, forget: jax.Array, retain: jax.Array, epoch: jax.Array) -> jax.Array:
     """Returns the number of steps of an epoch over so many examples of S and of R."""
@@ -114,7 +114,7 @@ def walk_over(
   *,
   multiple: int = 8,
   even: bool = False,
-  mesh: Mesh | None = None,
+  mesh: Devices | None = None,
 ) -> Walk:
   """Returns the walk over S and R of these sizes, and of others for which a batch has equal room.
 

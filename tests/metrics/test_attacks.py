@@ -81,7 +81,7 @@ def test_bad_confidences_are_refused(args, message):
 
 def test_a_missing_scikit_learn_names_the_cure(monkeypatch):
   monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-  with pytest.raises(ImportError, match=r"pip install 'jaxmul\[demo\]'") as caught:
+  with pytest.raises(ImportError, match=r"pip install 'jaxmul\[evaluate\]'") as caught:
     attacks.svc([0.9], [0.1], [0.5])
   assert "\n" not in str(caught.value)
 
