@@ -14,9 +14,9 @@ from typing import Literal
 import jax
 import numpy as np
 
-from experiments import cache, logs, outcome, setting
+from experiments import cache, logs, main_job_results, setting
 from experiments.judge import Judge
-from experiments.outcome import Problem, SeedResult
+from experiments.main_job_results import Problem, SeedResult
 from experiments.truth import TruthFlags, cross_fitted, ground_truth
 from jaxmul import checkpoint, data, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul.binding import Network
@@ -155,17 +155,17 @@ def audited(config: Config, problem: Problem) -> metrics.Audit:
   return audit
 
 
-def methods_of(config: Config) -> dict[str, outcome.Method]:
+def methods_of(config: Config) -> dict[str, main_job_results.Method]:
   """Returns what each seed is judged by, in the order of the tables."""
   auto, first = config.plan == "auto", config.proxy[0]
   plain = ["original", "retrain", "fine-tune", "NegGrad+ vanilla"]
   plain += ["SalUn vanilla"] if config.plan == "salun" else []
-  methods = {name: outcome.Method() for name in plain}
+  methods = {name: main_job_results.Method() for name in plain}
   for scores in ("shuffle", "ground truth", *config.proxy):
-    methods[f"RUM {scores}"] = outcome.Method(scores, tuned=auto)
-  methods["vanilla, tuned"] = outcome.Method(tuned=True)
+    methods[f"RUM {scores}"] = main_job_results.Method(scores, tuned=auto)
+  methods["vanilla, tuned"] = main_job_results.Method(tuned=True)
   if not auto:
-    methods[f"RUM {first}, tuned"] = outcome.Method(first, tuned=True)
+    methods[f"RUM {first}, tuned"] = main_job_results.Method(first, tuned=True)
   return methods
 
 
@@ -315,7 +315,7 @@ def name_of_seeds(config: Config, problem: Problem) -> str:
   """Returns what the results of all seeds are named by: everything that decides them."""
   ids = (problem.training.ids, problem.heldout, problem.test)
   estimates = (problem.truth.digest, problem.cross_fit.digest)
-  given = (*estimates, problem.groups, problem.oracles.logits, outcome.LAYOUT)
+  given = (*estimates, problem.groups, problem.oracles.logits, main_job_results.LAYOUT)
   return cache.name_of(cache.told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
 
@@ -365,7 +365,7 @@ def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: trai
   problem = prepare(config, dataset, parts, recipe)
   seeds = resumed(config, problem, log)
   audit = audited(config, problem) if config.audit_models else metrics.Audit(())
-  outcome.write(config.out, problem, methods_of(config), seeds, record, blind=audit.blind)
+  main_job_results.write(config.out, problem, methods_of(config), seeds, record, blind=audit.blind)
   if config.audit_models:
     report.write_json(
       config.out / "audit.json",

@@ -1,8 +1,9 @@
 """Requests for deletion: ids in; the unlearned network, its evidence and a record of it out."""
 
 from jaxmul.deletion.evidence import cost
-from jaxmul.deletion.forgetting import Forgotten, Refused, forget
-from jaxmul.deletion.record import verify
+from jaxmul.deletion.forgetting import Forgotten, forget
+from jaxmul.deletion.refusal import Refused
 from jaxmul.deletion.rehearsal import Rehearsal, rehearse, serve
+from jaxmul.deletion.sealed_record import verify
 
 __all__ = ["Forgotten", "Refused", "Rehearsal", "cost", "forget", "rehearse", "serve", "verify"]

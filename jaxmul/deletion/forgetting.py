@@ -14,7 +14,6 @@ reaches. Evidence is paid for in trainings, and there are three levels:
 import dataclasses
 import math
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,23 +23,19 @@ from jaxmul import _check, memorization, rum, train
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.deletion import evidence as levels
-from jaxmul.deletion import record as records
+from jaxmul.deletion import sealed_record
+from jaxmul.deletion.refusal import (
+  Refused,
+  cheaper,
+  epoch_work,
+  refuse_dear,
+  refuse_harm,
+  training_work,
+)
 from jaxmul.deletion.request import Request, cross_fitted, request_of, split_of
-from jaxmul.metrics.figures import Figure, find
+from jaxmul.metrics.figures import Figure
 
 _TRIALS = 3  # candidates a group
-
-
-class Refused(ValueError):
-  """A request that is not served: retraining is cheaper, or nothing tried is better than nothing.
-
-  Attributes:
-    figures: what was measured before it was refused.
-  """
-
-  def __init__(self, message: str, figures: Iterable[Figure] = ()):
-    super().__init__(message)
-    self.figures = list(figures)
 
 
 class Forgotten(NamedTuple):
@@ -148,7 +143,7 @@ def forget(
     progress=progress,
   )
   if plan != "auto":
-    _refuse_dear(plan, request)
+    refuse_dear(plan, request)
   if not has_estimate and evidence != "none":
     estimate = cross_fitted(request, jax.random.fold_in(key, 1), levels.FOLDS)
   unlearn_key, judge_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
@@ -163,15 +158,15 @@ def forget(
     figures = levels.surrogates(request, after, estimate)
   elif evidence == "sample":
     figures = levels.beside_a_few(request, after, judge_key, oracles)
-    _refuse_harm(figures)
+    refuse_harm(figures)
   else:
     figures, audit = levels.beside_an_ensemble(request, plan, judge_key, oracles)
-    _refuse_harm(figures)
-  record = records.record_of(
+    refuse_harm(figures)
+  record = sealed_record.record_of(
     request, plan, tuned, after, figures, evidence=evidence, audit=audit, key=key
   )
   if request.store is not None:
-    record = records.write(request.store, after, record)
+    record = sealed_record.write(request.store, after, record)
   return Forgotten(after, figures, record)
 
 
@@ -190,7 +185,7 @@ def chosen(request: Request, estimate: memorization.Estimate | None, key: jax.Ar
     if epochs >= 1:
       tried[name] = dataclasses.replace(step, epochs=epochs)
   if not tried:
-    raise Refused(_cheaper(request))
+    raise Refused(cheaper(request))
   tuned = rum.tune(
     tried,
     request.network,
@@ -210,48 +205,3 @@ def chosen(request: Request, estimate: memorization.Estimate | None, key: jax.Ar
       "retrain without the examples: unlearn.retrain."
     )
   return tuned
-
-
-def training_work(request: Request) -> float:
-  """Returns examples that retraining goes through, forward and back."""
-  return request.recipe.epochs * len(request.split.retain)
-
-
-def epoch_work(step: rum.Step, request: Request) -> float:
-  """Returns examples that an epoch of a step goes through; of one shot it is one pass over R."""
-  forget, retain = len(request.split.forget), len(request.split.retain)
-  if step.unlearner is None:
-    return 0.0
-  if step.unlearner.update is None:
-    return retain / step.epochs
-  if step.unlearner.passes == "forget":
-    return 2.0 * forget
-  if step.unlearner.passes == "retain":
-    return retain * (1 + min(1, forget / step.batch_size))
-  return float(forget + retain)
-
-
-def _refuse_dear(plan: rum.Plan, request: Request) -> None:
-  if sum(step.epochs * epoch_work(step, request) for step in plan.steps) >= training_work(request):
-    raise Refused(_cheaper(request))
-
-
-def _cheaper(request: Request) -> str:
-  return (
-    f"forget: a plan for {len(request.groups)} groups takes as much as retraining, which is "
-    f"{request.recipe.epochs} epochs on {len(request.split.retain)} examples and exact. Retrain: "
-    "unlearn.retrain(recipe, dataset, split, key)."
-  )
-
-
-def _refuse_harm(figures: list[Figure]) -> None:
-  """Raises Refused where oracles say that the original is nearer to them."""
-  gap = find(figures, "example gap", "forget").value
-  before = find(figures, "example gap", "forget", of="original").value
-  if gap >= before:
-    raise Refused(
-      f"forget: beside oracles the example gap is {gap:.3f} after and {before:.3f} before: the "
-      "network is nearer to retrained ones as it is. Retrain without the examples, or give another "
-      "plan.",
-      figures,
-    )

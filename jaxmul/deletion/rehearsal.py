@@ -17,7 +17,8 @@ from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.deletion import evidence
-from jaxmul.deletion.forgetting import Refused, chosen
+from jaxmul.deletion.forgetting import chosen
+from jaxmul.deletion.refusal import Refused
 from jaxmul.deletion.request import cross_fitted, request_of
 from jaxmul.metrics.figures import Figure, find
 from jaxmul.proxies import trackers

@@ -20,8 +20,8 @@ from jaxmul.memorization.scores import Estimate, from_tallies, refuse_without_in
 from jaxmul.retraining.chunk import TALLIES, Chunk, add
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.progress import Progress
-from jaxmul.retraining.resume import stream
 from jaxmul.retraining.schedule import Schedule
+from jaxmul.retraining.streaming import stream
 
 _FRACTION = 0.5  # as many models with a candidate as without: the narrowest interval
 

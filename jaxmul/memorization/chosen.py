@@ -23,8 +23,8 @@ from jaxmul._files import sha256, sync
 from jaxmul._ids import rows_of
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.progress import Progress
-from jaxmul.retraining.resume import stream
 from jaxmul.retraining.schedule import Schedule
+from jaxmul.retraining.streaming import stream
 
 _BLOCK_NUMBERS = 2**22
 _ARRAYS = ("value.npy", "stderr.npy", "ids.npy", "test_ids.npy")

@@ -10,8 +10,8 @@ from jaxmul.memorization.scores import Estimate, from_tallies, merge, refuse_wit
 from jaxmul.retraining.chunk import Chunk, add
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.progress import Progress
-from jaxmul.retraining.resume import stream
 from jaxmul.retraining.schedule import Schedule
+from jaxmul.retraining.streaming import stream
 
 
 def estimate(

@@ -7,7 +7,6 @@ A `Schedule` says what has to be trained; an executor computes its chunks, a `St
 
 from jaxmul.retraining.chunk import Chunk, run_chunk
 from jaxmul.retraining.executors import Executor, default, devices, pool, processes, ray, serial
-from jaxmul.retraining.resume import stream
 from jaxmul.retraining.schedule import (
   Learner,
   Schedule,
@@ -17,6 +16,7 @@ from jaxmul.retraining.schedule import (
   train_key,
 )
 from jaxmul.retraining.store import Status, Store, status
+from jaxmul.retraining.streaming import stream
 
 __all__ = [
   "Chunk",

@@ -10,9 +10,9 @@ from jaxmul.rum.groups import (
   select,
   shuffle,
 )
+from jaxmul.rum.ledger import Deletion, Entry, stream
 from jaxmul.rum.meta import Effect, Outcome, meta_unlearn, params_hash, run
 from jaxmul.rum.plan import Plan, Step, neg_grad_plus_plan, salun_plan
-from jaxmul.rum.requests import Deletion, Entry, stream
 from jaxmul.rum.tuning import Trial, Tuned, candidates, surrogate, tune
 
 __all__ = [

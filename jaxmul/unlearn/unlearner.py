@@ -19,7 +19,7 @@ import optax
 from jaxmul._examples import Batch, Examples
 from jaxmul._identity import describe, digest, tree_digest
 from jaxmul.binding import Network
-from jaxmul.unlearn._keys import holds_arrays, key_of_held, key_of_setting
+from jaxmul.unlearn._equality import holds_arrays, key_of_held, key_of_setting
 from jaxmul.unlearn._passes import Alternate, Passes
 
 

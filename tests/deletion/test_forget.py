@@ -134,7 +134,7 @@ def test_damage_to_any_file_of_the_record_is_found(served, tmp_path):
 
 
 def test_the_page_says_what_is_not_known_and_keeps_markup_as_text(served):
-  from jaxmul.deletion.record import page
+  from jaxmul.deletion.sealed_record import page
 
   done, folder = served
   text = (folder / "report.html").read_text()

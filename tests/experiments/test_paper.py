@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import outcome, paper
+from experiments import main_job_results, paper
 from jaxmul import data, metrics, models, proxies, retraining, train, unlearn
 
 ROOT = Path(__file__).parents[2]
@@ -162,7 +162,7 @@ def test_machines_share_the_ground_truth_and_a_stopped_run_goes_on(tmp_path, mon
   for module, name in ((train, "fit"), (unlearn, "run"), (proxies, "heldout_retrain")):
     monkeypatch.setattr(module, name, never)
   again = []
-  monkeypatch.setattr(outcome, "write", lambda *given, **options: again.extend(given[3]))
+  monkeypatch.setattr(main_job_results, "write", lambda *given, **options: again.extend(given[3]))
   paper.main(given)
   for name, figures in again[0]["methods"].items():
     kept = metrics.figures.read(before["methods"][name]["figures"])

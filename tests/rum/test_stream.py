@@ -10,7 +10,7 @@ import pytest
 
 from jaxmul import bind, models, proxies, rum, unlearn
 from jaxmul.data import Dataset
-from jaxmul.rum.requests import plan_words
+from jaxmul.rum.ledger import plan_words
 
 LOG: list[int] = []
 

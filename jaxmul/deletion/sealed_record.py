@@ -19,7 +19,7 @@ from jaxmul.binding import Network
 from jaxmul.deletion.evidence import NOT_CHECKED, Evidence
 from jaxmul.deletion.request import Request
 from jaxmul.metrics.figures import Figure
-from jaxmul.rum.requests import plan_words
+from jaxmul.rum.ledger import plan_words
 
 FORMAT = 1
 RECORD, REPORT, NETWORK = "record.json", "report.html", "network"

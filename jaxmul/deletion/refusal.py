@@ -1,0 +1,69 @@
+"""When a request is not served: retraining is cheaper, or the network is better as it is.
+
+What a plan costs is counted in examples that go through the network, forward and back.
+"""
+
+from collections.abc import Iterable
+
+from jaxmul import rum
+from jaxmul.deletion.request import Request
+from jaxmul.metrics.figures import Figure, find
+
+
+class Refused(ValueError):
+  """A request that is not served: retraining is cheaper, or nothing tried is better than nothing.
+
+  Attributes:
+    figures: what was measured before it was refused.
+  """
+
+  def __init__(self, message: str, figures: Iterable[Figure] = ()):
+    super().__init__(message)
+    self.figures = list(figures)
+
+
+def training_work(request: Request) -> float:
+  """Returns examples that retraining goes through, forward and back."""
+  return request.recipe.epochs * len(request.split.retain)
+
+
+def epoch_work(step: rum.Step, request: Request) -> float:
+  """Returns examples that an epoch of a step goes through; of one shot it is one pass over R."""
+  forget, retain = len(request.split.forget), len(request.split.retain)
+  if step.unlearner is None:
+    return 0.0
+  if step.unlearner.update is None:
+    return retain / step.epochs
+  if step.unlearner.passes == "forget":
+    return 2.0 * forget
+  if step.unlearner.passes == "retain":
+    return retain * (1 + min(1, forget / step.batch_size))
+  return float(forget + retain)
+
+
+def refuse_dear(plan: rum.Plan, request: Request) -> None:
+  """Raises Refused where a plan takes as much as retraining."""
+  if sum(step.epochs * epoch_work(step, request) for step in plan.steps) >= training_work(request):
+    raise Refused(cheaper(request))
+
+
+def cheaper(request: Request) -> str:
+  """Returns why retraining is the better answer."""
+  return (
+    f"forget: a plan for {len(request.groups)} groups takes as much as retraining, which is "
+    f"{request.recipe.epochs} epochs on {len(request.split.retain)} examples and exact. Retrain: "
+    "unlearn.retrain(recipe, dataset, split, key)."
+  )
+
+
+def refuse_harm(figures: list[Figure]) -> None:
+  """Raises Refused where oracles say that the original is nearer to them."""
+  gap = find(figures, "example gap", "forget").value
+  before = find(figures, "example gap", "forget", of="original").value
+  if gap >= before:
+    raise Refused(
+      f"forget: beside oracles the example gap is {gap:.3f} after and {before:.3f} before: the "
+      "network is nearer to retrained ones as it is. Retrain without the examples, or give another "
+      "plan.",
+      figures,
+    )
