@@ -24,6 +24,7 @@ from jaxmul import checkpoint as checkpoints
 from jaxmul import data as sources
 from jaxmul import deletion, models, proxies, report, train
 from jaxmul.binding import Network
+from jaxmul.deletion.request import POINT_PROXIES
 from jaxmul.metrics import Figure
 
 
@@ -43,8 +44,8 @@ def score(
     proxy: name of a point proxy.
     out: .npz to write, with ids and scores.
   """
-  if proxy not in proxies.__all__:
-    raise ValueError(f"--proxy {proxy} is no proxy. Use confidence, loss or curvature.")
+  if proxy not in POINT_PROXIES:
+    raise ValueError(f"--proxy {proxy}: must be one of {', '.join(POINT_PROXIES)}.")
   dataset = _dataset(data)
   trained = _network(_recipe(network), dataset, checkpoint)
   scores = proxies.score(getattr(proxies, proxy), trained, dataset)
@@ -87,7 +88,17 @@ class Forget:
 def forget(flags: Annotated[Forget, tyro.conf.arg(name="")]) -> None:
   """Unlearns examples, shows how well, and writes a record of it."""
   recipe, dataset = _recipe(flags.network), _dataset(flags.data)
-  done = deletion.forget(
+  try:
+    done = _forgotten(flags, recipe, dataset)
+  except deletion.Refused as refused:
+    _show(refused.figures)
+    raise
+  _show(done.figures)
+  print(f"record: {flags.out}; `jaxmul verify {flags.out}` checks it")
+
+
+def _forgotten(flags: Forget, recipe: train.Recipe, dataset: sources.Dataset) -> deletion.Forgotten:
+  return deletion.forget(
     _network(recipe, dataset, flags.checkpoint),
     dataset,
     read_ids(flags.ids),
@@ -100,8 +111,6 @@ def forget(flags: Annotated[Forget, tyro.conf.arg(name="")]) -> None:
     score=flags.score,
     store=flags.out.expanduser(),
   )
-  _show(done.figures)
-  print(f"record: {flags.out}; `jaxmul verify {flags.out}` checks it")
 
 
 def verify(folder: tyro.conf.Positional[Path]) -> None:
@@ -111,9 +120,9 @@ def verify(folder: tyro.conf.Positional[Path]) -> None:
     folder: the --out of jaxmul forget.
   """
   record = deletion.verify(folder.expanduser())
-  print(f"whole: deletion of {len(record['forget'])} ids, {record['date']}")
-  for name, digest in record["network"].items():
-    print(f"network {name}: {digest}")
+  print(f"whole: request to delete {len(record['forget'])} ids, {record['date']}")
+  for name in ("before", "after"):
+    print(f"network {name}: {record['network'][name]}")
 
 
 def html(folder: tyro.conf.Positional[Path]) -> None:
@@ -153,7 +162,7 @@ def _recipe(name: str) -> train.Recipe:
     found = getattr(importlib.import_module(module), attribute)
   except (ImportError, AttributeError) as error:
     raise ValueError(f"--network {name}: {error}. It must be importable from here.") from error
-  found = found if isinstance(found, train.Recipe) else found()
+  found = found() if callable(found) else found
   if not isinstance(found, train.Recipe):
     raise ValueError(
       f"--network {name} gives a {type(found).__name__}, must give a train.Recipe: the "
@@ -186,20 +195,18 @@ def read_ids(path: Path) -> np.ndarray:
     elif path.suffix == ".json":
       found = json.loads(path.read_text())
     elif path.suffix == ".csv":
-      rows = [row[0].strip() for row in csv.reader(path.read_text().splitlines()) if row]
-      found = [int(row) for row in (rows if rows and _is_number(rows[0]) else rows[1:])]
+      rows = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+      cells = [row[0].strip() for row in rows if row]
+      has_header = bool(cells) and not any(letter.isdigit() for letter in cells[0])
+      found = [int(cell) for cell in cells[has_header:]]
     else:
-      found = [int(word) for word in path.read_text().split()]
+      found = [int(word) for word in path.read_text(encoding="utf-8-sig").split()]
     ids = np.asarray(found)
-    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+    if ids.ndim != 1 or (ids.size and not np.can_cast(ids.dtype, np.int64)) or ids.dtype == bool:
       raise ValueError(f"an array {ids.dtype} {list(ids.shape)}")
-  except (ValueError, TypeError) as error:
+  except (ValueError, TypeError, EOFError, OverflowError) as error:
     raise ValueError(f"{path} holds no ids ({error}): write one integer a line.") from error
   return ids.astype(np.int64)
-
-
-def _is_number(word: str) -> bool:
-  return word.lstrip("-").isdigit()
 
 
 def _network(recipe: train.Recipe, dataset: sources.Dataset, folder: Path) -> Network:

@@ -6,7 +6,9 @@ import jax
 import numpy as np
 
 from jaxmul import memorization, metrics, rum
+from jaxmul._identity import digest
 from jaxmul.binding import Network
+from jaxmul.deletion.refusal import CHANGE, Refused, refuse_harm
 from jaxmul.deletion.request import Request
 from jaxmul.metrics import oracle
 from jaxmul.metrics.figures import EXAMPLES, Figure, over_seeds, with_interval
@@ -22,7 +24,9 @@ NOT_CHECKED = {
     "No membership attack was made.",
   ),
   "sample": ("No membership attack was made, and the evaluation was not audited.",),
-  "full": (),
+  "full": (
+    "Attacks and figures are of other networks of the recipe, which the same plan unlearned.",
+  ),
 }
 """What a level leaves open, in words for the record."""
 
@@ -67,7 +71,7 @@ def surrogates(
     value = rum.surrogate(
       network, request.network, request.training, request.split, heldout, estimate
     )
-    note = "no interval: it compares plans of one request"
+    note = "no interval; a plan that was chosen was chosen by it"
     figures.append(Figure(name="surrogate", of=of, value=value, note=note))
     said = oracle.outputs([network], request.dataset, _all(request))
     figures += _accuracies(said, request, of)
@@ -81,9 +85,12 @@ def beside_a_few(request: Request, after: Network, key: jax.Array, count: int) -
   the oracles' own figures.
   """
   retrained = oracle.oracles(
-    *(request.recipe, request.dataset, request.split, key),
+    request.recipe,
+    request.dataset,
+    request.split,
+    key,
     num_models=count,
-    store=request.folder("oracles"),
+    store=request.folder(f"oracles-{digest(np.sort(request.split.forget))[:16]}"),
     progress=request.progress,
   )
   forget = request.split.forget
@@ -99,12 +106,13 @@ def beside_a_few(request: Request, after: Network, key: jax.Array, count: int) -
       figures.append(_of_examples(own, name="example gap", of=of, part=name))
     figures += _tugs(said, retrained, request, of)
   others = [np.abs(p[k] - np.delete(p, k, 0).mean(0)).mean() for k in range(len(p))]
-  figures.append(over_seeds(others, name="example gap", of="oracle", part="forget"))
-  for part, ids in _parts(request).items():
+  if len(p) > 2:  # of two, each is as far from the other: that is one number
+    figures.append(over_seeds(others, name="example gap", of="oracle", part="forget"))
+  for part, ids in _judged(request).items():
     accuracy = retrained.take(ids).accuracy
     figures.append(over_seeds(accuracy, name="accuracy", of="oracle", part=part))
   change = gaps["unlearned"] - gaps["original"]
-  return [*figures, _of_examples(change, name="change of the example gap", part="forget")]
+  return [_of_examples(change, name=CHANGE, part="forget"), *figures]
 
 
 def beside_an_ensemble(
@@ -115,32 +123,46 @@ def beside_an_ensemble(
   They are of the plan on networks of the recipe, not of the one network of the request.
   """
   count = max(count, _ENSEMBLE)
-  what = (request.recipe, request.dataset, request.split, key)
+  train_key, unlearn_key, attack_key = jax.random.split(key, 3)
+  what = (request.recipe, request.dataset, request.split, train_key)
   ensemble = oracle.ensemble(
     *what, num_models=count, store=request.folder("ensemble"), progress=request.progress
   )
+  if len(ensemble.originals) < count:
+    raise Refused(
+      f"forget: {count - len(ensemble.originals)} of {count} originals diverged: the recipe does "
+      "not train reliably. Lower its learning rate."
+    )
   groups = list(request.groups.values())
   unlearned = []
   for model in range(len(ensemble.originals)):
     original = oracle.original(*what, model).network
     store = request.folder("unlearned")
-    own = jax.random.fold_in(key, model)
+    own = jax.random.fold_in(unlearn_key, model)
     unlearned.append(rum.meta_unlearn(plan, original, request.training, groups, own, store=store))
   outputs = oracle.outputs(unlearned, request.dataset, ensemble.oracles.ids)
-  rest = (ensemble, request.split, request.heldout.attack, key)
+  rest = (ensemble, request.split, request.heldout.attack, attack_key)
   audit = metrics.audit(*rest)
   figures = metrics.beside_oracles(outputs, *rest, groups=_named(request) or None)
+  if not audit.passed:
+    raise Refused(f"forget: {audit.line}. Its figures prove nothing; train more models.", figures)
+  refuse_harm(figures)
   return audit.without_blind(figures), audit.line
 
 
 def _all(request: Request) -> np.ndarray:
   split = request.split
-  return np.concatenate([split.forget, split.retain, split.test])
+  return np.concatenate([split.forget, split.retain, split.test, request.heldout.tune])
 
 
 def _parts(request: Request) -> dict[str, np.ndarray]:
   split = request.split
   return {"forget": split.forget, "retain": split.retain, "test": split.test}
+
+
+def _judged(request: Request) -> dict[str, np.ndarray]:
+  """Parts with an accuracy; a request is refused by that on held-out examples, not by test's."""
+  return _parts(request) | {"held out": request.heldout.tune}
 
 
 def _named(request: Request) -> dict[str, np.ndarray]:
@@ -150,7 +172,7 @@ def _named(request: Request) -> dict[str, np.ndarray]:
 def _accuracies(said: oracle.Outputs, request: Request, of: str) -> list[Figure]:
   return [
     _of_examples(said.take(ids).correct[0], name="accuracy", of=of, part=part)
-    for part, ids in _parts(request).items()
+    for part, ids in _judged(request).items()
   ]
 
 

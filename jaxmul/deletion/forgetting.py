@@ -34,6 +34,7 @@ from jaxmul.deletion.refusal import (
 )
 from jaxmul.deletion.request import Request, cross_fitted, request_of, split_of
 from jaxmul.metrics.figures import Figure
+from jaxmul.rum.plan import refuse_no_plan
 
 _TRIALS = 3  # candidates a group
 
@@ -46,11 +47,13 @@ class Forgotten(NamedTuple):
     figures: the evidence; `metrics.table` shows it.
     record: what `record.json` holds: ids, plan, hashes, versions, date, evidence, and what was not
       checked.
+    estimate: what cross-fit networks said, for the next request on the same network; or None.
   """
 
   network: Network
   figures: list[Figure]
   record: dict[str, Any]
+  estimate: memorization.Estimate | None
 
 
 def forget(
@@ -91,8 +94,8 @@ def forget(
       stderr before anything is trained.
     oracles: networks retrained without the ids, at least 2; at least 16 of "full".
     estimate: what cross-fit networks said, from an earlier call: `Rehearsal.estimate`, or
-      `memorization.estimate` of `retraining.cross_fit`. Without it they are trained, but for
-      "none", where memorized groups are left as they are.
+      `Forgotten.estimate`, or `memorization.estimate` of `retraining.cross_fit`. Without it they
+      are trained where a plan is to be chosen; of "none" one of both has to be given.
     store: a folder for the record, `network/`, `record.json` and `report.html`, and under `work/`
       for what was trained, so that the same call goes on after a kill. None keeps nothing.
     progress: whether stderr shows what is done.
@@ -102,7 +105,8 @@ def forget(
 
   Raises:
     Refused: the plan takes as much as retraining, which is exact; or nothing that was tried is
-      better than leaving the network as it is, by the surrogate or beside oracles.
+      better than leaving the network as it is, by the surrogate or beside oracles; the accuracy on
+      R or held-out examples falls 0.05 below the worst oracle's; or the audit fails.
     ValueError: an id is not in the data, or in two parts; too few held-out or test examples; every
       example would be forgotten; or a setting is outside its range.
 
@@ -124,13 +128,26 @@ def forget(
     >>> done.record["forget"], done.record["not_checked"][0]
     ([3], 'No network was retrained without the examples: figures are of a surrogate.')
   """
-  split = split_of(dataset, ids, heldout, test)
+  if not isinstance(recipe, train.Recipe):
+    raise ValueError(
+      f"forget got a {type(recipe).__name__} as recipe: use train.Recipe(model, ...), which says "
+      "how the network was trained."
+    )
+  if plan != "auto":
+    refuse_no_plan(plan, "forget")
+  split = split_of(dataset, ids, heldout, test, least=12 if evidence == "full" else 3)
   _check.count(oracles, "oracles", "forget")
   _check.at_least("forget", 2, oracles=oracles)
   has_estimate = estimate is not None or plan != "auto"  # who brings a plan needs none
   costs = levels.cost(evidence, oracles=oracles, has_estimate=has_estimate)
+  if plan == "auto" and estimate is None and evidence == "none":
+    raise ValueError(
+      "forget got evidence='none' and neither a plan nor an estimate: nothing tells then how "
+      "networks without the examples treat them. Pass plan=, or estimate=, or evidence='sample'."
+    )
   if progress:
-    print(f"forget: {costs}. Unlearning is approximate.", file=sys.stderr)
+    trials = f"; choosing a plan takes at most {_TRIALS} trainings' time" if plan == "auto" else ""
+    print(f"forget: {costs}{trials}. Unlearning is approximate.", file=sys.stderr)
   request = request_of(
     network,
     dataset,
@@ -142,13 +159,16 @@ def forget(
     store=None if store is None else Path(store),
     progress=progress,
   )
-  if plan != "auto":
+  earlier = None if request.store is None else sealed_record.earlier(request, key)
+  if plan == "auto":
+    tried = affordable(request)
+  else:
     refuse_dear(plan, request)
   if not has_estimate and evidence != "none":
     estimate = cross_fitted(request, jax.random.fold_in(key, 1), levels.FOLDS)
   unlearn_key, judge_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
   if plan == "auto":
-    tuned = chosen(request, estimate, unlearn_key)
+    tuned = chosen(tried, request, estimate, unlearn_key)
     plan, after = tuned.plan, tuned.network
   else:
     tuned, groups = None, list(request.groups.values())
@@ -161,37 +181,52 @@ def forget(
     refuse_harm(figures)
   else:
     figures, audit = levels.beside_an_ensemble(request, plan, judge_key, oracles)
-    refuse_harm(figures)
   record = sealed_record.record_of(
     request, plan, tuned, after, figures, evidence=evidence, audit=audit, key=key
   )
+  if earlier is not None:
+    record["date"] = earlier["date"]
   if request.store is not None:
     record = sealed_record.write(request.store, after, record)
-  return Forgotten(after, figures, record)
+  return Forgotten(after, figures, record, estimate)
 
 
-def chosen(request: Request, estimate: memorization.Estimate | None, key: jax.Array) -> rum.Tuned:
-  """Returns the plan that the autopilot chooses of candidates that cost less than a training.
+def affordable(request: Request) -> dict[str, rum.Step]:
+  """Returns the candidates, so short that all groups together cost less than a training.
 
   Raises:
-    Refused: no candidate does, or none is better than leaving the network as it is.
+    Refused: no candidate is that short.
   """
-  dataset, groups = request.dataset, list(request.groups.values())
-  share = training_work(request) / len(groups)
-  tried = {}
-  for name, step in rum.candidates(request.recipe, dataset.take(request.heldout.proxy)).items():
-    # Fewer than fit, so that all groups together stay below a training.
+  heldout = request.dataset.take(request.heldout.proxy)
+  share = training_work(request) / len(request.groups)
+  steps = {}
+  for name, step in rum.candidates(request.recipe, heldout).items():
     epochs = min(step.epochs, math.ceil(share / epoch_work(step, request)) - 1)
     if epochs >= 1:
-      tried[name] = dataclasses.replace(step, epochs=epochs)
-  if not tried:
+      steps[name] = dataclasses.replace(step, epochs=epochs)
+  if not steps:
     raise Refused(cheaper(request))
+  return steps
+
+
+def chosen(
+  candidates: dict[str, rum.Step],
+  request: Request,
+  estimate: memorization.Estimate | None,
+  key: jax.Array,
+) -> rum.Tuned:
+  """Returns the plan that the autopilot chooses.
+
+  Raises:
+    Refused: none is better than leaving the network as it is.
+  """
+  groups = list(request.groups.values())
   tuned = rum.tune(
-    tried,
+    candidates,
     request.network,
     request.training,
     groups,
-    dataset.take(request.heldout.tune),
+    request.dataset.take(request.heldout.tune),
     key,
     budget=_TRIALS * len(groups),
     estimate=estimate,

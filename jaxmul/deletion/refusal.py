@@ -9,6 +9,9 @@ from jaxmul import rum
 from jaxmul.deletion.request import Request
 from jaxmul.metrics.figures import Figure, find
 
+CHANGE = "change of the example gap"
+_LOST = 0.05  # of accuracy, below the worst oracle
+
 
 class Refused(ValueError):
   """A request that is not served: retraining is cheaper, or nothing tried is better than nothing.
@@ -57,13 +60,27 @@ def cheaper(request: Request) -> str:
 
 
 def refuse_harm(figures: list[Figure]) -> None:
-  """Raises Refused where oracles say that the original is nearer to them."""
+  """Raises Refused where oracles do not say that the network is nearer to them, and as accurate.
+
+  Test examples do not count: they are for final figures only.
+  """
   gap = find(figures, "example gap", "forget").value
   before = find(figures, "example gap", "forget", of="original").value
-  if gap >= before:
+  change = [figure for figure in figures if figure.name == CHANGE]
+  if gap >= before or any(figure.high >= 0 for figure in change):
     raise Refused(
-      f"forget: beside oracles the example gap is {gap:.3f} after and {before:.3f} before: the "
-      "network is nearer to retrained ones as it is. Retrain without the examples, or give another "
-      "plan.",
+      f"forget: beside oracles the example gap is {gap:.3f} after and {before:.3f} before, which "
+      "is not clearly better. Retrain without the examples, or give another plan.",
       figures,
     )
+  for part in ("retain", "held out"):
+    own, oracles = (
+      [f for f in figures if (f.name, f.part, f.of) == ("accuracy", part, of)]
+      for of in ("unlearned", "oracle")
+    )
+    if own and own[0].value < min(oracles[0].seeds) - _LOST:
+      raise Refused(
+        f"forget: the accuracy on {part} examples is {own[0].value:.3f}, that of oracles "
+        f"{oracles[0].value:.3f}: the plan wrecks the network. Give one with a smaller rate.",
+        figures,
+      )

@@ -12,14 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul import memorization, proxies, rum, train
+from jaxmul import _check, memorization, proxies, rum, train
+from jaxmul._ties import scattered
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.deletion import evidence
-from jaxmul.deletion.forgetting import chosen
+from jaxmul.deletion.forgetting import affordable, chosen
 from jaxmul.deletion.refusal import Refused
-from jaxmul.deletion.request import cross_fitted, request_of
+from jaxmul.deletion.request import cross_fitted, request_of, split_of
 from jaxmul.metrics.figures import Figure, find
 from jaxmul.proxies import trackers
 
@@ -66,7 +67,8 @@ def rehearse(
 ) -> Rehearsal:
   """Chooses a plan for requests to come, and validates it beside oracles.
 
-  It costs 6 trainings, and as many more as two forget sets have oracles: 12 by default.
+  It costs 6 trainings, and the oracles of two forget sets: 12 by default, and the time of at most
+  3 more for choosing the plan.
 
   Args:
     dataset, recipe, heldout, test: as `forget`.
@@ -84,8 +86,9 @@ def rehearse(
     Refused: as `forget`, of the forget set that the plan is chosen on.
     ValueError: there are fewer than five times `size` examples to train on, or as `forget`.
   """
-  reserved = np.concatenate([np.asarray(heldout), np.asarray(test)])
-  ids = np.setdiff1d(dataset.ids, reserved)
+  _check.at_least("rehearse", 3, oracles=oracles)
+  ids = np.setdiff1d(dataset.ids, [*np.asarray(heldout), *np.asarray(test)])
+  split_of(dataset, ids[:1], heldout, test)
   size = max(30, len(ids) // 20) if size is None else size
   if len(ids) < 5 * size:
     raise ValueError(
@@ -97,7 +100,7 @@ def rehearse(
   sets = forget_sets(fit, size, keys[1])
   requests = {
     name: request_of(
-      fit,
+      fit.network,  # grouped by what the network says, as every request is that is served
       dataset,
       Split(
         forget=forget,
@@ -115,19 +118,20 @@ def rehearse(
     for name, forget in sets.items()
   }
   estimate = cross_fitted(requests["mixed"], keys[3], evidence.FOLDS)
-  tuned = chosen(requests["mixed"], estimate, keys[4])
+  tuned = chosen(affordable(requests["mixed"]), requests["mixed"], estimate, keys[4])
   figures = {}
-  for name in ("random", "memorized"):
-    request = requests[name]
+  for number, name in enumerate(("random", "memorized")):
+    request, key = requests[name], jax.random.fold_in(keys[5], number)
+    unlearn_key, judge_key = jax.random.split(key)
     groups = list(request.groups.values())
-    after = rum.meta_unlearn(tuned.plan, fit.network, request.training, groups, keys[4])
-    figures[name] = evidence.beside_a_few(request, after, keys[5], oracles)
+    after = rum.meta_unlearn(tuned.plan, fit.network, request.training, groups, unlearn_key)
+    figures[name] = evidence.beside_a_few(request, after, judge_key, oracles)
   return Rehearsal(plan=tuned.plan, figures=figures, estimate=estimate, network=fit.network)
 
 
 def forget_sets(fit: train.Fit, size: int, key: jax.Array) -> dict[str, np.ndarray]:
   """Returns three disjoint forget sets: "mixed", "memorized" and "random"."""
-  order = fit.ids[np.argsort(-fit.scores["confidence"], kind="stable")]
+  order = fit.ids[np.lexsort((scattered(fit.ids), -fit.scores["confidence"]))]
   half = size // 2
   late, rest = order[: half + size], np.asarray(jax.random.permutation(key, order[half + size :]))
   turn = np.arange(len(late)) % 3 == 0  # every third, so that both sets are about as hard
@@ -152,7 +156,7 @@ def serve(
 
   Args:
     rehearsal: of the recipe that the network was trained by.
-    network, dataset, requests, key, store: as `rum.stream`.
+    network, dataset, requests, key, store: as `rum.stream`; a request has at least three ids.
 
   Yields:
     A `rum.Deletion` after each request, with its line of the ledger.

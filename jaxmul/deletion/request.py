@@ -13,6 +13,10 @@ from jaxmul.binding import Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Heldout, Split, cut_heldout
 
+POINT_PROXIES = (
+  *("confidence", "max_confidence", "entropy", "correctness", "loss", "margin", "el2n", "grand"),
+  *("input_gradient", "curvature"),
+)
 _LEAST_OF_GROUPS = 30  # ids; below, thirds are too few to differ
 
 
@@ -52,21 +56,21 @@ class Request:
     return None if self.store is None else self.store / "work" / name
 
 
-def split_of(dataset: Dataset, ids: Any, heldout: Any, test: Any) -> Split:
+def split_of(dataset: Dataset, ids: Any, heldout: Any, test: Any, least: int = 3) -> Split:
   """Returns S, R, held-out and test ids; R is what the other three leave.
 
   Raises:
-    ValueError: an id is not in the data, in two parts or no integer; there are fewer than three
+    ValueError: an id is not in the data, in two parts or no integer; there are too few
       held-out examples, no test examples, or nothing is retained.
   """
   parts = {"forget": ids, "heldout": heldout, "test": test}
   arrays = {name: np.asarray(part).reshape(-1) for name, part in parts.items()}
   for name, part in arrays.items():
     rows_of(dataset.ids, part, f"forget: {name}", "is not in the data", "Ids are Dataset.ids.")
-  for name, least in (("heldout", 3), ("test", 1)):
-    if len(arrays[name]) < least:
+  for name, needed in (("heldout", least), ("test", 1)):
+    if len(arrays[name]) < needed:
       raise ValueError(
-        f"forget got {len(arrays[name])} {name} ids, must be at least {least}, never trained on. "
+        f"forget got {len(arrays[name])} {name} ids, must be at least {needed}, never trained on. "
         "Cut them off before training: data.holdout."
       )
   retain = np.setdiff1d(dataset.ids, np.concatenate(list(arrays.values())))
@@ -91,8 +95,8 @@ def scores_of(network: Any, training: Dataset, ids: np.ndarray, score: str) -> n
       return network.scores[score][rows_of(network.ids, ids, "forget", "has no score", cure)]
     network = network.network
   proxy = getattr(proxies, score, None)
-  if proxy is None or score not in proxies.__all__:
-    raise ValueError(f"forget got score={score!r}, which is no proxy. Use 'confidence' or 'loss'.")
+  if proxy is None or score not in POINT_PROXIES:
+    raise ValueError(f"forget got score={score!r}, must be one of {', '.join(POINT_PROXIES)}.")
   return proxies.score(proxy, network, training.take(ids))
 
 
@@ -118,6 +122,13 @@ def request_of(
   progress: bool,
 ) -> Request:
   """Returns a request whose forget set is refined by a score."""
+  if isinstance(network, train.Fit) and not np.array_equal(network.ids, split.train):
+    odd = np.setxor1d(network.ids, split.train)[0]
+    how = "was trained on, and is held out or a test id" if odd in network.ids else "was not seen"
+    raise ValueError(
+      f"forget: id {odd} {how}: what is neither held out nor test must be what the Fit saw. "
+      "Pass the data set and the parts that it was trained with."
+    )
   own = network.network if isinstance(network, train.Fit) else network
   own = as_network(own, None, "forget")
   refuse_own_loss(own, "forget", "Choose a plan by hand, for rum.meta_unlearn")

@@ -26,7 +26,7 @@ RECORD, REPORT, NETWORK = "record.json", "report.html", "network"
 _MOST_BYTES = 2**28
 _ALWAYS_OPEN = (
   "Unlearning is approximate: nothing proves that the weights hold nothing of the examples.",
-  "Copies of the examples elsewhere in the data, other networks, backups and logs.",
+  "Nobody looked for copies of the examples in the data, in other networks or in backups.",
 )
 
 
@@ -50,6 +50,12 @@ def record_of(
     "forget": request.split.forget.tolist(),
     "groups": {name: ids.tolist() for name, ids in request.groups.items()},
     "scored_by": request.scored_by,
+    "done": {
+      name: "left as it is"
+      if step.unlearner is None
+      else f"{step.unlearner.words(lasting=False)}, {step.epochs} epochs of {step.batch_size}"
+      for name, step in zip(request.groups, plan.steps, strict=True)
+    },
     "plan": plan_words(plan, lasting=False),
     "plan_chosen_by": "the user" if tuned is None else "rum.tune",
     "trials": [trial._asdict() for trial in trials],
@@ -96,6 +102,31 @@ def page(record: dict[str, Any]) -> str:
   return environment.get_template("deletion.html").render(record=record)
 
 
+def earlier(request: Request, key: jax.Array) -> dict[str, Any] | None:
+  """Returns the record that the store holds of this very request, None where it holds none.
+
+  Raises:
+    ValueError: it holds the record of another request, or a checkpoint could not be written there.
+  """
+  folder = request.store
+  assert folder is not None
+  checkpoint.refuse_path(folder / NETWORK)
+  if not (folder / RECORD).exists():
+    return None
+  record = json.loads(read_sealed(folder / RECORD, "json", _MOST_BYTES))
+  own = (
+    sorted(request.split.forget.tolist()),
+    rum.params_hash(request.network),
+    np.asarray(jax.random.key_data(key)).tolist(),
+  )
+  if (sorted(record["forget"]), record["network"]["before"], record["key"]) != own:
+    raise ValueError(
+      f"forget: {folder} holds the record of another request, of {record['date']}. Name another "
+      "folder."
+    )
+  return record
+
+
 def write(folder: Path, network: Network, record: dict[str, Any]) -> dict[str, Any]:
   """Writes the record into a folder, and returns it with the hashes of its files."""
   checkpoint.save(folder / NETWORK, network)
@@ -120,6 +151,8 @@ def verify(folder: Path | str) -> dict[str, Any]:
   if not (folder / RECORD).is_file():
     raise FileNotFoundError(f"no {RECORD} in {folder}. Name the store of jaxmul.forget.")
   record = json.loads(read_sealed(folder / RECORD, "json", _MOST_BYTES))
+  if record.get("format") != FORMAT:
+    raise ValueError(f"{folder / RECORD} is no record of a deletion in format {FORMAT}.")
   for name, digest in record["files"].items():
     if not (folder / name).is_file() or sha256(folder / name) != digest:
       raise ValueError(f"{folder / name} is missing or damaged: its SHA-256 is not the record's.")

@@ -74,7 +74,7 @@ def test_one_command_from_ids_to_a_record_that_verifies(folder):
   assert 'evidence "sample" costs 7 trainings' in done.stderr
   assert len(deletion.verify(folder / "gone")["forget"]) == 37
   done = jaxmul(folder, "verify", "gone")
-  assert done.stdout.startswith("whole: deletion of 37 ids")
+  assert done.stdout.startswith("whole: request to delete 37 ids")
   page = folder / "gone" / "report.html"
   page.write_text(page.read_text() + " ")
   done = jaxmul(folder, "verify", "gone")
@@ -104,6 +104,7 @@ def test_scores_are_those_of_the_library(folder):
     ("a.txt", "3\n1 999999999999\n", [3, 1, 999999999999]),
     ("a.csv", "id,why\n4,gdpr\n7,other\n", [4, 7]),
     ("b.csv", "4\n7\n", [4, 7]),
+    ("excel.csv", "\ufeff123\n456\n", [123, 456]),
     ("a.json", "[5, 2]", [5, 2]),
   ],
 )
@@ -113,7 +114,15 @@ def test_ids_are_read_of_files_that_people_have(tmp_path, name, content, ids):
 
 
 @pytest.mark.parametrize(
-  ("name", "content"), [("a.txt", "x"), ("a.json", '{"a": 1}'), ("b.json", "[")]
+  ("name", "content"),
+  [
+    ("a.txt", "x"),
+    ("a.json", '{"a": 1}'),
+    ("b.json", "["),
+    ("c.json", "[18446744073709551615]"),
+    ("a.csv", "12.0\n34\n"),
+    ("b.csv", "12a\n3\n"),
+  ],
 )
 def test_a_file_without_ids_is_refused(tmp_path, name, content):
   (tmp_path / name).write_text(content)
