@@ -18,7 +18,7 @@ from jaxmul.metrics._attackers import ATTACKS, OF_LOGITS, Given, Known, Scores
 from jaxmul.metrics.oracle.ensembles import Ensemble
 from jaxmul.metrics.oracle.model_outputs import Outputs
 
-__all__ = ["ATTACKS", "Known", "Scores", "attack", "attack_all", "known", "nonmember_rate"]
+__all__ = ["Known", "Scores", "attack", "attack_all", "known", "nonmember_rate"]
 
 
 def known(split: Split, attack_ids: npt.ArrayLike, key: jax.Array) -> Known:
