@@ -226,15 +226,13 @@ def test_full_evidence_is_of_an_ensemble_and_its_audit(monkeypatch, tmp_path):
       store=tmp_path,
       progress=False,
     )
-    figures = done.figures
+    figures, reason = done.figures, ""
     assert done.record["audit"].startswith("audit passed")
     assert "other networks of the recipe" in done.record["not_checked"][0]
     assert deletion.verify(tmp_path) == json.loads(json.dumps(done.record))
-  except (
-    deletion.Refused
-  ) as refused:  # by 8 models, a sound audit fails on some machine's last bits
-    assert "audit failed" in str(refused)
-    figures = refused.figures
+  except deletion.Refused as refused:  # a sound audit of 8 models fails now and then
+    figures, reason = refused.figures, str(refused)
+  assert "audit failed" in reason or not reason
   assert len(find(figures, "ToW").seeds) == 8
   gap = find(figures, "example gap", "forget")
   assert gap.high < find(figures, "example gap", "forget", of="original").low
