@@ -160,9 +160,11 @@ def _recipe(name: str) -> train.Recipe:
     sys.path.insert(0, "")  # as for `python -m`: the console script does not see this folder
   try:
     found = getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError) as error:
-    raise ValueError(f"--network {name}: {error}. It must be importable from here.") from error
-  found = found() if callable(found) else found
+    found = found() if callable(found) else found
+  except (ImportError, AttributeError, TypeError) as error:
+    raise ValueError(
+      f"--network {name}: {error}. It must be importable, and a function takes no argument."
+    ) from error
   if not isinstance(found, train.Recipe):
     raise ValueError(
       f"--network {name} gives a {type(found).__name__}, must give a train.Recipe: the "

@@ -29,7 +29,7 @@ def test_every_flag_that_jax_traces_under_was_looked_at():
 
   try:
     names = config.trace_context_names()
-  except (AttributeError, NotImplementedError):  # an older jax; an older jaxlib
+  except (AttributeError, NotImplementedError):  # absent in old JAX; a stub beside old jaxlib
     pytest.skip("this JAX does not say what it traces under")
   flags = set(names) & set(jax.config.values)
   assert flags - set(_settings._NAMES) - NO_NUMBERS == set()

@@ -138,9 +138,9 @@ def forget(
   split = split_of(dataset, ids, heldout, test, least=12 if evidence == "full" else 3)
   _check.count(oracles, "oracles", "forget")
   _check.at_least("forget", 2, oracles=oracles)
-  has_estimate = estimate is not None or plan != "auto"  # who brings a plan needs none
-  costs = levels.cost(evidence, oracles=oracles, has_estimate=has_estimate)
-  if plan == "auto" and estimate is None and evidence == "none":
+  needs_estimate = plan == "auto" and estimate is None
+  costs = levels.cost(evidence, oracles=oracles, has_estimate=not needs_estimate)
+  if needs_estimate and evidence == "none":
     raise ValueError(
       "forget got evidence='none' and neither a plan nor an estimate: nothing tells then how "
       "networks without the examples treat them. Pass plan=, or estimate=, or evidence='sample'."
@@ -160,17 +160,15 @@ def forget(
     progress=progress,
   )
   earlier = None if request.store is None else sealed_record.earlier(request, key)
-  if plan == "auto":
-    tried = affordable(request)
-  else:
-    refuse_dear(plan, request)
-  if not has_estimate and evidence != "none":
-    estimate = cross_fitted(request, jax.random.fold_in(key, 1), levels.FOLDS)
   unlearn_key, judge_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
   if plan == "auto":
-    tuned = chosen(tried, request, estimate, unlearn_key)
+    candidates = affordable(request)
+    if estimate is None:
+      estimate = cross_fitted(request, jax.random.fold_in(key, 1), levels.FOLDS)
+    tuned = chosen(candidates, request, estimate, unlearn_key)
     plan, after = tuned.plan, tuned.network
   else:
+    refuse_dear(plan, request)
     tuned, groups = None, list(request.groups.values())
     after = rum.meta_unlearn(plan, request.network, request.training, groups, unlearn_key)
   audit = None

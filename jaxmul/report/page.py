@@ -44,7 +44,6 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
 
   Raises:
     ValueError: the directory is no run, a file in it is damaged, or the images or texts do not fit.
-    ImportError: jinja2 is not installed.
   """
   folder = Path(run_directory)
   run = read(folder)
@@ -168,10 +167,8 @@ def _by_group(run: Run) -> dict[str, dict[str, float]]:
 
 
 def _environment():
-  try:
-    import jinja2
-  except ImportError as error:
-    raise ImportError("the report needs jinja2: pip install 'jaxmul[demo]'.") from error
+  import jinja2
+
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("jaxmul.report"),
     autoescape=True,
