@@ -91,7 +91,6 @@ ALLOWED = {
   "datasets": {"data"},
   "safetensors": {"hub.py"},
   "grain": set(),
-  "pandas": set(),
   "equinox": set(),
   "experiments": set(),
 }
