@@ -187,6 +187,7 @@ COMMANDS: dict[str, Check] = {
   "pip install -e '.[test]'": install,
   "pip install -e '.[docs]'": install,
   "pip install -e '.[ray]'": install,
+  "pip install -e '.[hub]'": install,
   "pip install -e '.[bench]'": install,
   "python -m experiments.rum --out runs/mine": small(RUM),
   "python -m experiments.rum --key 17 --seeds 5": small(f"{RUM} --out runs/new"),

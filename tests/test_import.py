@@ -21,7 +21,7 @@ SCRIPT = '\nif __name__ == "__main__":'
 
 HEAVY = (
   *("equinox", "matplotlib", "orbax", "scipy", "sklearn", "tensorflow", "tensorflow_datasets"),
-  "torch",
+  *("datasets", "grain", "pandas", "polars", "safetensors", "torch"),
 )
 
 PROBE = """
@@ -49,7 +49,9 @@ def probe(code):
 
 def test_importing_loads_nothing_heavy_touches_no_device_and_no_setting():
   found = probe(
-    PROBE.format(modules="jaxmul, jaxmul.proxies, jaxmul.train, jaxmul.models, jaxmul.data")
+    PROBE.format(
+      modules="jaxmul, jaxmul.proxies, jaxmul.train, jaxmul.models, jaxmul.data, jaxmul.hub"
+    )
   )
   assert "flax" in found["loaded"]
   assert not set(HEAVY) & set(found["loaded"])
@@ -86,6 +88,9 @@ ALLOWED = {
   "flax": {"models"},
   "orbax": {"checkpoint.py"},
   "tensorflow_datasets": {"data"},
+  "datasets": {"data"},
+  "safetensors": {"hub.py"},
+  "grain": set(),
   "equinox": set(),
   "experiments": set(),
 }

@@ -13,11 +13,12 @@ import operator
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxmul._progress import shown
 from jaxmul.data.dataset import Dataset
@@ -158,7 +159,7 @@ def read_images(
   images = np.empty(0)
   for row, file in enumerate(shown(files, "reading images")):
     with reading(f"{caller}: {file}", cure):
-      image = _open_image(file)
+      image = open_image(file.read_bytes())
       shape = (image.height, image.width, *((3,) if "RGB" in (mode, image.mode) else ()))
       if not row:
         check_size(len(files) * math.prod(shape))
@@ -177,6 +178,23 @@ def reading(what: str, cure: str) -> Iterator[None]:
   except Exception as error:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     raise ValueError(f"{what} cannot be read: {lines[0].rstrip('.: ')}. {cure}") from error
+
+
+def stack(values: Iterable[ArrayLike], most: int) -> np.ndarray:
+  """Returns arrays or Pillow images of one shape and dtype, at most `most` of them, as [n, ...]."""
+  stacked, size = np.empty(0), 0
+  for value in values:
+    array = _pixels(value)
+    if not size:
+      check_size(most * array.nbytes)
+      stacked = np.empty((most, *array.shape), array.dtype)
+    if array.shape != stacked.shape[1:]:
+      raise ValueError(f"examples have several sizes, {stacked.shape[1:]} and {array.shape}")
+    if array.dtype != stacked.dtype:
+      raise ValueError(f"examples have several dtypes, {stacked.dtype} and {array.dtype}")
+    stacked[size] = array
+    size += 1
+  return stacked[:size]
 
 
 def check_size(size: int) -> None:
@@ -229,14 +247,37 @@ def _visible(folder: Path) -> list[Path]:
   return sorted(visible, key=lambda path: path.name)
 
 
-def _open_image(file: Path):
-  """Returns a Pillow image of which only the header was decoded."""
-  from PIL import Image
+def open_image(content: bytes, mode: str = ""):
+  """Returns a Pillow image of which only the header was decoded.
+
+  Args:
+    content: of a PNG, JPEG, WebP or BMP file.
+    mode: what the caller converts it to; without one it must be grey or RGB already.
+  """
+  from PIL import Image, UnidentifiedImageError
 
   with warnings.catch_warnings():
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     # Formats are named because some others start a program, such as Ghostscript.
-    image = Image.open(io.BytesIO(file.read_bytes()), formats=("PNG", "JPEG", "WEBP", "BMP"))
-  if image.mode not in ("L", "RGB"):
-    raise ValueError(f"its mode is {image.mode}, must be L (grey) or RGB of 8 bits")
+    try:
+      image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP", "BMP"))
+    except UnidentifiedImageError as error:
+      raise ValueError("it is no PNG, JPEG, WebP or BMP") from error
+  if not mode:
+    _refuse_mode(image.mode)
   return image
+
+
+def _refuse_mode(mode: str) -> None:
+  if mode not in ("L", "RGB"):
+    raise ValueError(f"its mode is {mode}, must be L (grey) or RGB of 8 bits")
+
+
+def _pixels(value: ArrayLike) -> np.ndarray:
+  mode = getattr(value, "mode", None)
+  if isinstance(mode, str):  # Pillow's: a palette image is an array of its colours' numbers
+    _refuse_mode(mode)
+  array = np.asarray(value)
+  if array.dtype.hasobject:
+    raise ValueError(f"an example is a {type(value).__name__}, must be an array of numbers")
+  return array

@@ -8,19 +8,14 @@ import importlib.util
 import json
 import os
 import re
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxmul.data import sources
+from jaxmul.data import _probe, sources
 from jaxmul.data.dataset import Dataset
-
-_PROBE_SECONDS = 3
 
 
 def from_tfds(
@@ -70,7 +65,7 @@ def from_tfds(
     if not download:
       raise FileNotFoundError(f"{what} is not prepared in {builder.data_path}. {manual}")
     url = next(iter(builder.url_infos or ()), "https://storage.googleapis.com")
-    reason = _unreachable(url)
+    reason = _probe.unreachable(url)
     if reason:
       raise ConnectionError(f"{what} cannot be downloaded: {url} {reason}. {manual}")
     if importlib.util.find_spec("tensorflow") is None:
@@ -116,21 +111,19 @@ def _read(builder: Any, split: str) -> Dataset:
   if len(keys) != 2 or any(key not in features for key in keys):
     raise ValueError(f"it holds {sorted(features)}, needs an image and a label")
   image_key, label_key = keys
-  images, labels, names = np.empty(0), [], []
-  for row, example in enumerate(examples):
-    image = example[image_key]
-    if not row:
-      sources.check_size(count * image.nbytes)
-      images = np.empty((count, *image.shape), image.dtype)
-    if image.shape != images.shape[1:]:
-      raise ValueError(f"images have several sizes, {images.shape[1:]} and {image.shape}")
-    images[row] = image
-    labels.append(example[label_key])
-    names.append(example.get("id", b""))
+  labels, names = [], []
+
+  def images() -> Iterator[np.ndarray]:
+    for example in examples:
+      labels.append(example[label_key])
+      names.append(example.get("id", b""))
+      yield example[image_key]
+
+  inputs = sources.stack(images(), count)
   ids = _ids(names)
   order = np.argsort(ids)
   num_classes = getattr(features[label_key], "num_classes", None) or 0
-  return Dataset(images[order], np.asarray(labels)[order], ids[order], num_classes)
+  return Dataset(inputs[order], np.asarray(labels)[order], ids[order], num_classes)
 
 
 def _ids(names: Sequence[bytes | str]) -> np.ndarray:
@@ -152,26 +145,6 @@ def _ids(names: Sequence[bytes | str]) -> np.ndarray:
   if len(set(numbers)) == len(text):
     return np.array(numbers, np.int64)
   return np.unique(text, return_inverse=True)[1]
-
-
-def _unreachable(url: str) -> str:
-  """Why a server does not answer, or "". The thread is for name look-ups, which have no timeout."""
-  reason = [f"did not answer within {_PROBE_SECONDS} s"]
-
-  def ask():
-    try:
-      request = urllib.request.Request(url, method="HEAD")
-      with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):
-        reason[0] = ""
-    except urllib.error.HTTPError:
-      reason[0] = ""  # It answered.
-    except Exception as error:
-      reason[0] = f"is not reachable ({error})"
-
-  thread = threading.Thread(target=ask, daemon=True)
-  thread.start()
-  thread.join(_PROBE_SECONDS)
-  return reason[0]
 
 
 def _check_features(path: Path) -> None:

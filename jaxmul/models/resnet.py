@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 with the CIFAR stem (3 × 3, no max-pool), BatchNorm or GroupNorm.
+"""ResNet-18 and ResNet-50 with the stem for CIFAR or for ImageNet, BatchNorm or GroupNorm.
 
 References:
   He et al., [Deep Residual Learning](https://arxiv.org/abs/1512.03385), 2015.
@@ -10,6 +10,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxmul.models._batch_norm import batch_norm
@@ -17,9 +18,11 @@ from jaxmul.models._conv import Conv
 from jaxmul.models._initializers import lecun_normal
 from jaxmul.models._normalize import channels_last
 
+Stem = Literal["cifar", "imagenet"]
+
 
 class ResNet(nn.Module):
-  """ResNet for 32 × 32 images, of basic or bottleneck blocks. See `resnet18` and `resnet50`."""
+  """ResNet of basic or bottleneck blocks. See `resnet18` and `resnet50`."""
 
   blocks: tuple[int, ...] = (2, 2, 2, 2)
   width: int = 64
@@ -29,14 +32,18 @@ class ResNet(nn.Module):
   std: tuple[float, ...] = (1.0,)
   dtype: DTypeLike | None = None
   bottleneck: bool = False
+  stem: Stem = "cifar"
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
     norm = functools.partial(self._norm, train, mask)
     x = channels_last(x, self.mean, self.std)
-    x = nn.relu(norm("norm")(Conv(self.width, use_bias=False, dtype=self.dtype, name="stem")(x)))
-    for stage, size in enumerate(self.blocks):
-      for block in range(size):
+    size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+    conv = Conv(self.width, size, stride, use_bias=False, dtype=self.dtype, name="stem")
+    x = nn.relu(norm("norm")(conv(x)))
+    x = _halved(x) if self.stem == "imagenet" else x
+    for stage, count in enumerate(self.blocks):
+      for block in range(count):
         stride = 2 if stage and not block else 1
         x = self._block(x, norm, self.width << stage, stride, f"stage{stage}_block{block}")
     head = nn.Dense(self.num_classes, kernel_init=lecun_normal, dtype=self.dtype, name="head")
@@ -64,6 +71,19 @@ class ResNet(nn.Module):
     return batch_norm(name, train, mask, self.dtype)
 
 
+def _halved(x: jax.Array) -> jax.Array:
+  """Returns the maximum over 3 × 3 windows at every other pixel: [B, H, W, I] -> [B, ⌈H/2⌉, …].
+
+  Around what comes from a ReLU zeros are as good as −∞. Pairwise maxima, as in `max_pool`.
+  """
+  height, width = x.shape[1], x.shape[2]
+  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  rows = [x[:, i : i + height : 2] for i in range(3)]
+  x = jnp.maximum(jnp.maximum(rows[0], rows[1]), rows[2])
+  columns = [x[:, :, i : i + width : 2] for i in range(3)]
+  return jnp.maximum(jnp.maximum(columns[0], columns[1]), columns[2])
+
+
 def resnet18(
   num_classes: int = 10,
   *,
@@ -72,8 +92,9 @@ def resnet18(
   mean: tuple[float, ...] = (0.0,),
   std: tuple[float, ...] = (1.0,),
   dtype: DTypeLike | None = None,
+  stem: Stem = "cifar",
 ) -> ResNet:
-  """Returns a Linen ResNet-18: images [B, 32, 32, I] -> logits [B, C].
+  """Returns a Linen ResNet-18: images [B, H, W, I] -> logits [B, C].
 
   With the default width and 10 classes it has 11,173,962 weights, as the papers' network.
 
@@ -84,9 +105,11 @@ def resnet18(
       of them as divide the width; epsilon 1e-5).
     mean, std: per input channel, or one for all: the network sees (x − mean) / std.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
+    stem: "cifar" (3 × 3, for images of 32 or 64 pixels), or "imagenet" (7 × 7 with stride 2, and a
+      max-pool), as in torchvision and timm.
 
   Raises:
-    ValueError: `norm` is neither of the two.
+    ValueError: `norm` or `stem` is neither of the two.
 
   Example:
     >>> resnet18(width=8).blocks
@@ -94,8 +117,15 @@ def resnet18(
   """
   if norm not in ("batch", "group"):
     raise ValueError(f"resnet18 needs norm 'batch' or 'group', got {norm!r}.")
+  _refuse_stem(stem, "resnet18")
   return ResNet(
-    width=width, num_classes=num_classes, norm=norm, mean=tuple(mean), std=tuple(std), dtype=dtype
+    width=width,
+    num_classes=num_classes,
+    norm=norm,
+    mean=tuple(mean),
+    std=tuple(std),
+    dtype=dtype,
+    stem=stem,
   )
 
 
@@ -106,8 +136,9 @@ def resnet50(
   mean: tuple[float, ...] = (0.0,),
   std: tuple[float, ...] = (1.0,),
   dtype: DTypeLike | None = None,
+  stem: Stem = "cifar",
 ) -> ResNet:
-  """Returns a Linen ResNet-50 with BatchNorm: images [B, 32, 32, I] -> logits [B, C].
+  """Returns a Linen ResNet-50 with BatchNorm: images [B, H, W, I] -> logits [B, C].
 
   With the default width and 100 classes it has 23,705,252 weights, as the papers' network. The
   stride of a block is that of its 3 × 3 convolution, as in torchvision.
@@ -117,11 +148,17 @@ def resnet50(
     width: channels of the first stage's inner convolutions; the papers' is 64.
     mean, std: per input channel, or one for all: the network sees (x − mean) / std.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
+    stem: "cifar" (3 × 3, for images of 32 or 64 pixels), or "imagenet" (7 × 7 with stride 2, and a
+      max-pool), as in torchvision and timm.
+
+  Raises:
+    ValueError: `stem` is neither of the two.
 
   Example:
     >>> resnet50(width=8).blocks
     (3, 4, 6, 3)
   """
+  _refuse_stem(stem, "resnet50")
   return ResNet(
     blocks=(3, 4, 6, 3),
     width=width,
@@ -130,4 +167,10 @@ def resnet50(
     std=tuple(std),
     dtype=dtype,
     bottleneck=True,
+    stem=stem,
   )
+
+
+def _refuse_stem(stem: str, caller: str) -> None:
+  if stem not in ("cifar", "imagenet"):
+    raise ValueError(f"{caller} needs stem 'cifar' or 'imagenet', got {stem!r}.")

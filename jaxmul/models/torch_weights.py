@@ -1,7 +1,7 @@
 """Weights to and from PyTorch's layout, as NumPy arrays; PyTorch itself is not needed.
 
-Names are those of torchvision and of RUM's code. A kernel [kh, kw, I, O] is [O, I, kh, kw] there,
-a dense one [I, O] is [O, I].
+Names are those of torchvision, timm and RUM's code. A kernel [kh, kw, I, O] is [O, I, kh, kw]
+there, a dense one [I, O] is [O, I].
 """
 
 from collections.abc import Mapping
@@ -25,6 +25,7 @@ _LEAVES = {
   "var": "running_var",
 }
 _FIRST = {ResNet: "conv1.weight", VGG: "features.0.weight"}
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile, before every name
 _SIDE = 32  # pixels: the smallest image that all of these networks take
 # What RUM's networks hold of their input scaling: here it is part of the model.
 _SCALING = {"mean": "normalize.mean", "std": "normalize.std"}
@@ -68,15 +69,19 @@ def from_torch(model: nn.Module, weights: Mapping[str, ArrayLike]) -> Network:
   """Returns a network with weights that are laid out as in PyTorch's `state_dict`.
 
   Args:
-    model: `resnet18` or `resnet50` with BatchNorm, or `vgg16`, of the same size.
-    weights: {name: array}; PyTorch's own tensors will do if they are on the CPU.
+    model: `resnet18` or `resnet50` with BatchNorm, or `vgg16`, of the same size. Networks that
+      torchvision and timm trained on ImageNet take `stem="imagenet"`, 1,000 classes, and their
+      `mean=` and `std=`.
+    weights: {name: array}; PyTorch's own tensors will do if they are on the CPU. A checkpoint that
+      holds them under "state_dict" or "model" is looked into; "module." and "_orig_mod.", which
+      `DataParallel` and `torch.compile` put before names, are left out.
 
   Returns:
     The network, bound; float32.
 
   Raises:
-    ValueError: another network, a name that is missing or unknown, another shape, or input scaling
-      other than the model's.
+    ValueError: another network or stem, a name that is missing or unknown, another shape, input
+      scaling other than the model's, or what NumPy cannot read.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -87,7 +92,7 @@ def from_torch(model: nn.Module, weights: Mapping[str, ArrayLike]) -> Network:
     >>> bool((again.params["stem"]["kernel"] == bound.params["stem"]["kernel"]).all())
     True
   """
-  names, left = _names(model), dict(weights)
+  names, left = _names(model), _arrays(weights)
   for field, name in _SCALING.items():
     theirs, ours = np.asarray(left.pop(name, getattr(model, field))), getattr(model, field)
     if not np.allclose(theirs, ours, atol=1e-6):
@@ -96,13 +101,14 @@ def from_torch(model: nn.Module, weights: Mapping[str, ArrayLike]) -> Network:
         f"Make it with {field}={tuple(np.round(theirs, 4).tolist())}."
       )
   channels = np.shape(left.get(_FIRST[type(model)], np.zeros((1, 3))))[1]
+  _refuse_other_stem(model, left)
   like = shapes(model, jnp.zeros((1, _SIDE, _SIDE, channels)))
   leaves = []
   for path, leaf in _leaves(like):
     name = _name(names, path)
     if name not in left:
       raise ValueError(f"from_torch: {name} is missing. Pass all of the network's state_dict().")
-    value = np.asarray(left.pop(name))
+    value = left.pop(name)
     if value.ndim == len(leaf.shape):
       value = value.transpose(np.argsort(_axes(leaf)))
     if value.shape != leaf.shape:
@@ -115,6 +121,43 @@ def from_torch(model: nn.Module, weights: Mapping[str, ArrayLike]) -> Network:
   if extra:
     raise ValueError(f"from_torch: {extra[0]} is not in the model. Drop it, or rename it.")
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _arrays(weights: Mapping[str, object]) -> dict[str, np.ndarray]:
+  """Returns the arrays of a checkpoint by their own names."""
+  for outer in ("state_dict", "model"):
+    inner = weights.get(outer)
+    if isinstance(inner, Mapping):
+      return _arrays(inner)
+  named = dict(weights)
+  while prefix := next(
+    (p for p in _PREFIXES if named and all(n.startswith(p) for n in named)), None
+  ):
+    named = {name.removeprefix(prefix): value for name, value in named.items()}
+  return {name: _array(name, value) for name, value in named.items()}
+
+
+def _array(name: str, value: object) -> np.ndarray:
+  try:
+    return np.asarray(value)
+  except (TypeError, RuntimeError) as error:
+    reason = str(error).splitlines()[0].rstrip(".")
+    raise ValueError(
+      f"from_torch: {name} is nothing that NumPy reads ({reason}). Pass it as "
+      "tensor.detach().cpu().float()."
+    ) from error
+
+
+def _refuse_other_stem(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
+  stem = weights.get(_FIRST[ResNet])
+  if not isinstance(model, ResNet) or stem is None or stem.ndim != 4:
+    return
+  theirs = {3: "cifar", 7: "imagenet"}.get(stem.shape[-1])
+  if theirs not in (model.stem, None):
+    raise ValueError(
+      f"from_torch: {_FIRST[ResNet]} is {stem.shape[-1]} × {stem.shape[-1]}, but the model has the "
+      f"stem for {model.stem}. Make it with stem={theirs!r}."
+    )
 
 
 def _leaves(params: Network) -> list[tuple[tuple[str, str], jax.Array]]:

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxmul.data import Dataset, from_tfds, from_tfds_folder, sources
-from jaxmul.data import tfds as tfds_source
+from jaxmul.data import Dataset, _probe, from_tfds, from_tfds_folder, sources
 
 
 @contextlib.contextmanager
@@ -196,7 +195,7 @@ def test_a_name_look_up_that_hangs_is_not_waited_for(monkeypatch):
   for name in ("http_proxy", "HTTP_PROXY"):
     monkeypatch.delenv(name, raising=False)
   start = time.perf_counter()
-  assert "did not answer" in tfds_source._unreachable("http://cifar.invalid/set.tgz")
+  assert "did not answer" in _probe.unreachable("http://cifar.invalid/set.tgz")
   assert time.perf_counter() - start < 5
   done.set()
 
@@ -208,12 +207,12 @@ def test_a_server_that_answers_is_reachable(monkeypatch):
     monkeypatch.setattr(server.RequestHandlerClass, "log_message", lambda *_: None)
     thread = threading.Thread(target=server.handle_request)
     thread.start()
-    assert tfds_source._unreachable(f"http://127.0.0.1:{server.server_port}/set.tgz") == ""
+    assert _probe.unreachable(f"http://127.0.0.1:{server.server_port}/set.tgz") == ""
     thread.join()
 
 
 def test_a_download_without_tensorflow_says_so_before_it_starts(tmp_path, monkeypatch):
-  monkeypatch.setattr(tfds_source, "_unreachable", lambda url: "")
+  monkeypatch.setattr(_probe, "unreachable", lambda url: "")
   monkeypatch.setitem(sys.modules, "tensorflow", None)
   with refused("'cifar10'", "needs TensorFlow", "tfds build cifar10", error=ImportError):
     from_tfds("cifar10", data_dir=tmp_path, download=True)

@@ -1,6 +1,8 @@
 """Weights carry over to PyTorch and back: to its names and layout, and to the same outputs."""
 
 import functools
+import importlib.util
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,13 @@ import pytest
 
 from jaxmul import models
 from jaxmul.binding import Network
+from jaxmul.models import resnet
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 SMALL = {
   "resnet": models.ResNet((1, 2), 4, 3),
   "bottleneck": models.ResNet((1, 2), 4, 3, mean=MEAN, std=STD, bottleneck=True),
+  "imagenet": models.ResNet((1, 2), 4, 3, stem="imagenet"),
   "vgg": models.VGG(((2,), (3, 4)), (5,), 3, mean=MEAN, std=STD),
 }
 
@@ -83,6 +87,49 @@ def wrong(name, **changes):
 def test_what_does_not_fit_gets_one_line(model, weights, said):
   with pytest.raises(ValueError, match=rf"\A[^\n]*{said}[^\n]*\Z"):
     models.from_torch(model, wrong("vgg", **weights))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("resnet", "imagenet"), ("imagenet", "resnet")])
+def test_weights_of_another_stem_name_it(ours, theirs):
+  stem = SMALL[theirs].stem
+  with pytest.raises(ValueError, match=rf"\A[^\n]*Make it with stem='{stem}'\.\Z"):
+    models.from_torch(SMALL[ours], wrong(theirs))
+
+
+@pytest.mark.parametrize(
+  "checkpoint",
+  [
+    lambda weights: {"state_dict": weights, "epoch": 90},
+    lambda weights: {"model": {f"module.{name}": value for name, value in weights.items()}},
+    lambda weights: {f"module._orig_mod.{name}": value for name, value in weights.items()},
+    lambda weights: weights | {"bn1.num_batches_tracked": np.int64(7)},
+  ],
+)
+def test_checkpoints_are_looked_into_and_prefixes_left_out(checkpoint):
+  model = SMALL["imagenet"]
+  bound = filled(model)
+  again = models.from_torch(model, checkpoint(models.to_torch(model, bound)))
+  for ours, theirs in zip(jax.tree.leaves(bound), jax.tree.leaves(again), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_pool_of_the_imagenet_stem_is_the_maximum_over_windows():
+  model = SMALL["imagenet"]
+  for size in (9, 16):  # odd and even sizes
+    x = np.random.default_rng(0).uniform(size=(2, size, size, 3)).astype(np.float32)
+    network = filled(model)
+    want = jax.lax.reduce_window(
+      x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+    )
+    np.testing.assert_array_equal(resnet._halved(x), want)
+    assert network(x).shape == (2, 3)
+
+
+def test_tensors_that_numpy_cannot_read_get_one_line():
+  torch = pytest.importorskip("torch", reason="PyTorch comes with the extra bench")
+  odd = torch.zeros(3, dtype=torch.bfloat16)
+  with pytest.raises(ValueError, match=r"\A[^\n]*classifier.2.bias is nothing.*\.float\(\)\.\Z"):
+    models.from_torch(SMALL["vgg"], wrong("vgg", **{"classifier.2.bias": odd}))
 
 
 def torch_resnet(torch, blocks, classes, bottleneck):
@@ -181,3 +228,55 @@ def test_outputs_are_those_of_torch(name):
   again = models.from_torch(model, theirs.state_dict())
   for params in (bound, again):
     np.testing.assert_allclose(jax.jit(Network.__call__)(params, x), want, rtol=0, atol=1e-4)
+
+
+LIBRARIES = []
+IMAGENET = {
+  "torchvision.resnet18": models.resnet18(1000, stem="imagenet"),
+  "torchvision.resnet50": models.resnet50(1000, stem="imagenet"),
+  "timm.resnet18": models.resnet18(1000, stem="imagenet"),
+  "timm.resnet50": models.resnet50(1000, stem="imagenet"),
+}
+
+
+def imported(torch, package):
+  """Returns a library, also where torchvision's operators, which are of CUDA, do not load."""
+  if importlib.util.find_spec("torchvision") is None or importlib.util.find_spec(package) is None:
+    pytest.skip(f"{package} is not installed, or torchvision is not")
+  try:
+    return importlib.import_module(package)
+  except RuntimeError:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm")]:
+      del sys.modules[name]
+    operators = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+      operators.define(f"{name}(Tensor x) -> Tensor")
+    LIBRARIES.append(operators)  # it lasts as long as this object
+    return importlib.import_module(package)
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_outputs_are_those_of_torchvision_and_timm(name):
+  torch = pytest.importorskip("torch", reason="PyTorch comes with the extra bench")
+  package, maker = name.split(".")
+  library = imported(torch, package)
+  if package == "timm":
+    theirs = library.create_model(maker, pretrained=False).eval()
+  else:
+    theirs = getattr(library.models, maker)(weights=None).eval()
+  model = IMAGENET[name]
+  bound = filled(model)
+  weights = models.to_torch(model, bound)
+  missing = theirs.load_state_dict(
+    {name: torch.from_numpy(value) for name, value in weights.items()}, strict=False
+  )
+  assert all(key.endswith("num_batches_tracked") for key in missing.missing_keys)
+  assert not missing.unexpected_keys
+  again = models.from_torch(model, {"state_dict": torch.nn.DataParallel(theirs).state_dict()})
+  for side in (64, 97):
+    x = np.random.default_rng(1).normal(size=(2, side, side, 3)).astype(np.float32)
+    with torch.no_grad():
+      want = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+    assert np.abs(want).max() > 0.5
+    for params in (bound, again):
+      np.testing.assert_allclose(jax.jit(Network.__call__)(params, x), want, rtol=0, atol=1e-4)
