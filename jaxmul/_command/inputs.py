@@ -33,9 +33,8 @@ def recipe(name: str) -> train.Recipe:
     found = found() if callable(found) else found
   except Exception as error:  # whatever a module of theirs raises
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = "" if frame.filename == __file__ else f" ({frame.filename}, line {frame.lineno})"
-    if isinstance(error, ImportError | AttributeError):
-      where = ""
+    theirs = frame.filename != __file__ and not frame.filename.startswith("<frozen")
+    where = f" ({frame.filename}, line {frame.lineno})" if theirs else ""
     raise ValueError(
       f"--network {name}: {type(error).__name__}: {error}{where}. It must be importable, and a "
       "function takes no argument."
@@ -75,6 +74,8 @@ def ids_in(path: Path, dataset: sources.Dataset, flag: str) -> np.ndarray:
     FileNotFoundError: there is no such file.
     ValueError: it holds something else, or an id that is not in the data.
   """
+  if not path.expanduser().is_file():
+    raise FileNotFoundError(f"--{flag} {path}: there is no such file. Write one integer a line.")
   ids = read_ids(path)
   refuse_absent(ids, dataset, f"--{flag} {path}")
   return ids
@@ -121,6 +122,8 @@ def read_requests(path: Path) -> dict[str, np.ndarray]:
     ValueError: it holds something else.
   """
   path = path.expanduser()
+  if not path.exists():
+    raise FileNotFoundError(f"--requests {path}: there is no such file or folder.")
   if path.is_dir():
     files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
     requests = {file.name: read_ids(file) for file in files}

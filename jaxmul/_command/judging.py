@@ -51,32 +51,52 @@ class Evaluate(Split):
     attack_ids = data.cut_heldout(split.heldout, cut_key).attack
     found = metrics.beside_oracles(unlearned, ensemble, split, attack_ids, attack_key)
     if len(networks) == 1:
-      found = _over_examples(found, unlearned, ensemble.oracles, split)
+      found = _of_one(found, unlearned, ensemble.oracles, split)
     report.write_json(
       self.folder / "evaluation.json", {"figures": found, "versions": report.versions()}
     )
     tables.show(found)
+    if len(networks) == 1:
+      print("Attacks, KLoM and ε need several unlearned networks: give more to --checkpoint.")
     print("Not audited: whether these figures see anything here, experiments.evaluate says.")
     print(f"written: {self.out}/evaluation.json, config.json")
 
 
-def _over_examples(
+def _of_one(
   found: Sequence[Figure], unlearned: oracle.Outputs, oracles: oracle.Outputs, split: data.Split
 ) -> list[Figure]:
-  """Returns the figures with intervals over examples where one network has none over seeds."""
+  """Returns figures of one network, over examples or oracles where it has none over seeds.
+
+  What is estimated from how several networks spread is left out.
+  """
   p, mean = unlearned.take(split.forget).probability[0], oracles.take(split.forget).probability
   of_examples = {("example gap", "forget"): np.abs(p - mean.mean(0))}
   for part in ("forget", "test"):
     of_examples["accuracy", part] = unlearned.take(getattr(split, part)).correct[0].astype(float)
+  own, theirs = (
+    [metrics.find(found, "accuracy", part, of=of).seeds for part in ("forget", "retain", "test")]
+    for of in ("unlearned", "oracle")
+  )
+  tows = [
+    metrics.tow(tuple(seeds[0] for seeds in own), tuple(seeds[k] for seeds in theirs))
+    for k in range(len(oracles))
+  ]
   done = []
   for figure in found:
     values = of_examples.get((figure.name, figure.part))
+    if figure.of == "unlearned" and figure.name in _OF_SEVERAL:
+      continue
     if figure.of == "unlearned" and values is not None:
       interval = intervals.over_examples(values)
       what = {"name": figure.name, "part": figure.part}
       figure = figures.with_interval(interval, figures.EXAMPLES, seeds=figure.seeds, **what)
+    if figure.name == "ToW":
+      figure = figures.over_seeds(tows, name="ToW")
     done.append(figure)
   return done
+
+
+_OF_SEVERAL = ("KLoM", "epsilon", "ToW-MIA", "average gap")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

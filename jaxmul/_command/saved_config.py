@@ -71,6 +71,8 @@ def _path_in(arguments: Sequence[str]) -> str | None:
 
 
 def _entries(path: Path) -> dict[str, Any]:
+  if not path.is_file():
+    raise FileNotFoundError(f"--config {path}: there is no such file.")
   try:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
   except ValueError as error:
