@@ -17,28 +17,37 @@ from jaxmul._ids import rows_of
 from jaxmul.binding import Network
 
 
-def recipe(name: str) -> train.Recipe:
-  """Returns the `train.Recipe` that "package.module:name" is, or that this function returns.
+def named(name: str, flag: str, *, called: bool = False) -> Any:
+  """Returns what "package.module:name" is; if `called` and it is a function, what it returns.
 
   Raises:
-    ValueError: there is no such name, it cannot be imported, or it is something else.
+    ValueError: there is no such name, or it cannot be imported or called.
   """
   module, _, attribute = name.partition(":")
   if not module or not attribute:
-    raise ValueError(f"--network {name}: name it as package.module:name, a recipe or its function.")
+    raise ValueError(f"--{flag} {name}: name it as package.module:name.")
   if "" not in sys.path:
     sys.path.insert(0, "")  # as for `python -m`: the console script does not see this folder
   try:
     found = getattr(importlib.import_module(module), attribute)
-    found = found() if callable(found) else found
+    return found() if called and callable(found) else found
   except Exception as error:  # whatever a module of theirs raises
     frame = traceback.extract_tb(error.__traceback__)[-1]
     theirs = frame.filename != __file__ and not frame.filename.startswith("<frozen")
     where = f" ({frame.filename}, line {frame.lineno})" if theirs else ""
     raise ValueError(
-      f"--network {name}: {type(error).__name__}: {error}{where}. It must be importable, and a "
-      "function takes no argument."
+      f"--{flag} {name}: {type(error).__name__}: {error}{where}. It must be importable"
+      f"{', and a function takes no argument' if called else ''}."
     ) from error
+
+
+def recipe(name: str) -> train.Recipe:
+  """Returns the `train.Recipe` that "package.module:name" is, or that this function returns.
+
+  Raises:
+    ValueError: as `named`, or it is something else.
+  """
+  found = named(name, "network", called=True)
   if not isinstance(found, train.Recipe):
     raise ValueError(
       f"--network {name} gives a {type(found).__name__}, must give a train.Recipe: the "
