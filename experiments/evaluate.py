@@ -24,6 +24,7 @@ from experiments.cache import ensemble_store
 from experiments.setting import TIES_RULE, cut, recipe_of, soft_of
 from jaxmul import checkpoint, data, memorization, metrics, models, report, rum, train
 from jaxmul._command.inputs import read_ids
+from jaxmul._command.tables import show
 from jaxmul.metrics import Figure
 from jaxmul.metrics.oracle import Ensemble, Outputs
 
@@ -193,7 +194,8 @@ def main(config: Config) -> None:
   unlearned.save(config.out / "outputs.npz")
   by_example = metrics.by_example(unlearned, ensemble, split, attack_ids, audit_key)
   report.write_arrays(config.out / "examples.npz", by_example)
-  show(audit.without_blind(figures), len(unlearned), len(ensemble.oracles))
+  print(f"{len(unlearned)} unlearned models beside {len(ensemble.oracles)} oracles:")
+  show(audit.without_blind(figures))
   if audit.blind:
     print(f"Blind here, left out of the tables: {', '.join(map(str, audit.blind))}.")
   print(f"written: {config.out}/evaluation.json, and outputs, examples, originals and oracles .npz")
@@ -204,19 +206,6 @@ def main(config: Config) -> None:
     ]
     names = ("figure", "part", "kind", "difference", "low", "high", "p (sign flip)")
     tables.show(f"Minus {config.against}, seed by seed, 95 % t", names, rows)
-
-
-def show(figures: list[Figure], unlearned: int, oracles: int) -> None:
-  """Prints one row for each figure."""
-  title = f"{unlearned} unlearned models beside {oracles} oracles"
-  rows = [
-    (figure.title, figure.part, figure.kind, figure.value, figure.low, figure.high, figure.note)
-    for figure in figures
-  ]
-  names = ("figure", "part", "kind", "value", "low", "high", "interval, or why there is none")
-  tables.show(title, names, rows)
-  if unlearned == 1:
-    print("One unlearned model gives no interval over seeds.")
 
 
 if __name__ == "__main__":

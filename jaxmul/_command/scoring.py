@@ -73,7 +73,9 @@ class Memorize(Flags):
       for flag, path in (("heldout", self.heldout), ("test", self.test))
       if path is not None
     ]
-    training = dataset.take(np.setdiff1d(dataset.ids, np.concatenate([[], *left_out])))
+    training = dataset.take(
+      np.setdiff1d(dataset.ids, np.concatenate([np.zeros(0, np.int64), *left_out]))
+    )
     schedule = retraining.leave_out(
       recipe,
       training,
@@ -85,23 +87,25 @@ class Memorize(Flags):
     retraining.Store(store, schedule)  # refuses another's before anything is written
     self.save()
     print(schedule.design, flush=True)
-    estimate = memorization.estimate(schedule, store=store, executor=self._executor())
+    estimate = memorization.estimate(schedule, store=store, executor=executor_of(self.executor))
     estimate.save(self.folder / "estimate.npz")
     names = ("ids", "memorization", "low", "high", "count_in", "count_out")
     tables.write_csv(
       self.folder / "estimate.csv", {name: getattr(estimate, name) for name in names}
     )
-    _summarize(estimate)
+    summarize(estimate)
     print(f"written: {self.out}/estimate.npz, estimate.csv, config.json")
 
-  def _executor(self) -> retraining.Executor:
-    if self.executor == "serial":
-      return retraining.serial
-    name = "default" if self.executor == "auto" else self.executor
-    return getattr(retraining, name)()
+
+def executor_of(name: str) -> retraining.Executor:
+  """Returns who trains, by the name of a flag: "auto", "serial", "processes", "devices", "ray"."""
+  if name == "serial":
+    return retraining.serial
+  return getattr(retraining, "default" if name == "auto" else name)()
 
 
-def _summarize(estimate: memorization.Estimate) -> None:
+def summarize(estimate: memorization.Estimate) -> None:
+  """Prints how many examples are surely memorized, and the five that are most surely."""
   known = np.isfinite(estimate.memorization)
   order = np.argsort(-estimate.low[known], kind="stable")[:5]
   print(
