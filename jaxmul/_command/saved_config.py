@@ -13,7 +13,7 @@ from jaxmul import report
 from jaxmul._files import write_sealed
 
 CONFIG = "config.json"
-_ELSEWHERE = ("config", "out")  # what decides no result
+_ELSEWHERE = ("config", "out", "store", "executor")  # what decides no result
 
 
 def defaults(commands: Mapping[str, type], arguments: Sequence[str]) -> dict[str, Any]:

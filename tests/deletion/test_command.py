@@ -1,5 +1,6 @@
 """The command `jaxmul` in a process of its own, in a folder that holds somebody's package."""
 
+import functools
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxmul import checkpoint, data, deletion, memorization, metrics, proxies, rum, train
-from jaxmul._command import COMMANDS, inputs, saved_config
+from jaxmul._command import COMMANDS, inputs, main, saved_config
 
 PACKAGE = """
 import flax.linen as nn
@@ -165,28 +166,57 @@ def test_the_truth_is_measured_with_intervals_and_again_read_back(folder):
   )
 
 
-def test_requests_are_served_after_one_rehearsal_each_with_its_record(folder):
+def rehearsed(network, change):
+  """A rehearsal as `deletion.rehearse` returns it, that found this change of the example gap."""
+  name, part = "change of the example gap", "forget"
+  figure = metrics.Figure(name=name, part=part, value=change, low=change - 0.1, high=change + 0.1)
+  figures = {"random": [figure], "memorized": [figure]}
+  plan = rum.neg_grad_plus_plan(64)
+  return deletion.Rehearsal(plan=plan, figures=figures, estimate=None, network=network)  # pyright: ignore[reportArgumentType]
+
+
+def test_requests_are_served_after_a_rehearsal_each_with_its_record(folder, monkeypatch, capsys):
+  monkeypatch.chdir(folder)
+  monkeypatch.syspath_prepend(folder)
   wrong = inputs.read_ids(folder / "ids.csv")
   (folder / "requests").mkdir()
   (folder / "requests" / "monday.txt").write_text("\n".join(map(str, wrong[:6])))
-  (folder / "requests" / "tuesday.json").write_text(str(wrong[6:12].tolist()))
   flags = ("serve", *ARRAYS, *UNSEEN, "--checkpoint", "trained", "--requests", "requests")
-  done = jaxmul(folder, *flags, "--store", "kept", "--out", "served")
-  assert done.returncode == 0, done.stdout + done.stderr
-  assert (folder / "kept" / "random").is_dir()
+  dataset = data.from_npz(folder / "arrays.npz")
+  network = inputs.network(inputs.recipe("mine:recipe"), dataset, folder / "trained")
+  asked = []
+
+  def rehearse(change, *given, **settings):
+    asked.append((given, settings))
+    return rehearsed(network, change)
+
+  monkeypatch.setattr(deletion, "rehearse", functools.partial(rehearse, 0.3))
+  with pytest.raises(SystemExit) as end:
+    main([*flags, "--out", "served"])
+  said = capsys.readouterr()
+  assert end.value.code == 1
+  assert said.err.startswith("error: serve: the rehearsal did not find its plan better")
+  assert said.err.count("\n") == 1
+  assert "change of the example gap" in said.out
+  monkeypatch.setattr(deletion, "rehearse", functools.partial(rehearse, -0.3))
+  main([*flags, "--out", "served"])
+  monday = (folder / "served" / "record-0000.json").read_bytes()
+  (folder / "requests" / "tuesday.json").write_text(str(wrong[6:12].tolist()))
+  main([*flags, "--out", "served", "--store", "kept"])
+  assert [str(settings["store"]) for _, settings in asked] == [
+    "served/rehearsal",
+    "served/rehearsal",
+    "kept",
+  ]
+  assert (folder / "served" / "record-0000.json").read_bytes() == monday
   records = [
     json.loads((folder / "served" / f"record-{number:04d}.json").read_text()) for number in (0, 1)
   ]
   assert [record["name"] for record in records] == ["monday.txt", "tuesday.json"]
   assert sorted(np.concatenate(records[1]["groups"]).tolist()) == sorted(wrong[6:12].tolist())
   assert records[0]["after"] == records[1]["before"]
-  dataset = data.from_npz(folder / "arrays.npz")
-  sys.path.insert(0, str(folder))
-  try:
-    last = inputs.network(inputs.recipe("mine:recipe"), dataset, folder / "served" / "network")
-  finally:
-    sys.path.remove(str(folder))
-  assert rum.params_hash(last) == records[1]["after"]
+  last = inputs.network(inputs.recipe("mine:recipe"), dataset, folder / "served" / "network")
+  assert rum.params_hash(last) == records[1]["after"] != rum.params_hash(network)
 
 
 def test_a_network_is_judged_beside_oracles_with_intervals(folder):
