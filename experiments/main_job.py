@@ -382,11 +382,7 @@ def steps_of(config: Config) -> dict[str, str]:
 def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe) -> None:
   """Runs everything on these parts, writes the run directory and prints the table."""
   exports.check(config.export)
-  for name in config.method:
-    own.step(name, config.batch_size)
-  for name in config.proxy:
-    if ":" in name:
-      own.proxy(name)
+  own.check(config.method, config.proxy)
   record = {"config": config, "plan": steps_of(config), "versions": report.versions()}
   log = logs.start(config.out, config.log, vars(config))
   report.write_json(config.out / "config.json", record)

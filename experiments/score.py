@@ -110,14 +110,7 @@ class Config(TruthFlags):
 
 
 class Scored(NamedTuple):
-  """What one training run gave.
-
-  Attributes:
-    scores: {name: [n]} of every proxy, in the order of the training ids.
-    seconds: {name: seconds} of each proxy of the trained network.
-    training_seconds: of training, with every tracker.
-    history: loss [E] and accuracy [E] of each epoch.
-  """
+  """Scores {name: [n]} by id, seconds of each point proxy and of training, and its history."""
 
   scores: dict[str, np.ndarray]
   seconds: dict[str, float]

@@ -44,6 +44,15 @@ def proxy(name: str) -> Callable[..., Any]:
   return found
 
 
+def check(methods: Sequence[str], proxies: Sequence[str]) -> None:
+  """Raises ValueError, before anything is trained, where one of them is none."""
+  for name in methods:
+    step(name, 1)
+  for name in proxies:
+    if ":" in name:
+      proxy(name)
+
+
 def files(names: Sequence[str]) -> dict[str, str]:
   """Returns the SHA-256 of the file of each that is one's own.
 
