@@ -23,6 +23,8 @@ from experiments import cli, logs, setting, tables
 from experiments.cache import ensemble_store
 from experiments.setting import TIES_RULE, cut, recipe_of, soft_of
 from jaxmul import checkpoint, data, memorization, metrics, models, report, rum, train
+from jaxmul._command.inputs import read_ids
+from jaxmul._command.tables import show
 from jaxmul.metrics import Figure
 from jaxmul.metrics.oracle import Ensemble, Outputs
 
@@ -33,7 +35,7 @@ class Config(setting.Flags):
 
   Attributes:
     unlearned: checkpoint folders, one for each seed, or .npz files of outputs.
-    forget: text file with one id a line, or .npy: what was unlearned.
+    forget: file of ids, text with one a line, .csv, .json or .npy: what was unlearned.
     heldout: ids never trained on, not for test; by default those of experiments.rum with this key.
     test: ids of the test set, likewise; all other ids were trained on.
     originals: the same kind of files, of models before unlearning; trained where none is given.
@@ -70,15 +72,6 @@ class Config(setting.Flags):
       raise ValueError("give both --heldout and --test, or neither to have them cut.")
     if not self.oracles and self.num_models < 8:
       raise ValueError(f"--num-models {self.num_models}: the audit needs at least 8.")
-
-
-def read_ids(path: Path) -> np.ndarray:
-  """Returns the ids int64 [k] of a .npy file, or of a text file with one a line."""
-  try:
-    ids = np.load(path, allow_pickle=False) if path.suffix == ".npy" else path.read_text().split()
-    return np.asarray(ids).astype(np.int64).reshape(-1)
-  except ValueError as error:
-    raise ValueError(f"{path} holds no ids: write one integer a line, or a .npy.") from error
 
 
 def split_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> data.Split:
@@ -201,7 +194,8 @@ def main(config: Config) -> None:
   unlearned.save(config.out / "outputs.npz")
   by_example = metrics.by_example(unlearned, ensemble, split, attack_ids, audit_key)
   report.write_arrays(config.out / "examples.npz", by_example)
-  show(audit.without_blind(figures), len(unlearned), len(ensemble.oracles))
+  print(f"{len(unlearned)} unlearned models beside {len(ensemble.oracles)} oracles:")
+  show(audit.without_blind(figures))
   if audit.blind:
     print(f"Blind here, left out of the tables: {', '.join(map(str, audit.blind))}.")
   print(f"written: {config.out}/evaluation.json, and outputs, examples, originals and oracles .npz")
@@ -212,19 +206,6 @@ def main(config: Config) -> None:
     ]
     names = ("figure", "part", "kind", "difference", "low", "high", "p (sign flip)")
     tables.show(f"Minus {config.against}, seed by seed, 95 % t", names, rows)
-
-
-def show(figures: list[Figure], unlearned: int, oracles: int) -> None:
-  """Prints one row for each figure."""
-  title = f"{unlearned} unlearned models beside {oracles} oracles"
-  rows = [
-    (figure.title, figure.part, figure.kind, figure.value, figure.low, figure.high, figure.note)
-    for figure in figures
-  ]
-  names = ("figure", "part", "kind", "value", "low", "high", "interval, or why there is none")
-  tables.show(title, names, rows)
-  if unlearned == 1:
-    print("One unlearned model gives no interval over seeds.")
 
 
 if __name__ == "__main__":

@@ -19,17 +19,17 @@ from experiments.judge import Judge
 from experiments.main_job_results import Problem, SeedResult
 from experiments.truth import TruthFlags, cross_fitted, ground_truth
 from jaxmul import checkpoint, data, metrics, models, proxies, report, rum, train, unlearn
+from jaxmul._command import export as exports
+from jaxmul._command import own
 from jaxmul.binding import Network
 
-Proxy = Literal[
-  "confidence", "max_confidence", "correctness", "entropy", "curvature", "heldout_divergence"
-]
 EVENTS = ("confidence", "max_confidence", "correctness", "entropy")
+PROXIES = (*EVENTS, "curvature", "heldout_divergence")
 Arrays = dict[str, np.ndarray]
 ModelName = Literal["mlp", "cnn", "resnet18", "resnet50", "vgg16", "vit"]
 # What changes no number of a seed, and what is told by its content: the data and the ground truth.
 OTHERS = (
-  *("seeds", "first_seed", "audit_models", "checkpoints", "log", "out"),
+  *("seeds", "first_seed", "audit_models", "checkpoints", "log", "out", "export"),
   *("dataset", "data_dir", "truth"),
 )
 ORACLES = 8  # whose mean p_y the example gap is measured from, where no audit trains more
@@ -42,7 +42,12 @@ class Config(TruthFlags):
 
   Attributes:
     model: network to train; vgg16 needs images of 32 pixels a side, vit sides divisible by 8.
-    proxy: memorization proxies to refine the forget set with.
+    proxy: memorization proxies to refine the forget set with: confidence, max_confidence,
+      correctness and entropy over the epochs of training, curvature, heldout_divergence, or
+      package.module:name of a function of your own, (params, batch) -> [B].
+    method: package.module:name of an unlearning method of your own, an Unlearner or a rum.Step, or
+      a function that returns one; it gets a row of the table.
+    export: also write the table, with intervals, as table.csv, table.tex or table.parquet.
     plan: what RUM does to the groups: a published plan, salun (none, fine-tune, SalUn) or
       neg_grad_plus (three times); or auto, the autopilot, for each refinement anew.
     forget: what is to be deleted: memorization (RUM's three groups), random, or a class by its
@@ -62,7 +67,9 @@ class Config(TruthFlags):
   """
 
   model: ModelName = "mlp"
-  proxy: tuple[Proxy, ...] = (*EVENTS, "curvature", "heldout_divergence")
+  proxy: tuple[str, ...] = PROXIES
+  method: tuple[str, ...] = ()
+  export: exports.Kind | None = None
   plan: Literal["salun", "neg_grad_plus", "auto"] = "salun"
   forget: str = "memorization"
   folds: int = 5
@@ -81,6 +88,14 @@ class Config(TruthFlags):
       raise ValueError(f"--audit-models {self.audit_models}: must be at least 8, or 0 for none.")
     if len(set(self.proxy)) != len(self.proxy) or not self.proxy:
       raise ValueError(f"--proxy {' '.join(self.proxy)}: name each proxy once, at least one.")
+    for name in self.proxy:
+      if name not in PROXIES and ":" not in name:
+        raise ValueError(
+          f"--proxy {name}: must be one of {', '.join(PROXIES)}, or package.module:name of yours."
+        )
+    labels = [*map(own.label, (*self.proxy, *self.method)), "shuffle", "original", "retrain"]
+    if len(set(labels)) != len(labels):
+      raise ValueError(f"--proxy and --method: two of {', '.join(labels)} have one name.")
     if self.forget not in ("memorization", "random") and not self.forget.isdecimal():
       raise ValueError(
         f"--forget {self.forget}: must be memorization, random or the number of a class."
@@ -97,7 +112,7 @@ class Config(TruthFlags):
     """What one seed takes: three trainings, the proxies that are no events, the methods."""
     points = len(set(self.proxy) - set(EVENTS))
     tuned = 1 + (self.plan != "auto")
-    return 3 + points + 4 + (self.plan == "salun") + len(self.proxy) + tuned
+    return 3 + points + 4 + (self.plan == "salun") + len(self.proxy) + tuned + len(self.method)
 
 
 def prepare(
@@ -157,11 +172,12 @@ def audited(config: Config, problem: Problem) -> metrics.Audit:
 
 def methods_of(config: Config) -> dict[str, main_job_results.Method]:
   """Returns what each seed is judged by, in the order of the tables."""
-  auto, first = config.plan == "auto", config.proxy[0]
+  auto, first = config.plan == "auto", own.label(config.proxy[0])
   plain = ["original", "retrain", "fine-tune", "NegGrad+ vanilla"]
   plain += ["SalUn vanilla"] if config.plan == "salun" else []
   methods = {name: main_job_results.Method() for name in plain}
-  for scores in ("shuffle", "ground truth", *config.proxy):
+  methods |= {own.label(name): main_job_results.Method(own=True) for name in config.method}
+  for scores in ("shuffle", "ground truth", *map(own.label, config.proxy)):
     methods[f"RUM {scores}"] = main_job_results.Method(scores, tuned=auto)
   methods["vanilla, tuned"] = main_job_results.Method(tuned=True)
   if not auto:
@@ -210,8 +226,8 @@ def run_seed(
     else:
       begin(f"{label}: scoring {name}")
       proxy = functools.partial(point_proxy, name, problem, original, keys[3])
-      scores, seconds = keep(name, proxy)
-      scored[name] = scores[name], seconds
+      scores, seconds = keep(own.label(name), proxy)
+      scored[own.label(name)] = scores["scores"], seconds
 
   batch = config.batch_size
 
@@ -245,6 +261,9 @@ def run_seed(
     "NegGrad+ vanilla": vanilla(unlearn.neg_grad_plus(), 5),
     "SalUn vanilla": vanilla(unlearn.salun(), 10),
   }
+  for name in config.method:
+    step = own.step(name, batch)
+    plain[own.label(name)] = functools.partial(step.run, original, training, split, keys[4])
   refinements = {
     None: [forget],
     "shuffle": rum.shuffle(forget, keys[5]),
@@ -298,8 +317,10 @@ def best_of(trials: Sequence[rum.Trial]) -> np.ndarray:
 
 
 def point_proxy(name: str, problem: Problem, original: Network, key: jax.Array) -> Arrays:
-  """Returns {name: scores [n]} of a proxy of the trained network."""
-  if name == "curvature":
+  """Returns {"scores": [n]} of a proxy of the trained network."""
+  if ":" in name:
+    proxy = jax.tree_util.Partial(own.proxy(name))
+  elif name == "curvature":
     proxy = jax.tree_util.Partial(proxies.curvature)
   else:
     heldout = problem.dataset.take(problem.heldout.proxy)
@@ -308,7 +329,7 @@ def point_proxy(name: str, problem: Problem, original: Network, key: jax.Array) 
     proxy = jax.tree_util.Partial(proxies.heldout_divergence, heldout_params=after)
   # Curvature of a ResNet-50 keeps 30 MB for an image of 32 × 32, by its shapes.
   rows = 128 * len(jax.devices())
-  return {name: proxies.score(proxy, original, problem.training, batch_size=rows)}
+  return {"scores": proxies.score(proxy, original, problem.training, batch_size=rows)}
 
 
 def name_of_seeds(config: Config, problem: Problem) -> str:
@@ -316,6 +337,7 @@ def name_of_seeds(config: Config, problem: Problem) -> str:
   ids = (problem.training.ids, problem.heldout, problem.test)
   estimates = (problem.truth.digest, problem.cross_fit.digest)
   given = (*estimates, problem.groups, problem.oracles.logits, main_job_results.LAYOUT)
+  given += tuple(sorted(own.files((*config.proxy, *config.method)).items()))
   return cache.name_of(cache.told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
 
@@ -359,13 +381,19 @@ def steps_of(config: Config) -> dict[str, str]:
 
 def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe) -> None:
   """Runs everything on these parts, writes the run directory and prints the table."""
+  exports.check(config.export)
+  own.check(config.method, config.proxy)
   record = {"config": config, "plan": steps_of(config), "versions": report.versions()}
   log = logs.start(config.out, config.log, vars(config))
   report.write_json(config.out / "config.json", record)
   problem = prepare(config, dataset, parts, recipe)
   seeds = resumed(config, problem, log)
   audit = audited(config, problem) if config.audit_models else metrics.Audit(())
-  main_job_results.write(config.out, problem, methods_of(config), seeds, record, blind=audit.blind)
+  shown, figures = main_job_results.write(
+    config.out, problem, methods_of(config), seeds, record, blind=audit.blind
+  )
+  if config.export:
+    print(f"exported: {exports.write(config.out, config.export, figures, shown)}")
   if config.audit_models:
     report.write_json(
       config.out / "audit.json",

@@ -24,10 +24,12 @@ class Method(NamedTuple):
     scores: what RUM refines the forget set by: a proxy, "ground truth" or "shuffle"; None where the
       forget set stays whole.
     tuned: whether the autopilot chose what is done.
+    own: whether the user brought it.
   """
 
   scores: str | None = None
   tuned: bool = False
+  own: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,8 +88,11 @@ def write(
   record: Mapping[str, object],
   *,
   blind: Sequence[Blind] = (),
-) -> None:
+) -> tuple[list[str], dict[str, list[Figure]]]:
   """Writes metrics.json, the arrays and the plots, and prints the table.
+
+  Returns the names of the headline figures that are shown, and {method: figures} without those
+  that are blind here.
 
   Args:
     out: the run directory.
@@ -204,6 +209,11 @@ def write(
     for name in ("example gap", "ToW"):
       if name not in missing:
         show_differences(differences, name, len(seeds))
+  told = {
+    name: [figure for figure in rows if figure.name not in missing]
+    for name, rows in figures.items()
+  }
+  return shown, told
 
 
 def groups_of(problem: Problem) -> dict[str, dict[str, object]]:
@@ -242,7 +252,7 @@ def scoring_of(
 def differences_of(
   methods: Mapping[str, Method], figures: Mapping[str, Sequence[Figure]]
 ) -> dict[str, dict[str, list[Figure]]]:
-  """Returns {method: {other: differences}}: each RUM beside what it should not lose to.
+  """Returns {method: {other: differences}}: each RUM and own method beside what it should beat.
 
   The others are the same plan on groups drawn at random, the plan's own algorithm on the whole
   forget set, the autopilot on it, and RUM with the ground truth. Methods of a seed share the
@@ -260,7 +270,7 @@ def differences_of(
       if other != name
     }
     for name, method in methods.items()
-    if method.scores not in (None, "shuffle")
+    if method.own or method.scores not in (None, "shuffle")
   }
 
 

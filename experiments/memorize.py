@@ -25,6 +25,7 @@ from experiments import cli, logs, setting
 from experiments.setting import cut, recipe_of
 from experiments.truth import check_part, compute_part, truth_key
 from jaxmul import memorization, report, retraining
+from jaxmul._command.scoring import executor_of, summarize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
   recipe = recipe_of(config, dataset.num_classes)
   first = jax.process_index() == 0
   log = logs.start(config.out, config.log, vars(config)) if first else lambda step, metrics: None
-  executor = _logged(_executor(config.executor), log)
+  executor = _logged(executor_of(config.executor), log)
   store = config.out / "chunks"
   schedule = retraining.leave_out(
     recipe,
@@ -103,27 +104,9 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
     estimate.save(config.out / "estimate.npz")
     print(f"{estimate.design}; {time.perf_counter() - start:.0f} s now")
     summarize(estimate)
+    print(f"median width of the interval (memorization 0.1 or more): {estimate.median_width:.2f}")
+    print(f"SHA-256 {estimate.digest[:16]}")
     print(f"written: {config.out}/estimate.npz")
-
-
-def summarize(estimate: memorization.Estimate) -> None:
-  """Prints what the scores say, with their uncertainty."""
-  known = np.isfinite(estimate.memorization)
-  mem, low = estimate.memorization[known], estimate.low[known]
-  print(
-    f"{known.sum()} of {len(known)} examples scored: {np.mean(mem == 0):.0%} exactly 0, "
-    f"{np.sum(mem >= 0.25)} at 0.25 or more, {np.sum(low > 0)} surely above 0 (95 %)"
-  )
-  width = estimate.median_width
-  few = "fewer than 50 examples reach 0.1" if np.isnan(width) else f"{width:.2f}"
-  print(f"median width of the interval where |memorization| is at least 0.1: {few}")
-  print(f"SHA-256 {estimate.digest[:16]}")
-
-
-def _executor(name: str) -> retraining.Executor:
-  if name == "serial":
-    return retraining.serial
-  return getattr(retraining, "default" if name == "auto" else name)()
 
 
 def _logged(execute: retraining.Executor, log: logs.Log) -> retraining.Executor:

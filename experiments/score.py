@@ -15,7 +15,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -64,6 +64,7 @@ OTHERS = (
   *("truth", "num_models", "fraction", "sample"),
 )
 PROXIES = (*TRACKERS, *POINTS, "heldout_divergence")
+LAYOUT = 2  # of what is kept of a seed: raise it where an older file cannot be read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,15 @@ class Config(TruthFlags):
     return (1 + len(set(self.proxy) - set(TRACKERS))) * (2 if self.planted else 1)
 
 
+class Scored(NamedTuple):
+  """Scores {name: [n]} by id, seconds of each point proxy and of training, and its history."""
+
+  scores: dict[str, np.ndarray]
+  seconds: dict[str, float]
+  training_seconds: float
+  history: train.History
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
   """What all seeds share: training data, held-out data for the holdout proxy, the recipe."""
@@ -136,14 +146,8 @@ def truth_of(config: Config, problem: Problem) -> np.ndarray | None:
   return estimate.take(problem.training.ids).memorization
 
 
-def score_all(
-  config: Config, problem: Problem, key: jax.Array, begin: Begin
-) -> dict[str, np.ndarray]:
-  """Trains once and returns {name: [n]} of every proxy, and {"seconds/name": []} of each point one.
-
-  Scores are in the order of the training ids; `loss` and `accuracy` are of each epoch. `begin` is
-  told when training and each point proxy begins.
-  """
+def score_all(config: Config, problem: Problem, key: jax.Array, begin: Begin) -> Scored:
+  """Trains once and scores by every proxy; `begin` is told of training and of each point proxy."""
   train_key, heldout_key = jax.random.split(key)
   chosen = {
     name: make(config.every) if name in GRADIENTS else make()
@@ -151,12 +155,12 @@ def score_all(
     if name in config.proxy
   }
   begin("training")
-  fit, seconds = timed(
+  fit, training_seconds = timed(
     lambda: train.fit(problem.recipe, problem.training, train_key, trackers=chosen)
   )
   order = np.searchsorted(fit.ids, problem.training.ids)
-  scored = {name: scores[order] for name, scores in fit.scores.items()}
-  scored |= fit.history._asdict() | {"seconds/training": np.asarray(seconds)}
+  scores = {name: of_run[order] for name, of_run in fit.scores.items()}
+  seconds = {}
   for name in config.proxy:
     if name in TRACKERS:
       continue
@@ -168,9 +172,9 @@ def score_all(
       after = proxies.heldout_retrain(fit.network, problem.heldout, recipe, heldout_key)
       proxy = Partial(proxies.heldout_divergence, heldout_params=after)
     start = time.perf_counter()
-    scored[name] = proxies.score(proxy, fit.network, problem.training)
-    scored[f"seconds/{name}"] = np.asarray(time.perf_counter() - start)
-  return scored
+    scores[name] = proxies.score(proxy, fit.network, problem.training)
+    seconds[name] = time.perf_counter() - start
+  return Scored(scores, seconds, training_seconds, fit.history)
 
 
 def plant(dataset: data.Dataset, share: float, key: jax.Array) -> tuple[data.Dataset, np.ndarray]:
@@ -193,7 +197,7 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
 
 def name_of_seeds(config: Config, problem: Problem) -> str:
   """Returns what the results of all seeds are named by: everything that decides them."""
-  return name_of(told(config, *OTHERS), problem.training, problem.heldout, problem.recipe)
+  return name_of(told(config, *OTHERS), problem.training, problem.heldout, problem.recipe, LAYOUT)
 
 
 def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, np.ndarray]]:
@@ -212,22 +216,36 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[dict[str, n
 def run_seed(
   config: Config, problem: Problem, seed: int, log: logs.Log, begin: Begin
 ) -> dict[str, np.ndarray]:
-  """Returns {"clean/name", "noisy/name"} of every score and time, and "planted" bool [n].
+  """Returns what is kept of a seed.
+
+  That is names [P] of proxies, their scores "clean" [P, n] and, with planted labels, "noisy" [P, n]
+  and "planted" bool [n]; "seconds" [P], NaN for trackers; "training_seconds" and "loss" [E].
 
   `log` gets the history of each training run, `begin` is told when one of `config.stages` begins.
   """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 3)
-  kinds, extra = {"clean": (problem, keys[0])}, {}
+  kinds, arrays = {"clean": (problem, keys[0])}, {}
   if config.planted:
-    training, extra["planted"] = plant(problem.training, config.planted, keys[1])
+    training, arrays["planted"] = plant(problem.training, config.planted, keys[1])
     kinds["noisy"] = (dataclasses.replace(problem, training=training), keys[2])
   results = {}
   for kind, (own, key) in kinds.items():
     label = f"seed {seed + 1}, {kind} labels"
-    scored = score_all(config, own, key, lambda stage, label=label: begin(f"{label}: {stage}"))
-    logs.history(log, f"seed {seed + 1}/{kind}", scored["loss"], scored["accuracy"])
-    results |= {f"{kind}/{name}": scores for name, scores in scored.items()}
-  return results | extra
+    results[kind] = score_all(
+      config, own, key, lambda stage, label=label: begin(f"{label}: {stage}")
+    )
+    logs.history(log, f"seed {seed + 1}/{kind}", *results[kind].history)
+  clean = results["clean"]
+  names = list(clean.scores)
+  arrays |= {
+    "names": np.array(names),
+    "seconds": np.array([clean.seconds.get(name, np.nan) for name in names]),
+    "training_seconds": np.array(clean.training_seconds),
+    "loss": np.asarray(clean.history.loss),
+  }
+  return arrays | {
+    kind: np.stack([own.scores[name] for name in names]) for kind, own in results.items()
+  }
 
 
 def write(
@@ -235,11 +253,7 @@ def write(
 ) -> dict[str, list[Figure]]:
   """Writes scores.npz and metrics.json, and returns the figures of each proxy."""
   n = len(problem.training)
-  names = [
-    name.removeprefix("clean/")
-    for name, result in seeds[0].items()
-    if name.startswith("clean/") and result.shape == (n,)
-  ]
+  names = seeds[0]["names"].tolist()
   figures: dict[str, list[Figure]] = {name: [] for name in names}
   arrays = {"ids": problem.training.ids}
   known, top_k = np.zeros(n, bool), 1
@@ -248,23 +262,23 @@ def write(
     top_k = max(1, known.sum() // 20)
   if config.planted:
     arrays["planted"] = np.stack([seed["planted"] for seed in seeds])
-  for name in names:
-    clean = np.stack([seed[f"clean/{name}"] for seed in seeds])
+  for row, name in enumerate(names):
+    clean = np.stack([seed["clean"][row] for seed in seeds])
     arrays[f"proxy_{name}"] = clean
     if truth is not None:
-      figures[name] += rank_figures([ranked(row[known], truth[known], top_k) for row in clean])
+      figures[name] += rank_figures([ranked(own[known], truth[known], top_k) for own in clean])
     if config.planted:
-      noisy = arrays[f"planted_{name}"] = np.stack([seed[f"noisy/{name}"] for seed in seeds])
+      noisy = arrays[f"planted_{name}"] = np.stack([seed["noisy"][row] for seed in seeds])
       rates = list(map(auroc, noisy, arrays["planted"]))
       figures[name].append(metrics.figures.over_seeds(rates, name="auroc"))
-    if f"clean/seconds/{name}" in seeds[0]:
-      times = [float(seed[f"clean/seconds/{name}"]) for seed in seeds]
+    times = [float(seed["seconds"][row]) for seed in seeds]
+    if np.isfinite(times).all():
       median = float(np.median(times))
       figures[name].append(Figure(name="seconds", kind="median", value=median, seeds=tuple(times)))
   record: dict[str, object] = {
     "proxies": figures,
-    "training_seconds": [float(seed["clean/seconds/training"]) for seed in seeds],
-    "final_loss": [float(seed["clean/loss"][-1]) for seed in seeds],
+    "training_seconds": [float(seed["training_seconds"]) for seed in seeds],
+    "final_loss": [float(seed["loss"][-1]) for seed in seeds],
     "config": config,
     "versions": report.versions(),
   }
@@ -282,7 +296,7 @@ def write(
 def combine(
   config: Config, scores: dict[str, np.ndarray], truth: np.ndarray, seed: int
 ) -> dict[str, object]:
-  """Returns ρ of the combined proxy, fitted on a sample, and of the best single one, elsewhere."""
+  """Returns ρ of the combined proxy and of the best single one, both by a sample, on the others."""
   scores = {name: values for name, values in scores.items() if np.ptp(values) > 0}
   known = np.isfinite(truth)
   order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
@@ -295,9 +309,9 @@ def combine(
   except ValueError as error:  # so few are known that all of them are 0
     return {"undefined": str(error)}
   singles = {
-    name: proxies.agreement(values[rest], truth[rest], resamples=1).spearman
+    name: proxies.agreement(values[sample], truth[sample], resamples=1).spearman
     for name, values in scores.items()
-    if np.ptp(values[rest]) > 0
+    if min(np.ptp(values[sample]), np.ptp(values[rest])) > 0
   }
   best = max(singles, key=lambda name: singles[name])
   return {

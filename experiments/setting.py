@@ -66,7 +66,8 @@ def cifar10_small(*parts: str) -> data.Dataset:
   root = Path(os.environ.get("JAXMUL_SHARED_DATA", root))
   if not (root / "load.py").is_file():
     raise FileNotFoundError(
-      f"there are no real images in {root}. Set JAXMUL_SHARED_DATA to the folder of load.py."
+      f"there are no real images in {root}. Fetch CIFAR-10, its binary version, from "
+      "https://www.cs.toronto.edu/~kriz/cifar.html; python -m experiments.cifar10_small --help."
     )
   load_images = runpy.run_path(str(root / "load.py"))["load_images"]
   folder = root / "cifar10_small"

@@ -275,7 +275,8 @@ class Seed:
     Every request is refined by the confidence of the network that the last one left.
     """
     problem, key = self.problem, jax.random.fold_in(self.key, requests)
-    dealt = np.array_split(np.asarray(jax.random.permutation(key, problem.sets[name])), requests)
+    ids = problem.sets[name]  # of 64 bits, which JAX would cut
+    dealt = np.array_split(ids[np.asarray(jax.random.permutation(key, len(ids)))], requests)
 
     def score(network: Network, asked: data.Dataset) -> np.ndarray:
       return proxies.score(proxies.confidence, network, asked)

@@ -1,11 +1,13 @@
-"""Bars on stderr for what takes long, and nothing at all where nobody looks.
+"""Bars on stderr for what takes long: on terminals and in notebooks; a line a minute in a log.
 
 All bars share one console, so that a bar inside a bar keeps its place. What is printed meanwhile
 goes to its own stream: rich would send it to stderr with the bars.
 """
 
 import contextlib
+import datetime
 import functools
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 _MEMORY = 3600.0  # seconds over which rates are taken: one stage may take minutes
+LINE_SECONDS = 60.0  # from one line of a log to the next
 
 
 @functools.cache
@@ -25,6 +28,32 @@ def _console() -> "Console":
   from rich.console import Console
 
   return Console(stderr=True)
+
+
+def watched() -> bool:
+  """Whether somebody sees bars: stderr is a terminal, or that of a notebook which can draw them."""
+  if sys.stderr.isatty():
+    return True
+  has_widgets = "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
+  return has_widgets and _console().is_jupyter
+
+
+class _Lines:
+  """A line a minute on stderr, of how many are done and the time left."""
+
+  def __init__(self, total: int):
+    self._total, self._start = total, time.monotonic()
+    self._last = self._start
+
+  def reached(self, done: int, label: str) -> None:
+    now = time.monotonic()
+    if now - self._last >= LINE_SECONDS:
+      self._last = now
+      said = f"{label}: {done} of {self._total}"
+      if done:
+        seconds = round((self._total - done) * (now - self._start) / done)
+        said += f", {datetime.timedelta(seconds=seconds)} left"
+      print(said, file=sys.stderr, flush=True)
 
 
 def bar(*columns: "ProgressColumn", transient: bool = False, disable: bool = False) -> "Progress":
@@ -49,9 +78,12 @@ def _counting(description: "ProgressColumn") -> "Progress":
 
 
 def shown(items: Sequence[Item], label: str, after: float = 2.0) -> Iterator[Item]:
-  """Yields the items; where stderr is a terminal a bar shows how many, after so many seconds."""
-  if not sys.stderr.isatty():
-    yield from items
+  """Yields the items; a bar shows how many, after so many seconds, or a line a minute."""
+  if not watched():
+    lines = _Lines(len(items))
+    for done, item in enumerate(items, 1):
+      yield item
+      lines.reached(done, label)
     return
   from rich.progress import TextColumn
 
@@ -73,15 +105,22 @@ def shown(items: Sequence[Item], label: str, after: float = 2.0) -> Iterator[Ite
 def stages(total: int) -> Iterator[Callable[[str], None]]:
   """Yields `begin(name)`, to be called as each of the stages of a long job begins.
 
-  Where stderr is a terminal a bar names the stage and shows how many are done and the time left.
+  A bar names the stage and shows how many are done and the time left, or a line a minute does.
   """
-  if not total or not sys.stderr.isatty():
-    yield lambda name: None
+  begun = 0
+  if not total or not watched():
+    lines = _Lines(total)
+
+    def say(name: str) -> None:
+      nonlocal begun
+      lines.reached(begun, name)
+      begun += 1
+
+    yield say
     return
   from rich.markup import escape
   from rich.progress import TextColumn
 
-  begun = 0
   with _counting(TextColumn("{task.description}")) as progress:
     task = progress.add_task("starting", total=total)
 

@@ -172,7 +172,44 @@ def on_truth(command: str, folder: Path) -> None:
   bash(command, folder)
 
 
+def mynet(command: str, folder: Path) -> None:
+  """Runs the file that the page of the command shows."""
+  tokens = MarkdownIt().parse((ROOT / "docs" / "command.md").read_text())
+  code = next(token.content for token in tokens if token.info == "python")
+  (folder / "mynet.py").write_text(code)
+  bash(command, folder)
+
+
+def on_mynet(flags: str = "") -> Check:
+  """Runs the command on what `mynet.py` left, and on what the commands above it made."""
+
+  def check(command: str, folder: Path) -> None:
+    if not (folder / "flags.json").exists():
+      mynet("python mynet.py", folder)
+    if "runs/deletion" in command and not (folder / "runs" / "deletion" / "network").exists():
+      bash("jaxmul forget --config flags.json --checkpoint trained --ids ids.txt", folder)
+    bash(f"{command} {flags}", folder)
+
+  return check
+
+
+def rehearsed(command: str, folder: Path) -> None:
+  """Serves, or shows what was rehearsed and refuses, which depends on the CPU."""
+  on_mynet("> served.log 2>&1 || grep 'error: serve: the rehearsal did not find' served.log")(
+    command, folder
+  )
+
+
+NET = "--config flags.json --checkpoint"
+
 COMMANDS: dict[str, Check] = {
+  "python mynet.py": mynet,
+  "jaxmul score --network mynet:recipe --data digits.npz --checkpoint trained": on_mynet(),
+  "jaxmul memorize --config flags.json --num-models 100": on_mynet("--num-models 8"),
+  f"jaxmul forget {NET} trained --ids ids.txt": on_mynet(),
+  "jaxmul verify runs/deletion": on_mynet(),
+  f"jaxmul evaluate {NET} runs/deletion/network --ids ids.txt": on_mynet("--oracles 2"),
+  f"jaxmul serve {NET} trained --requests requests.txt": rehearsed,
   "make demo": demo,
   "make test": target,
   "make lint": target,

@@ -1,6 +1,8 @@
 """The bar shows what is done on a terminal, late, and leaves every other stream alone."""
 
+import importlib.util
 import io
+import os
 import sys
 import time
 
@@ -67,3 +69,44 @@ def test_without_a_terminal_or_without_stages_nothing_is_said(monkeypatch):
       for _ in range(total):
         begin("a stage")
     assert stream.getvalue() == ""
+
+
+def test_a_log_gets_a_line_a_minute_with_the_time_left(monkeypatch, capsys):
+  monkeypatch.setattr(_progress, "LINE_SECONDS", 0.05)
+  for _ in shown(range(3), "scoring"):
+    time.sleep(0.06)
+  with stages(2) as begin:
+    for name in ("training", "unlearning"):
+      time.sleep(0.06)
+      begin(name)
+  said = capsys.readouterr().err.splitlines()
+  assert said[:3] == [
+    "scoring: 1 of 3, 0:00:00 left",
+    "scoring: 2 of 3, 0:00:00 left",
+    "scoring: 3 of 3, 0:00:00 left",
+  ]
+  assert said[3:] == ["training: 0 of 2", "unlearning: 1 of 2, 0:00:00 left"]
+
+
+CELL = """
+from jaxmul import _progress
+print(_progress.watched())
+for _ in _progress.shown(range(2), "images", after=-1.0):
+  pass
+"""
+
+
+@pytest.mark.parametrize("widgets", [False, True])
+def test_a_notebook_gets_a_bar_where_it_can_draw_one(widgets, monkeypatch):
+  nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+  if widgets:
+    pytest.importorskip("ipywidgets")
+  else:
+    if importlib.util.find_spec("ipywidgets"):
+      pytest.skip("ipywidgets is installed")
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.getcwd(), *sys.path]))
+  book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+  nbclient.NotebookClient(book, kernel_name="python3", resources={}).execute()
+  kinds = [output.output_type for output in book.cells[0].outputs]
+  assert book.cells[0].outputs[0].text == f"{widgets}\n"
+  assert ("display_data" in kinds) == widgets

@@ -133,7 +133,8 @@ def forget_sets(fit: train.Fit, size: int, key: jax.Array) -> dict[str, np.ndarr
   """Returns three disjoint forget sets: "mixed", "memorized" and "random"."""
   order = fit.ids[np.lexsort((scattered(fit.ids), -fit.scores["confidence"]))]
   half = size // 2
-  late, rest = order[: half + size], np.asarray(jax.random.permutation(key, order[half + size :]))
+  late, rest = order[: half + size], order[half + size :]
+  rest = rest[np.asarray(jax.random.permutation(key, len(rest)))]  # JAX would cut ids to 32 bits
   turn = np.arange(len(late)) % 3 == 0  # every third, so that both sets are about as hard
   mixed, memorized = late[turn][:half], np.setdiff1d(late, late[turn][:half])[:size]
   return {

@@ -17,6 +17,7 @@ __all__ = ["difference", "over_seeds", "read", "with_interval"]
 SEEDS = "95 % t over training seeds"
 EXAMPLES = "95 % bootstrap over examples"
 _NAN = float("nan")
+_ONE = "one seed gives no interval"
 SHARED = ("accuracy", "attack rate")
 """Figures of oracles that two methods beside the same oracles have alike."""
 
@@ -111,7 +112,8 @@ def over_seeds(values: Sequence[float] | np.ndarray, **what: Any) -> Figure:
     0.92
   """
   seeds = tuple(float(value) for value in values)
-  return with_interval(t_interval(seeds), SEEDS, seeds=seeds, **what)
+  figure = with_interval(t_interval(seeds), SEEDS, seeds=seeds, **what)
+  return figure if len(seeds) > 1 else dataclasses.replace(figure, note=_ONE)
 
 
 def with_interval(value: Interval, note: str, **what: Any) -> Figure:

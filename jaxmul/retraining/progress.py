@@ -1,4 +1,4 @@
-"""How far the training of many models is: a bar on a terminal, a line a minute in a log.
+"""How far the training of many models is: a bar where somebody looks, a line a minute in a log.
 
 The rate counts what is computed now: chunks that an earlier run left in the store do not flatter
 the time that is left.
@@ -11,12 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from jaxmul._progress import bar
+from jaxmul._progress import LINE_SECONDS, bar, watched
 from jaxmul.retraining.chunk import Chunk
 from jaxmul.retraining.executors import Executor, Submitter, of
 from jaxmul.retraining.schedule import Schedule
-
-_LINE_SECONDS = 60.0
 
 
 class Progress:
@@ -29,11 +27,11 @@ class Progress:
     every: seconds from one line to the next where stderr is no terminal.
   """
 
-  def __init__(self, total: int, shown: bool, label: str, every: float = _LINE_SECONDS):
+  def __init__(self, total: int, shown: bool, label: str, every: float = LINE_SECONDS):
     from rich.progress import BarColumn, TextColumn
 
     self._shown = shown and jax.process_index() == 0
-    self.terminal = self._shown and sys.stderr.isatty()
+    self.terminal = self._shown and watched()
     self._total, self._label, self._every = total, label, every
     self._done, self._computed, self._start, self._last = 0, 0, 0.0, 0.0
     self._said, self._earlier = "", 0

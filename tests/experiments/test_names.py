@@ -196,7 +196,7 @@ def test_every_flag_is_told_but_those_that_are_named_as_others(files, script):
 @pytest.mark.parametrize(
   ("script", "idle"),
   [
-    ("rum", {"seeds", "first_seed", "audit_models", "checkpoints", "log", "out"}),
+    ("rum", {"seeds", "first_seed", "audit_models", "checkpoints", "log", "out", "export"}),
     ("score", {"seeds", "log", "out", "truth", "num_models", "fraction", "sample"}),
     ("unlearn", {"all", "algorithms", "sets", "seeds", "log", "out"}),
   ],

@@ -1,0 +1,145 @@
+"""Methods and proxies of one's own in the main table, and the table as a file."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import main_job, main_job_results
+from jaxmul._command import export, own
+from jaxmul.metrics import Figure
+from jaxmul.metrics.figures import over_seeds
+
+ROOT = Path(__file__).parents[2]
+MODULE = """
+from jaxmul import proxies, rum, unlearn
+
+def f(params, batch):
+  return 2 * proxies.loss(params, batch)
+
+def mine():
+  return unlearn.neg_grad_plus(0.02)
+
+def step():
+  return rum.Step(unlearn.fine_tune(), epochs=3)
+
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+  (tmp_path / "mypkg_mod.py").write_text(MODULE)
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.delitem(sys.modules, "mypkg_mod", raising=False)
+  return tmp_path / "mypkg_mod.py"
+
+
+@pytest.mark.usefixtures("module")
+def test_a_method_is_an_unlearner_or_a_step():
+  found = own.step("mypkg_mod:mine", 64)
+  assert (found.epochs, found.batch_size) == (5, 64)
+  assert found.unlearner is not None
+  assert found.unlearner.name == "neg_grad_plus"
+  assert own.step("mypkg_mod:step", 64).epochs == 3
+  with pytest.raises(ValueError, match="gives a int, must give an unlearn"):
+    own.step("mypkg_mod:number", 64)
+  with pytest.raises(ValueError, match="--proxy mypkg_mod:number is a int, must be"):
+    own.proxy("mypkg_mod:number")
+  with pytest.raises(ValueError, match="--proxy mypkg_mod:g: AttributeError"):
+    own.proxy("mypkg_mod:g")
+
+
+def test_other_code_of_ones_own_is_told(module):
+  names = ("confidence", "mypkg_mod:f")
+  before = own.files(names)
+  assert list(before) == ["mypkg_mod:f"]
+  module.write_text(MODULE + "\n# another\n")
+  assert own.files(names) != before
+
+
+def test_own_rows_are_in_the_table_and_are_compared():
+  config = main_job.Config(proxy=("confidence", "mypkg_mod:f"), method=("mypkg_mod:mine",))
+  methods = main_job.methods_of(config)
+  assert "RUM f" in methods
+  assert methods["mine"].own
+  figures = {
+    name: [over_seeds([0.1 * row, 0.3], name=figure) for figure in main_job_results.HEADLINE]
+    for row, name in enumerate(methods)
+  }
+  differences = main_job_results.differences_of(methods, figures)
+  assert list(differences["mine"])[1] == "SalUn vanilla"
+  assert "SalUn vanilla" in differences["RUM f"]
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ({"proxy": ("hope",)}, "--proxy hope: must be one of confidence"),
+    ({"proxy": ("confidence", "a:confidence")}, "have one name"),
+    ({"method": ("a:mine", "b:mine")}, "have one name"),
+  ],
+)
+def test_names_that_are_unknown_or_alike_are_refused(flags, message):
+  with pytest.raises(ValueError, match=message):
+    main_job.Config(**flags)
+
+
+FIGURES = {
+  "RUM my_f": [over_seeds([0.8, 0.9], name="ToW"), Figure(name="seconds", value=2.0)],
+  "original": [over_seeds([0.5], name="ToW"), Figure(name="seconds", value=1.0)],
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_export_holds_every_figure_with_its_interval(kind, tmp_path):
+  path = export.write(tmp_path, kind, FIGURES, ["ToW"])
+  if kind == "csv":
+    with path.open() as file:
+      rows = list(csv.DictReader(file))
+  else:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    rows = pandas.read_parquet(path).to_dict("records")
+  assert [(row["method"], row["figure"]) for row in rows] == [
+    (name, figure) for name in FIGURES for figure in ("ToW", "seconds")
+  ]
+  tow = FIGURES["RUM my_f"][0]
+  ends = [float(rows[0][name]) for name in ("low", "value", "high")]
+  np.testing.assert_allclose(ends, [tow.low, tow.value, tow.high])
+  assert rows[0]["interval"] == "95 % t over training seeds"
+  assert rows[2]["low"] == "" or np.isnan(rows[2]["low"])
+
+
+def test_latex_has_half_widths_and_escaped_names(tmp_path):
+  text = export.write(tmp_path, "latex", FIGURES, ["ToW"]).read_text()
+  assert r"RUM my\_f & $0.850 \pm 0.635$ \\" in text
+  assert r"original & $0.500$ \\" in text
+
+
+def test_parquet_without_its_packages_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+  export.check("csv")
+  with pytest.raises(ImportError, match="pip install pandas pyarrow"):
+    export.check("parquet")
+
+
+@pytest.mark.slow
+def test_own_method_and_proxy_end_to_end(module):
+  out = module.parent / "run"
+  flags = "--dataset digits --num-models 8 --epochs 1 --seeds 2 --group-size 30 --audit-models 0"
+  flags += " --proxy confidence mypkg_mod:f --method mypkg_mod:mine --export csv"
+  environment = os.environ | {"PYTHONPATH": f"{module.parent}:{ROOT}"}
+  command = [sys.executable, "-m", "experiments.rum", *flags.split(), "--out", str(out)]
+  done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+  assert done.returncode == 0, done.stderr
+  methods = json.loads((out / "metrics.json").read_text())["methods"]
+  assert {"mine", "RUM f"} <= set(methods)
+  with np.load(out / "scores.npz") as scores:
+    assert np.ptp(scores["proxy_f"]) > 0
+  assert "mine,seconds,all," in (out / "table.csv").read_text()
