@@ -211,7 +211,13 @@ def _environment():
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  filters = {"dots": charts.dots, "ends": _ends, "interval": _interval, "number": _number, "times": _times}
+  filters = {
+    "dots": charts.dots,
+    "ends": _ends,
+    "interval": _interval,
+    "number": _number,
+    "times": _times,
+  }
   environment.filters |= filters
   return environment
 

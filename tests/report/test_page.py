@@ -101,7 +101,9 @@ def test_a_bar_shows_how_many_of_its_examples_are_forgotten():
   first, last = drawn["bars"]
   assert (first["count"], first["groups"]) == (999, {"low": 9})
   assert first["height"] == 1
-  assert first["chosen_height"] == last["chosen_height"] == last["height"] < 0.34  # log 10 / log 1000
+  assert (
+    first["chosen_height"] == last["chosen_height"] == last["height"] < 0.34
+  )  # log 10 / log 1000
   assert [count for _, count in drawn["ticks"]] == [1, 10, 100]
   assert (drawn["total"], drawn["chosen"]) == (1008, 18)
 
