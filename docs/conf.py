@@ -21,7 +21,9 @@ html_title = "jaxmul"
 html_show_copyright = False
 html_extra_path = ["root"]  # its index.html leads to this site's first page
 
-nb_execution_mode = "off"  # the tests run the notebooks
+nb_execution_mode = "off"  # the tests run the notebooks; docs/gallery.md asks to be run
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 

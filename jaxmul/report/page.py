@@ -35,9 +35,9 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
     run_directory: metrics.json gives the tables, scores.npz the figures, and with images.npz (ids,
       images, labels and perhaps class_names) the explorer; unlearned.npz (ids, methods, confidence
       [methods, seeds, k], oracles [k], the mean of theirs) what became of each forgotten example;
-      audit.json the audit; config.json the provenance. Any of them may be absent, but not both of the first two. Where images are
-      tokens, int [n, T], the explorer shows them as text: decode of images.npz, str [n], or else
-      the numbers.
+      audit.json the audit; config.json the provenance. Any of them may be absent, but not both of
+      the first two. Where images are tokens, int [n, T], the explorer shows them as text: decode of
+      images.npz, str [n], or else the numbers.
     max_bytes: of the page; many images are compressed harder to fit, and texts cut shorter.
 
   Returns:
