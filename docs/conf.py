@@ -24,6 +24,7 @@ html_extra_path = ["root"]  # its index.html leads to this site's first page
 nb_execution_mode = "off"  # the tests run the notebooks; docs/gallery.md asks to be run
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
+nb_execution_timeout = 300
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
