@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Where there is an NVIDIA GPU, the demo gets the JAX for it.
+EXTRAS := demo$(shell nvidia-smi -L >/dev/null 2>&1 && echo ,gpu)
+
 .PHONY: demo test lint types docs lock clean
 
 demo: .venv/.demo
@@ -22,7 +25,7 @@ lint: .venv/.test
 types: .venv/.test
 	$(BIN)/pyright
 
-# The first page is docs/_build/html/docs/index.html.
+# The first page is docs/_build/html/index.html, which leads to docs/index.html.
 docs: .venv/.docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . docs/_build/html
 
@@ -32,7 +35,7 @@ docs: .venv/.docs
 	touch $@
 
 .venv/.demo: .venv/.made pyproject.toml requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[$(EXTRAS)]'
 	touch $@
 
 .venv/.test: .venv/.made pyproject.toml requirements.lock
@@ -46,7 +49,7 @@ docs: .venv/.docs
 # Newest versions that resolve on Python 3.11 to 3.13.
 lock: .venv/.made
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 \
+	$(BIN)/uv pip compile --quiet pyproject.toml --universal --extra test --extra bench --extra docs --python-version 3.11 \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --upgrade -o requirements.lock
 
 clean:

@@ -19,13 +19,18 @@ exclude_patterns = ["docs/_build", ".git", ".venv", "runs"]  # not even looked t
 html_theme = "furo"
 html_title = "jaxmul"
 html_show_copyright = False
+html_extra_path = ["root"]  # its index.html leads to this site's first page
 
-nb_execution_mode = "off"  # the tests run the notebooks
+nb_execution_mode = "off"  # the tests run the notebooks; docs/gallery.md asks to be run
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_default_options = {"members": True}
-autodoc_typehints = "none"  # docstrings say more: shapes and ranges
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 80
 napoleon_use_ivar = True

@@ -173,6 +173,7 @@ def write(
       "ids": problem.split.forget,
       "methods": np.array(list(methods)),
       "confidence": np.array(confidence, np.float32),
+      "oracles": problem.oracles.take(problem.split.forget).probability.mean(axis=0),
     },
   )
   training = problem.training

@@ -74,7 +74,7 @@ class Config(TruthFlags):
   Attributes:
     model: network to train, for the truth and for the proxies.
     proxy: which to compute; names with final_ are of the trained network.
-    every: gather proxies that take gradients in every so-manieth epoch.
+    every: k, to gather proxies that take gradients in every k-th epoch only.
     seeds: training seeds; one gives no intervals over seeds.
     truth: .npz of an Estimate of this data and recipe; if not given, estimated into the run
       directory.

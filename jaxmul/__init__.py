@@ -7,7 +7,7 @@ Importing this package imports nothing heavy; submodules load when first named.
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
   from jaxmul import (

@@ -13,32 +13,39 @@ _DENSITY = (28, 18)  # bins of the proxy's rank and of memorization
 
 
 def histogram(memorization: np.ndarray, groups: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Counts examples by memorization, all and in each group, with heights on a log scale.
+  """Counts examples by memorization, all and in each group, with heights on one log axis.
 
   Args:
     memorization: [n]; NaN is left out.
-    groups: {name: scores of that group}.
+    groups: {name: scores of that group}, disjoint.
 
   Returns:
-    {"low", "high": ends of the axis, "top": largest count, "bars": [{"x", "width", "height",
-    "from", "to", "count", "groups": {name: count}}]}.
+    {"low", "high": ends of the axis, "total", "chosen": how many examples are counted, and how many
+    of them are in a group, "ticks": [(height, count)], "bars": [{"x", "width", "height",
+    "chosen_height": that of all groups together, "from", "to", "count", "groups": {name: count}}]}.
 
   Example:
     >>> found = histogram(np.array([0.0, 0.0, 1.0]), {"high": np.array([1.0])})
-    >>> found["top"], found["bars"][-1]["groups"]
-    (2, {'high': 1})
+    >>> found["total"], found["chosen"], found["bars"][-1]["groups"]
+    (3, 1, {'high': 1})
   """
   scores = memorization[np.isfinite(memorization)]
   low = float(min(0, scores.min(initial=0)))
   edges = np.linspace(low, 1, _BINS + 1)
   counts = np.histogram(scores, edges)[0]
   inside = {name: np.histogram(values, edges)[0] for name, values in groups.items()}
+  chosen = sum(inside.values(), np.zeros(_BINS, int))
   top = max(1, int(counts.max()))
+
+  def height(count: int) -> float:
+    return float(np.log1p(count) / np.log1p(top))
+
   bars = [
     {
       "x": i / _BINS,
       "width": 1 / _BINS,
-      "height": float(np.log1p(count) / np.log1p(top)),
+      "height": height(count),
+      "chosen_height": height(chosen[i]),
       "from": float(edges[i]),
       "to": float(edges[i + 1]),
       "count": int(count),
@@ -47,7 +54,15 @@ def histogram(memorization: np.ndarray, groups: Mapping[str, np.ndarray]) -> dic
     for i, count in enumerate(counts)
     if count
   ]
-  return {"low": low, "high": 1.0, "top": top, "bars": bars}
+  ticks = [(height(count), count) for count in (10**k for k in range(9)) if count <= top]
+  return {
+    "low": low,
+    "high": 1.0,
+    "total": int(counts.sum()),
+    "chosen": int(chosen.sum()),
+    "ticks": ticks,
+    "bars": bars,
+  }
 
 
 def density(scores: np.ndarray, memorization: np.ndarray) -> dict[str, Any]:

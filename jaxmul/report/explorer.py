@@ -61,7 +61,7 @@ def pack(run: Run, max_bytes: int) -> tuple["Markup", str]:
     data["after"] = {
       "ids": run.after.ids.tolist(),
       "methods": run.after.methods,
-      "confidence": np.round(run.after.confidence, 4).tolist(),
+      "confidence": np.round(run.after.confidence.mean(axis=1), 4).tolist(),
     }
   room = max((max_bytes - len(json.dumps(data)) - _PAGE_BYTES) * 3 // 4, 100_000)
   if run.images.texts is not None:

@@ -13,8 +13,9 @@ import numpy as np
 from jaxmul._files import write_atomic
 from jaxmul._identity import hashed
 from jaxmul.metrics import Blind, Figure, find
+from jaxmul.metrics.figures import over_seeds
 from jaxmul.report import charts, explorer
-from jaxmul.report.read import Method, Run, read
+from jaxmul.report.read import After, Method, Run, read
 
 MAX_BYTES = 24_000_000
 # Of the table: title, and name and part of a figure.
@@ -33,10 +34,10 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
   Args:
     run_directory: metrics.json gives the tables, scores.npz the figures, and with images.npz (ids,
       images, labels and perhaps class_names) the explorer; unlearned.npz (ids, methods, confidence
-      [methods, seeds, k]) what became of each forgotten example; audit.json the audit; config.json
-      the provenance. Any of them may be absent, but not both of the first two. Where images are
-      tokens, int [n, T], the explorer shows them as text: decode of images.npz, str [n], or else
-      the numbers.
+      [methods, seeds, k], oracles [k], the mean of theirs) what became of each forgotten example;
+      audit.json the audit; config.json the provenance. Any of them may be absent, but not both of
+      the first two. Where images are tokens, int [n, T], the explorer shows them as text: decode of
+      images.npz, str [n], or else the numbers.
     max_bytes: of the page; many images are compressed harder to fit, and texts cut shorter.
 
   Returns:
@@ -97,6 +98,7 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
       for title in titles
       if title in _DRAWN
     },
+    "gaps": _gaps_by_group(run),
     "card": card,
     "cards": _cards(run.methods, card),
     "groups_said": {
@@ -104,7 +106,7 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
       for name, group in run.metrics.get("groups", {}).items()
     },
     "cost": charts.cost({name: method.figures for name, method in run.methods.items()}),
-    "after": _by_group(run),
+    "after": _confidence_by_group(run),
     "digests": run.digests,
     "data": None,
   }
@@ -127,14 +129,24 @@ def _picked(figures: Sequence[Figure], name: str, part: str) -> list[Figure]:
 
 
 def _cards(methods: Mapping[str, Method], card: str) -> dict[str, Figure]:
-  """Returns a figure of what the summary shows: doing nothing, the best to expect, RUM's ways."""
-  fixed = ("original", "retrain")
-  whole = [name for name, m in methods.items() if m.scores is None and not m.tuned]
-  whole = [name for name in whole if name not in fixed]
-  truth = [name for name, m in methods.items() if m.scores == "ground truth"]
+  """Returns {what it is of: figure} of what the summary shows.
+
+  Doing nothing, the best to expect, the plan's last algorithm on the whole forget set, RUM with the
+  ground truth, the best of the RUMs with a proxy, and the autopilot.
+  """
+  own = {name: find(method.figures, card) for name, method in methods.items()}
+  plain = {name: m.scores for name, m in methods.items() if not m.tuned}
+  whole = [name for name in plain if plain[name] is None and name not in ("original", "retrain")]
+  truth = [name for name in plain if plain[name] == "ground truth"]
   tuned = [name for name, m in methods.items() if m.tuned]
-  names = dict.fromkeys([*fixed, *whole[-1:], *truth, *tuned[-1:]])
-  return {name: find(methods[name].figures, card) for name in names if name in methods}
+  names = dict.fromkeys(["original", "retrain", *whole[-1:], *truth, *tuned[-1:]])
+  cards = {name: own[name] for name in names if name in own}
+  cheap = [name for name in plain if plain[name] not in (None, "ground truth", "shuffle")]
+  if cheap:
+    sign = -1 if card == "example gap" else 1
+    best = max(cheap, key=lambda name: sign * own[name].value)
+    cards[f"{best}, the best of {len(cheap)} proxies" if len(cheap) > 1 else best] = own[best]
+  return cards
 
 
 def _profile(memorization: np.ndarray) -> dict[str, float]:
@@ -154,16 +166,39 @@ def _groups(run: Run) -> dict[str, np.ndarray]:
   return run.groups or {"forget set": run.forget}
 
 
-def _by_group(run: Run) -> dict[str, dict[str, float]]:
-  """Returns {method: {group: mean p_y over its examples and seeds}}."""
+def _confidence_by_group(run: Run) -> dict[str, dict[str, float]]:
+  """Returns {method: {group: mean p_y over its examples and seeds}}, of the oracles too."""
   if run.after is None:
     return {}
-  members = {name: np.isin(run.after.ids, ids) for name, ids in _groups(run).items()}
-  members = {name: is_member for name, is_member in members.items() if is_member.any()}
+  after = dict(zip(run.after.methods, run.after.confidence, strict=True))
+  if run.after.oracles is not None:
+    after["mean of the oracles"] = run.after.oracles
+  members = _members(run.after, run)
   return {
-    method: {name: float(confidence[rows].mean()) for name, rows in members.items()}
-    for method, confidence in zip(run.after.methods, run.after.confidence, strict=True)
+    method: {name: float(confidence[..., rows].mean()) for name, rows in members.items()}
+    for method, confidence in after.items()
   }
+
+
+def _gaps_by_group(run: Run) -> dict[str, dict[str, Figure]]:
+  """Returns {group: {method: its example gap there}}, {} where the oracles are not known."""
+  after = run.after
+  if after is None or after.oracles is None:
+    return {}
+  distance = dict(zip(after.methods, np.abs(after.confidence - after.oracles), strict=True))
+  return {
+    name: {
+      method: over_seeds(seeds[:, rows].mean(axis=1), name="example gap", part=name)
+      for method, seeds in distance.items()
+    }
+    for name, rows in _members(after, run).items()
+  }
+
+
+def _members(after: After, run: Run) -> dict[str, np.ndarray]:
+  """Returns {group: which forgotten examples are in it, bool [k]}, of groups that have any."""
+  members = {name: np.isin(after.ids, ids) for name, ids in _groups(run).items()}
+  return {name: is_member for name, is_member in members.items() if is_member.any()}
 
 
 def _environment():
@@ -176,7 +211,13 @@ def _environment():
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  filters = {"ends": _ends, "interval": _interval, "number": _number, "times": _times}
+  filters = {
+    "dots": charts.dots,
+    "ends": _ends,
+    "interval": _interval,
+    "number": _number,
+    "times": _times,
+  }
   environment.filters |= filters
   return environment
 

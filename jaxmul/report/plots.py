@@ -32,7 +32,9 @@ def memorization_histogram(
   for (name, members), colour in zip(groups.items(), ("#5aa469", "#e0a030", _WARM), strict=False):
     axes.hist(members, bins, histtype="step", linewidth=1.8, color=colour, label=f"forget: {name}")
   axes.set(
-    yscale="log", xlabel="memorization (accuracy when in − when left out)", ylabel="examples"
+    yscale="log",
+    xlabel="memorization (accuracy when in − when left out)",
+    ylabel="examples (log scale)",
   )
   axes.legend(frameon=False)
   _save(figure, path)

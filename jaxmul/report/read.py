@@ -51,12 +51,21 @@ class Images:
   class_names: list[str]
 
 
-class After(NamedTuple):
-  """What became of each forgotten example: ids [k], methods, mean p_y [methods, k] over seeds."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class After:
+  """What became of each forgotten example.
+
+  Attributes:
+    ids: [k].
+    methods: names, from top to bottom.
+    confidence: p_y [methods, seeds, k].
+    oracles: the mean of p_y under several oracles [k], None where the run did not keep it.
+  """
 
   ids: np.ndarray
   methods: list[str]
   confidence: np.ndarray
+  oracles: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,7 +207,12 @@ def _images(arrays: dict[str, np.ndarray], ids: np.ndarray) -> Images | None:
 def _after(arrays: dict[str, np.ndarray]) -> After | None:
   if not arrays:
     return None
-  return After(arrays["ids"], arrays["methods"].tolist(), arrays["confidence"].mean(axis=1))
+  return After(
+    ids=arrays["ids"],
+    methods=arrays["methods"].tolist(),
+    confidence=arrays["confidence"],
+    oracles=arrays.get("oracles"),
+  )
 
 
 def _json(path: Path) -> dict[str, Any]:

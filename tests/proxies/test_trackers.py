@@ -216,7 +216,7 @@ def within_class(values, labels):
 
 
 def references(found, labels, every):
-  """The tracked scores, from what was seen in every epoch and in every so-manieth one."""
+  """The tracked scores, from what was seen in every epoch and in every k-th one."""
   z = found["z"]
   right = z.argmax(-1) == labels
   own = np.take_along_axis(z, labels[None, :, None], -1)[..., 0]

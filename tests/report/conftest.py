@@ -63,6 +63,7 @@ def _write_run(
       "ids": forget,
       "methods": np.array(methods),
       "confidence": rng.random((len(methods), 2, len(forget)), np.float32),
+      "oracles": rng.random(len(forget), np.float32),
     },
   )
   interval = {"value": 0.5, "low": 0.4, "high": float("nan")}

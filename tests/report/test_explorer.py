@@ -55,6 +55,22 @@ def test_filters_by_class_group_range_and_id(toy, visit):
   page.locator("#list").press("End")
 
 
+def test_the_panel_shows_what_is_highlighted_after_every_filter(toy, visit):
+  page = visit(toy)
+
+  def highlighted():
+    label = page.locator('#list [aria-selected="true"]').get_attribute("aria-label")
+    return label.split(",")[0]
+
+  assert highlighted() in page.locator("#detail h3").inner_text()
+  page.locator("#list .item").nth(3).click()
+  for name, value in (("#class", "3"), ("#group", "3"), ("#class", "4")):
+    page.select_option(name, value)
+    assert highlighted() in page.locator("#detail h3").inner_text()
+  page.fill("#id", "5")
+  assert page.locator("#detail").inner_text() == "Nothing passes these filters."
+
+
 def test_it_sorts_by_the_disagreement_of_the_proxies(toy, visit):
   page = visit(toy)
   with np.load(toy.parent / "scores.npz") as scores:

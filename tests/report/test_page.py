@@ -3,6 +3,7 @@
 import hashlib
 import html
 import json
+import re
 import shutil
 import time
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxmul import report
+from jaxmul.report import charts
 from jaxmul.report.sprites import sprites
 
 HOSTILE = [
@@ -69,6 +71,70 @@ def test_phone_width_has_no_sideways_scroll_and_dark_is_dark(toy, chromium):
   assert page.evaluate("document.documentElement.scrollWidth") == 390
   assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 28)"
   page.close()
+
+
+# The size of each text on the screen; a chart is drawn smaller where the screen is narrow.
+SIZES = """() => [...document.querySelectorAll("body *")].filter(element =>
+    element.checkVisibility() && !["title", "option"].includes(element.tagName)
+    && [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim())
+  ).map(element => {
+    const size = parseFloat(getComputedStyle(element).fontSize), svg = element.ownerSVGElement;
+    return svg ? size * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : size;
+  })"""
+
+
+@pytest.mark.parametrize("width", [360, 390, 800, 1280])
+def test_no_text_is_smaller_than_eleven_pixels(toy, chromium, width):
+  page = chromium.new_page(viewport={"width": width, "height": 800})
+  page.goto(toy.as_uri())
+  page.wait_for_selector("#list .item")
+  sizes = page.evaluate(SIZES)
+  assert len(sizes) > 100
+  assert min(sizes) >= 11
+  page.close()
+
+
+def test_a_bar_shows_how_many_of_its_examples_are_forgotten():
+  """Thousands looked forgotten where 240 were: whole bars had the colour of the forget set."""
+  memorization = np.array([0.0] * 999 + [1.0] * 9)
+  drawn = charts.histogram(memorization, {"low": memorization[:9], "high": memorization[999:]})
+  first, last = drawn["bars"]
+  assert (first["count"], first["groups"]) == (999, {"low": 9})
+  assert first["height"] == 1
+  assert (
+    first["chosen_height"] == last["chosen_height"] == last["height"] < 0.34
+  )  # log 10 / log 1000
+  assert [count for _, count in drawn["ticks"]] == [1, 10, 100]
+  assert (drawn["total"], drawn["chosen"]) == (1008, 18)
+
+
+def test_where_a_method_forgets_is_told_of_each_group(toy):
+  with np.load(toy.parent / "unlearned.npz") as after, np.load(toy.parent / "scores.npz") as scores:
+    rows = np.isin(after["ids"], scores["group_high"])
+    distance = np.abs(after["confidence"][1] - after["oracles"])[:, rows]
+  mean, half = distance.mean(), 12.7062 * np.ptp(distance.mean(axis=1)) / 2  # t of two seeds
+  table = toy.read_text().split('aria-label="Example gap by group"')[1].split("</table>")[0]
+  (row,) = re.findall(r'<th scope="row">RUM</th>(.*)</tr>', table)
+  cell = re.findall(r"<td>(\S+) \[(\S+), (\S+)\]</td>", row)[2]
+  assert [float(end) for end in cell] == pytest.approx([mean, mean - half, mean + half], abs=6e-4)
+
+
+def test_the_cards_have_the_best_of_the_proxies_beside_the_ground_truth(toy, tmp_path):
+  record = json.loads((toy.parent / "metrics.json").read_text())
+  ways = {"RUM ground truth": 0.1, "RUM shuffle": 0.2, "RUM loss": 0.4, "RUM csl": 0.3}
+  record["methods"] = {
+    name: {
+      "scores": name.removeprefix("RUM "),
+      "tuned": False,
+      "figures": [{"name": "example gap", "part": "forget", "value": gap}],
+    }
+    for name, gap in ways.items()
+  }
+  (tmp_path / "metrics.json").write_text(json.dumps(record))
+  cards = re.findall(r"<dt>(.*?)</dt><dd>(\S+)", report.html(tmp_path).read_text())
+  assert ("example gap, RUM csl, the best of 2 proxies", "0.30") in cards
+  assert ("example gap, RUM ground truth", "0.10") in cards
+  assert not any("shuffle" in title for title, _ in cards)
 
 
 FILES = ("config.json", "metrics.json", "audit.json", "scores.npz", "images.npz", "unlearned.npz")
@@ -192,11 +258,11 @@ def test_paper_is_light_and_shows_every_section_and_id(toy, chromium):
   def visible():
     return page.locator("section, .ids").evaluate_all("all => all.map(e => e.checkVisibility())")
 
-  assert sorted(visible()) == [False] * 3 + [True] * 8
+  assert sorted(visible()) == [False] * 3 + [True] * 9
   page.emulate_media(media="print")
   assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
   assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
-  assert visible() == [True] * 11
+  assert visible() == [True] * 12
   page.close()
 
 

@@ -5,6 +5,7 @@ import functools
 import inspect
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,7 +197,7 @@ def outcome(algorithm, seed=0):
 
 
 def check_equal(a, b):
-  jax.tree.map(np.testing.assert_array_equal, (a.params, a.state), (b.params, b.state))
+  chex.assert_trees_all_equal((a.params, a.state), (b.params, b.state))
 
 
 @pytest.mark.parametrize("name", WITH_ARRAYS)

@@ -24,7 +24,7 @@ def cumulative_gradient(every: int = 1) -> Tracker:
   """CSG, Σ ‖∇_x ℓ‖₂ over epochs: how hard the loss leaned on an example's pixels.
 
   Args:
-    every: gather in every so-manieth epoch.
+    every: k, to gather in every k-th epoch only.
 
   Returns:
     A Tracker whose score `cumulative_gradient` [n], float32, is at least 0, in nats per input unit.
@@ -47,7 +47,7 @@ def tracin(every: int = 1) -> Tracker:
   The paper sums over checkpoints; here each example counts at its own step of an epoch.
 
   Args:
-    every: gather in every so-manieth epoch.
+    every: k, to gather in every k-th epoch only.
 
   Returns:
     A Tracker whose score `tracin` [n], float32, is at least 0, in nats.
@@ -70,7 +70,7 @@ def curvature(
   """Loss curvature averaged over epochs, as its paper does; see `proxies.curvature`.
 
   Args:
-    every: gather in every so-manieth epoch.
+    every: k, to gather in every k-th epoch only.
     num_probes: of each estimate, the same directions in every epoch; the mean over epochs averages
       over networks, so one goes a long way.
     method, h: as in `proxies.curvature`.
@@ -104,7 +104,7 @@ def vog(every: int = 1) -> Tracker:
   size of the data as floats.
 
   Args:
-    every: gather in every so-manieth epoch.
+    every: k, to gather in every k-th epoch only.
 
   Returns:
     A Tracker whose score `vog` [n], float32, is in standard deviations within a class.

@@ -18,6 +18,8 @@ function select() {
   items.forEach((item) => item.remove());
   items.clear();
   layOut();
+  if (rows.length) show(rows[chosen]);
+  else $("detail").replaceChildren(element("p", "Nothing passes these filters.", "muted"));
 }
 
 const perRow = () => Math.max(1, Math.floor(list.clientWidth / WIDTH));
