@@ -168,6 +168,12 @@ def _refuse_unknown(vectors: jax.Array, token: int, caller: str) -> None:
 
 def _refuse_other_positions(outputs: tuple[int, ...], labels: Array, caller: str) -> None:
   count = len(labels)
+  if labels.ndim == 1 and outputs in ((count,), (count, 1)):
+    raise ValueError(
+      f"{caller} needs apply_fn to return logits [B, C] of at least 2 classes, got "
+      f"{list(outputs)}, one number an example. That of a sigmoid becomes two logits with "
+      "jnp.stack([0 * z, z], -1), z [B]; numbers to predict take jaxmul.bind(..., loss=)."
+    )
   if len(outputs) < 2 or outputs[0] != count:
     raise ValueError(
       f"{caller} needs apply_fn to return logits [B, C] = [{count}, C], or [B, *P, C] for labels "

@@ -16,7 +16,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
-from jaxmul import losses
+from jaxmul import _outputs, losses
 from jaxmul._blocks import least_rows
 
 ApplyFn = Callable[[Any, jax.Array], jax.Array]
@@ -51,7 +51,10 @@ class Network:
 
   def __call__(self, inputs: jax.Array) -> jax.Array:
     """Returns evaluation-mode outputs [B, *P, C] of inputs [B, ...]."""
-    return self.apply_fn(self.variables, inputs)
+    outputs = self.apply_fn(self.variables, inputs)
+    if self.loss is losses.cross_entropy:  # a loss of one's own takes what it was made for
+      _outputs.refuse_other(outputs, "evaluation")
+    return outputs
 
   def embedded(self, inputs: jax.Array) -> jax.Array:
     """Returns inputs as floats [B, ...] that a gradient can be taken at: those of `embed`, if any.
@@ -80,7 +83,8 @@ class Network:
         what they hold: in training other examples of the same set.
 
     Raises:
-      ValueError: the state that `train_fn` returns has another structure, shape or dtype.
+      ValueError: the state that `train_fn` returns has another structure, shape or dtype, or the
+        outputs are no array.
     """
     if self.train_fn is None:
       return self(inputs), self.state
@@ -89,6 +93,8 @@ class Network:
     given = jax.tree.map(lambda leaf: leaf, self.state)
     outputs, state = self.train_fn(self.params, given, inputs, key, mask | ~some)
     _refuse_other_state(state, self.state)
+    if self.loss is losses.cross_entropy:
+      _outputs.refuse_other(outputs, "training")
     return outputs, jax.tree.map(lambda new, old: jnp.where(some, new, old), state, self.state)
 
   def replace(self, **changes: object) -> Self:
@@ -104,6 +110,7 @@ def bind(
   *,
   loss: LossFn = losses.cross_entropy,
   embed: ApplyFn | None = None,
+  outputs: _outputs.Pick | None = None,
 ) -> Network:
   """Binds params to their forward pass.
 
@@ -129,19 +136,24 @@ def bind(
       vectors of tokens [B, T, D], with params as `apply_fn` gets them. `apply_fn(params, embedded)`
       must return what `apply_fn(params, inputs)` does. Curvature and gradients of inputs are taken
       there; without it, they refuse integer inputs.
+    outputs: where a pass returns a tuple, a dict or another object, picks the logits [B, *P, C] of
+      it, in evaluation and in training: `outputs=lambda out: out["logits"]`. A function made once.
 
   Returns:
     A `Network`, callable and usable wherever params are. Bind once per module: two different
     function objects are two traces.
 
   Raises:
-    ValueError: `state` is not a mapping, or holds a "params" entry; `loss` or `embed` cannot be
-      called; or an `nnx.Module` cannot be split, or is given with a state or `train_fn`.
+    ValueError: `state` is not a mapping, or holds a "params" entry; `loss`, `embed` or
+      `outputs` cannot be called; or an `nnx.Module` cannot be split, or is given with a state or `train_fn`.
 
   Example:
     >>> import jax.numpy as jnp, jaxmul
     >>> linear = jaxmul.bind(lambda w, x: x @ w, jnp.eye(2))
     >>> linear(jnp.array([[1.0, 2.0]])).tolist()
+    [[1.0, 2.0]]
+    >>> both = jaxmul.bind(lambda w, x: (x @ w, x), jnp.eye(2), outputs=lambda out: out[0])
+    >>> both(jnp.array([[1.0, 2.0]])).tolist()
     [[1.0, 2.0]]
   """
   if not callable(apply_fn):
@@ -149,11 +161,11 @@ def bind(
       f"bind needs a callable apply_fn, got {type(apply_fn).__name__}. "
       "The order is jaxmul.bind(model.apply, params)."
     )
-  if not callable(loss) or not (embed is None or callable(embed)):
-    name, value = ("embed", embed) if callable(loss) else ("loss", loss)
-    raise ValueError(
-      f"bind needs {name} to be a function, got {type(value).__name__}. See jaxmul.bind."
-    )
+  for name, function in (("loss", loss), ("embed", embed), ("outputs", outputs)):
+    if not callable(function) and (name == "loss" or function is not None):
+      raise ValueError(
+        f"bind needs {name} to be a function, got {type(function).__name__}. See jaxmul.bind."
+      )
   if state is not None and (not isinstance(state, Mapping) or "params" in state):
     raise ValueError(
       f"bind needs state to be a mapping without 'params', got {_describe(state)}. "
@@ -165,11 +177,20 @@ def bind(
         f"bind got a {_describe(params)}, an nnx.Module, with state or train_fn: it has its own. "
         "Drop them."
       )
-    return _of_nnx(params, apply_fn, "bind").replace(loss=loss, embed=embed)
-  if state is None:
-    params, state = _bare(params)
-  return Network(
-    params=params, state=state, apply_fn=apply_fn, train_fn=train_fn, loss=loss, embed=embed
+    network = _of_nnx(params, apply_fn, "bind").replace(loss=loss, embed=embed)
+  else:
+    if state is None:
+      params, state = _bare(params)
+    network = Network(params, state, apply_fn, train_fn, loss, embed)
+  return network if outputs is None else picking(network, outputs)
+
+
+def picking(network: Network, outputs: _outputs.Pick) -> Network:
+  """Returns a network whose passes return what `outputs` picks of theirs."""
+  apply_fn, train_fn = network.apply_fn, network.train_fn
+  return network.replace(
+    apply_fn=_outputs.Evaluation(apply_fn, outputs),
+    train_fn=None if train_fn is None else _outputs.Training(train_fn, outputs),
   )
 
 

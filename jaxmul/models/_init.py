@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax.typing import VariableDict
 
-from jaxmul.binding import Network, as_network, is_a, refuse_untrainable
+from jaxmul._outputs import Pick
+from jaxmul.binding import Network, as_network, is_a, picking, refuse_untrainable
 from jaxmul.models import _modes
 
 Model = nn.Module | Callable[[jax.Array, jax.Array], object]
@@ -88,6 +89,7 @@ def init(
   inputs: jax.Array,
   *,
   train_flag: Mapping[str, bool] | None = None,
+  outputs: Pick | None = None,
 ) -> Network:
   """Returns fresh params of a model, bound to its forward pass.
 
@@ -106,6 +108,8 @@ def init(
     inputs: [B, ...] float or integer; only the shape and dtype matter.
     train_flag: {name: its value in training} of a flag with a name of your own, such as
       `{"frozen": False}`. In a `Recipe`: `functools.partial(models.init, module, train_flag=...)`.
+    outputs: picks the logits where the module returns a tuple, a dict or an object, as of
+      `jaxmul.bind`.
 
   Returns:
     A `Network`. Equal modules give equal static parts, so nothing is traced twice.
@@ -122,7 +126,8 @@ def init(
     (2, 10)
   """
   if not isinstance(model, nn.Module):
-    return _made_by(model, key, inputs, train_flag)
+    network = _made_by(model, key, inputs, train_flag)
+    return network if outputs is None else picking(network, outputs)
   _modes.refuse_unknown(model, train_flag)
   evaluation, options = in_mode(model, False, train_flag)
   two_modes: list[str] = []
@@ -152,7 +157,8 @@ def init(
     module, options = in_mode(model, True, train_flag)
     train_fn = _Train(module, tuple(options.items()))
   embed = _Embed(evaluation) if callable(getattr(type(model), "embed", None)) else None
-  return Network(params, state=variables, apply_fn=apply_fn, train_fn=train_fn, embed=embed)
+  network = Network(params, variables, apply_fn, train_fn, embed=embed)
+  return network if outputs is None else picking(network, outputs)
 
 
 def in_mode(
