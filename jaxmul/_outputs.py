@@ -40,7 +40,7 @@ def refuse_other(outputs: object, mode: str) -> None:
   if not isinstance(outputs, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
     raise ValueError(
       f"the network's {mode} returns {_described(outputs)}, must be an array of logits [B, *P, C]. "
-      f"Pick them: jaxmul.bind(..., outputs=lambda out: {_pick_of(outputs)})."
+      f"Pick them with outputs=lambda out: {_pick_of(outputs)}, of jaxmul.bind or models.init."
     )
 
 
