@@ -133,9 +133,8 @@ class Recipe:
     if self.optimizer is not None:
       if not callable(self.optimizer):
         raise ValueError(
-          f"Recipe got optimizer={type(self.optimizer).__name__} {str(self.optimizer)[:40]!r}, must "
-          "be a function of the learning rate: optax.adam, or functools.partial(optax.adamw, "
-          "weight_decay=0.1)."
+          f"Recipe got an optimizer that is a {type(self.optimizer).__name__}, must be a function "
+          "of the rate: optax.adam, or functools.partial(optax.adamw, weight_decay=0.1)."
         )
       if (self.momentum, self.weight_decay) != (Recipe.momentum, Recipe.weight_decay):
         raise ValueError(
