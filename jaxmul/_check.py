@@ -292,7 +292,9 @@ def count(value: object, name: str, caller: str) -> None:
 def key(value: object, caller: str) -> None:
   """Raises ValueError where a number stands in a key's place."""
   dtype = getattr(value, "dtype", None)
-  if dtype is None or (not jnp.issubdtype(dtype, jax.dtypes.prng_key) and not np.shape(value)):
+  if dtype is None or (
+    not jnp.issubdtype(dtype, jax.dtypes.prng_key) and not getattr(value, "shape", ())
+  ):
     raise ValueError(f"{caller} got key={value!r}, must be a key of JAX: jax.random.key(0).")
 
 

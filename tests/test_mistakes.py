@@ -1,5 +1,6 @@
 """What people pass by mistake gets one line with the cure, or what they meant."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
 import dataclasses
 import errno
 import os
