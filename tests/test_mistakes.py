@@ -17,7 +17,7 @@ from flax import nnx
 
 import jaxmul
 from jaxmul import _files, checkpoint, data, losses, models, proxies, retraining, train, unlearn
-from jaxmul.metrics import oracle
+from jaxmul.metrics.oracle.ensembles import original, schedules
 
 KEY = jax.random.key(0)
 DIGITS = data.digits().take(np.arange(64))
@@ -136,10 +136,10 @@ def test_a_learner_stands_wherever_a_recipe_does():
   np.testing.assert_array_equal(again.ids, SPLIT.retain)
   right = np.argmax(again.network(INPUTS), 1) == DIGITS.labels
   assert right[9:].mean() > 0.8
-  original = oracle.original(learner, DIGITS, SPLIT, KEY, 1)
-  schedule, _ = oracle.ensembles.schedules(learner, DIGITS, SPLIT, KEY, 2)
+  fitted = original(learner, DIGITS, SPLIT, KEY, 1)
+  schedule, _ = schedules(learner, DIGITS, SPLIT, KEY, 2)
   chunk = list(retraining.stream(schedule, executor=retraining.serial))[1]
-  logits = original.network(INPUTS)
+  logits = fitted.network(INPUTS)
   np.testing.assert_allclose(logits, chunk.test[0], 1e-4, 1e-5)
 
 
