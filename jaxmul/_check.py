@@ -291,10 +291,8 @@ def count(value: object, name: str, caller: str) -> None:
 
 def key(value: object, caller: str) -> None:
   """Raises ValueError where a number stands in a key's place."""
-  dtype = getattr(value, "dtype", None)
-  if dtype is None or (
-    not jnp.issubdtype(dtype, jax.dtypes.prng_key) and not getattr(value, "shape", ())
-  ):
+  dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+  if dtype is None or not (shape or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
     raise ValueError(f"{caller} got key={value!r}, must be a key of JAX: jax.random.key(0).")
 
 
