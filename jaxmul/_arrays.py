@@ -1,16 +1,23 @@
-"""Which leaves of a pytree are arguments of a compiled program: arrays; all others are part of it.
+"""Arrays among the leaves of pytrees: networks, and inputs that are a dict of arrays.
 
-A network that is a callable pytree may hold functions, names and numbers beside its arrays.
+Of a network that is a callable pytree, arrays are arguments of a compiled program. What else it
+may hold, functions, names and numbers, is part of the program.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array | np.ndarray
 """An array, on a device or in host memory; traced ones are of the first kind."""
+
+Inputs = Any
+"""Inputs of a network: an array [B, ...], or a dict of arrays that share their first axis."""
+
+Tree = TypeVar("Tree")
 
 Static = tuple[jax.tree_util.PyTreeDef, tuple[object, ...], tuple[bool, ...]]
 
@@ -36,3 +43,54 @@ def joined(static: Static, arrays: Iterable[object]) -> Any:
   left = iter(arrays)
   leaves = [next(left) if array else other for other, array in zip(others, is_array, strict=True)]
   return jax.tree.unflatten(structure, leaves)
+
+
+def rows(tree: Tree, which: Any) -> Tree:
+  """Returns these rows, an index or a slice, of every array [n, ...] of a pytree.
+
+  Example:
+    >>> rows({"age": np.array([30, 50]), "image": np.zeros((2, 8, 8))}, slice(1))["age"].tolist()
+    [30]
+  """
+  return jax.tree.map(lambda leaf: leaf[which], tree)
+
+
+def size(tree: object) -> int:
+  """Returns the number of rows of a pytree of arrays [n, ...].
+
+  Example:
+    >>> size({"age": np.array([30, 50])})
+    2
+  """
+  return len(jax.tree.leaves(tree)[0])
+
+
+def shapes(tree: Tree, count: int) -> Tree:
+  """Returns the shapes and dtypes of a pytree of arrays [n, ...] if it had `count` rows."""
+  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), tree)
+
+
+def without_padding(inputs: Inputs, mask: jax.Array) -> Inputs:
+  """Returns inputs [B, ...], zeros in the rows where mask [B] is False."""
+
+  def zeroed(leaf: jax.Array) -> jax.Array:
+    return jnp.where(mask.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros((), leaf.dtype))
+
+  return jax.tree.map(zeroed, inputs)
+
+
+def is_float(tree: object) -> bool:
+  """Whether this is one array of floats, at which a gradient can be taken."""
+  return hasattr(tree, "dtype") and jnp.issubdtype(tree.dtype, jnp.inexact)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def kinds(tree: object) -> str:
+  """Returns the dtype of an array in words, or what a dict holds.
+
+  Example:
+    >>> kinds(np.zeros(2)), kinds({"age": np.zeros(2), "id": np.zeros(2, int)})
+    ('float64', "a dict of arrays ['age', 'id']")
+  """
+  if isinstance(tree, Mapping):
+    return f"a dict of arrays {sorted(map(str, tree))[:4]}"
+  return str(getattr(tree, "dtype", type(tree).__name__))

@@ -15,27 +15,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmul import _arrays
+from jaxmul._arrays import Inputs
+
 _IMAGES = 16
 Tree = TypeVar("Tree")
 
 
-def map_blocks(function: Callable[..., Tree], arrays: tuple[jax.Array, ...], size: int) -> Tree:
+def map_blocks(function: Callable[..., Tree], arrays: tuple[Inputs, ...], size: int) -> Tree:
   """Returns `function` of whole arrays [n, ...], computed `size` rows at a time under `lax.map`.
 
-  Memory is bounded by the block. `function` takes blocks [size, ...] and returns a pytree whose
-  leaves have a leading axis [size]; each row must not depend on the others.
+  Arrays may be dicts of arrays. Memory is bounded by the block. `function` takes blocks
+  [size, ...] and returns a pytree whose leaves have a leading axis [size]; each row must not depend
+  on the others.
   """
-  count = len(arrays[0])
+  count = _arrays.size(arrays)
   size = min(size, count)
   blocks = -(-count // size)
   rows = jnp.arange(blocks * size)
   rows = jnp.where(rows < count, rows, 0).reshape(blocks, size)
-  mapped = lax.map(lambda block: function(*(array[block] for array in arrays)), rows)
+  mapped = lax.map(lambda block: function(*_arrays.rows(arrays, block)), rows)
   return jax.tree.map(lambda leaf: leaf.reshape(blocks * size, *leaf.shape[2:])[:count], mapped)
 
 
 def image_blocks(
-  function: Callable[[jax.Array, jax.Array], jax.Array], inputs: jax.Array, labels: jax.Array
+  function: Callable[[Inputs, jax.Array], jax.Array], inputs: Inputs, labels: jax.Array
 ) -> jax.Array:
   """Returns `function(inputs, labels)` [B]; on a CPU, sixteen images at a time.
 
@@ -43,7 +47,8 @@ def image_blocks(
   half of the time or less. Over several devices a loop over the batch would gather it, so there
   the batch stays whole.
   """
-  if inputs.ndim < 4 or len(inputs) <= _IMAGES or not _is_one_cpu():
+  is_image = any(leaf.ndim >= 4 for leaf in jax.tree.leaves(inputs))
+  if not is_image or len(labels) <= _IMAGES or not _is_one_cpu():
     return function(inputs, labels)
   return map_blocks(function, (inputs, labels), _IMAGES)
 

@@ -6,7 +6,7 @@ they are unknown, and there `losses` answers an impossible label with NaN.
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,38 +14,53 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxmul import _arrays, losses
-from jaxmul._arrays import Array
+from jaxmul._arrays import Array, Inputs
 from jaxmul.binding import Network
 
+_NO_CLASSES = (
+  "Numbers to predict, or several labels: Dataset(..., classes=False) and jaxmul.bind(..., loss=)."
+)
 TOKENS = (np.dtype("int32"), np.dtype("int64"))
 """The integer inputs; uint8 is pixels."""
 
 
-def batch(batch: object, caller: str) -> tuple[jax.Array, jax.Array]:
+def batch(batch: object, caller: str) -> tuple[Inputs, jax.Array]:
   """Returns (inputs [B, ...] float or integer, labels [B, ...]) or raises ValueError."""
   if not isinstance(batch, tuple | list) or len(batch) != 2:
     raise ValueError(
       f"{caller} needs batch = (inputs [B, ...], labels [B]), got {type(batch).__name__}"
       f"{f' of length {len(batch)}' if isinstance(batch, tuple | list) else ''}."
     )
-  return inputs(batch[0], caller), jnp.asarray(labels(batch[1], len(batch[0]), caller))
+  checked = inputs(batch[0], caller)
+  if not _arrays.size(checked):
+    raise ValueError(f"{caller} got an empty batch. Pass at least one example.")
+  return checked, jnp.asarray(labels(batch[1], _arrays.size(checked), caller))
 
 
-def inputs(value: object, caller: str) -> jax.Array:
-  """Returns inputs [B, ...], floats without NaN or inf or tokens from 0, or raises ValueError."""
+def inputs(value: object, caller: str, name: str = "") -> Inputs:
+  """Returns inputs [B, ...], floats without NaN or inf or tokens from 0, or raises ValueError.
+
+  Args:
+    value: array, or a dict of arrays.
+    caller: for messages.
+    name: which of a dict it is.
+  """
+  if isinstance(value, Mapping):
+    return {key: inputs(part, caller, f"{name}[{key!r}]") for key, part in value.items()}
   value = value if isinstance(value, Array) else np.asarray(value)
-  if value.ndim < 2:
+  least = 1 if name else 2
+  if value.ndim < least:
     raise ValueError(
-      f"{caller} needs inputs [B, ...] of rank 2 or more, got shape {value.shape}. "
+      f"{caller} needs inputs{name} [B, ...] of rank {least} or more, got shape {value.shape}. "
       "Add a batch axis: inputs[None]."
     )
   dtype = jnp.result_type(value)
   if not jnp.issubdtype(dtype, jnp.floating) and dtype not in TOKENS:
     raise ValueError(
-      f"{caller} needs float inputs, got {dtype}. Tokens are int32; scale pixels first: "
+      f"{caller} needs float inputs{name}, got {dtype}. Tokens are int32; scale pixels first: "
       "jaxmul.data.as_inputs(inputs)."
     )
-  finite(value, f"{caller}: inputs")
+  finite(value, f"{caller}: inputs{name}")
   if dtype in TOKENS and is_concrete(value) and (lowest := np.asarray(value).min(initial=0)) < 0:
     raise ValueError(
       f"{caller} got token {lowest}, must be at least 0. What is not scored is a label of −1, its "
@@ -78,8 +93,8 @@ def class_numbers(labels: Array, num_classes: int, caller: str) -> None:
   """
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     raise ValueError(
-      f"{caller} needs integer labels, got {labels.dtype}. Convert them with "
-      "labels.astype('int32')."
+      f"{caller} needs integer labels, got {labels.dtype}. Class numbers: "
+      f"labels.astype('int32'). {_NO_CLASSES}"
     )
   if not is_concrete(labels) or not labels.size:
     return
@@ -100,7 +115,7 @@ def class_numbers(labels: Array, num_classes: int, caller: str) -> None:
       )
 
 
-def answers(network: Network, inputs: Array, labels: Array, caller: str) -> None:
+def answers(network: Network, inputs: Inputs, labels: Array, caller: str) -> None:
   """Raises ValueError where labels are not what a network's outputs on inputs are scored by.
 
   With cross-entropy they are class numbers [B, *P] for outputs [B, *P, C]; a loss of one's own must
@@ -115,8 +130,9 @@ def answers(network: Network, inputs: Array, labels: Array, caller: str) -> None
   if not len(labels):
     return
   static, arrays = _arrays.split(network)
-  asked = jax.ShapeDtypeStruct((len(labels), *inputs.shape[1:]), inputs.dtype)
-  asked = inputs if len(inputs) == len(labels) else asked
+  asked = inputs
+  if _arrays.size(inputs) != len(labels):
+    asked = _arrays.shapes(inputs, len(labels))
   outputs = jax.eval_shape(lambda leaves, x: _arrays.joined(static, leaves)(x), arrays, asked)
   if network.loss is losses.cross_entropy:
     _refuse_other_positions(outputs.shape, labels, caller)
@@ -131,29 +147,45 @@ def answers(network: Network, inputs: Array, labels: Array, caller: str) -> None
     )
 
 
-def tokens(network: Network, inputs: Array, caller: str) -> None:
+def tokens(network: Network, inputs: Inputs, caller: str) -> None:
   """Raises ValueError where the largest of the tokens is none that a network embeds.
 
   Nothing is done where inputs or the network are traced, or inputs are not embedded.
   """
-  if network.embed is None or inputs.dtype not in TOKENS or not is_concrete(inputs):
+  if network.embed is None or not all(map(is_concrete, jax.tree.leaves(inputs))):
     return
-  if not inputs.size or not all(map(is_concrete, _arrays.split(network)[1])):
+  if not all(map(is_concrete, _arrays.split(network)[1])):
     return
-  largest = np.asarray(inputs).max()
-  _refuse_unknown(network.embedded(_all(inputs, largest)), largest, caller)
+  if (largest := _largest(inputs)) is not None:
+    _refuse_unknown(network.embedded(_all_largest(inputs)), largest, caller)
 
 
-def fresh_tokens(init: Callable[[jax.Array], Network], inputs: np.ndarray, caller: str) -> None:
+def fresh_tokens(init: Callable[[jax.Array], Network], inputs: Inputs, caller: str) -> None:
   """As `tokens`, of the network that `init` makes of a key."""
-  if inputs.dtype in TOKENS and inputs.size:
-    largest = inputs.max()
-    embed = jax.jit(lambda key: init(key).embedded(_all(inputs, largest)))  # and nothing else
+  if (largest := _largest(inputs)) is not None:
+    embed = jax.jit(lambda key: init(key).embedded(_all_largest(inputs)))  # and nothing else
     _refuse_unknown(embed(jax.random.key(0)), largest, caller)
 
 
-def _all(inputs: Array, token: int) -> jax.Array:
-  return jnp.full((1, *inputs.shape[1:]), token, jnp.int32)
+def _largest(inputs: Inputs) -> int | None:
+  leaves = jax.tree.leaves(inputs)
+  return max(
+    (int(leaf.max()) for leaf in leaves if leaf.dtype in TOKENS and leaf.size), default=None
+  )
+
+
+def _all_largest(inputs: Inputs) -> Inputs:
+  """One example whose tokens are the largest of each array, and its other numbers 0."""
+
+  def one(leaf):
+    is_tokens = leaf.dtype in TOKENS and leaf.size
+    kind = jnp.int32 if is_tokens else as_dtype(leaf)
+    return jnp.full((1, *leaf.shape[1:]), np.asarray(leaf).max() if is_tokens else 0, kind)
+
+  def as_dtype(leaf):
+    return jnp.float32 if leaf.dtype == np.uint8 else leaf.dtype
+
+  return jax.tree.map(one, inputs)
 
 
 def _refuse_unknown(vectors: jax.Array, token: int, caller: str) -> None:
@@ -168,6 +200,12 @@ def _refuse_unknown(vectors: jax.Array, token: int, caller: str) -> None:
 
 def _refuse_other_positions(outputs: tuple[int, ...], labels: Array, caller: str) -> None:
   count = len(labels)
+  if labels.ndim == 1 and outputs in ((count,), (count, 1)):
+    raise ValueError(
+      f"{caller} needs apply_fn to return logits [B, C] of at least 2 classes, got "
+      f"{list(outputs)}, one number an example. That of a sigmoid becomes two logits with "
+      "jnp.stack([0 * z, z], -1), z [B]; numbers to predict take jaxmul.bind(..., loss=)."
+    )
   if len(outputs) < 2 or outputs[0] != count:
     raise ValueError(
       f"{caller} needs apply_fn to return logits [B, C] = [{count}, C], or [B, *P, C] for labels "
@@ -176,7 +214,7 @@ def _refuse_other_positions(outputs: tuple[int, ...], labels: Array, caller: str
   if len(outputs) == 2 and labels.ndim > 1:
     raise ValueError(
       f"{caller} needs labels [B] for logits [B, C], got shape {labels.shape}. "
-      "One-hot labels become class numbers with labels.argmax(-1)."
+      f"One-hot labels become class numbers with labels.argmax(-1). {_NO_CLASSES}"
     )
   if outputs[:-1] != labels.shape:
     raise ValueError(
@@ -185,7 +223,7 @@ def _refuse_other_positions(outputs: tuple[int, ...], labels: Array, caller: str
     )
 
 
-def outputs(network: Network, inputs: jax.Array, caller: str) -> None:
+def outputs(network: Network, inputs: Inputs, caller: str) -> None:
   """Warns where what a network returns looks like probabilities; see `logits`.
 
   Args:
@@ -196,8 +234,8 @@ def outputs(network: Network, inputs: jax.Array, caller: str) -> None:
   static, arrays = _arrays.split(network)
   if (
     network.loss is losses.cross_entropy
-    and len(inputs)
-    and all(map(is_concrete, (*arrays, inputs)))
+    and _arrays.size(inputs)
+    and all(map(is_concrete, (*arrays, *jax.tree.leaves(inputs))))
   ):
     logits(_forward(static, arrays, inputs), caller, stacklevel=4)
 
@@ -249,6 +287,23 @@ def count(value: object, name: str, caller: str) -> None:
   """Raises ValueError where a number of epochs, examples, … is not an integer of at least 1."""
   if not isinstance(value, int | np.integer) or value < 1:
     raise ValueError(f"{caller} got {name}={value!r}, must be an integer of at least 1.")
+
+
+def key(value: object, caller: str) -> None:
+  """Raises ValueError where a number stands in a key's place."""
+  dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+  if dtype is None or not (shape or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
+    raise ValueError(f"{caller} got key={value!r}, must be a key of JAX: jax.random.key(0).")
+
+
+def widths(value: object, name: str, caller: str) -> tuple[int, ...]:
+  """Returns widths, one for each layer, or raises ValueError where they are one number."""
+  if not isinstance(value, Iterable):
+    raise ValueError(
+      f"{caller} got {name}={value!r}, must be a tuple, one for each layer: {caller}(({value},)). "
+      f"The classes are {caller}(num_classes={value})."
+    )
+  return tuple(value)
 
 
 def in_range(caller: str, low: float, high: float, **numbers: float) -> None:

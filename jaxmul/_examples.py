@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmul import _arrays
+from jaxmul._arrays import Inputs
 from jaxmul.data.dataset import Dataset, as_inputs
 
 
@@ -18,13 +20,13 @@ class Batch(NamedTuple):
   """Some examples of one set.
 
   Attributes:
-    inputs: float or int [B, ...].
+    inputs: float or int [B, ...], or a dict of such arrays.
     labels: int32 [B, *P], or what a loss of one's own takes, [B, ...].
     mask: bool [B]; rows that are False are padding, any examples of the data, and must not matter.
     rows: int32 [B], their positions in the data set, to look up what was computed of them before.
   """
 
-  inputs: jax.Array
+  inputs: Inputs
   labels: jax.Array
   mask: jax.Array
   rows: jax.Array
@@ -40,7 +42,7 @@ class Examples(NamedTuple):
     count: int32 scalar, how many are members.
   """
 
-  inputs: jax.Array
+  inputs: Inputs
   labels: jax.Array
   rows: jax.Array
   count: jax.Array
@@ -48,7 +50,7 @@ class Examples(NamedTuple):
   def gather(self, places: jax.Array, mask: jax.Array) -> Batch:
     """Returns the examples at these places [B] of the set as a batch."""
     rows = self.rows[places]
-    return Batch(as_inputs(self.inputs[rows]), self.labels[rows], mask, rows)
+    return Batch(as_inputs(_arrays.rows(self.inputs, rows)), self.labels[rows], mask, rows)
 
   def whole(self) -> Batch:
     """Returns all members, and the padding if there is any, as one batch."""
@@ -78,6 +80,5 @@ class Examples(NamedTuple):
 def examples_of(dataset: Dataset) -> Examples:
   """Returns all examples of a `Dataset`, on the default device."""
   rows = jnp.arange(len(dataset))
-  return Examples(
-    jnp.asarray(dataset.inputs), jnp.asarray(dataset.labels), rows, jnp.int32(len(rows))
-  )
+  inputs, labels = jax.tree.map(jnp.asarray, (dataset.inputs, dataset.labels))
+  return Examples(inputs, labels, rows, jnp.int32(len(rows)))

@@ -201,9 +201,16 @@ def sha256(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-  """Makes a file's content, or a rename inside a folder, last through a power cut."""
-  handle = os.open(path, os.O_RDONLY)
+  """Makes a file's content, or a rename inside a folder, last through a power cut.
+
+  Some network file systems, and Windows, do that for files alone and refuse it for folders.
+  """
   try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+      os.fsync(handle)
+    finally:
+      os.close(handle)
+  except OSError:
+    if not path.is_dir():
+      raise

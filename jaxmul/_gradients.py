@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmul import _sharding, models
+from jaxmul import _arrays, _sharding, models
+from jaxmul._arrays import Inputs
 from jaxmul._blocks import map_blocks
 from jaxmul.binding import Network, losses_of
 
@@ -33,7 +34,7 @@ class Gradients(NamedTuple):
 
 def of_examples(
   network: Network,
-  inputs: jax.Array,
+  inputs: Inputs,
   labels: jax.Array,
   *,
   to_inputs: bool = False,
@@ -53,9 +54,8 @@ def of_examples(
     inputs = embedded
   ghost = norms and models.has_ghost_norms(network, inputs)
   inputs = _sharding.local(inputs, network, labels)
-  is_float = jnp.issubdtype(inputs.dtype, jnp.inexact)
-  kinds = [inputs] if is_float or not ghost else jax.tree.leaves(network.params)
-  squares = jnp.zeros(len(inputs), jnp.result_type(*kinds, jnp.float32))
+  kinds = [inputs] if _arrays.is_float(inputs) else jax.tree.leaves(network.params) if ghost else []
+  squares = jnp.zeros(len(labels), jnp.result_type(*kinds, jnp.float32))
   squares = _sharding.local(squares, inputs)
 
   def total(x, squares):
@@ -91,7 +91,7 @@ def per_example(values: jax.Array, like: jax.Array) -> jax.Array:
   return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def _materialised_norms(network: Network, inputs: jax.Array, labels: jax.Array) -> jax.Array:
+def _materialised_norms(network: Network, inputs: Inputs, labels: jax.Array) -> jax.Array:
   """‖∂ℓ_b/∂θ‖₂ [B] from the gradients themselves, as many at a time as the budget holds."""
   leaves, structure = jax.tree.flatten(network.params)
   trained = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in map(_array, leaves)]
@@ -102,7 +102,7 @@ def _materialised_norms(network: Network, inputs: jax.Array, labels: jax.Array) 
     left = iter(theta)
     merged = [next(left) if yes else leaf for leaf, yes in zip(leaves, trained, strict=True)]
     at_theta = network.replace(params=jax.tree.unflatten(structure, merged))
-    return losses_of(network, at_theta(x[None]), y[None])[0]
+    return losses_of(network, at_theta(_arrays.rows(x, None)), y[None])[0]
 
   def norm(x, y):
     value, gradient = jax.value_and_grad(loss)(theta, x, y)
@@ -110,7 +110,7 @@ def _materialised_norms(network: Network, inputs: jax.Array, labels: jax.Array) 
     return jnp.where(jnp.isnan(value), jnp.nan, jnp.sqrt(sum(jnp.sum(g**2) for g in wide)))
 
   size = max(1, _BUDGET // max(1, sum(4 * leaf.size for leaf in theta)))
-  if size >= len(inputs):
+  if size >= len(labels):
     return jax.vmap(norm)(inputs, labels)
   return map_blocks(jax.vmap(norm), (inputs, labels), size)
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmul
+from jaxmul import _arrays
 from jaxmul.binding import Network, is_a
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -105,7 +106,7 @@ def describe(value: object) -> str:
   """
   if isinstance(value, Dataset):
     order = np.argsort(value.ids)
-    arrays = (value.inputs[order], value.labels[order], value.ids[order])
+    arrays = _arrays.rows((value.inputs, value.labels, value.ids), order)
     more = () if value.strata is None else (value.strata[order],)
     more += () if value.classes else ("numbers",)
     return f"Dataset{describe((*arrays, value.num_classes, *more))}"

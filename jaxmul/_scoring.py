@@ -70,14 +70,14 @@ def score(
   size = rows_each * devices
   _check.tokens(network, dataset.inputs, "score")
   _check.answers(network, dataset.example, dataset.labels, "score")
-  _check.outputs(network, as_inputs(dataset.inputs[:8]), "score")
+  _check.outputs(network, as_inputs(_arrays.rows(dataset.inputs, slice(8))), "score")
   static, arrays = _arrays.split((proxy, network))
   arrays = _sharding.replicate(arrays)
   scores = []
   for start in shown(range(0, len(dataset), size), "scoring"):
     rows = np.arange(start, start + size)
     rows = np.where(rows < len(dataset), rows, start)  # padding repeats a row and is dropped
-    batch = _sharding.shard_batch((dataset.inputs[rows], dataset.labels[rows]))
+    batch = _sharding.shard_batch(_arrays.rows((dataset.inputs, dataset.labels), rows))
     scores.append(_score(static, arrays, *batch))
     jax.block_until_ready(scores[-2:-1])  # at most two batches on the way: memory is bounded
   return np.concatenate([np.asarray(part) for part in scores])[: len(dataset)]

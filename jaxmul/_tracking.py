@@ -29,7 +29,7 @@ class Step(NamedTuple):
       update.
     losses: float32 [B].
     epoch: int32 scalar from 0.
-    inputs: float or int32 [B, ...], augmented as in training.
+    inputs: float or int32 [B, ...], or a dict of such, augmented as in training.
     learning_rate: η of this step, scalar.
     network: the network before the update; None unless a tracker needs it.
     input_gradients: ∂ℓ_b/∂x_b [B, ...] of `network` in evaluation mode, of integer inputs at what

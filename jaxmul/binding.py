@@ -16,10 +16,11 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
-from jaxmul import losses
+from jaxmul import _arrays, _outputs, losses
+from jaxmul._arrays import Array, Inputs
 from jaxmul._blocks import least_rows
 
-ApplyFn = Callable[[Any, jax.Array], jax.Array]
+ApplyFn = Callable[[Any, Inputs], jax.Array]
 TrainFn = Callable[..., tuple[jax.Array, Any]]
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -49,25 +50,37 @@ class Network:
   loss: LossFn = dataclasses.field(default=losses.cross_entropy, metadata={"static": True})
   embed: ApplyFn | None = dataclasses.field(default=None, metadata={"static": True})
 
-  def __call__(self, inputs: jax.Array) -> jax.Array:
+  def __call__(self, inputs: Inputs) -> jax.Array:
     """Returns evaluation-mode outputs [B, *P, C] of inputs [B, ...]."""
-    return self.apply_fn(self.variables, inputs)
+    outputs = self.apply_fn(self.variables, inputs)
+    if self.loss is losses.cross_entropy:  # a loss of one's own takes what it was made for
+      _outputs.refuse_other(outputs, "evaluation")
+    return outputs
 
-  def embedded(self, inputs: jax.Array) -> jax.Array:
+  def embedded(self, inputs: Inputs) -> Inputs:
     """Returns inputs as floats [B, ...] that a gradient can be taken at: those of `embed`, if any.
 
     Floats stay as they are; they may be embedded already.
+
+    Raises:
+      ValueError: `embed` returns anything but one array.
     """
-    if self.embed is None or jnp.issubdtype(inputs.dtype, jnp.inexact):
+    if self.embed is None or _arrays.is_float(inputs):
       return inputs
-    return self.embed(self.variables, inputs)
+    vectors = self.embed(self.variables, inputs)
+    if not isinstance(vectors, Array):
+      raise ValueError(
+        f"embed returned {_arrays.kinds(vectors)}, must return one array of floats [B, ...] that "
+        "apply_fn takes in place of the inputs."
+      )
+    return vectors
 
   @property
   def variables(self) -> Any:
     """What `apply_fn` is given: params with state, or params alone where state is None."""
     return self.params if self.state is None else {"params": self.params, **self.state}
 
-  def train(self, inputs: jax.Array, key: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any]:
+  def train(self, inputs: Inputs, key: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any]:
     """Returns training-mode outputs [B, *P, C] and the new state.
 
     Without a single real row the state stays as it is, and the outputs are those of a full batch:
@@ -80,7 +93,8 @@ class Network:
         what they hold: in training other examples of the same set.
 
     Raises:
-      ValueError: the state that `train_fn` returns has another structure, shape or dtype.
+      ValueError: the state that `train_fn` returns has another structure, shape or dtype, or the
+        outputs are no array.
     """
     if self.train_fn is None:
       return self(inputs), self.state
@@ -89,6 +103,8 @@ class Network:
     given = jax.tree.map(lambda leaf: leaf, self.state)
     outputs, state = self.train_fn(self.params, given, inputs, key, mask | ~some)
     _refuse_other_state(state, self.state)
+    if self.loss is losses.cross_entropy:
+      _outputs.refuse_other(outputs, "training")
     return outputs, jax.tree.map(lambda new, old: jnp.where(some, new, old), state, self.state)
 
   def replace(self, **changes: object) -> Self:
@@ -104,16 +120,18 @@ def bind(
   *,
   loss: LossFn = losses.cross_entropy,
   embed: ApplyFn | None = None,
+  outputs: _outputs.Pick | None = None,
 ) -> Network:
   """Binds params to their forward pass.
 
   Args:
     apply_fn: `apply_fn(params, inputs [B, ...]) -> outputs [B, *P, C]`, evaluation mode; P is ()
-      for images and (T,) for text. With `state` it gets `{"params": params, **state}` instead of
-      `params`.
+      for images and (T,) for text. Inputs are those of the data set: an array, or a dict of
+      arrays. With `state` it gets `{"params": params, **state}` instead of `params`.
     params: any pytree; of a Linen module `variables["params"]`, or all variables if there are no
       others; or an `nnx.Module`, whose `nnx.Param` become the params, everything else it carries
-      the state, and its `train()` and `eval()` the two modes.
+      the state, and its `train()` and `eval()` the two modes. Of an Equinox module its float arrays
+      become the params; the functions are given the whole module.
     state: mapping of what the network carries but does not train, such as
       `{"batch_stats": variables["batch_stats"]}`; None if there is nothing.
     train_fn: `train_fn(params, state, inputs, key, mask) -> (outputs, state)`; needed wherever
@@ -125,23 +143,28 @@ def bind(
       example's own, and a function made once. With another than cross-entropy, as for several
       labels or numbers to predict, outputs and labels may be of any shape [B, ...]; what needs the
       probabilities of classes then says so.
-    embed: for integer inputs, `embed(params, inputs) -> embedded [B, ...]` of floats, such as the
-      vectors of tokens [B, T, D], with params as `apply_fn` gets them. `apply_fn(params, embedded)`
-      must return what `apply_fn(params, inputs)` does. Curvature and gradients of inputs are taken
-      there; without it, they refuse integer inputs.
+    embed: for integer inputs, or a dict of arrays, `embed(params, inputs) -> embedded [B, ...]` of
+      floats, such as the vectors of tokens [B, T, D], with params as `apply_fn` gets them.
+      `apply_fn(params, embedded)` must return what `apply_fn(params, inputs)` does. Curvature and
+      gradients of inputs are taken there; without it, they refuse such inputs.
+    outputs: where a pass returns a tuple, a dict or another object, picks the logits [B, *P, C] of
+      it, in evaluation and in training: `outputs=lambda out: out["logits"]`. A function made once.
 
   Returns:
     A `Network`, callable and usable wherever params are. Bind once per module: two different
     function objects are two traces.
 
   Raises:
-    ValueError: `state` is not a mapping, or holds a "params" entry; `loss` or `embed` cannot be
-      called; or an `nnx.Module` cannot be split, or is given with a state or `train_fn`.
+    ValueError: `state` is not a mapping, or holds a "params" entry; `loss`, `embed` or `outputs`
+      cannot be called; or an `nnx.Module` cannot be split, or is given with a state or `train_fn`.
 
   Example:
     >>> import jax.numpy as jnp, jaxmul
     >>> linear = jaxmul.bind(lambda w, x: x @ w, jnp.eye(2))
     >>> linear(jnp.array([[1.0, 2.0]])).tolist()
+    [[1.0, 2.0]]
+    >>> both = jaxmul.bind(lambda w, x: (x @ w, x), jnp.eye(2), outputs=lambda out: out[0])
+    >>> both(jnp.array([[1.0, 2.0]])).tolist()
     [[1.0, 2.0]]
   """
   if not callable(apply_fn):
@@ -149,11 +172,11 @@ def bind(
       f"bind needs a callable apply_fn, got {type(apply_fn).__name__}. "
       "The order is jaxmul.bind(model.apply, params)."
     )
-  if not callable(loss) or not (embed is None or callable(embed)):
-    name, value = ("embed", embed) if callable(loss) else ("loss", loss)
-    raise ValueError(
-      f"bind needs {name} to be a function, got {type(value).__name__}. See jaxmul.bind."
-    )
+  for name, function in (("loss", loss), ("embed", embed), ("outputs", outputs)):
+    if not callable(function) and (name == "loss" or function is not None):
+      raise ValueError(
+        f"bind needs {name} to be a function, got {type(function).__name__}. See jaxmul.bind."
+      )
   if state is not None and (not isinstance(state, Mapping) or "params" in state):
     raise ValueError(
       f"bind needs state to be a mapping without 'params', got {_describe(state)}. "
@@ -165,11 +188,20 @@ def bind(
         f"bind got a {_describe(params)}, an nnx.Module, with state or train_fn: it has its own. "
         "Drop them."
       )
-    return _of_nnx(params, apply_fn, "bind").replace(loss=loss, embed=embed)
-  if state is None:
-    params, state = _bare(params)
-  return Network(
-    params=params, state=state, apply_fn=apply_fn, train_fn=train_fn, loss=loss, embed=embed
+    network = _of_nnx(params, apply_fn, "bind").replace(loss=loss, embed=embed)
+  else:
+    if state is None:
+      params, state = _bare(params)
+    network = _of_equinox(Network(params, state, apply_fn, train_fn, loss, embed))
+  return network if outputs is None else picking(network, outputs)
+
+
+def picking(network: Network, outputs: _outputs.Pick) -> Network:
+  """Returns a network whose passes return what `outputs` picks of theirs."""
+  apply_fn, train_fn = network.apply_fn, network.train_fn
+  return network.replace(
+    apply_fn=_outputs.Evaluation(apply_fn, outputs),
+    train_fn=None if train_fn is None else _outputs.Training(train_fn, outputs),
   )
 
 
@@ -186,7 +218,7 @@ def is_a(value: object, package: str) -> bool:
   return module is not None and isinstance(value, module)
 
 
-def call_self(params: Callable[[jax.Array], jax.Array], inputs: jax.Array) -> jax.Array:
+def call_self(params: Callable[[Inputs], jax.Array], inputs: Inputs) -> jax.Array:
   """The apply_fn of a pytree that is itself a function of its inputs (NNX, Equinox)."""
   return params(inputs)
 
@@ -206,13 +238,17 @@ def as_network(params: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
     return _of_nnx(params, apply_fn, caller)
   if apply_fn is not None:
     params, state = _bare(params)
-    return Network(params, state, apply_fn)
+    return _of_equinox(Network(params, state, apply_fn))
   if is_a(params, "flax.linen"):
     raise ValueError(
       f"{caller} got a {_describe(params)}, a module without params. "
       "Make some: jaxmul.models.init(module, key, inputs)."
     )
   _refuse_equinox(params, caller)
+  if is_a(params, "equinox") and callable(params):
+    from jaxmul.models.equinox_modules import call
+
+    return _of_equinox(Network(params, None, call))
   if callable(params):
     return Network(params, None, call_self)
   raise ValueError(
@@ -250,12 +286,13 @@ def refuse_own_loss(
     )
 
 
-def refuse_without_embed(network: Network, inputs: jax.Array, caller: str) -> None:
+def refuse_without_embed(network: Network, inputs: Inputs, caller: str) -> None:
   """Raises ValueError where inputs have no gradient and the network does not embed them."""
-  if network.embed is None and not jnp.issubdtype(inputs.dtype, jnp.inexact):
+  if network.embed is None and not _arrays.is_float(inputs):
     raise ValueError(
-      f"{caller} takes gradients of inputs, which are {inputs.dtype}. Bind the network with "
-      "embed=, which turns them into floats: jaxmul.bind(apply_fn, params, embed=embed)."
+      f"{caller} takes gradients of inputs, which are {_arrays.kinds(inputs)}. Bind the network "
+      "with embed=, which makes one array of floats of them: jaxmul.bind(apply_fn, params, "
+      "embed=embed)."
     )
 
 
@@ -282,7 +319,7 @@ def refuse_untrainable(network: Network, caller: str) -> None:
       raise ValueError(
         f"{caller} trains all params, but {jax.tree_util.keystr(path) or 'params'} is "
         f"{type(leaf).__name__ if kind is None else kind}. Bind the float arrays alone and close "
-        "over the rest; for Equinox see eqx.partition(model, eqx.is_inexact_array)."
+        "over the rest."
       )
 
 
@@ -339,6 +376,25 @@ def _of_nnx(module: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
   from jaxmul.models.nnx_modules import network_of
 
   return network_of(module, apply_fn, caller)
+
+
+def _of_equinox(network: Network) -> Network:
+  """Returns a network whose params, of an Equinox module, are its float arrays alone."""
+  if not is_a(network.params, "equinox"):
+    return network
+  from jaxmul.models.equinox_modules import Joined, JoinedInState, parts
+
+  params, rest = parts(network.params)
+  if rest is None:
+    return network
+  joined = Joined if network.state is None else JoinedInState
+  train_fn, embed = network.train_fn, network.embed
+  return network.replace(
+    params=params,
+    apply_fn=joined(network.apply_fn, rest),
+    train_fn=None if train_fn is None else Joined(train_fn, rest),
+    embed=None if embed is None else joined(embed, rest),
+  )
 
 
 def _refuse_equinox(params: object, caller: str) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxmul import _check
 from jaxmul._files import equal, read_sealed, sha256, short, sync, write_sealed
-from jaxmul.binding import Network
+from jaxmul.binding import Network, is_a
 
 MANIFEST = "manifest.json"
 ARRAYS = "arrays"
@@ -259,8 +259,8 @@ def _spec(leaf: jax.Array | np.ndarray) -> Spec:
 def _arrays_of(network: Network) -> dict[Names, np.ndarray]:
   if not isinstance(network, Network):
     raise ValueError(
-      f"checkpoint.save needs a Network, got {type(network).__name__}. "
-      "Bind params first: jaxmul.bind(model.apply, params)."
+      f"checkpoint.save needs a Network, got {type(network).__name__}. Bind it first: "
+      f"{_binding_of(network)}."
     )
   arrays = {names: _array(leaf, _name(names)) for names, leaf in _flat(_tree(network)).items()}
   for name, count in collections.Counter(map(_name, arrays)).items():
@@ -269,6 +269,17 @@ def _arrays_of(network: Network) -> dict[Names, np.ndarray]:
   if not any(names[0] == "params" for names in arrays):
     raise ValueError("checkpoint.save got params without a single array: there is nothing to save.")
   return arrays
+
+
+def _binding_of(value: object) -> str:
+  """How what is no Network becomes one."""
+  if is_a(value, "flax.nnx"):
+    return "jaxmul.bind(lambda module, x: module(x), module)"
+  if is_a(value, "equinox"):
+    return "jaxmul.bind(lambda module, x: jax.vmap(module)(x), module)"
+  if is_a(value, "flax.linen"):
+    return "jaxmul.bind(module.apply, params), with the params that were trained"
+  return "jaxmul.bind(model.apply, params)"
 
 
 def _array(leaf: object, name: str) -> np.ndarray:
@@ -362,6 +373,11 @@ def _read_manifest(path: Path) -> tuple[dict[str, tuple[int, str]], dict[str, Sp
   """Returns (bytes, SHA-256) of each file and (dtype, shape) of each leaf."""
   file = path / MANIFEST
   if not file.is_file() or file.is_symlink():
+    if path.is_dir() and not (path / ARRAYS).exists():
+      raise ValueError(
+        f"{path} is not a checkpoint of jaxmul: it holds no {MANIFEST!r}. Params that something "
+        "else saved are read with it, and bound: jaxmul.bind(apply_fn, params)."
+      )
     raise ValueError(f"checkpoint {path}: file {MANIFEST!r} is missing. {AGAIN}")
   try:
     manifest = json.loads(read_sealed(file, "json", MAX_MANIFEST_BYTES))
@@ -397,7 +413,7 @@ def _absolute(path: PathLike) -> Path:
       f"checkpoint got the URL {str(path)!r}, must be a folder. "
       "Save to a local folder and copy that, or mount the bucket."
     )
-  return Path(path).resolve()
+  return Path(path).expanduser().resolve()
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -20,11 +20,12 @@ import optax
 from jax import lax
 from numpy.typing import ArrayLike
 
-from jaxmul import _check, _tracking, losses, models
+from jaxmul import _arrays, _check, _tracking, losses, models
+from jaxmul._arrays import Array, Inputs
 from jaxmul._blocks import even_rows, shuffled_rows
 from jaxmul._examples import Examples, examples_of
 from jaxmul._tracking import Need, Step, Tracker
-from jaxmul.binding import Network, losses_of, refuse_lone_rows, warn_without_train_fn
+from jaxmul.binding import Network, as_network, losses_of, refuse_lone_rows, warn_without_train_fn
 from jaxmul.data.dataset import Dataset, as_inputs
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 Schedule = Callable[[jax.Array, int], jax.Array]
+Learner = Callable[[Examples, jax.Array], Callable[[Inputs], jax.Array]]
 
 
 def cosine(epoch: jax.Array, epochs: int | jax.Array) -> jax.Array:
@@ -124,11 +126,16 @@ class Recipe:
   schedule: Schedule = cosine
   momentum: float = 0.9
   weight_decay: float = 5e-4
-  augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+  augment: Callable[[jax.Array, Inputs], Inputs] | None = None
   optimizer: Callable[[optax.Schedule], optax.GradientTransformation] | None = None
 
   def __post_init__(self):
     if self.optimizer is not None:
+      if not callable(self.optimizer):
+        raise ValueError(
+          f"Recipe got an optimizer that is a {type(self.optimizer).__name__}, must be a function "
+          "of the rate: optax.adam, or functools.partial(optax.adamw, weight_decay=0.1)."
+        )
       if (self.momentum, self.weight_decay) != (Recipe.momentum, Recipe.weight_decay):
         raise ValueError(
           "Recipe got momentum or weight_decay beside an optimizer, which are of SGD. Give them to "
@@ -137,7 +144,8 @@ class Recipe:
       if isinstance(self.optimizer, functools.partial):
         # Two partials never equal one another: each would be compiled anew.
         object.__setattr__(self, "optimizer", _Partial.of(self.optimizer))
-    _check.at_least("Recipe", 1, epochs=self.epochs, batch_size=self.batch_size)
+    _check.count(self.epochs, "epochs", "Recipe")
+    _check.count(self.batch_size, "batch_size", "Recipe")
     rates = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
     _check.at_least("Recipe", 0, **rates)
     if not 0 <= self.momentum < 1:
@@ -192,7 +200,7 @@ class Diverged(FloatingPointError):
 
 
 def fit(
-  recipe: Recipe,
+  recipe: Recipe | Learner,
   dataset: Dataset,
   key: jax.Array,
   ids: ArrayLike | None = None,
@@ -201,7 +209,9 @@ def fit(
   """Trains one model.
 
   Args:
-    recipe: model, optimizer and schedule.
+    recipe: model, optimizer and schedule; or a learner of your own, a function
+      `(examples, key) -> network` that trains under jit on `examples.whole()`. It has no history
+      and takes no trackers.
     dataset: inputs, labels and ids.
     key: for initial params, order and augmentation; the same key gives the same run.
     ids: train on these examples only, all by default. Neither their order nor that of the data set
@@ -229,12 +239,15 @@ def fit(
     1.0
   """
   trackers = dict(trackers or {})
+  _check.key(key, "fit")
   ids = np.sort(dataset.ids if ids is None else np.asarray(ids))
   if not len(ids):
     raise ValueError("fit got no training examples. Pass at least one id.")
   if not np.array_equal(ids, dataset.ids):
     dataset = dataset.take(ids)
-  _tracking.check(tuple(trackers.values()), dataset.inputs.shape, recipe.epochs)
+  if not isinstance(recipe, Recipe):
+    return _learned(recipe, dataset, key, trackers)
+  _tracking.check(tuple(trackers.values()), _shape(dataset.inputs), recipe.epochs)
   like = check_labels(recipe.model, dataset, "fit")
   _tracking.check_network(tuple(trackers.values()), like)
   warn_without_train_fn(like, "train.fit")
@@ -249,8 +262,35 @@ def fit(
       f"Lower learning_rate ({recipe.learning_rate}); .fit holds the epoch before.",
       finished,
     )
-  _check.outputs(result.network, as_inputs(dataset.inputs[:8]), "train.fit")
+  _check.outputs(result.network, as_inputs(_arrays.rows(dataset.inputs, slice(8))), "train.fit")
   return finished
+
+
+def _learned(
+  learner: Learner, dataset: Dataset, key: jax.Array, trackers: Mapping[str, Tracker]
+) -> Fit:
+  """What a learner makes of a data set."""
+  if not callable(learner) or hasattr(learner, "apply"):
+    raise ValueError(f"fit got a {type(learner).__name__} as recipe: use train.Recipe(model).")
+  if trackers:
+    raise ValueError(
+      f"fit got trackers {sorted(trackers)} for a learner, which sees no steps. Score what it "
+      "returns: proxies.score."
+    )
+  none = jnp.zeros(0)
+  finished = Fit(
+    _jitted_learner(learner, examples_of(dataset), key), {}, dataset.ids, History(none, none)
+  )
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(finished.network.params)):
+    raise Diverged("training diverged: params of the learner are not finite.", finished)
+  return finished
+
+
+def _network_of(learner: Learner, examples: Examples, key: jax.Array) -> Network:
+  return as_network(learner(examples, key), None, "fit")
+
+
+_jitted_learner = jax.jit(_network_of, static_argnums=0)
 
 
 def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: jax.Array) -> Run:
@@ -266,16 +306,17 @@ def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: 
     A `Run`. After a loss that is not finite no later epoch changes anything.
   """
   init_key, order_key = jax.random.split(key)
-  shape = (len(examples.rows), *examples.inputs.shape[1:])
+  first = as_inputs(_arrays.rows(examples.inputs, slice(1)))
+  shape = (len(examples.rows), *_shape(examples.inputs)[1:])
   _tracking.check(trackers, shape, recipe.epochs)
-  network = models.init(recipe.model, init_key, as_inputs(examples.inputs[:1]))
+  network = models.init(recipe.model, init_key, first)
   _tracking.check_network(trackers, network)
-  example = jax.eval_shape(lambda: network.embedded(as_inputs(examples.inputs[:1])))
-  embedded = (shape[0], *example.shape[1:])
+  example = jax.eval_shape(lambda: network.embedded(first))
+  embedded = (shape[0], *_shape(example)[1:])
   refuse_lone_rows(network, len(examples.rows), recipe.batch_size, "run")
   steps = -(-len(examples.rows) // recipe.batch_size)
   job = Job(recipe, optimizer(recipe, steps), trackers)
-  first = Carry(
+  start = Carry(
     network,
     job.optimizer.init(network.params),
     tuple(_tracking.start(tracker, embedded, recipe.epochs) for tracker in trackers),
@@ -294,11 +335,16 @@ def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: 
     kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, last)
     return (kept, alive & good), history
 
-  (last, _), history = lax.scan(epoch, (first, jnp.array(True)), jnp.arange(recipe.epochs))
+  (last, _), history = lax.scan(epoch, (start, jnp.array(True)), jnp.arange(recipe.epochs))
   scores: dict[str, jax.Array] = {}
   for tracker, state in zip(trackers, last.tracked, strict=True):
     scores |= tracker.score(state)
   return Run(last.network, scores, history)
+
+
+def _shape(inputs: Inputs) -> tuple[int, ...]:
+  """The shape [n, ...] that trackers are told: of a dict, whose gradients none takes, [n]."""
+  return inputs.shape if isinstance(inputs, Array) else (_arrays.size(inputs),)
 
 
 def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
@@ -321,7 +367,13 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
     return recipe.learning_rate * recipe.schedule(count // steps_per_epoch, recipe.epochs)
 
   if recipe.optimizer is not None:
-    return recipe.optimizer(rate)
+    made = recipe.optimizer(rate)
+    if not hasattr(made, "init") or not hasattr(made, "update"):
+      raise ValueError(
+        f"the optimizer of a Recipe returned a {type(made).__name__}, must return an optax "
+        "transformation, as optax.adam does."
+      )
+    return made
   return optax.chain(
     optax.add_decayed_weights(recipe.weight_decay),
     optax.sgd(rate, recipe.momentum or None),

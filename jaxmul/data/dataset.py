@@ -5,14 +5,15 @@ Labels are [n, *P]: one class for an image, P = (), a class at each position for
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul import _check
-from jaxmul._arrays import Array
+from jaxmul import _arrays, _check
+from jaxmul._arrays import Array, Inputs
 from jaxmul._ids import check_ids, rows_of
 
 
@@ -23,7 +24,8 @@ class Dataset:
   Attributes:
     inputs: [n, ...], uint8 (pixels, kept so until a batch is used), float32, or int32 (tokens
       [n, T], at least 0; int64 is converted). Floats are used as they are; a warning says so where
-      they look like bytes, in [0, 255] with a largest above 127.
+      they look like bytes, in [0, 255] with a largest above 127. For a network that takes a dict: a
+      dict of such arrays, each also [n].
     labels: int32 [n, *P] in [0, num_classes); where P is not empty −1 stands for a position that is
       not scored, and every example has one that is.
     ids: int64 [n], unique; by default 0 … n − 1.
@@ -50,7 +52,7 @@ class Dataset:
     5
   """
 
-  inputs: np.ndarray
+  inputs: Inputs
   labels: np.ndarray
   ids: np.ndarray = None  # pyright: ignore[reportAssignmentType]
   num_classes: int = 0
@@ -58,22 +60,11 @@ class Dataset:
   classes: bool = dataclasses.field(default=True, kw_only=True)
 
   def __post_init__(self):
-    inputs, labels = np.asarray(self.inputs), np.asarray(self.labels)
-    if inputs.ndim < 2:
-      raise ValueError(
-        f"Dataset needs inputs [n, ...] of rank 2 or more, got shape {inputs.shape}. "
-        "Add an axis: inputs[:, None], or inputs[None] for one example."
-      )
-    if np.issubdtype(inputs.dtype, np.floating):
-      with np.errstate(over="ignore"):  # What float32 cannot hold becomes inf, and is refused so.
-        inputs = inputs.astype(np.float32)
-      _check.finite(inputs, "Dataset: inputs")
-      _warn_of_bytes(inputs)
-    elif inputs.dtype != np.uint8:
-      inputs = _tokens(inputs)
-    _check.labels(labels, len(inputs), "Dataset")
-    ids = np.arange(len(inputs)) if self.ids is None else np.asarray(self.ids)
-    check_ids(ids, len(inputs), "Dataset")
+    inputs, labels = _inputs(self.inputs), np.asarray(self.labels)
+    size = _size(inputs)
+    _check.labels(labels, size, "Dataset")
+    ids = np.arange(size) if self.ids is None else np.asarray(self.ids)
+    check_ids(ids, size, "Dataset")
     num_classes = 0
     if not self.classes:
       labels = _numbers(labels)
@@ -82,7 +73,7 @@ class Dataset:
       num_classes = self.num_classes or _largest(labels, inputs) + 1
       _check.class_numbers(labels, min(num_classes, 2**31), "Dataset")
       labels = labels.astype(np.int32)
-    strata = None if self.strata is None else _strata(self.strata, len(inputs))
+    strata = None if self.strata is None else _strata(self.strata, size)
     vars(self).update(inputs=inputs, labels=labels, ids=ids.astype(np.int64))
     vars(self).update(num_classes=num_classes, strata=strata)
 
@@ -102,8 +93,8 @@ class Dataset:
     """Returns the data set of the given ids, in their order."""
     rows = self.rows(ids)
     part = object.__new__(Dataset)  # its rows were checked, and warned of, with the whole
-    arrays = {name: field for name, field in vars(self).items() if isinstance(field, np.ndarray)}
-    vars(part).update(vars(self) | {name: array[rows] for name, array in arrays.items()})
+    arrays = {"inputs": self.inputs, "labels": self.labels, "ids": self.ids, "strata": self.strata}
+    vars(part).update(vars(self) | _arrays.rows(arrays, rows))  # strata of None have no leaf
     return part
 
   def kinds(self, caller: str) -> np.ndarray:
@@ -123,16 +114,16 @@ class Dataset:
     return self.labels
 
   @property
-  def example(self) -> jax.Array:
+  def example(self) -> Inputs:
     """The first example as a network takes it: inputs [1, ...]."""
-    return as_inputs(jnp.asarray(self.inputs[:1]))
+    return as_inputs(_arrays.rows(self.inputs, slice(1)))
 
-  def batch(self) -> tuple[jax.Array, jax.Array]:
+  def batch(self) -> tuple[Inputs, jax.Array]:
     """Returns everything as one batch: inputs [n, ...] float32 or int32, labels [n, *P]."""
-    return as_inputs(jnp.asarray(self.inputs)), jnp.asarray(self.labels)
+    return as_inputs(self.inputs), jnp.asarray(self.labels)
 
 
-def as_inputs(inputs: Array) -> jax.Array:
+def as_inputs(inputs: Inputs) -> Inputs:
   """Returns inputs as a network takes them: uint8 is divided by 255, all else stays as it is.
 
   Example:
@@ -140,17 +131,53 @@ def as_inputs(inputs: Array) -> jax.Array:
     >>> as_inputs(np.array([[0, 255]], np.uint8)).tolist()
     [[0.0, 1.0]]
   """
-  inputs = jnp.asarray(inputs)
-  if inputs.dtype == jnp.uint8:
-    return inputs.astype(jnp.float32) / 255
+
+  def one(leaf: Array) -> jax.Array:
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(jnp.float32) / 255 if leaf.dtype == jnp.uint8 else leaf
+
+  return jax.tree.map(one, inputs) if isinstance(inputs, Mapping) else one(inputs)
+
+
+def _inputs(inputs: Inputs, name: str = "") -> Inputs:
+  """Returns inputs as a data set keeps them, a dict as one; raises ValueError for what it cannot.
+
+  Args:
+    inputs: array [n, ...], or a dict of them.
+    name: which of a dict it is.
+  """
+  if isinstance(inputs, Mapping):
+    return {key: _inputs(part, f"{name}[{key!r}]") for key, part in inputs.items()}
+  inputs = np.asarray(inputs)
+  if inputs.ndim < (1 if name else 2):
+    raise ValueError(
+      f"Dataset needs inputs{name} [n, ...] of rank {1 if name else 2} or more, got shape "
+      f"{inputs.shape}. Add an axis: inputs[:, None], or inputs[None] for one example."
+    )
+  if np.issubdtype(inputs.dtype, np.floating):
+    with np.errstate(over="ignore"):  # What float32 cannot hold becomes inf, and is refused so.
+      inputs = inputs.astype(np.float32)
+    _check.finite(inputs, f"Dataset: inputs{name}")
+    _warn_of_bytes(inputs, stacklevel=6 if name else 5)
+  elif inputs.dtype != np.uint8:
+    inputs = _tokens(inputs, name)
   return inputs
 
 
-def _tokens(inputs: np.ndarray) -> np.ndarray:
+def _size(inputs: Inputs) -> int:
+  """Returns n of inputs [n, ...], the same of each array of a dict, or raises ValueError."""
+  sizes = {len(leaf) for leaf in jax.tree.leaves(inputs)}
+  if len(sizes) == 1:
+    return sizes.pop()
+  found = f"of {sorted(sizes)} rows" if sizes else "no array"
+  raise ValueError(f"Dataset needs inputs whose arrays have one row an example, got {found}.")
+
+
+def _tokens(inputs: np.ndarray, name: str) -> np.ndarray:
   """Returns integer inputs as int32 tokens, or raises ValueError."""
   if inputs.dtype not in _check.TOKENS or inputs.ndim > 2:
     raise ValueError(
-      f"Dataset needs uint8 or float inputs, or tokens int32 [n, T], got {inputs.dtype} "
+      f"Dataset needs uint8 or float inputs{name}, or tokens int32 [n, T], got {inputs.dtype} "
       f"{list(inputs.shape)}. Convert values of 0 … 255 with inputs.astype('uint8'), others with "
       ".astype('float32')."
     )
@@ -171,9 +198,9 @@ def _numbers(labels: np.ndarray) -> np.ndarray:
   return labels.astype(np.int32)
 
 
-def _refuse_one_hot(labels: np.ndarray, inputs: np.ndarray) -> None:
+def _refuse_one_hot(labels: np.ndarray, inputs: Inputs) -> None:
   """Raises ValueError where the labels of images are one-hot: each would be many classes."""
-  if labels.ndim != 2 or np.issubdtype(inputs.dtype, np.signedinteger) or labels.shape[1] < 2:
+  if labels.ndim != 2 or _tokens_of(inputs) or labels.shape[1] < 2:
     return
   if len(labels) and ((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all():
     raise ValueError(
@@ -182,12 +209,17 @@ def _refuse_one_hot(labels: np.ndarray, inputs: np.ndarray) -> None:
     )
 
 
-def _largest(labels: np.ndarray, inputs: np.ndarray) -> int:
+def _largest(labels: np.ndarray, inputs: Inputs) -> int:
   """The largest class: of labels, and where each position has one, of tokens."""
   largest = int(labels.max(initial=0))
-  if labels.ndim > 1 and np.issubdtype(inputs.dtype, np.signedinteger):
-    largest = max(largest, int(inputs.max(initial=0)))
+  if labels.ndim > 1:
+    largest = max(largest, *(int(tokens.max(initial=0)) for tokens in _tokens_of(inputs)), 0)
   return largest
+
+
+def _tokens_of(inputs: Inputs) -> list[np.ndarray]:
+  leaves = jax.tree.leaves(inputs)
+  return [leaf for leaf in leaves if np.issubdtype(leaf.dtype, np.signedinteger)]
 
 
 def _strata(value: ArrayLike, size: int) -> np.ndarray:
@@ -201,11 +233,11 @@ def _strata(value: ArrayLike, size: int) -> np.ndarray:
   return strata.astype(np.int64)
 
 
-def _warn_of_bytes(inputs: np.ndarray) -> None:
+def _warn_of_bytes(inputs: np.ndarray, stacklevel: int) -> None:
   """Warns where float inputs hold 0 … 255: no rate of the papers trains a network on them."""
   if inputs.size and inputs.min() >= 0 and 127 < inputs.max() <= 255:
     warnings.warn(
       f"Dataset got float inputs in [{inputs.min():g}, {inputs.max():g}], which are used as they "
       "are: networks want about [0, 1]. Pass them as uint8, or divide them by 255.",
-      stacklevel=4,
+      stacklevel=stacklevel,
     )

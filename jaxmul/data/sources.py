@@ -90,7 +90,8 @@ def from_npz(path: str | os.PathLike) -> Dataset:
     ...   from_npz(path).ids.tolist()
     [7, 5, 9]
   """
-  if not Path(path).is_file():
+  path = Path(path).expanduser()
+  if not path.is_file():
     raise FileNotFoundError(f"from_npz: there is no file {path}. {_NPZ}")
   with reading(f"from_npz: {path}", _NPZ), zipfile.ZipFile(path) as archive:
     _check_directory(archive, path)
@@ -137,9 +138,10 @@ def from_folder(path: str | os.PathLike) -> Dataset:
     ...   from_folder(folder).labels.tolist()
     [0, 1]
   """
-  if not Path(path).is_dir():
+  path = Path(path).expanduser()
+  if not path.is_dir():
     raise FileNotFoundError(f"from_folder: there is no folder {path}. Pass one of class folders.")
-  folders = [folder for folder in _visible(Path(path)) if folder.is_dir()]
+  folders = [folder for folder in _visible(path) if folder.is_dir()]
   if not folders:
     raise ValueError(f"from_folder: {path} holds no class folders, needs class_name/image.png.")
   files = [_visible(folder) for folder in folders]

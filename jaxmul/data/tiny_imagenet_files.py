@@ -54,7 +54,7 @@ def tiny_imagenet(
   """
   if part not in ("train", "val", "train+val"):
     raise ValueError(f"tiny_imagenet got part {part!r}: use 'train', 'val' or 'train+val'.")
-  root = Path(path)
+  root = Path(path).expanduser()
   wnids = sorted(_text(root / "wnids.txt").split())
   if not wnids:
     raise ValueError(f"tiny_imagenet: {root / 'wnids.txt'} lists no classes. {_AGAIN}")

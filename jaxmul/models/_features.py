@@ -5,6 +5,8 @@ import dataclasses
 import flax.linen as nn
 import jax
 
+from jaxmul import _arrays
+from jaxmul._arrays import Inputs
 from jaxmul.binding import Network
 from jaxmul.models._init import in_mode
 
@@ -33,7 +35,7 @@ class features:
   module: nn.Module
   head: str
 
-  def __call__(self, network: Network, inputs: jax.Array) -> jax.Array:
+  def __call__(self, network: Network, inputs: Inputs) -> jax.Array:
     seen: dict[str | None, jax.Array] = {}
 
     def look(call, args, kwargs, context):
@@ -47,4 +49,4 @@ class features:
     if self.head not in seen:
       names = ", ".join(sorted(str(name) for name in seen if name))
       raise ValueError(f"features: the network has no layer {self.head!r}. It has {names}.")
-    return seen[self.head].reshape(len(inputs), -1)
+    return seen[self.head].reshape(_arrays.size(inputs), -1)

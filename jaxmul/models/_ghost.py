@@ -29,6 +29,8 @@ import numpy as np
 from jax import lax
 from optax import Params
 
+from jaxmul import _arrays
+from jaxmul._arrays import Inputs
 from jaxmul.binding import Network
 from jaxmul.models._conv import Conv, image_patches, padding_of
 
@@ -41,7 +43,7 @@ Rule = Callable[[jax.Array, jax.Array], Mapping[str, Gradient]]
 _UNLIKELY = 1009
 
 
-def has_ghost_norms(network: Network, inputs: jax.Array) -> bool:
+def has_ghost_norms(network: Network, inputs: Inputs) -> bool:
   """Whether every param of a network belongs to one layer with a tap, and to nothing else.
 
   It must be read by one layer, that is called once, outside `nn.scan`, `nn.remat` and the like,
@@ -57,7 +59,10 @@ def has_ghost_norms(network: Network, inputs: jax.Array) -> bool:
 
     def record(next_fn, args, kwargs, context):
       y = next_fn(*args, **kwargs)
-      if _rule(context, args, kwargs) and args[0].shape[:1] == y.shape[:1] == x.shape[:1]:
+      if (
+        _rule(context, args, kwargs)
+        and args[0].shape[:1] == y.shape[:1] == jax.tree.leaves(x)[0].shape[:1]
+      ):
         taken.extend(jax.tree.leaves(context.module.variables["params"]))
       return y
 
@@ -66,7 +71,7 @@ def has_ghost_norms(network: Network, inputs: jax.Array) -> bool:
     owners.extend(sum(leaf is other for other in taken) for leaf in leaves)
     return y
 
-  example = jax.ShapeDtypeStruct((_UNLIKELY, *inputs.shape[1:]), inputs.dtype)
+  example = _arrays.shapes(inputs, _UNLIKELY)
   jaxpr = jax.make_jaxpr(forward)(leaves, example).jaxpr
   read = collections.Counter(id(var) for eqn in jaxpr.eqns for var in eqn.invars)
   read.update(map(id, jaxpr.outvars))
@@ -74,7 +79,7 @@ def has_ghost_norms(network: Network, inputs: jax.Array) -> bool:
   return owners == readers == [1] * len(leaves)
 
 
-def tapped(network: Network, inputs: jax.Array, squares: jax.Array) -> jax.Array:
+def tapped(network: Network, inputs: Inputs, squares: jax.Array) -> jax.Array:
   """Returns outputs [B, *P, C] whose cotangent with respect to `squares` [B], zeros, are norms².
 
   Differentiate Σ ℓ_b with respect to `squares`. Only right where `has_ghost_norms`.
@@ -87,7 +92,7 @@ def tapped(network: Network, inputs: jax.Array, squares: jax.Array) -> jax.Array
   return _tapped(network, inputs, norms)
 
 
-def tapped_squares(network: Network, inputs: jax.Array, squares: Params) -> jax.Array:
+def tapped_squares(network: Network, inputs: Inputs, squares: Params) -> jax.Array:
   """Returns outputs [B, *P, C] whose cotangent with respect to `squares` is Σ_b (∂ℓ_b/∂θ)².
 
   `squares` are zeros like the params. Differentiate Σ ℓ_b with respect to them, not to the params.

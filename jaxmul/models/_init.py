@@ -1,6 +1,7 @@
 """From a Linen module to a `Network`: the one place that knows what Linen's variables look like."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 
 import flax.errors
@@ -9,10 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax.typing import VariableDict
 
-from jaxmul.binding import Network, as_network, is_a, refuse_untrainable
+from jaxmul import _check
+from jaxmul._arrays import Inputs, without_padding
+from jaxmul._outputs import Pick
+from jaxmul.binding import Network, as_network, is_a, picking, refuse_untrainable
 from jaxmul.models import _modes
 
-Model = nn.Module | Callable[[jax.Array, jax.Array], object]
+Model = nn.Module | Callable[[jax.Array, Inputs], object]
 
 # What Linen raises where a pass does with variables or keys what was not provided for.
 _SURPRISES = (
@@ -30,7 +34,7 @@ class _Apply:
   module: nn.Module
   flags: tuple[tuple[str, bool], ...] = ()
 
-  def __call__(self, variables: VariableDict, inputs: jax.Array) -> jax.Array:
+  def __call__(self, variables: VariableDict, inputs: Inputs) -> jax.Array:
     options: _modes.Flags = dict(self.flags)
     try:
       return self.module.apply(variables, inputs, **options)  # pyright: ignore[reportReturnType]
@@ -44,7 +48,7 @@ class _Embed:
 
   module: nn.Module
 
-  def __call__(self, variables: VariableDict, inputs: jax.Array) -> jax.Array:
+  def __call__(self, variables: VariableDict, inputs: Inputs) -> jax.Array:
     return self.module.apply(variables, inputs, method="embed")  # pyright: ignore[reportReturnType]
 
 
@@ -60,7 +64,7 @@ class _Train:
     if "mask" in _modes.parameters(type(self.module).__call__):
       options["mask"] = mask
       # What takes the mask never sees what padding holds, not even NaN.
-      inputs = jnp.where(mask.reshape(-1, *(1,) * (inputs.ndim - 1)), inputs, 0)
+      inputs = without_padding(inputs, mask)
     variables = {"params": params, **state}
     # Linen draws from "params" what has a stream of another name than "dropout".
     rngs = {"dropout": key, "params": jax.random.fold_in(key, 1)}
@@ -85,27 +89,30 @@ def _in_one_line(module: nn.Module, mode: str, error: Exception) -> ValueError:
 def init(
   model: Model,
   key: jax.Array,
-  inputs: jax.Array,
+  inputs: Inputs,
   *,
   train_flag: Mapping[str, bool] | None = None,
+  outputs: Pick | None = None,
 ) -> Network:
   """Returns fresh params of a model, bound to its forward pass.
 
   A Linen module is told whether it trains by an argument of `__call__` or a field of its own:
   `train`, `training`, `is_training` or `is_train`; or, False in training, `deterministic`,
   `use_running_average`, `inference`, `eval_mode` or `is_eval`. Each one that it has is set in both
-  modes, whatever its default. All its collections but the params are the state; its streams of
-  random numbers follow the key of the step. A module that reads integers has a method `embed`,
-  `embed(inputs)` -> floats that it takes in their place: see `jaxmul.bind`.
+  modes, whatever its default. All its collections but the params are the state; what it sows is
+  left out. Its streams of random numbers follow the key of the step. A module that reads integers
+  has a method `embed`, `embed(inputs)` -> floats that it takes in their place: see `jaxmul.bind`.
 
   Args:
     model: a Linen module called as `module(inputs)`, in training also with `mask=mask` where its
       `__call__` takes one (bool [B], False where a row is padding); or, for anything else, a
       function `(key, inputs)` that returns a `Network`, an `nnx.Module` or another callable pytree.
     key: for the initial values.
-    inputs: [B, ...] float or integer; only the shape and dtype matter.
+    inputs: [B, ...] float or integer, or a dict of arrays; only shapes and dtypes matter.
     train_flag: {name: its value in training} of a flag with a name of your own, such as
       `{"frozen": False}`. In a `Recipe`: `functools.partial(models.init, module, train_flag=...)`.
+    outputs: picks the logits where the module returns a tuple, a dict or an object, as of
+      `jaxmul.bind`.
 
   Returns:
     A `Network`. Equal modules give equal static parts, so nothing is traced twice.
@@ -121,8 +128,10 @@ def init(
     >>> network(jnp.zeros((2, 28, 28))).shape
     (2, 10)
   """
+  _check.key(key, "models.init")
   if not isinstance(model, nn.Module):
-    return _made_by(model, key, inputs, train_flag)
+    network = _made_by(model, key, inputs, train_flag)
+    return network if outputs is None else picking(network, outputs)
   _modes.refuse_unknown(model, train_flag)
   evaluation, options = in_mode(model, False, train_flag)
   two_modes: list[str] = []
@@ -133,7 +142,7 @@ def init(
     return call(*args, **kwargs)
 
   with nn.intercept_methods(note):
-    variables = dict(evaluation.init(key, jnp.zeros(inputs.shape, inputs.dtype), **options))
+    variables = dict(evaluation.init(key, jax.tree.map(jnp.zeros_like, inputs), **options))
   params = variables.pop("params", None)
   if not jax.tree.leaves(params):
     raise ValueError(
@@ -146,13 +155,48 @@ def init(
       "no argument or field that says whether it trains. Name it, train_flag={'name': its value "
       "in training}, or give (key, inputs) -> jaxmul.bind(apply_fn, params, state, train_fn)."
     )
+  for name in _sown(evaluation, params, variables, inputs, options):
+    del variables[name]
+    warnings.warn(
+      f"{type(model).__name__} sows {name!r}, which is left out: nothing is added to the loss. "
+      "Return it beside the logits, and bind with a loss= of both.",
+      stacklevel=2,
+    )
   apply_fn = _Apply(evaluation, tuple(options.items()))
   train_fn = None
   if has_flag or variables:
     module, options = in_mode(model, True, train_flag)
     train_fn = _Train(module, tuple(options.items()))
   embed = _Embed(evaluation) if callable(getattr(type(model), "embed", None)) else None
-  return Network(params, state=variables, apply_fn=apply_fn, train_fn=train_fn, embed=embed)
+  network = Network(params, variables, apply_fn, train_fn, embed=embed)
+  return network if outputs is None else picking(network, outputs)
+
+
+def _sown(
+  module: nn.Module,
+  params: VariableDict,
+  variables: VariableDict,
+  inputs: Inputs,
+  options: _modes.Flags,
+) -> list[str]:
+  """Returns the collections that a pass only adds to, as `sow` does: tuples that get longer."""
+
+  def is_tuple(node):
+    return isinstance(node, tuple)
+
+  names = [
+    name
+    for name, part in variables.items()
+    if all(map(is_tuple, jax.tree.leaves(part, is_leaf=is_tuple)))
+  ]
+  if not names:
+    return names
+
+  def again(params, variables, inputs):
+    return module.apply({"params": params, **variables}, inputs, mutable=names, **options)[1]
+
+  added = jax.eval_shape(again, params, variables, inputs)
+  return [n for n in names if jax.tree.structure(added[n]) != jax.tree.structure(variables[n])]
 
 
 def in_mode(
@@ -164,9 +208,9 @@ def in_mode(
 
 
 def _made_by(
-  model: Callable[[jax.Array, jax.Array], object],
+  model: Callable[[jax.Array, Inputs], object],
   key: jax.Array,
-  inputs: jax.Array,
+  inputs: Inputs,
   train_flag: Mapping[str, bool] | None,
 ) -> Network:
   """What a function of a user's own makes, as a `Network`."""
@@ -198,7 +242,7 @@ def _has_two_modes(module: nn.Module) -> bool:
   return isinstance(module, nn.BatchNorm)
 
 
-def shapes(model: Model, inputs: jax.Array) -> Network:
+def shapes(model: Model, inputs: Inputs) -> Network:
   """Returns what `init` would, as shapes and dtypes alone: the `like` of `checkpoint.load`.
 
   Args:

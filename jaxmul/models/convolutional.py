@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from jaxmul import _check
 from jaxmul.models._conv import Conv, max_pool
 from jaxmul.models._initializers import he_normal, lecun_normal
 from jaxmul.models._normalize import channels_last
@@ -56,7 +57,7 @@ def cnn(
     (8, 16)
   """
   return CNN(
-    channels=tuple(channels),
+    channels=_check.widths(channels, "channels", "cnn"),
     hidden=hidden,
     num_classes=num_classes,
     mean=tuple(mean),

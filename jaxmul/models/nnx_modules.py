@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from optax import Params
 
+from jaxmul._arrays import Inputs, without_padding
 from jaxmul.binding import ApplyFn, Network
 from jaxmul.models import _modes
 
@@ -69,7 +70,7 @@ class _Graph:
     streams = (jax.tree.unflatten(keys, fresh), jax.tree.unflatten(counts, zeros))
     return nnx.merge(self.graph, params, *(state or {}).values(), *streams)
 
-  def logits(self, module: nnx.Module, inputs: jax.Array, **more: object) -> jax.Array:
+  def logits(self, module: nnx.Module, inputs: Inputs, **more: object) -> jax.Array:
     if self.call is not None:
       return self.call(module, inputs)
     return module(inputs, **dict(self.flags), **more)  # pyright: ignore[reportCallIssue]
@@ -78,7 +79,7 @@ class _Graph:
 class _Apply(_Graph):
   """Evaluation pass."""
 
-  def __call__(self, variables: Any, inputs: jax.Array) -> jax.Array:
+  def __call__(self, variables: Any, inputs: Inputs) -> jax.Array:
     state = dict(variables) if self.has_state else {}
     params = state.pop("params") if self.has_state else variables
     module = self.module(params, state, jax.random.key(0))
@@ -94,7 +95,7 @@ class _Train(_Graph):
       more["rngs"] = nnx.Rngs(jax.random.fold_in(key, len(self.streams[0][1])))
     if "mask" in self.takes:
       more["mask"] = mask
-      inputs = jnp.where(mask.reshape(-1, *(1,) * (inputs.ndim - 1)), inputs, 0)
+      inputs = without_padding(inputs, mask)
     logits = self.logits(module, inputs, **more)
     return logits, _split(module)[2] or state
 

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from jaxmul import _check
 from jaxmul.models._initializers import he_normal, lecun_normal
 from jaxmul.models._normalize import normalize
 
@@ -46,4 +47,10 @@ def mlp(
     >>> mlp((64,)).widths
     (64,)
   """
-  return MLP(tuple(widths), num_classes, mean=tuple(mean), std=tuple(std), dtype=dtype)
+  return MLP(
+    _check.widths(widths, "widths", "mlp"),
+    num_classes,
+    mean=tuple(mean),
+    std=tuple(std),
+    dtype=dtype,
+  )

@@ -7,7 +7,6 @@ it. Where only some candidates may be left out, everything else is in every subs
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -16,12 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check, _identity, _settings
-from jaxmul._examples import Examples
 from jaxmul.binding import Network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
-from jaxmul.train import Recipe, check_labels
+from jaxmul.train import Learner, Recipe, check_labels
 
-Learner = Callable[[Examples, jax.Array], Callable[[jax.Array], jax.Array]]
 Target = Literal["correct", "log_odds", "logits"]
 
 
@@ -324,14 +321,19 @@ def _checked(
 
   Which loss a learner's network has is seen when it is traced: `chunk.outcome` checks it there.
   """
+  _check.key(key, caller)
   if not isinstance(recipe, Recipe) and (not callable(recipe) or hasattr(recipe, "apply")):
     raise ValueError(f"{caller} got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
   _identity.describe(recipe)
-  if test is not None and test.inputs.shape[1:] != dataset.inputs.shape[1:]:
-    raise ValueError(
-      f"{caller} got test inputs {list(test.inputs.shape[1:])} for a network of "
-      f"{list(dataset.inputs.shape[1:])}. Bring them to the same shape."
+  if test is not None:
+    of_test, of_all = (
+      jax.tree.map(lambda leaf: list(leaf.shape[1:]), data.inputs) for data in (test, dataset)
     )
+    if of_test != of_all:
+      raise ValueError(
+        f"{caller} got test inputs {of_test} for a network of {of_all}. Bring them to the same "
+        "shape."
+      )
   if isinstance(recipe, Recipe):
     network = check_labels(recipe.model, dataset, caller)
     if test:

@@ -64,7 +64,7 @@ class Store:
   """
 
   def __init__(self, path: Path | str, schedule: Schedule):
-    self.path, self.schedule = Path(path), schedule
+    self.path, self.schedule = Path(path).expanduser(), schedule
     for file in _files(self.path):
       with file.open("rb") as opened:
         _, _, rest = opened.read(256).partition(b"\n")

@@ -156,9 +156,10 @@ def stream(
 
 def _blanked(dataset: Dataset, ids: np.ndarray) -> Dataset:
   """The data in the same shapes, with the inputs and labels of these ids overwritten by zeros."""
-  inputs, labels = dataset.inputs.copy(), dataset.labels.copy()
+  inputs, labels = jax.tree.map(np.copy, (dataset.inputs, dataset.labels))
   rows = dataset.rows(ids)
-  inputs[rows], labels[rows] = 0, 0
+  for array in jax.tree.leaves((inputs, labels)):
+    array[rows] = 0
   return dataclasses.replace(dataset, inputs=inputs, labels=labels)
 
 

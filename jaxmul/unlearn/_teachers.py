@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul import losses
+from jaxmul._arrays import without_padding
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
 from jaxmul.unlearn._whole import all_logits
-from jaxmul.unlearn.objective import without_padding
 from jaxmul.unlearn.unlearner import Session
 
 
@@ -70,5 +70,5 @@ def has_positions(session: Session) -> bool:
 def logits_to_imitate(teacher: jax.Array | Network, batch: Batch) -> jax.Array:
   """Returns the logits [B, *P, C] of a teacher, a table by row or a network, for a batch."""
   if isinstance(teacher, Network):
-    return teacher(without_padding(batch))
+    return teacher(without_padding(batch.inputs, batch.mask))
   return teacher[batch.rows]

@@ -13,6 +13,7 @@ import optax
 from jax import lax
 
 from jaxmul import losses, models
+from jaxmul._arrays import Inputs, rows
 from jaxmul._examples import Batch, Examples
 from jaxmul.binding import Network, losses_of
 
@@ -97,7 +98,7 @@ def _drawn(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _ghost_squares(
-  network: Network, inputs: jax.Array, labels: jax.Array, weights: jax.Array
+  network: Network, inputs: Inputs, labels: jax.Array, weights: jax.Array
 ) -> optax.Params:
   """Σ_b w_b (∂ℓ_b/∂θ)², read off the layers in one backward pass."""
 
@@ -109,13 +110,13 @@ def _ghost_squares(
 
 
 def _squares(
-  network: Network, inputs: jax.Array, labels: jax.Array, weights: jax.Array
+  network: Network, inputs: Inputs, labels: jax.Array, weights: jax.Array
 ) -> optax.Params:
   """The same for any network, from the gradients themselves."""
 
   def square(example, label, weight):
     def loss(theta):
-      outputs = network.replace(params=theta)(example[None])
+      outputs = network.replace(params=theta)(rows(example, None))
       return losses_of(network, outputs, label[None])[0]
 
     return jax.tree.map(lambda leaf: weight * leaf**2, jax.grad(loss)(network.params))

@@ -12,10 +12,10 @@ import numpy as np
 from jax import lax
 
 from jaxmul import _check, losses
+from jaxmul._arrays import is_float, kinds
 from jaxmul._examples import Batch
 from jaxmul._gradients import per_example
 from jaxmul.binding import Network
-from jaxmul.data.dataset import as_inputs
 from jaxmul.unlearn._adversarial import ascended, likeliest_wrong, norms
 from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._whole import map_members
@@ -73,13 +73,13 @@ def amun(
 
   def remember(network: Network, session: Session) -> _Adversarial:
     refuse_positions(network, session, "amun")
-    dtype = as_inputs(session.forget.inputs[:1]).dtype
-    if not jnp.issubdtype(dtype, jnp.inexact):
+    example = session.forget.batch(jnp.int32(0), jnp.int32(1), 1).inputs
+    if not is_float(example):
       raise ValueError(
-        f"amun trains on adversarial inputs, and {dtype} inputs have none. Use boundary_shrink, "
-        "which takes them at embeddings, or an algorithm that works from the loss."
+        f"amun trains on adversarial inputs, and inputs of {kinds(example)} have none. Use "
+        "boundary_shrink, which takes them at embeddings, or an algorithm that works from the loss."
       )
-    radii = jnp.asarray(radius * 2.0 ** np.arange(doublings + 1), dtype)
+    radii = jnp.asarray(radius * 2.0 ** np.arange(doublings + 1), example.dtype)
     arguments = (network, radii, jnp.int32(steps))
     return map_members(_nearest_adversarial, arguments, session.forget, session.batch_size)
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxmul import _check, losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network, refuse_without_embed
-from jaxmul.data.dataset import as_inputs
 from jaxmul.unlearn._adversarial import likeliest_wrong
 from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._whole import map_members
@@ -50,7 +49,9 @@ def boundary_shrink(
 
   def remember(network: Network, session: Session) -> jax.Array:
     refuse_positions(network, session, "boundary_shrink")
-    refuse_without_embed(network, as_inputs(session.forget.inputs[:1]), "boundary_shrink")
+    refuse_without_embed(
+      network, session.forget.batch(jnp.int32(0), jnp.int32(1), 1).inputs, "boundary_shrink"
+    )
     arguments = (network, jnp.float32(radius))
     return map_members(_nearest_class, arguments, session.forget, session.batch_size)
 

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 
 from jaxmul import _check, losses
+from jaxmul._arrays import without_padding
 from jaxmul._examples import Batch
-from jaxmul._gradients import per_example
 from jaxmul.binding import Network, losses_of
 from jaxmul.unlearn._passes import Passes
 from jaxmul.unlearn.unlearner import Clock, Session, Unlearner, increment
@@ -168,14 +168,11 @@ def train_logits(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Ar
   set, unless it takes the mask. For any other they are zeros. A batch of padding alone leaves the
   state as it is.
   """
-  inputs = batch.inputs if network.train_fn is not None else without_padding(batch)
+  inputs = batch.inputs
+  if network.train_fn is None:
+    inputs = without_padding(inputs, batch.mask)
   logits, state = network.train(inputs, key, batch.mask)
   return logits, network.replace(state=state)
-
-
-def without_padding(batch: Batch) -> jax.Array:
-  """Returns the inputs [B, ...] of a batch, zeros where a row is padding."""
-  return jnp.where(per_example(batch.mask, batch.inputs), batch.inputs, 0)
 
 
 def batch_risk(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Array, Network]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmul import _check, _sharding
+from jaxmul import _arrays, _check, _sharding
 from jaxmul._examples import examples_of
 from jaxmul.binding import (
   Network,
@@ -19,7 +19,7 @@ from jaxmul.binding import (
 )
 from jaxmul.data.dataset import Dataset, as_inputs
 from jaxmul.data.split import Split
-from jaxmul.train import Recipe, fit
+from jaxmul.train import Learner, Recipe, fit
 from jaxmul.unlearn._passes import Sets, Walk, counts, walk_over
 from jaxmul.unlearn.unlearner import (
   Clock,
@@ -91,6 +91,7 @@ def run(
     True
   """
   refuse_uncalled(unlearner, "unlearn.run")
+  _check.key(key, "unlearn.run")
   network = as_network(network, None, "unlearn.run")
   refuse_untrainable(network, "unlearn.run")
   _check.count(epochs, "epochs", "unlearn.run")
@@ -106,7 +107,7 @@ def run(
   if network.embed is not None and _finite(network):  # else it has diverged, which is said later
     _check.tokens(network, dataset.inputs, "unlearn.run")
   _check.answers(network, dataset.example, dataset.labels, "unlearn.run")
-  _check.outputs(network, as_inputs(dataset.inputs[:8]), "unlearn.run")
+  _check.outputs(network, as_inputs(_arrays.rows(dataset.inputs, slice(8))), "unlearn.run")
   examples = examples_of(dataset)
   if devices is not None and mesh is None:
     examples, network = jax.device_put((examples, network), devices[0])
@@ -192,11 +193,11 @@ def _finite(network: Network) -> jax.Array:
   return jnp.stack(finite).all()
 
 
-def retrain(recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array):
+def retrain(recipe: Recipe | Learner, dataset: Dataset, split: Split, key: jax.Array):
   """Retrains from scratch on R, the oracle: `train.fit` on the retain set alone.
 
   Args:
-    recipe: that of the original network.
+    recipe: that of the original network, or a learner of your own, as of `train.fit`.
     dataset: holds the examples that `split` names.
     split: only `retain` is used. The order of the ids does not matter.
     key: for initial params, order and augmentation.

@@ -21,7 +21,7 @@ from jaxmul.retraining.executors import Executor
 from jaxmul.retraining.progress import Progress
 from jaxmul.retraining.schedule import Schedule, repeat, train_key
 from jaxmul.retraining.streaming import stream
-from jaxmul.train import Fit, Recipe, fit
+from jaxmul.train import Fit, Learner, Recipe, fit
 
 
 class Ensemble(NamedTuple):
@@ -32,7 +32,7 @@ class Ensemble(NamedTuple):
 
 
 def ensemble(
-  recipe: Recipe,
+  recipe: Recipe | Learner,
   dataset: Dataset,
   split: Split,
   key: jax.Array,
@@ -86,7 +86,7 @@ def ensemble(
 
 
 def oracles(
-  recipe: Recipe,
+  recipe: Recipe | Learner,
   dataset: Dataset,
   split: Split,
   key: jax.Array,
@@ -141,7 +141,7 @@ def _outputs_of(
 
 
 def schedules(
-  recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, num_models: int
+  recipe: Recipe | Learner, dataset: Dataset, split: Split, key: jax.Array, num_models: int
 ) -> tuple[Schedule, Schedule]:
   """Returns the schedules of originals and oracles, to compute on machines of your own."""
   if isinstance(recipe, Recipe):
@@ -157,7 +157,9 @@ def schedules(
   return originals, oracles
 
 
-def original(recipe: Recipe, dataset: Dataset, split: Split, key: jax.Array, model: int) -> Fit:
+def original(
+  recipe: Recipe | Learner, dataset: Dataset, split: Split, key: jax.Array, model: int
+) -> Fit:
   """Trains one of the originals of an ensemble again, to unlearn it.
 
   Args:

@@ -1,0 +1,172 @@
+"""What people pass by mistake gets one line with the cure, or what they meant."""
+
+# pyright: reportArgumentType=false, reportCallIssue=false
+import dataclasses
+import errno
+import os
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from flax import nnx
+
+import jaxmul
+from jaxmul import _files, checkpoint, data, losses, models, proxies, retraining, train, unlearn
+from jaxmul.metrics.oracle.ensembles import original, schedules
+
+KEY = jax.random.key(0)
+DIGITS = data.digits().take(np.arange(64))
+INPUTS = DIGITS.batch()[0]
+SPLIT = data.Split(forget=np.arange(9), retain=np.arange(9, 64))
+
+
+def mlp():
+  return eqx.nn.MLP(64, 10, 8, 1, key=KEY)
+
+
+def over_batch(module, x):
+  return jax.vmap(module)(x.reshape(len(x), -1))
+
+
+def network():
+  return jaxmul.bind(over_batch, mlp())
+
+
+def learner(examples, key):
+  batch = examples.whole()
+  weights = jax.random.normal(key, (64, 10)) * 0.01
+
+  def apply_fn(weights, x):
+    return x.reshape(len(x), -1) @ weights
+
+  def risk(weights):
+    return jnp.mean(losses.cross_entropy(apply_fn(weights, batch.inputs), batch.labels))
+
+  for _ in range(20):
+    weights = weights - 0.5 * jax.grad(risk)(weights)
+  return jaxmul.bind(apply_fn, weights)
+
+
+MISTAKES = {
+  "optimizer name": (lambda: train.Recipe(models.mlp(), optimizer="adam"), "optax.adam,"),
+  "optimizer made": (lambda: train.Recipe(models.mlp(), optimizer=optax.sgd(0.1)), "optax.adam,"),
+  "float batch": (lambda: train.Recipe(models.mlp(), batch_size=16.0), "batch_size=16.0"),
+  "cnn of classes": (lambda: models.cnn(10), "cnn(num_classes=10)"),
+  "mlp of classes": (lambda: models.mlp(10), "mlp(num_classes=10)"),
+  "int key in fit": (lambda: train.fit(train.Recipe(models.mlp()), DIGITS, 0), "jax.random.key(0)"),
+  "int key in init": (lambda: models.init(models.mlp(), 0, INPUTS), "jax.random.key(0)"),
+  "int key in run": (
+    lambda: unlearn.run(unlearn.fine_tune(), network(), DIGITS, SPLIT, 0, epochs=1),
+    "jax.random.key(0)",
+  ),
+  "int key in leave_out": (
+    lambda: retraining.leave_out(learner, DIGITS, 0, num_models=2),
+    "jax.random.key(0)",
+  ),
+  "saved nnx": (
+    lambda: checkpoint.save("never", nnx.Linear(2, 3, rngs=nnx.Rngs(0))),
+    "jaxmul.bind(lambda module, x: module(x), module)",
+  ),
+  "saved equinox": (lambda: checkpoint.save("never", mlp()), "jax.vmap(module)(x), module)"),
+  "one example": (
+    lambda: proxies.max_confidence(mlp(), DIGITS.batch()),
+    "jax.vmap(module)(x), mlp",
+  ),
+  "empty batch": (
+    lambda: proxies.curvature(network(), (INPUTS[:0], DIGITS.labels[:0])),
+    "an empty batch",
+  ),
+  "numbers": (lambda: data.Dataset(INPUTS, np.linspace(0, 1, 64)), "classes=False"),
+  "several labels": (
+    lambda: proxies.confidence(network(), (INPUTS, np.ones((64, 10), int))),
+    "jaxmul.bind(..., loss=)",
+  ),
+  "trackers of a learner": (
+    lambda: train.fit(learner, DIGITS, KEY, trackers={"a": proxies.trackers.cumulative_loss()}),
+    "for a learner",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_gets_one_line_with_the_cure(name):
+  call, cure = MISTAKES[name]
+  with pytest.raises(ValueError, match=r"got|needs|could not") as caught:
+    call()
+  assert cure in str(caught.value)
+  assert "\\n" not in str(caught.value)
+
+
+def test_an_equinox_module_trains_its_float_arrays_alone():
+  bound = network()
+  assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(bound.params))
+  np.testing.assert_array_equal(bound(INPUTS), over_batch(mlp(), INPUTS))
+  after = unlearn.run(unlearn.fine_tune(0.1), bound, DIGITS, SPLIT, KEY, epochs=1)
+  assert after.params.layers[0].weight.shape == (8, 64)
+  assert np.abs(after(INPUTS) - bound(INPUTS)).max() > 1e-4
+
+
+class Sown(nn.Module):
+  sows: bool
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
+    if self.sows:
+      self.sow("losses", "activity", jnp.mean(x**2))
+    return nn.Dense(10)(x)
+
+
+def test_what_is_sown_is_left_out_and_said():
+  recipe = train.Recipe(Sown(sows=False), epochs=2, batch_size=16)
+  want = train.fit(recipe, DIGITS, KEY)
+  with pytest.warns(UserWarning, match="sows 'losses', which is left out"):
+    got = train.fit(dataclasses.replace(recipe, model=Sown(sows=True)), DIGITS, KEY)
+  assert got.network.state == {}
+  jax.tree.map(np.testing.assert_array_equal, got.network.params, want.network.params)
+
+
+def test_a_learner_stands_wherever_a_recipe_does():
+  again = unlearn.retrain(learner, DIGITS, SPLIT, KEY)
+  np.testing.assert_array_equal(again.ids, SPLIT.retain)
+  right = np.argmax(again.network(INPUTS), 1) == DIGITS.labels
+  assert right[9:].mean() > 0.8
+  fitted = original(learner, DIGITS, SPLIT, KEY, 1)
+  schedule, _ = schedules(learner, DIGITS, SPLIT, KEY, 2)
+  chunk = list(retraining.stream(schedule, executor=retraining.serial))[1]
+  logits = fitted.network(INPUTS)
+  np.testing.assert_allclose(logits, chunk.test[0], 1e-4, 1e-5)
+
+
+def test_a_folder_that_cannot_be_synced_is_still_saved_to(tmp_path, monkeypatch):
+  plain = os.fsync
+
+  def refusing(handle):
+    if os.path.isdir(f"/proc/self/fd/{handle}"):
+      raise OSError(errno.EINVAL, "folders are not synced here")
+    plain(handle)
+
+  monkeypatch.setattr(os, "fsync", refusing)
+  checkpoint.save(tmp_path / "saved", network())
+  assert checkpoint.verify(tmp_path / "saved")
+  _files.write_atomic(tmp_path / "file", b"whole")
+  monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.EIO, "disk")))
+  with pytest.raises(OSError, match="disk"):
+    _files.write_atomic(tmp_path / "other", b"lost")
+
+
+def test_a_folder_of_orbax_is_told_from_a_damaged_one(tmp_path):
+  ocp.PyTreeCheckpointer().save(tmp_path / "theirs", {"a": np.ones(3)})
+  with pytest.raises(ValueError, match=r"not a checkpoint of jaxmul.*jaxmul\.bind"):
+    checkpoint.load(tmp_path / "theirs")
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  checkpoint.save("~/saved", network())
+  assert (tmp_path / "saved" / "manifest.json").exists()
