@@ -31,6 +31,8 @@ class Dataset:
       labels of positions than the largest token.
     strata: int64 [n] or None: the kind of each example, where its labels do not tell. What keeps
       classes in their proportions, or counts them, goes by it.
+    families: int64 [n] or None: examples of one number are copies of one, such as a text that
+      stands several times in a corpus. They are trained on, left out and held out together.
     classes: False says that labels are no classes but numbers to predict, or several labels, for a
       network with a loss of its own: int or float [n, ...], kept as int32 or float32. `num_classes`
       is then 0.
@@ -55,6 +57,7 @@ class Dataset:
   ids: np.ndarray = None  # pyright: ignore[reportAssignmentType]
   num_classes: int = 0
   strata: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+  families: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
   classes: bool = dataclasses.field(default=True, kw_only=True)
 
   def __post_init__(self):
@@ -82,9 +85,12 @@ class Dataset:
       num_classes = self.num_classes or _largest(labels, inputs) + 1
       _check.class_numbers(labels, min(num_classes, 2**31), "Dataset")
       labels = labels.astype(np.int32)
-    strata = None if self.strata is None else _strata(self.strata, len(inputs))
+    numbered = {
+      name: None if (given := getattr(self, name)) is None else _numbered(given, len(inputs), name)
+      for name in ("strata", "families")
+    }
     vars(self).update(inputs=inputs, labels=labels, ids=ids.astype(np.int64))
-    vars(self).update(num_classes=num_classes, strata=strata)
+    vars(self).update(num_classes=num_classes, **numbered)
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -105,6 +111,17 @@ class Dataset:
     arrays = {name: field for name, field in vars(self).items() if isinstance(field, np.ndarray)}
     vars(part).update(vars(self) | {name: array[rows] for name, array in arrays.items()})
     return part
+
+  def with_copies(self, ids: ArrayLike) -> np.ndarray:
+    """Returns the ids int64 [k], sorted, of the given examples and of all others of their families.
+
+    Raises:
+      ValueError: as `rows`.
+    """
+    rows = self.rows(ids)
+    if self.families is None:
+      return np.sort(self.ids[rows])
+    return np.sort(self.ids[np.isin(self.families, self.families[rows])])
 
   def kinds(self, caller: str) -> np.ndarray:
     """Returns int [n], what examples are of one kind: strata, or labels where each has one class.
@@ -190,15 +207,17 @@ def _largest(labels: np.ndarray, inputs: np.ndarray) -> int:
   return largest
 
 
-def _strata(value: ArrayLike, size: int) -> np.ndarray:
-  strata = np.asarray(value)
-  if strata.shape != (size,) or not (np.issubdtype(strata.dtype, np.integer) or not size):
+def _numbered(value: ArrayLike, size: int, name: str) -> np.ndarray:
+  """Returns strata or families as int64 [n], or raises ValueError."""
+  numbers = np.asarray(value)
+  if numbers.shape != (size,) or not (np.issubdtype(numbers.dtype, np.integer) or not size):
     raise ValueError(
-      f"Dataset needs strata int [{size}], one an example, got {strata.dtype} {list(strata.shape)}."
+      f"Dataset needs {name} int [{size}], one an example, got {numbers.dtype} "
+      f"{list(numbers.shape)}."
     )
-  if strata.min(initial=0) < 0:
-    raise ValueError(f"Dataset got stratum {strata.min()}, must be at least 0. Number them from 0.")
-  return strata.astype(np.int64)
+  if numbers.min(initial=0) < 0:
+    raise ValueError(f"Dataset got {name} {numbers.min()}, must be at least 0. Number them from 0.")
+  return numbers.astype(np.int64)
 
 
 def _warn_of_bytes(inputs: np.ndarray) -> None:
