@@ -102,7 +102,7 @@ def test_losses_and_their_gradients_are_those_of_numpy_in_float64(options):
     )
 
   def loss(step):
-    moved = jax.tree.map(lambda leaf, to: leaf + step * to, params, along)
+    moved = jax.tree.map(lambda leaf, to: np.asarray(leaf) + step * np.asarray(to), params, along)
     logits = reference(moved, x, **options)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     at = np.take_along_axis(log_p, np.maximum(labels, 0)[..., None], -1)[..., 0]
