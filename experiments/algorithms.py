@@ -34,6 +34,7 @@ ALGORITHMS: dict[str, tuple[Callable[[Given, float], unlearn.Unlearner], int]] =
   "l1_sparse": (lambda g, s: unlearn.l1_sparse(0.01 * s), 10),
   "neg_grad": (lambda g, s: unlearn.neg_grad(1e-4 * s), 5),
   "neg_grad_plus": (lambda g, s: unlearn.neg_grad_plus(0.01 * s), 5),
+  "npo": (lambda g, s: unlearn.npo(1e-5 * s), 10),
   "random_label": (lambda g, s: unlearn.random_label(0.1 * s), 10),
   "salun": (lambda g, s: unlearn.salun(0.1 * s), 10),
   "scrub": (lambda g, s: unlearn.scrub(5e-3 * s), 5),

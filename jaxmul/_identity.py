@@ -108,6 +108,7 @@ def describe(value: object) -> str:
     order = np.argsort(value.ids)
     arrays = _arrays.rows((value.inputs, value.labels, value.ids), order)
     more = () if value.strata is None else (value.strata[order],)
+    more += () if value.families is None else ("families", value.families[order])
     more += () if value.classes else ("numbers",)
     return f"Dataset{describe((*arrays, value.num_classes, *more))}"
   if isinstance(value, Split):

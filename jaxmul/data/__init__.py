@@ -2,6 +2,7 @@
 
 from jaxmul.data.dataframe import from_dataframe
 from jaxmul.data.dataset import Dataset, as_inputs
+from jaxmul.data.documents import after_prompt, english_prose, near_duplicates, repeated, text
 from jaxmul.data.grain import from_grain
 from jaxmul.data.huggingface import from_huggingface
 from jaxmul.data.scenarios import forget_class, forget_random, forget_subclass
@@ -9,15 +10,20 @@ from jaxmul.data.sources import digits, from_folder, from_npz, mnist5k
 from jaxmul.data.split import Heldout, Holdout, Split, cut_heldout, holdout
 from jaxmul.data.tfds import from_tfds, from_tfds_folder
 from jaxmul.data.tiny_imagenet_files import tiny_imagenet
+from jaxmul.data.tinymem import MathSequences, as_text, math_sequences
 
 __all__ = [
   "Dataset",
   "Heldout",
   "Holdout",
+  "MathSequences",
   "Split",
+  "after_prompt",
   "as_inputs",
+  "as_text",
   "cut_heldout",
   "digits",
+  "english_prose",
   "forget_class",
   "forget_random",
   "forget_subclass",
@@ -29,6 +35,10 @@ __all__ = [
   "from_tfds",
   "from_tfds_folder",
   "holdout",
+  "math_sequences",
   "mnist5k",
+  "near_duplicates",
+  "repeated",
+  "text",
   "tiny_imagenet",
 ]

@@ -33,6 +33,8 @@ class Dataset:
       labels of positions than the largest token.
     strata: int64 [n] or None: the kind of each example, where its labels do not tell. What keeps
       classes in their proportions, or counts them, goes by it.
+    families: int64 [n] or None: examples of one number are copies of one, such as a text that
+      stands several times in a corpus. They are trained on, left out and held out together.
     classes: False says that labels are no classes but numbers to predict, or several labels, for a
       network with a loss of its own: int or float [n, ...], kept as int32 or float32. `num_classes`
       is then 0.
@@ -57,6 +59,7 @@ class Dataset:
   ids: np.ndarray = None  # pyright: ignore[reportAssignmentType]
   num_classes: int = 0
   strata: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+  families: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
   classes: bool = dataclasses.field(default=True, kw_only=True)
 
   def __post_init__(self):
@@ -73,9 +76,12 @@ class Dataset:
       num_classes = self.num_classes or _largest(labels, inputs) + 1
       _check.class_numbers(labels, min(num_classes, 2**31), "Dataset")
       labels = labels.astype(np.int32)
-    strata = None if self.strata is None else _strata(self.strata, size)
+    numbered = {
+      name: None if (given := getattr(self, name)) is None else _numbered(given, size, name)
+      for name in ("strata", "families")
+    }
     vars(self).update(inputs=inputs, labels=labels, ids=ids.astype(np.int64))
-    vars(self).update(num_classes=num_classes, strata=strata)
+    vars(self).update(num_classes=num_classes, **numbered)
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -93,9 +99,21 @@ class Dataset:
     """Returns the data set of the given ids, in their order."""
     rows = self.rows(ids)
     part = object.__new__(Dataset)  # its rows were checked, and warned of, with the whole
-    arrays = {"inputs": self.inputs, "labels": self.labels, "ids": self.ids, "strata": self.strata}
-    vars(part).update(vars(self) | _arrays.rows(arrays, rows))  # strata of None have no leaf
+    names = ("inputs", "labels", "ids", "strata", "families")
+    arrays = {name: getattr(self, name) for name in names}
+    vars(part).update(vars(self) | _arrays.rows(arrays, rows))  # what is None has no leaf
     return part
+
+  def with_copies(self, ids: ArrayLike) -> np.ndarray:
+    """Returns the ids int64 [k], sorted, of the given examples and of all others of their families.
+
+    Raises:
+      ValueError: as `rows`.
+    """
+    rows = self.rows(ids)
+    if self.families is None:
+      return np.sort(self.ids[rows])
+    return np.sort(self.ids[np.isin(self.families, self.families[rows])])
 
   def kinds(self, caller: str) -> np.ndarray:
     """Returns int [n], what examples are of one kind: strata, or labels where each has one class.
@@ -222,15 +240,17 @@ def _tokens_of(inputs: Inputs) -> list[np.ndarray]:
   return [leaf for leaf in leaves if np.issubdtype(leaf.dtype, np.signedinteger)]
 
 
-def _strata(value: ArrayLike, size: int) -> np.ndarray:
-  strata = np.asarray(value)
-  if strata.shape != (size,) or not (np.issubdtype(strata.dtype, np.integer) or not size):
+def _numbered(value: ArrayLike, size: int, name: str) -> np.ndarray:
+  """Returns strata or families as int64 [n], or raises ValueError."""
+  numbers = np.asarray(value)
+  if numbers.shape != (size,) or not (np.issubdtype(numbers.dtype, np.integer) or not size):
     raise ValueError(
-      f"Dataset needs strata int [{size}], one an example, got {strata.dtype} {list(strata.shape)}."
+      f"Dataset needs {name} int [{size}], one an example, got {numbers.dtype} "
+      f"{list(numbers.shape)}."
     )
-  if strata.min(initial=0) < 0:
-    raise ValueError(f"Dataset got stratum {strata.min()}, must be at least 0. Number them from 0.")
-  return strata.astype(np.int64)
+  if numbers.min(initial=0) < 0:
+    raise ValueError(f"Dataset got {name} {numbers.min()}, must be at least 0. Number them from 0.")
+  return numbers.astype(np.int64)
 
 
 def _warn_of_bytes(inputs: np.ndarray, stacklevel: int) -> None:

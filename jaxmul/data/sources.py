@@ -26,7 +26,7 @@ from jaxmul.data.dataset import Dataset
 MAX_BYTES = 16 << 30
 """The most that a source unpacks: a small file can claim to hold terabytes."""
 
-_OPTIONAL = {"ids", "num_classes", "strata", "classes"}
+_OPTIONAL = {"ids", "num_classes", "strata", "families", "classes"}
 _NPZ = f"Write it with np.savez(path, inputs=..., labels=...); {sorted(_OPTIONAL)} may be added."
 
 
@@ -71,7 +71,8 @@ def digits() -> Dataset:
 def from_npz(path: str | os.PathLike) -> Dataset:
   """Reads the arrays of a `Dataset` from an .npz file.
 
-  They are named inputs (or images), labels and, if present, ids, num_classes, strata and classes.
+  They are named inputs (or images), labels and, if present, ids, num_classes, strata,
+  families and classes.
   Every byte is checked against the file's CRC, and nothing pickled is read.
 
   Args:

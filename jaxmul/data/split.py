@@ -107,7 +107,8 @@ def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Hol
   """Cuts a data set into train, held-out and test ids with each class in its proportion.
 
   Where examples have strata, these are kept in proportion. The order of the data set does not
-  matter: the same ids and labels are cut the same way.
+  matter: the same ids and labels are cut the same way. What has copies in the data is trained on:
+  its copies would tell of it.
 
   Args:
     dataset: n examples.
@@ -126,20 +127,30 @@ def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Hol
     >>> [len(part) for part in holdout(toy, jax.random.key(0), heldout=2, test=4)]
     [4, 2, 4]
   """
-  if heldout < 0 or test < 0 or heldout + test >= len(dataset):
+  copied = _copied(dataset)
+  alone = dataset.take(np.setdiff1d(dataset.ids, copied)) if len(copied) else dataset
+  if heldout < 0 or test < 0 or heldout + test >= len(alone):
     raise ValueError(
-      f"holdout: heldout={heldout} and test={test} leave nothing of {len(dataset)} examples "
-      "to train on. Ask for less."
+      f"holdout: heldout={heldout} and test={test} leave nothing of {len(alone)} examples "
+      f"{'without copies ' if len(copied) else ''}to train on. Ask for less."
     )
-  kinds = dataset.kinds("holdout")
-  by_id = np.argsort(dataset.ids)
-  shuffled = by_id[np.asarray(jax.random.permutation(key, len(dataset)))]
+  kinds = alone.kinds("holdout")
+  by_id = np.argsort(alone.ids)
+  shuffled = by_id[np.asarray(jax.random.permutation(key, len(alone)))]
   # Rank of each example within its class, as a fraction: sorting by it interleaves the classes.
   kinds = kinds[shuffled]
-  fraction = np.empty(len(dataset))
+  fraction = np.empty(len(alone))
   for kind in np.unique(kinds):
     rows = np.flatnonzero(kinds == kind)
     fraction[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-  ids = dataset.ids[shuffled[np.argsort(fraction, kind="stable")]]
+  ids = alone.ids[shuffled[np.argsort(fraction, kind="stable")]]
   parts = np.split(ids, [test, test + heldout])
-  return Holdout(np.sort(parts[2]), np.sort(parts[1]), np.sort(parts[0]))
+  return Holdout(np.union1d(parts[2], copied), np.sort(parts[1]), np.sort(parts[0]))
+
+
+def _copied(dataset: Dataset) -> np.ndarray:
+  """Returns the ids of the examples that are not the only one of their family."""
+  if dataset.families is None:
+    return dataset.ids[:0]
+  _, family, sizes = np.unique(dataset.families, return_inverse=True, return_counts=True)
+  return dataset.ids[sizes[family] > 1]

@@ -63,10 +63,12 @@ def active(
     '16 models, each without 6 of all of 20 examples; then 2 rounds of 8 on the 4 widest intervals'
   """
   num_models, dataset = schedule.num_models, schedule.dataset
-  if schedule.folds or schedule.test or len(schedule.candidates) < len(dataset):
+  copies = len(schedule.kept) > 1 or (schedule.families and schedule.families[0].shape[1] > 1)
+  if schedule.folds or schedule.test or copies or len(schedule.candidates) < len(dataset):
     raise ValueError(
-      f"active chooses candidates itself and keeps no outputs; it got {schedule.design}. "
-      "Make the schedule with retraining.leave_out without candidates= and test=."
+      "active chooses single examples itself and keeps no outputs; it got "
+      f"{schedule.design}{', some of them copies' if copies else ''}. Make the schedule with "
+      "retraining.leave_out without candidates=, test= and families of the data."
     )
   later = num_models // 2 // max(rounds, 1)
   if rounds < 1 or later < 2:
@@ -107,7 +109,7 @@ def _on(schedule: Schedule, candidates: np.ndarray, number: int, num_models: int
     # Numbers of models count up from 0: those of rounds count down from where no model is.
     key=np.asarray(jax.random.key_data(jax.random.fold_in(key, 2**31 - number))),
     num_models=num_models,
-    subset_size=len(schedule.dataset) - len(candidates) + kept,
+    kept=(kept,),
     candidates=candidates,
   )
 

@@ -5,6 +5,7 @@ from jaxmul.models._features import features
 from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
 from jaxmul.models._init import Model, init, shapes
 from jaxmul.models.convolutional import CNN, cnn
+from jaxmul.models.generation import generate
 from jaxmul.models.perceptron import MLP, mlp
 from jaxmul.models.resnet import ResNet, resnet18, resnet50
 from jaxmul.models.torch_weights import from_torch, to_torch
@@ -25,6 +26,7 @@ __all__ = [
   "conv",
   "features",
   "from_torch",
+  "generate",
   "gpt",
   "has_ghost_norms",
   "init",

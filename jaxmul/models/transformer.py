@@ -16,16 +16,21 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
 from jaxmul.models._initializers import scaled_normal
 
 Activation = Literal["gelu", "relu"]
+Positions = Literal["learned", "rotary"]
+Past = list[tuple[jax.Array, jax.Array]]
+"""Keys and values [B, length, H, D] of each block, zeros where nothing was read yet."""
 _STD = 0.02  # of GPT-2's initial weights
+_WAVES = 10_000.0  # longest wave of rotary positions, in tokens over 2π
 
 
 class GPT(nn.Module):
-  """Pre-norm causal transformer with learned positions. See `gpt`."""
+  """Pre-norm causal transformer. See `gpt`."""
 
   num_classes: int = 14
   length: int = 128
@@ -33,6 +38,7 @@ class GPT(nn.Module):
   depth: int = 4
   heads: int = 4
   activation: Activation = "gelu"
+  positions: Positions = "learned"
   tied: bool = False
   dropout: float = 0.0
   dtype: DTypeLike | None = None
@@ -46,12 +52,14 @@ class GPT(nn.Module):
       dtype=self.dtype,
     )
     self.tokens = table(self.num_classes)
-    self.positions = table(self.length)
+    if self.positions == "learned":
+      self.places = table(self.length, name="positions")
     self.blocks = [
       Block(
         heads=self.heads,
         depth=self.depth,
         activation=self.activation,
+        rotary=self.positions == "rotary",
         dropout=self.dropout,
         dtype=self.dtype,
       )
@@ -73,19 +81,39 @@ class GPT(nn.Module):
         f"gpt needs tokens int [B, T], or their vectors [B, T, {self.width}], got {x.dtype} "
         f"{list(x.shape)}."
       )
-    batch, length = x.shape[:2]
-    if length > self.length:
+    if x.shape[1] > self.length:
       raise ValueError(
-        f"gpt got {length} tokens, at most {self.length} have a position. Use length={length}."
+        f"gpt got {x.shape[1]} tokens, at most {self.length} have a position. Use "
+        f"length={x.shape[1]}."
       )
-    x = self.embed(x) if is_tokens else x
-    # One row of positions for each example: a layer's gradient is then the example's own.
-    x = x + self.positions(jnp.broadcast_to(jnp.arange(length), (batch, length)))
+    return self._answers(self.embed(x) if is_tokens else x, train)[0]
+
+  def read(self, tokens: jax.Array, past: Past, start: int | jax.Array) -> tuple[jax.Array, Past]:
+    """Returns logits [B, T, C] of tokens int [B, T] at positions from `start`, and the new past.
+
+    Args:
+      tokens: of which `start` before them, and no others, are in the past.
+      past: as `nothing_read` makes it.
+      start: number of tokens read before.
+    """
+    return self._answers(self.embed(tokens), False, past, start)
+
+  def nothing_read(self, batch: int, dtype: DTypeLike) -> Past:
+    """Returns the `Past` of `batch` examples before their first token."""
+    shape = (batch, self.length, self.heads, self.width // self.heads)
+    return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(self.depth)]
+
+  def _answers(self, x, train, past=None, start: int | jax.Array = 0):
+    if self.positions == "learned":
+      # One row of positions for each example: a layer's gradient is then the example's own.
+      x = x + self.places(jnp.broadcast_to(start + jnp.arange(x.shape[1]), x.shape[:2]))
     x = self.drop(x, deterministic=not train)
-    for block in self.blocks:
-      x = block(x, train)
+    read: Past = []
+    for number, block in enumerate(self.blocks):
+      x, kept = block(x, train, None if past is None else past[number], start)
+      read.append(kept)
     x = self.norm(x)
-    return self.tokens.attend(x) if self.tied else self.head(x)
+    return self.tokens.attend(x) if self.tied else self.head(x), read
 
 
 class Block(nn.Module):
@@ -94,22 +122,51 @@ class Block(nn.Module):
   heads: int
   depth: int
   activation: Activation
+  rotary: bool
   dropout: float
   dtype: DTypeLike | None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+  def __call__(self, x, train, past=None, start: int | jax.Array = 0):
+    """Returns x [B, T, D] with what was added to it, and the keys and values that it looked at."""
     width, norm = x.shape[-1], functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
     inner, residual = _dense(1, self.dtype), _dense(2 * self.depth, self.dtype)
     tokens = inner(3 * width, name="qkv")(norm(name="norm1")(x))
     q, k, v = jnp.moveaxis(tokens.reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)
-    seen = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape)
+    if self.rotary:
+      q, k = (_rotated(vectors, start) for vectors in (q, k))
+    if past is not None:
+      add = functools.partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=1)
+      k, v = (add(kept, new) for kept, new in zip(past, (k, v), strict=True))
+    seen = _attention(q, k, v, start).reshape(x.shape)
     seen = residual(width, name="out")(seen)
     x = x + nn.Dropout(self.dropout)(seen, deterministic=not train)
     y = inner(4 * width, name="dense1")(norm(name="norm2")(x))
     y = nn.relu(y) if self.activation == "relu" else nn.gelu(y)
     y = residual(width, name="dense2")(y)
-    return x + nn.Dropout(self.dropout)(y, deterministic=not train)
+    return x + nn.Dropout(self.dropout)(y, deterministic=not train), (k, v)
+
+
+def _attention(q: jax.Array, k: jax.Array, v: jax.Array, start: int | jax.Array) -> jax.Array:
+  """Returns what q [B, T, H, D] at positions from `start` sees of k, v [B, S, H, D] up to it."""
+  seen = jnp.arange(k.shape[1]) <= start + jnp.arange(q.shape[1])[:, None]
+  if q.dtype != jnp.float64:
+    return jax.nn.dot_product_attention(q, k, v, mask=seen[None, None])
+  # JAX's function takes its softmax in float32, whatever the type.
+  scores = jnp.einsum("bthd,bshd->bhts", q, k) / math.sqrt(q.shape[-1])
+  weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+  return jnp.einsum("bhts,bshd->bthd", weights, v)
+
+
+def _rotated(x: jax.Array, start: int | jax.Array) -> jax.Array:
+  """Returns vectors x [B, T, H, D], each pair (i, i + D/2) of entries turned by its position."""
+  half = x.shape[-1] // 2
+  places = (start + jnp.arange(x.shape[1]))[:, None, None]
+  angles = (places * _WAVES ** (-jnp.arange(half) / half)).astype(jnp.promote_types(x.dtype, "f4"))
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  first, second = x[..., :half], x[..., half:]
+  turned = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 def _dense(terms: int, dtype: DTypeLike | None) -> functools.partial[nn.Dense]:
@@ -126,6 +183,7 @@ def gpt(
   depth: int = 4,
   heads: int = 4,
   activation: Activation = "gelu",
+  positions: Positions = "learned",
   tied: bool = False,
   dropout: float = 0.0,
   dtype: DTypeLike | None = None,
@@ -143,6 +201,7 @@ def gpt(
     depth: blocks.
     heads: of each attention.
     activation: "gelu" (by tanh), as GPT-2, or "relu", as TinyMem.
+    positions: "learned", as GPT-2, or "rotary", which turn keys and queries.
     tied: the head is the table of tokens, as in GPT-2. Norms of per-example gradients then cost
       `vmap(grad)`.
     dropout: share in [0, 1) of vectors' entries dropped in training, of the embedding and of what
@@ -150,12 +209,14 @@ def gpt(
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
 
   Raises:
-    ValueError: `width` is not a multiple of `heads`, `activation` is another, or `dropout` is out
-      of its range; when called, if an example has more than `length` tokens.
+    ValueError: `width` is not a multiple of `heads`, or with rotary positions of twice as many;
+      `activation` or `positions` is another; `dropout` is out of its range; when called, if an
+      example has more than `length` tokens.
 
   References:
     GPT-2; [Mitigating Memorization in Language Models](https://arxiv.org/abs/2410.02159), whose
-    models are `gpt(14, activation="relu")` of one to sixteen blocks.
+    models are `gpt(14, activation="relu")` of one to sixteen blocks; rotary positions:
+    [RoFormer](https://arxiv.org/abs/2104.09864).
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -167,6 +228,13 @@ def gpt(
   """
   if width % heads:
     raise ValueError(f"gpt got width={width} and heads={heads}; heads must divide the width.")
+  if positions not in ("learned", "rotary"):
+    raise ValueError(f"gpt got positions={positions!r}, must be 'learned' or 'rotary'.")
+  if positions == "rotary" and width // heads % 2:
+    raise ValueError(
+      f"gpt got width={width} and heads={heads}: rotary positions turn pairs, and each head has "
+      f"{width // heads} entries. Use an even number."
+    )
   if activation not in ("gelu", "relu"):
     raise ValueError(f"gpt got activation={activation!r}, must be 'gelu' or 'relu'.")
   if not 0 <= dropout < 1:
@@ -178,6 +246,7 @@ def gpt(
     depth=depth,
     heads=heads,
     activation=activation,
+    positions=positions,
     tied=tied,
     dropout=dropout,
     dtype=dtype,

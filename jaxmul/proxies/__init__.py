@@ -16,6 +16,7 @@ from jaxmul.proxies.outputs import (
   max_confidence,
 )
 from jaxmul.proxies.rank_agreement import Agreement, agreement
+from jaxmul.proxies.tokens import min_k, min_k_plus, token_losses, zlib_ratio
 
 __all__ = [
   "Agreement",
@@ -35,6 +36,10 @@ __all__ = [
   "loss",
   "margin",
   "max_confidence",
+  "min_k",
+  "min_k_plus",
   "score",
+  "token_losses",
   "trackers",
+  "zlib_ratio",
 ]

@@ -76,14 +76,14 @@ class Arrays(NamedTuple):
   Attributes:
     examples: all n training examples.
     always: int [n − c], rows that are in every subset.
-    candidates: int [c], rows that may be left out.
+    candidates: rows int [c, s] that may be left out, c families of s copies, for each s.
     test: t examples; t = 0 where nothing is kept.
     key: uint32 key data of the schedule.
   """
 
   examples: Examples
   always: jax.Array
-  candidates: jax.Array
+  candidates: list[jax.Array]
   test: Examples
   key: jax.Array
 
@@ -115,6 +115,7 @@ class Task(NamedTuple):
 
   recipe: Recipe | Learner
   subset_size: int
+  kept: tuple[int, ...]
   target: Target
   folds: int
   settings: _settings.Settings
@@ -128,12 +129,11 @@ def task_of(schedule: Schedule) -> Task:
 def arrays_of(schedule: Schedule) -> Arrays:
   """Returns the arrays of a schedule on the default device."""
   data = schedule.dataset
-  rows = data.rows(schedule.candidates)
-  always = np.delete(np.arange(len(data)), rows)
+  always = np.delete(np.arange(len(data)), data.rows(schedule.candidates))
   return Arrays(
     examples=examples_of(data),
     always=jnp.asarray(always),
-    candidates=jnp.asarray(rows),
+    candidates=[jnp.asarray(rows) for rows in schedule.families],
     test=examples_of(schedule.test or data.take([])),
     key=jnp.asarray(schedule.key),
   )
@@ -151,16 +151,17 @@ def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
   """
   examples, always, candidates, test, key = arrays
   subset_key, train_key = keys_of(key, model)
-  count = task.subset_size - len(always)
   if task.folds:
     # All models of a repeat share one order of the data; each leaves out its own stretch of it.
     subset_key, _ = keys_of(key, model // task.folds * task.folds)
-    left_out = len(candidates) - count
-    drawn = jax.random.permutation(subset_key, len(candidates))
-    drawn = jnp.roll(drawn, -left_out * (model % task.folds + 1))[:count]
-  else:
-    drawn = jax.random.permutation(subset_key, len(candidates))[:count]
-  rows = jnp.sort(jnp.concatenate([always, candidates[drawn]]))
+  taken = [always]
+  for number, (families, kept) in enumerate(zip(candidates, task.kept, strict=True)):
+    own = jax.random.fold_in(subset_key, number) if number else subset_key
+    drawn = jax.random.permutation(own, len(families))
+    if task.folds:
+      drawn = jnp.roll(drawn, (kept - len(families)) * (model % task.folds + 1))
+    taken.append(families[drawn[:kept]].reshape(-1))
+  rows = jnp.sort(jnp.concatenate(taken))
   member = jnp.zeros(len(examples.labels), bool).at[rows].set(True)
   subset = examples._replace(rows=rows, count=jnp.int32(task.subset_size))
   network, finite = _train(task.recipe, subset, train_key)

@@ -3,6 +3,10 @@
 Model i is trained on a uniformly random subset of fixed size m = round(r·n), or on all but one of K
 random folds, with key `fold_in(key, i)`: the same model whatever machine, device or order computes
 it. Where only some candidates may be left out, everything else is in every subset.
+
+Copies of one example, a family of the data set, are left out together: otherwise each would stand
+in for the others, and none would seem to matter. For subsets to have a fixed size, as many families
+of each size are drawn.
 """
 
 import dataclasses
@@ -33,7 +37,8 @@ class Schedule:
     dataset: the n training examples, sorted by id.
     key: uint32 key data, from which model i gets `fold_in(key, i)`.
     num_models: M.
-    subset_size: m, examples in each model's subset.
+    kept: number of families in each model's subset, of each size of families, smallest first;
+      examples without copies are families of one.
     chunk_size: models a chunk; the last one may hold fewer.
     candidates: int64 [c], sorted ids that may be left out; all of them, or a chosen few.
     test: t examples whose outputs are kept for every model, or None.
@@ -48,7 +53,7 @@ class Schedule:
   dataset: Dataset
   key: np.ndarray
   num_models: int
-  subset_size: int
+  kept: tuple[int, ...]
   chunk_size: int
   candidates: np.ndarray
   test: Dataset | None = None
@@ -76,6 +81,21 @@ class Schedule:
     return range(start, min(start + self.chunk_size, self.num_models))
 
   @functools.cached_property
+  def families(self) -> list[np.ndarray]:
+    """Rows int64 [c, s] of the candidates, c families of s copies each, for each s, smallest first.
+
+    Raises:
+      ValueError: some copies of an example are candidates and others are not.
+    """
+    return _families(self.dataset, self.candidates)
+
+  @functools.cached_property
+  def subset_size(self) -> int:
+    """m, examples in each model's subset."""
+    pairs = zip(self.families, self.kept, strict=True)
+    return len(self.dataset) - sum((len(rows) - kept) * rows.shape[1] for rows, kept in pairs)
+
+  @functools.cached_property
   def hash(self) -> str:
     """SHA-256 of everything that decides a chunk's numbers. `num_models` may grow later."""
     return _identity.digest(
@@ -83,6 +103,7 @@ class Schedule:
       # Outputs are kept in the order of the test examples, which the digest of a data set forgets.
       *(self.test, None if self.test is None else self.test.ids, self.target),
       *(self.folds, self.settings, self.versions),
+      *(("kept", self.kept) if len(self.kept) > 1 else ()),
     )
 
   @property
@@ -161,12 +182,12 @@ def leave_out(
   if not 0 < fraction < 1:
     raise ValueError(f"leave_out got fraction={fraction}, must be in (0, 1); the papers' is 0.7.")
   chosen = dataset.ids if candidates is None else np.asarray(candidates).reshape(-1)
-  dataset.rows(chosen)
-  kept = round(fraction * len(chosen))
-  if not 0 < kept < len(chosen):
+  families = [len(rows) for rows in _families(dataset, chosen)]
+  kept = tuple(round(fraction * count) for count in families)
+  if not 0 < sum(kept) < sum(families):
     raise ValueError(
-      f"leave_out: {fraction} of {len(chosen)} examples is {kept}; a subset must leave some in "
-      "and some out. Give more examples."
+      f"leave_out: {fraction} of {len(chosen)} examples is {sum(kept)}; a subset must leave some "
+      "in and some out. Give more examples."
     )
   dataset, key_data = _checked("leave_out", recipe, dataset, key, test, target)
   return Schedule(
@@ -174,7 +195,7 @@ def leave_out(
     dataset=dataset,
     key=key_data,
     num_models=num_models,
-    subset_size=len(dataset) - len(chosen) + kept,
+    kept=kept,
     chunk_size=chunk_size,
     candidates=np.sort(chosen).astype(np.int64),
     test=test,
@@ -220,7 +241,7 @@ def repeat(
     dataset=dataset,
     key=key_data,
     num_models=num_models,
-    subset_size=len(dataset),
+    kept=(),
     chunk_size=1,
     candidates=np.zeros(0, np.int64),
     test=test,
@@ -279,7 +300,7 @@ def cross_fit(
     dataset=dataset,
     key=key_data,
     num_models=folds * repeats,
-    subset_size=len(dataset) - -(-len(dataset) // folds),
+    kept=tuple(len(rows) - -(-len(rows) // folds) for rows in _families(dataset, dataset.ids)),
     chunk_size=1,
     candidates=dataset.ids,
     folds=folds,
@@ -303,6 +324,22 @@ def refuse_target(network: object, target: Target, caller: str) -> None:
   if target != "logits" and isinstance(network, Network):
     cure = "Keep the outputs instead: retraining.leave_out(..., target='logits')"
     refuse_own_loss(network, f"{caller} with target={target!r}", cure)
+
+
+def _families(dataset: Dataset, candidates: np.ndarray) -> list[np.ndarray]:
+  rows = np.sort(dataset.rows(candidates))
+  if dataset.families is None:
+    return [rows[:, None]] if len(rows) else []
+  if len(rows) < len(together := dataset.with_copies(candidates)):
+    raise ValueError(
+      f"id {np.setdiff1d(together, candidates)[0]} is a copy of a candidate and none itself "
+      f"({len(together) - len(rows)} such). Pass candidates=dataset.with_copies(candidates)."
+    )
+  numbers = dataset.families[rows]
+  _, family, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+  order = np.argsort(family, kind="stable")
+  rows, sizes = rows[order], counts[family][order]
+  return [rows[sizes == size].reshape(-1, size) for size in np.unique(counts)]
 
 
 def _has_positions(dataset: Dataset) -> bool:

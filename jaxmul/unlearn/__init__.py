@@ -19,6 +19,7 @@ from jaxmul.unlearn.influence_step import influence
 from jaxmul.unlearn.layer_attack_features import layer_attack
 from jaxmul.unlearn.msg_ct_localized_reset import ct, localized_reset, msg
 from jaxmul.unlearn.neg_gradients import neg_grad, neg_grad_plus
+from jaxmul.unlearn.npo_preference import npo
 from jaxmul.unlearn.objective import Turn, batch_risk, descend, one_shot
 from jaxmul.unlearn.random_label_salun import random_label, random_labels, saliency_mask, salun
 from jaxmul.unlearn.regun_reference import regun
@@ -58,6 +59,7 @@ __all__ = [
   "msg",
   "neg_grad",
   "neg_grad_plus",
+  "npo",
   "one_shot",
   "random_k",
   "random_label",

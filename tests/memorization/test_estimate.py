@@ -370,7 +370,7 @@ def test_a_schedule_of_another_kind_is_refused_in_one_line(toy):
     (lambda: memorization.estimate(repeated), "leaves nothing out: 2 models on all of 24"),
     (lambda: memorization.estimate(crossed, until_width=0.5), "until_width=0.5 and .* 3 folds"),
     *(
-      (lambda each=each: memorization.active(each), "active chooses candidates itself")
+      (lambda each=each: memorization.active(each), "active chooses single examples itself")
       for each in (crossed, some, tested)
     ),
     (lambda: memorization.influence(random, toy.ids[:2]), "keeps no outputs: 16 models"),

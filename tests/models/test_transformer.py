@@ -26,13 +26,23 @@ def filled(model, x):
   return jax.tree.map(lambda leaf: jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype), like)
 
 
-def reference(params, x, activation="gelu", tied=False):
-  """The forward pass, one head and one position at a time, in float64."""
-  p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+def reference(params, x, activation="gelu", tied=False, positions="learned"):
+  """The forward pass, one head and one position at a time, in float64, or complex as params are."""
+  p = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float64(0), params)
 
   def norm(at, v):
-    v = (v - v.mean(-1, keepdims=True)) / np.sqrt(v.var(-1, keepdims=True) + 1e-5)
+    v = v - v.mean(-1, keepdims=True)
+    v = v / np.sqrt((v * v).mean(-1, keepdims=True) + 1e-5)
     return v * at["scale"] + at["bias"]
+
+  def turned(v, t):
+    """Pairs of entries as complex numbers, which turning multiplies."""
+    if positions == "learned":
+      return v
+    half = len(v) // 2
+    cos, sin = (f(t / 10_000 ** (np.arange(half) / half)) for f in (np.cos, np.sin))
+    a, b = v[:half], v[half:]
+    return np.concatenate([a * cos - b * sin, a * sin + b * cos])
 
   def dense(at, v):
     return v @ at["kernel"] + at.get("bias", 0)
@@ -44,7 +54,8 @@ def reference(params, x, activation="gelu", tied=False):
 
   answers = []
   for row in x:
-    h = p["tokens"]["embedding"][row] + p["positions"]["embedding"][: len(row)]
+    h = p["tokens"]["embedding"][row]
+    h = h + p["positions"]["embedding"][: len(row)] if positions == "learned" else h
     for name in ("blocks_0", "blocks_1"):
       at = p[name]
       q, k, v = np.split(dense(at["qkv"], norm(at["norm1"], h)), 3, -1)
@@ -52,7 +63,8 @@ def reference(params, x, activation="gelu", tied=False):
       for head in range(HEADS):
         part = slice(head * size, (head + 1) * size)
         for t in range(len(row)):
-          weights = np.exp(k[: t + 1, part] @ q[t, part] / np.sqrt(size))
+          keys = np.stack([turned(k[s, part], s) for s in range(t + 1)])
+          weights = np.exp(keys @ turned(q[t, part], t) / np.sqrt(size))
           seen[t, part] = weights / weights.sum() @ v[: t + 1, part]
       h = h + dense(at["out"], seen)
       h = h + dense(at["dense2"], act(dense(at["dense1"], norm(at["norm2"], h))))
@@ -61,15 +73,44 @@ def reference(params, x, activation="gelu", tied=False):
   return np.stack(answers)
 
 
-@pytest.mark.parametrize(
-  "options", [{}, {"activation": "relu"}, {"tied": True}], ids=["gelu", "relu", "tied"]
+OPTIONS = pytest.mark.parametrize(
+  "options",
+  [{}, {"activation": "relu"}, {"tied": True}, {"positions": "rotary"}],
+  ids=["gelu", "relu", "tied", "rotary"],
 )
+
+
+@OPTIONS
 def test_it_is_a_plain_forward_pass_in_numpy(options):
   x = tokens()
   network = filled(tiny(**options), x)
   want = reference(network.params, x, **options)
   assert want.std() > 0.1
   np.testing.assert_allclose(jax.jit(network)(x), want, rtol=1e-5, atol=2e-6)
+
+
+@OPTIONS
+def test_losses_and_their_gradients_are_those_of_numpy_in_float64(options):
+  x, labels = tokens(), np.roll(tokens(), -1, axis=1)
+  labels[:, 0] = -1
+  with jax.enable_x64(True):
+    params = jax.tree.map(lambda leaf: leaf.astype(float), filled(tiny(**options), x).params)
+    network = models.init(tiny(**options), jax.random.key(0), x).replace(params=params)
+    along = jax.tree.map(np.cos, params)
+    ours, slope = jax.jvp(
+      lambda p: proxies.loss(network.replace(params=p), (x, labels)), (params,), (along,)
+    )
+
+  def loss(step):
+    moved = jax.tree.map(lambda leaf, to: np.asarray(leaf) + step * np.asarray(to), params, along)
+    logits = reference(moved, x, **options)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    at = np.take_along_axis(log_p, np.maximum(labels, 0)[..., None], -1)[..., 0]
+    return -at[:, 1:].mean(-1)
+
+  np.testing.assert_allclose(ours, loss(0), atol=1e-10)
+  if "activation" not in options:  # a derivative without differences: f(x + iε) = f(x) + iε f'(x)
+    np.testing.assert_allclose(slope, loss(1e-30j).imag / 1e-30, rtol=1e-10, atol=1e-10)
 
 
 def test_what_comes_later_is_not_seen():
@@ -158,6 +199,8 @@ def test_padding_of_a_batch_and_unscored_tokens_after_the_last_change_no_score()
   [
     (lambda: models.gpt(width=10, heads=4), "width=10 and heads=4; heads must divide"),
     (lambda: models.gpt(activation="tanh"), "activation='tanh', must be 'gelu' or 'relu'"),
+    (lambda: models.gpt(positions="sine"), "positions='sine', must be 'learned' or 'rotary'"),
+    (lambda: models.gpt(width=6, heads=2, positions="rotary"), "each head has 3 entries"),
     (lambda: models.gpt(dropout=1.0), r"dropout=1\.0, must be in \[0, 1\)"),
     (lambda: models.shapes(tiny(), jnp.zeros((1, 10), int)), "got 10 tokens, at most 9 have"),
     (lambda: models.shapes(tiny(), jnp.zeros((1, 4, 5))), r"or their vectors \[B, T, 8\]"),

@@ -58,6 +58,7 @@ PUBLISHED = {
   unlearn.l1_sparse: {"learning_rate": 0.01},
   unlearn.neg_grad: {"learning_rate": 1e-4},
   unlearn.neg_grad_plus: {"learning_rate": 0.01, "alpha": 0.97},
+  unlearn.npo: {"learning_rate": 1e-5, "beta": 0.1, "alpha": 1.0, "weight_decay": 0.0},
   unlearn.random_label: {"learning_rate": 0.1, "never_true": False},
   unlearn.salun: {"learning_rate": 0.1, "fraction": 0.5, "never_true": False},
   unlearn.scrub: {"learning_rate": 5e-3, "msteps": 4, "temperature": 4.0}

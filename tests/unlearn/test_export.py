@@ -16,6 +16,7 @@ ALGORITHMS = {
   "fine_tune": unlearn.fine_tune(),
   "neg_grad": unlearn.neg_grad(),
   "neg_grad_plus": unlearn.neg_grad_plus(),
+  "npo": unlearn.npo(),
   "random_label": unlearn.random_label(),
   "salun": unlearn.salun(),
 }

@@ -51,6 +51,7 @@ WORK = {
   "l1_sparse": unlearn.l1_sparse(0.1),
   "neg_grad": unlearn.neg_grad(0.1),
   "neg_grad_plus": unlearn.neg_grad_plus(0.1, alpha=0.8),
+  "npo": unlearn.npo(0.01),
   # Of two labels the one that is not true is the other: nothing is drawn that has a shape.
   "random_label": unlearn.random_label(0.1, never_true=True),
   "salun": unlearn.salun(0.1, never_true=True),
@@ -220,6 +221,7 @@ def small_gpt():
     "l1_sparse": unlearn.l1_sparse(),
     "neg_grad": unlearn.neg_grad(0.01),
     "neg_grad_plus": unlearn.neg_grad_plus(),
+    "npo": unlearn.npo(1e-3),
     "random_label": unlearn.random_label(0.01),
     "salun": unlearn.salun(0.01),
     "scrub": unlearn.scrub(msteps=1),

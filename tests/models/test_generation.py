@@ -1,0 +1,92 @@
+"""Going on from a prompt: greedily it is right exactly where each next token is the likeliest."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxmul
+from jaxmul import data, models, proxies, train
+
+PROMPT = 11
+KINDS = pytest.mark.parametrize("positions", ["learned", "rotary"])
+
+
+@functools.cache
+def learned(positions):
+  """A network that has learned some of 1,000 math sequences, its data and the whole sequences."""
+  starts = np.random.default_rng(0).permutation(np.arange(1000, 9000))[:1000]
+  text = data.math_sequences(starts, jax.random.key(0), noisy=500).dataset
+  model = models.gpt(14, length=20, width=32, depth=1, heads=2, positions=positions)
+  adam = functools.partial(optax.adamw, weight_decay=0.1)
+  recipe = train.Recipe(model, epochs=12, batch_size=16, learning_rate=5e-3, optimizer=adam)
+  fit = train.fit(recipe, text, jax.random.key(0))
+  whole = np.concatenate([text.inputs, text.labels[:, -1:]], axis=1)
+  return model, fit.network, data.after_prompt(text, PROMPT), whole
+
+
+@KINDS
+def test_greedy_text_is_right_where_every_next_token_is(positions):
+  model, network, text, whole = learned(positions)
+  right = proxies.score(proxies.correctness, network, text) == 0
+  assert 0.05 < right.mean() < 0.95
+  suffix = whole[:, PROMPT:]
+  for options in ({"model": model}, {}):
+    text = models.generate(network, whole[:, :PROMPT], suffix.shape[1], **options)
+    np.testing.assert_array_equal((text == suffix).all(1), right)
+
+
+@KINDS
+def test_what_was_read_may_be_kept_or_read_again_alone_or_in_a_batch(positions):
+  model, network, _, whole = learned(positions)
+  prompts = whole[:, :PROMPT]
+  kept = models.generate(network, prompts, 9, model=model)
+  np.testing.assert_array_equal(kept, models.generate(network, prompts, 9))
+  alone = [models.generate(network, prompts[i : i + 1], 9, model=model)[0] for i in range(20)]
+  np.testing.assert_array_equal(kept[:20], alone)
+  some = jax.random.key(1)
+  drawn = models.generate(network, prompts, 9, model=model, key=some)
+  assert (drawn != kept).any()
+  np.testing.assert_array_equal(drawn, models.generate(network, prompts, 9, key=some))
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+  likely = jnp.log(jnp.array([0.1, 0.2, 0.7]))
+  network = jaxmul.bind(lambda p, x: jnp.broadcast_to(p, (*x.shape, 3)), likely)
+  prompts = np.zeros((20_000, 1), int)
+  for temperature, power in ((1.0, 1), (0.5, 2)):
+    want = np.exp(likely) ** power / np.sum(np.exp(likely) ** power)
+    text = models.generate(network, prompts, 2, key=jax.random.key(0), temperature=temperature)
+    for column in np.asarray(text).T:
+      np.testing.assert_allclose(np.bincount(column) / len(prompts), want, atol=0.015)
+  equals = jaxmul.bind(lambda p, x: jnp.zeros((*x.shape, 3)), {})
+  assert (models.generate(equals, prompts, 3) == 0).all()
+
+
+def test_bfloat16_and_a_tied_head_keep_what_they_read():
+  model = models.gpt(10, length=8, width=16, depth=2, heads=2, tied=True, dtype=jnp.bfloat16)
+  network = models.init(model, jax.random.key(0), jnp.zeros((1, 8), int))
+  text = models.generate(network, np.arange(6).reshape(2, 3), 5, model=model)
+  np.testing.assert_array_equal(text, models.generate(network, np.arange(6).reshape(2, 3), 5))
+
+
+@pytest.mark.parametrize(
+  ("prompts", "options", "says"),
+  [
+    (np.zeros((2, 4)), {}, r"needs prompts int \[B, P\] of at least one token, got float32 \[2, 4"),
+    (np.zeros((2, 0), int), {}, r"of at least one token, got int32 \[2, 0\]"),
+    (np.zeros(4, int), {}, r"needs inputs \[B, \.\.\.\] of rank 2 or more"),
+    (np.full((1, 2), -1), {}, "got token -1, must be at least 0"),
+    (np.zeros((1, 4), int), {"temperature": 0.0}, r"temperature=0\.0, must be above 0; key=None"),
+    (np.zeros((1, 9), int), {"model": models.gpt(length=12)}, "9 tokens and 5 more are longer"),
+  ],
+)
+def test_bad_input_gets_one_line(prompts, options, says):
+  network = jaxmul.bind(lambda p, x: jax.nn.one_hot(x, 10), {})
+  with pytest.raises(ValueError, match=rf"\A[^\n]*{says}[^\n]*\Z"):
+    models.generate(network, prompts, 5, **options)
+  with pytest.raises(ValueError, match=r"\Agenerate got num_tokens=0"):
+    models.generate(network, np.zeros((1, 2), int), 0)
