@@ -204,7 +204,7 @@ def private(folder, module, name):
     ("jaxmul.metrics.oracle", "jaxmul.metrics._controls", "Control", False),
     ("jaxmul.report", "jaxmul.metrics._controls", "Control", True),
     ("jaxmul", "jaxmul.models._init", "init", True),
-    ("jaxmul.report", "jaxmul.metrics.beside", "_klom", True),
+    ("jaxmul.report", "jaxmul.metrics.figures_beside_oracles", "_klom", True),
     ("jaxmul.report", "jaxmul.metrics", "beside", False),
   ],
 )

@@ -4,8 +4,8 @@ from jaxmul.metrics import attacks, figures, game, intervals, oracle, outputs
 from jaxmul.metrics.accuracies import accuracy, evaluate
 from jaxmul.metrics.auditing import Audit, Control, audit
 from jaxmul.metrics.batch_norm import batch_norm_control, batch_stats_changed
-from jaxmul.metrics.beside import beside_oracles
 from jaxmul.metrics.figures import Blind, Figure, compare, find, table
+from jaxmul.metrics.figures_beside_oracles import beside_oracles
 from jaxmul.metrics.gaps import average_gap, example_gap, run_time_efficiency
 from jaxmul.metrics.per_example import by_example
 from jaxmul.metrics.tug_of_war import tow, tow_by_group, tow_mia

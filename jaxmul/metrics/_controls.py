@@ -12,8 +12,8 @@ import numpy as np
 from jaxmul._ties import scattered
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
-from jaxmul.metrics.beside import gap_figures, seed_figures
 from jaxmul.metrics.figures import SHARED, Blind, Figure, find, over_seeds
+from jaxmul.metrics.figures_beside_oracles import gap_figures, seed_figures
 from jaxmul.metrics.game import ATTACKS, Known, Scores
 from jaxmul.metrics.intervals import Interval, t_interval
 from jaxmul.metrics.oracle.challenge_epsilon import challenge_score, epsilon, forgetting_quality

@@ -15,7 +15,7 @@ from jaxmul.retraining.schedule import (
   repeat,
   train_key,
 )
-from jaxmul.retraining.store import Status, Store, status
+from jaxmul.retraining.stored_chunks import Status, Store, status
 from jaxmul.retraining.streaming import stream
 
 __all__ = [

@@ -13,7 +13,7 @@ from jaxmul.retraining import executors
 from jaxmul.retraining.chunk import Chunk
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.schedule import Schedule
-from jaxmul.retraining.store import Store
+from jaxmul.retraining.stored_chunks import Store
 
 _POLL_SECONDS = 0.5
 

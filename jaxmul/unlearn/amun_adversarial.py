@@ -17,7 +17,7 @@ from jaxmul._examples import Batch
 from jaxmul._gradients import per_example
 from jaxmul.binding import Network
 from jaxmul.unlearn._adversarial import ascended, likeliest_wrong, norms
-from jaxmul.unlearn._answers import refuse_positions
+from jaxmul.unlearn._class_only import refuse_positions
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.objective import batch_risk, descend, merged, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm

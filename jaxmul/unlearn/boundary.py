@@ -13,7 +13,7 @@ from jaxmul import _check, losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network, refuse_without_embed
 from jaxmul.unlearn._adversarial import likeliest_wrong
-from jaxmul.unlearn._answers import refuse_positions
+from jaxmul.unlearn._class_only import refuse_positions
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.objective import batch_risk, descend, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm

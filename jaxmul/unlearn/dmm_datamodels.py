@@ -7,7 +7,7 @@ import numpy as np
 from jaxmul import _check, losses
 from jaxmul._ids import check_ids, find
 from jaxmul.binding import Network
-from jaxmul.unlearn._answers import refuse_positions
+from jaxmul.unlearn._class_only import refuse_positions
 from jaxmul.unlearn._teachers import own_logits
 from jaxmul.unlearn._whole import is_member
 from jaxmul.unlearn.objective import descend, merged, sgd, train_logits

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jaxmul import _check
 from jaxmul.binding import Network
-from jaxmul.unlearn._answers import refuse_own_loss
 from jaxmul.unlearn._chosen import keys_like
+from jaxmul.unlearn._class_only import refuse_own_loss
 from jaxmul.unlearn._whole import fisher_diagonal
 from jaxmul.unlearn.objective import one_shot
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm

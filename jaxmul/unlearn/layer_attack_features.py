@@ -15,8 +15,8 @@ from jaxmul import _check, losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
 from jaxmul.unlearn._adversarial import ascended, likeliest_wrong, norms
-from jaxmul.unlearn._answers import refuse_positions
 from jaxmul.unlearn._chosen import in_layers, moves_only, names_of
+from jaxmul.unlearn._class_only import refuse_positions
 from jaxmul.unlearn._teachers import divergence
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.objective import descend, sgd

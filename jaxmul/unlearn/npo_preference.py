@@ -11,7 +11,7 @@ import optax
 from jaxmul import _check, losses
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
-from jaxmul.unlearn._answers import refuse_own_loss
+from jaxmul.unlearn._class_only import refuse_own_loss
 from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.objective import batch_risk, descend, train_logits
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm

@@ -6,8 +6,8 @@ import optax
 
 from jaxmul import _check, losses
 from jaxmul.binding import Network
-from jaxmul.unlearn._answers import refuse_own_loss
 from jaxmul.unlearn._chosen import only, smallest
+from jaxmul.unlearn._class_only import refuse_own_loss
 from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.objective import batch_risk, descend, merged, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxmul import _check, losses
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
-from jaxmul.unlearn._answers import refuse_positions
+from jaxmul.unlearn._class_only import refuse_positions
 from jaxmul.unlearn._teachers import divergence
 from jaxmul.unlearn._whole import is_member
 from jaxmul.unlearn.objective import batch_risk, descend, sgd, train_logits

@@ -13,7 +13,7 @@ import optax
 
 from jaxmul import _check, losses
 from jaxmul.binding import Network
-from jaxmul.unlearn._answers import refuse_own_loss
+from jaxmul.unlearn._class_only import refuse_own_loss
 from jaxmul.unlearn._passes import Alternate
 from jaxmul.unlearn._teachers import divergence, has_positions, logits_to_imitate, own_logits
 from jaxmul.unlearn._whole import all_logits
