@@ -192,29 +192,48 @@ def test_what_was_tried_is_in_the_record_of_a_refusal(case, tmp_path):
   assert len(deletion.verify(tmp_path)["trials"]) == 12  # three groups, nothing and three steps
 
 
-@pytest.mark.parametrize("evidence", ["sample", "full"])
-def test_a_request_that_is_killed_goes_on_and_ends_with_the_same_bits(
-  case, tmp_path, monkeypatch, trainings, evidence
-):
-  monkeypatch.setattr(deletion.evidence, "_ENSEMBLE", 8)  # the least that is audited
+def test_a_request_that_is_killed_goes_on_and_ends_with_the_same_bits(case, tmp_path, trainings):
   recipe = dataclasses.replace(case.recipe, epochs=6)
   fit = train.fit(recipe, case.dataset, KEY, ids=case.parts.train)
-  given = {"network": fit, "recipe": recipe, "evidence": evidence, "estimate": None, "oracles": 2}
+  given = {"network": fit, "recipe": recipe, "estimate": None, "oracles": 2}
 
   def record_in(folder):
-    with contextlib.suppress(deletion.Refused):  # so few epochs, so few models
+    with contextlib.suppress(deletion.Refused):  # after so few epochs
       case.forget(case.latest(40), store=folder, **given)
     return deletion.verify(folder) | {"date": "", "files": {}, "sha256": ""}
 
   trainings.done = 0
   whole = record_in(tmp_path / "whole")
   count = trainings.done
-  assert count >= {"sample": 5 + 9 + 2, "full": 5 + 9 + 3 * 8}[evidence]
-  assert trainings.killed_every(11, lambda: record_in(tmp_path / "killed")) == whole
-  assert (trainings.done, trainings.kills) == (count, (count - 1) // 11)
+  assert count >= 5 + 9 + 2  # cross-fit, trials, oracles
+  assert trainings.killed_every(5, lambda: record_in(tmp_path / "killed")) == whole
+  assert (trainings.done, trainings.kills) == (count, (count - 1) // 5)
   trainings.done = 0
   assert record_in(tmp_path / "killed") == whole
   assert trainings.done == 0
+
+
+def test_originals_of_full_evidence_that_is_killed_are_not_trained_again(
+  case, tmp_path, monkeypatch, trainings
+):
+  def unaudited(*_):
+    raise deletion.Refused("two models are too few to audit")
+
+  monkeypatch.setattr(evidence, "_ENSEMBLE", 2)
+  monkeypatch.setattr(jaxmul.metrics, "audit", unaudited)
+  plan = rum.Plan([rum.Step(unlearn.neg_grad_plus(0.02), 1, 64)])
+
+  def steps_in(folder):
+    with pytest.raises(deletion.Refused, match="too few to audit"):
+      case.forget(case.latest(20), plan=plan, evidence="full", oracles=2, store=folder)
+    return sorted(path.name for path in (folder / "work" / "unlearned").iterdir())
+
+  whole = steps_in(tmp_path / "whole")  # a step is named by every bit of its original
+  assert (len(whole), trainings.done) == (3, 9)
+  assert trainings.killed_every(2, lambda: steps_in(tmp_path / "killed")) == whole
+  assert (trainings.done, trainings.kills) == (9, 4)
+  assert steps_in(tmp_path / "killed") == whole
+  assert trainings.done == 9
 
 
 def test_one_example_has_no_interval_and_an_accuracy_of_none_has_one(case):
