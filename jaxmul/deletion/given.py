@@ -13,17 +13,22 @@ from jaxmul.data.dataset import Dataset
 
 def refuse_other(dataset: Any, recipe: Any, key: Any, caller: str) -> None:
   """Raises ValueError where a data set, a recipe or a key is something else."""
-  if not isinstance(dataset, Dataset):
-    raise ValueError(
-      f"{caller} got a {type(dataset).__name__} as dataset, must be a data.Dataset. Make it of "
-      "arrays: data.Dataset(inputs, labels, ids)."
-    )
+  refuse_no_dataset(dataset, caller)
   if not isinstance(recipe, train.Recipe):
     raise ValueError(
       f"{caller} got a {type(recipe).__name__} as recipe: use train.Recipe(model, ...), which says "
       "how the network was trained."
     )
   refuse_no_key(key, caller)
+
+
+def refuse_no_dataset(dataset: Any, caller: str) -> None:
+  """Raises ValueError where something else stands in a data set's place, such as its arrays."""
+  if not isinstance(dataset, Dataset):
+    raise ValueError(
+      f"{caller} got a {type(dataset).__name__} as dataset, must be a data.Dataset. Make it of "
+      "arrays: data.Dataset(inputs, labels, ids)."
+    )
 
 
 def refuse_no_key(key: Any, caller: str) -> None:

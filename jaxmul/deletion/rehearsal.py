@@ -39,19 +39,20 @@ class Rehearsal:
 
   Attributes:
     plan: chosen on a forget set of its own: steps for examples of low, medium and high scores.
-    cuts: the two scores between them, for requests too small to be cut into thirds.
     figures: {"random": …, "memorized": …}, of the plan on two other forget sets.
     estimate: what cross-fit networks said, for `forget` and `rum.tune`.
     network: the one that was trained; a request may be served on it.
-    recipe: by which it was trained.
+    cuts: the two scores between the steps, for requests too small to be cut into thirds, which are
+      refused without them.
+    recipe: by which the network was trained; None where nobody knows.
   """
 
   plan: rum.Plan
-  cuts: tuple[float, float]
   figures: dict[str, list[Figure]]
   estimate: memorization.Estimate
   network: Network
-  recipe: train.Recipe
+  cuts: tuple[float, float] | None = None
+  recipe: train.Recipe | None = None
 
   @property
   def is_better_than_nothing(self) -> bool:

@@ -83,7 +83,7 @@ def record_of(
 def facts_of(
   groups: Mapping[str, np.ndarray],
   plan: rum.Plan | None,
-  recipe: train.Recipe,
+  recipe: train.Recipe | None,
   key: jax.Array,
   figures: Iterable[Figure],
 ) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _row(figure: Figure) -> dict[str, Any]:
   }
 
 
-def _recipe(recipe: train.Recipe) -> str:
+def _recipe(recipe: train.Recipe | None) -> str:
   """Returns a recipe in words; one that holds a lambda has none that last."""
   try:
     return _identity.describe(recipe)

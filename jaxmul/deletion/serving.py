@@ -14,7 +14,12 @@ from jaxmul._identity import digest
 from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.deletion import sealed_record
-from jaxmul.deletion.given import ids_of, refuse_other, refuse_other_network
+from jaxmul.deletion.given import (
+  ids_of,
+  refuse_no_dataset,
+  refuse_no_key,
+  refuse_other_network,
+)
 from jaxmul.deletion.refusal import Refused
 from jaxmul.deletion.rehearsal import GROUPS, Rehearsal
 from jaxmul.rum.plan import without_empty
@@ -59,7 +64,8 @@ def serve(
     raise ValueError(
       f"serve got a {type(rehearsal).__name__}, must be a Rehearsal. Make one: deletion.rehearse."
     )
-  refuse_other(dataset, rehearsal.recipe, key, "serve")
+  refuse_no_dataset(dataset, "serve")
+  refuse_no_key(key, "serve")
   if not rehearsal.is_better_than_nothing:
     raise Refused(
       "serve: the rehearsal did not find its plan better than doing nothing. Look at its figures; "
@@ -67,7 +73,8 @@ def serve(
       [figure for figures in rehearsal.figures.values() for figure in figures],
     )
   network = as_network(network, None, "serve")
-  refuse_other_network(network, rehearsal.recipe, dataset, "serve")
+  if rehearsal.recipe is not None:
+    refuse_other_network(network, rehearsal.recipe, dataset, "serve")
   record = None
   if store is not None:
     record = functools.partial(_recorded, rehearsal, digest(dataset), key, Path(store))
