@@ -74,7 +74,11 @@ def of_seed(dataset: data.Dataset, seed: int) -> dict[str, dict]:
     refused = ""
     try:
       after = jaxmul.forget(
-        *(fit, dataset, ids, recipe, keys[4]),
+        fit,
+        dataset,
+        ids,
+        recipe,
+        keys[4],
         heldout=parts.heldout,
         test=parts.test,
         estimate=estimate,

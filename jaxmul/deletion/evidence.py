@@ -5,18 +5,23 @@ from typing import Literal
 import jax
 import numpy as np
 
-from jaxmul import memorization, metrics, rum
+from jaxmul import memorization, metrics, models, rum, train
 from jaxmul._identity import digest
 from jaxmul.binding import Network
 from jaxmul.deletion.refusal import CHANGE, Refused, refuse_harm
 from jaxmul.deletion.request import Request
+from jaxmul.deletion.trained import kept
+from jaxmul.memorization.intervals import wilson
 from jaxmul.metrics import oracle
 from jaxmul.metrics.figures import EXAMPLES, Figure, over_seeds, with_interval
-from jaxmul.metrics.intervals import over_examples
+from jaxmul.metrics.intervals import Interval, over_examples
+from jaxmul.retraining.schedule import train_key
 
 Evidence = Literal["none", "sample", "full"]
 FOLDS = 5
 _ENSEMBLE = 16
+_WILSON = "95 % Wilson over examples"
+_LONE = "no interval: one example"
 
 NOT_CHECKED = {
   "none": (
@@ -31,13 +36,20 @@ NOT_CHECKED = {
 """What a level leaves open, in words for the record."""
 
 
-def cost(evidence: Evidence, *, oracles: int = 3, has_estimate: bool = False) -> str:
+def cost(
+  evidence: Evidence,
+  *,
+  oracles: int = 3,
+  has_estimate: bool = False,
+  seconds: float | None = None,
+) -> str:
   """Returns what a level of evidence costs, in trainings of the recipe; nothing is trained.
 
   Args:
     evidence: "none", "sample" or "full".
     oracles: as `forget`.
     has_estimate: whether cross-fit networks were trained before, or a plan of one's own needs none.
+    seconds: what a training takes, if it is known: minutes are told too.
 
   Raises:
     ValueError: there is no such level.
@@ -58,7 +70,10 @@ def cost(evidence: Evidence, *, oracles: int = 3, has_estimate: bool = False) ->
     parts += [(2 * count, "originals and oracles"), (count, "originals again, to unlearn them")]
   total = sum(number for number, _ in parts)
   listed = "; ".join(f"{number} {what}" for number, what in parts)
-  return f'evidence "{evidence}" costs {total} trainings' + (f": {listed}" if parts else "")
+  text = f'evidence "{evidence}" costs {total} trainings' + (f": {listed}" if parts else "")
+  if seconds is None:
+    return text
+  return f"{text}; about {total * seconds / 60:.1f} minutes at {seconds:.1f} seconds each"
 
 
 def surrogates(
@@ -103,7 +118,7 @@ def beside_a_few(request: Request, after: Network, key: jax.Array, count: int) -
     for name, ids in {"forget": forget, **_named(request)}.items():
       rows = np.searchsorted(np.sort(forget), np.sort(ids))
       own = gaps[of][np.argsort(forget)][rows]
-      figures.append(_of_examples(own, name="example gap", of=of, part=name))
+      figures.append(_mean(own, name="example gap", of=of, part=name))
     figures += _tugs(said, retrained, request, of)
   others = [np.abs(p[k] - np.delete(p, k, 0).mean(0)).mean() for k in range(len(p))]
   if len(p) > 2:  # of two, each is as far from the other: that is one number
@@ -112,7 +127,7 @@ def beside_a_few(request: Request, after: Network, key: jax.Array, count: int) -
     accuracy = retrained.take(ids).accuracy
     figures.append(over_seeds(accuracy, name="accuracy", of="oracle", part=part))
   change = gaps["unlearned"] - gaps["original"]
-  return [_of_examples(change, name=CHANGE, part="forget"), *figures]
+  return [_mean(change, name=CHANGE, part="forget"), *figures]
 
 
 def beside_an_ensemble(
@@ -123,10 +138,15 @@ def beside_an_ensemble(
   They are of the plan on networks of the recipe, not of the one network of the request.
   """
   count = max(count, _ENSEMBLE)
-  train_key, unlearn_key, attack_key = jax.random.split(key, 3)
-  what = (request.recipe, request.dataset, request.split, train_key)
+  models_key, unlearn_key, attack_key = jax.random.split(key, 3)
   ensemble = oracle.ensemble(
-    *what, num_models=count, store=request.folder("ensemble"), progress=request.progress
+    request.recipe,
+    request.dataset,
+    request.split,
+    models_key,
+    num_models=count,
+    store=request.folder("ensemble"),
+    progress=request.progress,
   )
   if len(ensemble.originals) < count:
     raise Refused(
@@ -136,18 +156,32 @@ def beside_an_ensemble(
   groups = list(request.groups.values())
   unlearned = []
   for model in range(len(ensemble.originals)):
-    original = oracle.original(*what, model).network
-    store = request.folder("unlearned")
+    original = _original(request, models_key, model)
     own = jax.random.fold_in(unlearn_key, model)
-    unlearned.append(rum.meta_unlearn(plan, original, request.training, groups, own, store=store))
+    unlearned.append(
+      rum.meta_unlearn(plan, original, request.training, groups, own, store=request.steps_of(plan))
+    )
   outputs = oracle.outputs(unlearned, request.dataset, ensemble.oracles.ids)
-  rest = (ensemble, request.split, request.heldout.attack, attack_key)
-  audit = metrics.audit(*rest)
-  figures = metrics.beside_oracles(outputs, *rest, groups=_named(request) or None)
+  split, heldout = request.split, request.heldout.attack
+  audit = metrics.audit(ensemble, split, heldout, attack_key)
+  figures = metrics.beside_oracles(
+    outputs, ensemble, split, heldout, attack_key, groups=_named(request) or None
+  )
   if not audit.passed:
     raise Refused(f"forget: {audit.line}. Its figures prove nothing; train more models.", figures)
   refuse_harm(figures)
   return audit.without_blind(figures), audit.line
+
+
+def _original(request: Request, key: jax.Array, model: int) -> Network:
+  """Trains one of the ensemble's originals again, or reads it back."""
+  recipe, dataset = request.recipe, request.dataset
+  schedule, _ = oracle.schedules(recipe, dataset, request.split, key, model + 1)
+  return kept(
+    request.folder(f"originals/{digest(schedule.hash, model)[:16]}"),
+    models.shapes(recipe.model, dataset.example),
+    lambda: train.fit(recipe, schedule.dataset, train_key(schedule, model)),
+  ).network
 
 
 def _all(request: Request) -> np.ndarray:
@@ -170,14 +204,20 @@ def _named(request: Request) -> dict[str, np.ndarray]:
 
 
 def _accuracies(said: oracle.Outputs, request: Request, of: str) -> list[Figure]:
-  return [
-    _of_examples(said.take(ids).correct[0], name="accuracy", of=of, part=part)
-    for part, ids in _judged(request).items()
-  ]
+  figures = []
+  for part, ids in _judged(request).items():
+    correct = said.take(ids).correct[0]
+    low, high = wilson(correct.sum(), len(correct))
+    interval = Interval(float(correct.mean()), float(low), float(high))
+    figures.append(with_interval(interval, _WILSON, name="accuracy", of=of, part=part))
+  return figures
 
 
-def _of_examples(values: np.ndarray, **what: str) -> Figure:
-  return with_interval(over_examples(values.astype(float)), EXAMPLES, **what)
+def _mean(values: np.ndarray, *, name: str, part: str, of: str = "unlearned") -> Figure:
+  """Returns the mean over examples; one example has no interval, and the note says so."""
+  if len(values) == 1:
+    return Figure(name=name, of=of, part=part, value=float(values[0]), note=_LONE)
+  return with_interval(over_examples(values), EXAMPLES, name=name, of=of, part=part)
 
 
 def _tugs(

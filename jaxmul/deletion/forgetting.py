@@ -24,15 +24,18 @@ from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.deletion import evidence as levels
 from jaxmul.deletion import sealed_record
+from jaxmul.deletion.given import refuse_other
 from jaxmul.deletion.refusal import (
   Refused,
   cheaper,
   epoch_work,
   refuse_dear,
   refuse_harm,
+  refuse_idle,
   training_work,
 )
 from jaxmul.deletion.request import Request, cross_fitted, request_of, split_of
+from jaxmul.deletion.trained import Clock
 from jaxmul.metrics.figures import Figure
 from jaxmul.rum.plan import refuse_no_plan
 
@@ -97,7 +100,8 @@ def forget(
       `Forgotten.estimate`, or `memorization.estimate` of `retraining.cross_fit`. Without it they
       are trained where a plan is to be chosen; of "none" one of both has to be given.
     store: a folder for the record, `network/`, `record.json` and `report.html`, and under `work/`
-      for what was trained, so that the same call goes on after a kill. None keeps nothing.
+      for what was trained, so that the same call goes on after a kill. A refused request leaves a
+      record too, of the reason and of what was tried, without a network. None keeps nothing.
     progress: whether stderr shows what is done.
 
   Returns:
@@ -128,11 +132,7 @@ def forget(
     >>> done.record["forget"], done.record["not_checked"][0]
     ([3], 'No network was retrained without the examples: figures are of a surrogate.')
   """
-  if not isinstance(recipe, train.Recipe):
-    raise ValueError(
-      f"forget got a {type(recipe).__name__} as recipe: use train.Recipe(model, ...), which says "
-      "how the network was trained."
-    )
+  refuse_other(dataset, recipe, key, "forget")
   if plan != "auto":
     refuse_no_plan(plan, "forget")
   split = split_of(dataset, ids, heldout, test, least=12 if evidence == "full" else 3)
@@ -161,31 +161,53 @@ def forget(
   )
   earlier = None if request.store is None else sealed_record.earlier(request, key)
   unlearn_key, judge_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
-  if plan == "auto":
-    candidates = affordable(request)
-    if estimate is None:
-      estimate = cross_fitted(request, jax.random.fold_in(key, 1), levels.FOLDS)
-    tuned = chosen(candidates, request, estimate, unlearn_key)
-    plan, after = tuned.plan, tuned.network
-  else:
-    refuse_dear(plan, request)
-    tuned, groups = None, list(request.groups.values())
-    after = rum.meta_unlearn(plan, request.network, request.training, groups, unlearn_key)
-  audit = None
-  if evidence == "none":
-    figures = levels.surrogates(request, after, estimate)
-  elif evidence == "sample":
-    figures = levels.beside_a_few(request, after, judge_key, oracles)
-    refuse_harm(figures)
-  else:
-    figures, audit = levels.beside_an_ensemble(request, plan, judge_key, oracles)
+  used, tuned, after = None if plan == "auto" else plan, None, None
+  figures, audit, refusal = [], None, None
+  try:
+    if used is None:
+      steps = affordable(request)
+      if estimate is None:
+        clock = Clock()
+        estimate = cross_fitted(request, jax.random.fold_in(key, 1), levels.FOLDS, clock)
+        if progress and clock.seconds is not None:
+          left = levels.cost(evidence, oracles=oracles, has_estimate=True, seconds=clock.seconds)
+          print(f"forget: still to come, {left}", file=sys.stderr)
+      tuned = chosen(steps, request, estimate, unlearn_key)
+      refuse_idle(tuned)
+      used, after = tuned.plan, tuned.network
+    else:
+      refuse_dear(used, request)
+      groups, folder = list(request.groups.values()), request.steps_of(used)
+      after = rum.meta_unlearn(
+        used, request.network, request.training, groups, unlearn_key, store=folder
+      )
+    if evidence == "none":
+      figures = levels.surrogates(request, after, estimate)
+    elif evidence == "sample":
+      figures = levels.beside_a_few(request, after, judge_key, oracles)
+      refuse_harm(figures)
+    else:
+      figures, audit = levels.beside_an_ensemble(request, used, judge_key, oracles)
+  except Refused as refused:
+    figures, after, refusal = refused.figures, None, refused
   record = sealed_record.record_of(
-    request, plan, tuned, after, figures, evidence=evidence, audit=audit, key=key
+    request,
+    used,
+    tuned,
+    after,
+    figures,
+    evidence=evidence,
+    audit=audit,
+    key=key,
+    refused=None if refusal is None else str(refusal),
   )
-  if earlier is not None:
+  if earlier is not None and earlier["network"] == record["network"]:
     record["date"] = earlier["date"]
   if request.store is not None:
     record = sealed_record.write(request.store, after, record)
+  if refusal is not None:
+    raise refusal
+  assert after is not None
   return Forgotten(after, figures, record, estimate)
 
 
@@ -213,13 +235,9 @@ def chosen(
   estimate: memorization.Estimate | None,
   key: jax.Array,
 ) -> rum.Tuned:
-  """Returns the plan that the autopilot chooses.
-
-  Raises:
-    Refused: none is better than leaving the network as it is.
-  """
+  """Returns the plan that the autopilot chooses, and what it tried."""
   groups = list(request.groups.values())
-  tuned = rum.tune(
+  return rum.tune(
     candidates,
     request.network,
     request.training,
@@ -228,13 +246,5 @@ def chosen(
     key,
     budget=_TRIALS * len(groups),
     estimate=estimate,
+    store=request.folder("trials"),
   )
-  if all(step.unlearner is None for step in tuned.plan.steps):
-    nothing = max(trial.surrogate for trial in tuned.trials if trial.name == "none")
-    best = max(trial.surrogate for trial in tuned.trials if trial.name != "none")
-    raise Refused(
-      "forget: nothing that was tried is better than leaving the network as it is: that has a "
-      f"surrogate of {nothing:.3f}, the best of the trials {best:.3f}. Give a plan of your own, or "
-      "retrain without the examples: unlearn.retrain."
-    )
-  return tuned

@@ -59,6 +59,18 @@ def cheaper(request: Request) -> str:
   )
 
 
+def refuse_idle(tuned: rum.Tuned) -> None:
+  """Raises Refused where the plan that was chosen leaves the network as it is."""
+  if all(step.unlearner is None for step in tuned.plan.steps):
+    nothing = max(trial.surrogate for trial in tuned.trials if trial.name == "none")
+    best = max(trial.surrogate for trial in tuned.trials if trial.name != "none")
+    raise Refused(
+      "forget: nothing that was tried is better than leaving the network as it is: that has a "
+      f"surrogate of {nothing:.3f}, the best of the trials {best:.3f}. Give a plan of your own, or "
+      "retrain without the examples: unlearn.retrain."
+    )
+
+
 def refuse_harm(figures: list[Figure]) -> None:
   """Raises Refused where oracles do not say that the network is nearer to them, and as accurate.
 

@@ -12,10 +12,21 @@ from jaxmul._ids import rows_of
 from jaxmul.binding import Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Heldout, Split, cut_heldout
+from jaxmul.deletion.given import ids_of, refuse_other_network
+from jaxmul.deletion.trained import Clock
+from jaxmul.rum.ledger import plan_words
 
 POINT_PROXIES = (
-  *("confidence", "max_confidence", "entropy", "correctness", "loss", "margin", "el2n", "grand"),
-  *("input_gradient", "curvature"),
+  "confidence",
+  "max_confidence",
+  "entropy",
+  "correctness",
+  "loss",
+  "margin",
+  "el2n",
+  "grand",
+  "input_gradient",
+  "curvature",
 )
 _LEAST_OF_GROUPS = 30  # ids; below, thirds are too few to differ
 
@@ -55,6 +66,14 @@ class Request:
     """Returns a folder of the store, or None."""
     return None if self.store is None else self.store / "work" / name
 
+  def steps_of(self, plan: rum.Plan) -> Path | None:
+    """Returns the folder of a plan's steps; None also where one holds a lambda: none finds it."""
+    try:
+      plan_words(plan)
+    except ValueError:
+      return None
+    return self.folder("unlearned")
+
 
 def split_of(dataset: Dataset, ids: Any, heldout: Any, test: Any, least: int = 3) -> Split:
   """Returns S, R, held-out and test ids; R is what the other three leave.
@@ -64,7 +83,7 @@ def split_of(dataset: Dataset, ids: Any, heldout: Any, test: Any, least: int = 3
       held-out examples, no test examples, or nothing is retained.
   """
   parts = {"forget": ids, "heldout": heldout, "test": test}
-  arrays = {name: np.asarray(part).reshape(-1) for name, part in parts.items()}
+  arrays = {name: ids_of(part, name, "forget") for name, part in parts.items()}
   for name, part in arrays.items():
     rows_of(dataset.ids, part, f"forget: {name}", "is not in the data", "Ids are Dataset.ids.")
   for name, needed in (("heldout", least), ("test", 1)):
@@ -132,6 +151,7 @@ def request_of(
   own = network.network if isinstance(network, train.Fit) else network
   own = as_network(own, None, "forget")
   refuse_own_loss(own, "forget", "Choose a plan by hand, for rum.meta_unlearn")
+  refuse_other_network(own, recipe, dataset, "forget")
   training = dataset.take(split.train)
   rides_along = isinstance(network, train.Fit) and score in network.scores
   return Request(
@@ -147,9 +167,14 @@ def request_of(
   )
 
 
-def cross_fitted(request: Request, key: jax.Array, folds: int) -> memorization.Estimate:
+def cross_fitted(
+  request: Request, key: jax.Array, folds: int, clock: Clock
+) -> memorization.Estimate:
   """Trains the cross-fit networks of a request's data, or reads them back."""
   schedule = retraining.cross_fit(request.recipe, request.training, key, folds=folds)
   return memorization.estimate(
-    schedule, store=request.folder("cross_fit"), progress=request.progress
+    schedule,
+    store=request.folder("cross_fit"),
+    executor=clock.timed,
+    progress=request.progress,
   )

@@ -1,12 +1,14 @@
 """The record of a deletion: a folder that says what was done, and by which damage is noticed.
 
 `record.json` is sealed and holds the hash of every other file of the record: of `report.html`, and
-of what `network/`, a checkpoint, seals itself.
+of what `network/`, a checkpoint, seals itself. A refused request has a record without a network.
 """
 
 import dataclasses
 import datetime
 import json
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,55 +26,87 @@ from jaxmul.rum.ledger import plan_words
 FORMAT = 1
 RECORD, REPORT, NETWORK = "record.json", "report.html", "network"
 _MOST_BYTES = 2**28
-_ALWAYS_OPEN = (
+COPIES = "Nobody looked for copies of the examples in the data, in other networks or in backups."
+ALWAYS_OPEN = (
   "Unlearning is approximate: nothing proves that the weights hold nothing of the examples.",
-  "Nobody looked for copies of the examples in the data, in other networks or in backups.",
+  COPIES,
 )
+_STILL_THERE = "Nothing was unlearned: the network holds what it learned of the examples."
 
 
 def record_of(
   request: Request,
-  plan: rum.Plan,
+  plan: rum.Plan | None,
   tuned: rum.Tuned | None,
-  after: Network,
+  after: Network | None,
   figures: list[Figure],
   *,
   evidence: Evidence,
   audit: str | None,
   key: jax.Array,
+  refused: str | None = None,
 ) -> dict[str, Any]:
-  """Returns what is known of a request once it is served, as JSON can hold it."""
-  now = datetime.datetime.now(datetime.UTC)
-  trials = () if tuned is None else tuned.trials
-  return {
-    "format": FORMAT,
-    "date": now.isoformat(timespec="seconds"),
-    "forget": request.split.forget.tolist(),
-    "groups": {name: ids.tolist() for name, ids in request.groups.items()},
+  """Returns what is known of a request once it is served, or refused, as JSON can hold it.
+
+  Args:
+    request: of which the record is.
+    plan: what was done, or what was tried and refused; None where it did not come to a plan.
+    tuned: the trials, where the plan was chosen.
+    after: the unlearned network; None where the request was refused.
+    figures: what was measured.
+    evidence, audit, key: as `forget`.
+    refused: the reason.
+  """
+  facts = facts_of(request.groups, plan, request.recipe, key, figures)
+  open_ = (*NOT_CHECKED[evidence], *ALWAYS_OPEN) if refused is None else (_STILL_THERE, COPIES)
+  return facts | {
+    "refused": refused,
+    "done": {} if refused else facts["done"],
     "scored_by": request.scored_by,
-    "done": {
-      name: "left as it is"
-      if step.unlearner is None
-      else f"{step.unlearner.words(lasting=False)}, {step.epochs} epochs of {step.batch_size}"
-      for name, step in zip(request.groups, plan.steps, strict=True)
+    "plan_chosen_by": "the user" if tuned is None and plan is not None else "rum.tune",
+    "trials": [] if tuned is None else [trial._asdict() for trial in tuned.trials],
+    "network": {
+      "before": rum.params_hash(request.network),
+      "after": None if after is None else rum.params_hash(after),
     },
-    "plan": plan_words(plan, lasting=False),
-    "plan_chosen_by": "the user" if tuned is None else "rum.tune",
-    "trials": [trial._asdict() for trial in trials],
-    "recipe": _recipe(request.recipe),
-    "key": np.asarray(jax.random.key_data(key)).tolist(),
-    "network": {"before": rum.params_hash(request.network), "after": rum.params_hash(after)},
     "data": {
       "trained on": _identity.digest(request.training),
       "held out": _identity.digest(request.dataset.take(request.split.heldout)),
       "test": _identity.digest(request.dataset.take(request.split.test)),
     },
-    "versions": _identity.versions("scipy", "orbax-checkpoint"),
-    "settings": dict(_settings.current()),
     "evidence": evidence,
     "audit": audit,
+    "not_checked": list(open_),
+  }
+
+
+def facts_of(
+  groups: Mapping[str, np.ndarray],
+  plan: rum.Plan | None,
+  recipe: train.Recipe | None,
+  key: jax.Array,
+  figures: Iterable[Figure],
+) -> dict[str, Any]:
+  """Returns what a record holds whoever asked, and now."""
+  now = datetime.datetime.now(datetime.UTC)
+  steps = {} if plan is None else dict(zip(groups, plan.steps, strict=True))
+  return {
+    "format": FORMAT,
+    "date": now.isoformat(timespec="seconds"),
+    "forget": np.sort(np.concatenate(list(groups.values()))).tolist(),
+    "groups": {name: ids.tolist() for name, ids in groups.items()},
+    "done": {
+      name: "left as it is"
+      if step.unlearner is None
+      else f"{step.unlearner.words(lasting=False)}, {step.epochs} epochs of {step.batch_size}"
+      for name, step in steps.items()
+    },
+    "plan": None if plan is None else plan_words(plan, lasting=False),
+    "recipe": _recipe(recipe),
+    "key": np.asarray(jax.random.key_data(key)).tolist(),
+    "versions": _identity.versions("scipy", "orbax-checkpoint"),
+    "settings": dict(_settings.current()),
     "figures": [_row(figure) for figure in figures],
-    "not_checked": [*NOT_CHECKED[evidence], *_ALWAYS_OPEN],
   }
 
 
@@ -85,7 +119,7 @@ def _row(figure: Figure) -> dict[str, Any]:
   }
 
 
-def _recipe(recipe: train.Recipe) -> str:
+def _recipe(recipe: train.Recipe | None) -> str:
   """Returns a recipe in words; one that holds a lambda has none that last."""
   try:
     return _identity.describe(recipe)
@@ -127,12 +161,22 @@ def earlier(request: Request, key: jax.Array) -> dict[str, Any] | None:
   return record
 
 
-def write(folder: Path, network: Network, record: dict[str, Any]) -> dict[str, Any]:
-  """Writes the record into a folder, and returns it with the hashes of its files."""
-  checkpoint.save(folder / NETWORK, network)
+def write(folder: Path, network: Network | None, record: dict[str, Any]) -> dict[str, Any]:
+  """Writes the record into a folder, and returns it with the hashes of its files.
+
+  Args:
+    folder: where a record of the same request may be, which this one replaces.
+    network: the unlearned one; None of a refused request, whose folder has none.
+    record: as `record_of`.
+  """
+  files = [folder / REPORT]
+  if network is not None:
+    checkpoint.save(folder / NETWORK, network)
+    files.append(folder / NETWORK / checkpoint.MANIFEST)
+  elif (folder / NETWORK / checkpoint.MANIFEST).is_file():
+    shutil.rmtree(folder / NETWORK)  # of the same request, served on weaker evidence
   write_atomic(folder / REPORT, page(record).encode())
-  files = [folder / REPORT, folder / NETWORK / checkpoint.MANIFEST]
-  record = record | {"files": {str(f.relative_to(folder).as_posix()): sha256(f) for f in files}}
+  record |= {"files": {str(f.relative_to(folder).as_posix()): sha256(f) for f in files}}
   write_sealed(folder / RECORD, json.dumps(record).encode(), "json", _MOST_BYTES)
   return record
 
@@ -141,7 +185,8 @@ def verify(folder: Path | str) -> dict[str, Any]:
   """Returns the record in a folder, if every file of it is whole.
 
   Args:
-    folder: the `store` of `forget`.
+    folder: the `store` of `forget`, whether it served or refused; or a folder that the ledger of
+      `serve` names.
 
   Raises:
     FileNotFoundError: there is no record.
@@ -156,5 +201,8 @@ def verify(folder: Path | str) -> dict[str, Any]:
   for name, digest in record["files"].items():
     if not (folder / name).is_file() or sha256(folder / name) != digest:
       raise ValueError(f"{folder / name} is missing or damaged: its SHA-256 is not the record's.")
-  checkpoint.verify(folder / NETWORK)
+  if record.get("refused") is None:
+    checkpoint.verify(folder / NETWORK)
+  elif (folder / NETWORK).exists():
+    raise ValueError(f"{folder / NETWORK} is not of the record: the request was refused.")
   return record

@@ -91,6 +91,29 @@ def refine(
   return [np.sort(group) for group in groups]
 
 
+def by_cuts(scores: ArrayLike, ids: ArrayLike, cuts: Sequence[float]) -> list[np.ndarray]:
+  """Returns K groups of ids by K − 1 scores that were fixed before; a group may be empty.
+
+  `refine` cuts a forget set by its own scores. Here an example's group depends on its score alone,
+  so that a forget set of one example has a group too.
+
+  Args:
+    scores: [k], higher = more memorized; NaN refused.
+    ids: int [k], the forget set, unique.
+    cuts: K − 1 scores, none below the one before; a score equal to one goes above it.
+
+  Raises:
+    ValueError: as `refine`.
+
+  Example:
+    >>> [group.tolist() for group in by_cuts([0.9, 0.1], [7, 8], [0.2, 0.5])]
+    [[8], [], [7]]
+  """
+  scores, ids = _checked(scores, ids, "by_cuts")
+  place = np.searchsorted(cuts, scores, side="right")
+  return [np.sort(ids[place == number]) for number in range(len(cuts) + 1)]
+
+
 def shuffle(ids: ArrayLike, key: jax.Array, *, num_groups: int = 3) -> list[np.ndarray]:
   """Partitions a forget set at random: RUM's ablation. The order given does not matter.
 

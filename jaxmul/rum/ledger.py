@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +22,9 @@ from jaxmul._files import write_atomic
 from jaxmul._ids import check_ids
 from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
-from jaxmul.rum.groups import refine
+from jaxmul.rum.groups import by_cuts, refine
 from jaxmul.rum.meta import Kept, Work, chained, params_hash
-from jaxmul.rum.plan import Plan, refuse_no_plan
+from jaxmul.rum.plan import Plan, refuse_no_plan, without_empty
 
 Score = Callable[[Network, Dataset], ArrayLike]
 
@@ -39,6 +39,7 @@ class Entry(NamedTuple):
     before: SHA-256 of the params before the request.
     after: SHA-256 of the params after it.
     finished: seconds since 1970, when it was done.
+    record: folder of its record, in the store; "" where there is none.
   """
 
   request: int
@@ -47,6 +48,7 @@ class Entry(NamedTuple):
   before: str
   after: str
   finished: float
+  record: str = ""
 
 
 class Deletion(NamedTuple):
@@ -64,6 +66,8 @@ def stream(
   key: jax.Array,
   *,
   score: Score,
+  cuts: Sequence[float] | None = None,
+  record: Callable[[Network, Entry], str] | None = None,
   store: str | os.PathLike[str] | None = None,
 ) -> Iterator[Deletion]:
   """Serves requests for deletion one after another, each on the network that the last one left.
@@ -80,6 +84,11 @@ def stream(
     key: request i uses `fold_in(key, i)`.
     score: `(network, data) -> [k]`, higher = more memorized; called with the current network and
       the examples of the request alone, in the order of their ids.
+    cuts: scores between the groups, one fewer than steps, for requests of fewer ids than steps,
+      which are else refused: the score of an example then says in which group it is, and groups
+      may be empty.
+    record: `(network, entry) -> folder`, called when a request is done and before its line is
+      written, which names the folder; not for a request whose line is there.
     store: folder for the params after each step and for `ledger.jsonl`, a line for each request.
       The same call again, after a kill, reads back what is finished: its lines stay as they are,
       with the time when it was done, and more are added. A line is never taken out, so that another
@@ -90,9 +99,9 @@ def stream(
     A `Deletion` after each request.
 
   Raises:
-    ValueError: an id is no integer, not in the data, or was deleted before; a request has fewer ids
-      than the plan has steps; the store's ledger is damaged, or holds another request in this one's
-      place; or as `meta_unlearn`.
+    ValueError: an id is no integer, not in the data, or was deleted before; a request has no ids,
+      or without cuts fewer than the plan has steps; the store's ledger is damaged, or holds another
+      request in this one's place; or as `meta_unlearn`.
     unlearn.Diverged: a step diverged.
 
   Example:
@@ -118,7 +127,9 @@ def stream(
   for number, request in enumerate(requests):
     ids = np.sort(np.asarray(request))
     check_ids(ids, ids.size, f"request {number}")
-    if len(ids) < len(plan.steps):
+    if not len(ids):
+      raise ValueError(f"request {number} has no ids. Leave it out.")
+    if cuts is None and len(ids) < len(plan.steps):
       raise ValueError(
         f"request {number} has {len(ids)} ids for {len(plan.steps)} steps of the plan, must have "
         "one for each. Wait for more, or serve it with a shorter plan."
@@ -128,7 +139,11 @@ def stream(
       raise ValueError(
         f"request {number}: id {int(again[0])} was deleted before. Ask for what is left."
       )
-    groups = refine(score(network, dataset.take(ids)), ids, num_groups=len(plan.steps))
+    scores = score(network, dataset.take(ids))
+    if cuts is not None and len(ids) < len(plan.steps):
+      groups = by_cuts(scores, ids, cuts)
+    else:
+      groups = refine(scores, ids, num_groups=len(plan.steps))
     entry = Entry(
       request=number,
       groups=tuple(tuple(group.tolist()) for group in groups),
@@ -140,17 +155,20 @@ def stream(
     if number < len(old):
       _same(ledger, old[number], entry, ("request", "groups", "plan", "before"))
     folder = None if store is None else Kept(Path(store) / f"request{number}")
-    work = Work(dataset, groups, jax.random.fold_in(key, number), gone)
-    for done in chained(plan, network, work, folder):
+    steps, filled = without_empty(plan, groups)
+    work = Work(dataset, filled, jax.random.fold_in(key, number), gone)
+    for done in chained(steps, network, work, folder):
       network = done.network
     dataset, gone = _blanked(dataset, ids), np.union1d(gone, ids)
     entry = entry._replace(after=params_hash(network), finished=time.time())
     if number < len(old):
       _same(ledger, old[number], entry, ("after",))
       entry = old[number]
+    elif record is not None:
+      entry = entry._replace(record=record(network, entry))
     kept.append(entry)
     if ledger is not None and len(kept) > len(old):
-      write_atomic(ledger, "".join(json.dumps(e._asdict()) + "\n" for e in kept).encode())
+      write_atomic(ledger, "".join(map(_line, kept)).encode())
     yield Deletion(network, entry)
 
 
@@ -161,6 +179,13 @@ def _blanked(dataset: Dataset, ids: np.ndarray) -> Dataset:
   for array in jax.tree.leaves((inputs, labels)):
     array[rows] = 0
   return dataclasses.replace(dataset, inputs=inputs, labels=labels)
+
+
+def _line(entry: Entry) -> str:
+  fields = entry._asdict()
+  if not entry.record:
+    del fields["record"]
+  return json.dumps(fields) + "\n"
 
 
 def _read(ledger: Path) -> list[Entry]:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from jaxmul import _check, unlearn
 from jaxmul.binding import Network
@@ -87,6 +88,12 @@ def refuse_no_plan(given: object, caller: str) -> None:
     raise ValueError(
       f"{caller} got a {type(given).__name__}, must be a rum.Plan. Wrap the steps: rum.Plan(steps)."
     )
+
+
+def without_empty(plan: Plan, groups: Sequence[np.ndarray]) -> tuple[Plan, list[np.ndarray]]:
+  """Returns a plan and its groups without those that hold nothing, of which one holds an id."""
+  pairs = [(step, ids) for step, ids in zip(plan.steps, groups, strict=True) if len(ids)]
+  return Plan([step for step, _ in pairs]), [ids for _, ids in pairs]
 
 
 def neg_grad_plus_plan(batch_size: int = 256) -> Plan:

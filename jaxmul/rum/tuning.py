@@ -19,6 +19,7 @@ and a warning says so.
 """
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -33,7 +34,7 @@ from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.memorization import Estimate
 from jaxmul.rum.groups import class_counts
-from jaxmul.rum.meta import shrinking
+from jaxmul.rum.meta import meta_unlearn, shrinking
 from jaxmul.rum.plan import Plan, Step, refuse_no_step
 from jaxmul.train import Recipe
 
@@ -68,6 +69,7 @@ def tune(
   *,
   budget: int = 15,
   estimate: Estimate | None = None,
+  store: str | os.PathLike[str] | None = None,
 ) -> Tuned:
   """Chooses a step for each group, one group after another, by a surrogate on held-out data.
 
@@ -87,6 +89,8 @@ def tune(
       ground truth), of models that chose neither the forget set nor the groups: what was chosen for
       being hard looks harder than it is to those that chose it. Without it memorized groups are
       left as they are, and a warning says so.
+    store: folder that gets the params after each trial, as of `meta_unlearn`: the same call again,
+      after a kill, makes no finished trial again, with the same bits. One that diverged left none.
 
   Returns:
     A `Tuned`; `meta_unlearn(tuned.plan, network, dataset, groups, key)` gives its `network` again.
@@ -140,13 +144,17 @@ def tune(
   _warn_of_shares(dataset, splits)
   original, steps, trials = network, [], []
   for number, split in enumerate(splits):
-    so_far = dataclasses.replace(split, forget=np.concatenate(groups[: number + 1]))
-    value_of = _judge(original, dataset, so_far, heldout, estimate)
+    gone = dataclasses.replace(split, forget=np.concatenate(groups[: number + 1]))
+    value_of = _judge(original, dataset, gone, heldout, estimate)
     before, best_value, best_step = network, value_of(network), Step(None)
     trials.append(Trial(number, "none", best_value))
     for name, step in list(tried.items())[:count]:
       try:
-        after = step.run(before, dataset, split, jax.random.fold_in(key, number))
+        if store is None:
+          after = step.run(before, dataset, split, jax.random.fold_in(key, number))
+        else:  # steps are named by all that came before them: those that were chosen are read back
+          plan, so_far = Plan([*steps, step]), groups[: number + 1]
+          after = meta_unlearn(plan, original, dataset, so_far, key, store=store)
         value = value_of(after)
       except FloatingPointError:
         after, value = before, 0.0

@@ -1,6 +1,9 @@
 """From ids to a network, its evidence and a record: served where it helps, refused where not."""
 
+import contextlib
+import dataclasses
 import json
+import re
 import shutil
 from typing import NamedTuple
 
@@ -10,6 +13,7 @@ import pytest
 
 import jaxmul
 from jaxmul import (
+  bind,
   checkpoint,
   data,
   deletion,
@@ -22,7 +26,7 @@ from jaxmul import (
   unlearn,
 )
 from jaxmul.deletion import evidence
-from jaxmul.metrics import find
+from jaxmul.metrics import figures, find
 
 KEY = jax.random.key(3)
 
@@ -39,9 +43,18 @@ class Case(NamedTuple):
     return self.fit.ids[np.argsort(-self.fit.scores["confidence"])][:count]
 
   def forget(self, ids, **options):
-    given = {"heldout": self.parts.heldout, "test": self.parts.test, "progress": False}
-    given |= {"estimate": self.estimate, "oracles": 3}
-    return jaxmul.forget(self.fit, self.dataset, ids, self.recipe, KEY, **(given | options))
+    given = {
+      "network": self.fit,
+      "dataset": self.dataset,
+      "recipe": self.recipe,
+      "key": KEY,
+      "heldout": self.parts.heldout,
+      "test": self.parts.test,
+      "estimate": self.estimate,
+      "oracles": 3,
+      "progress": False,
+    }
+    return jaxmul.forget(ids=ids, **(given | options))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +100,10 @@ def test_the_figures_are_those_of_the_network_beside_oracles_trained_by_hand(cas
   retain = np.setdiff1d(case.parts.train, ids)
   split = data.Split(ids, retain, case.parts.heldout, case.parts.test)
   oracles = jaxmul.metrics.oracle.oracles(
-    *(case.recipe, case.dataset, split, jax.random.fold_in(KEY, 3)),
+    case.recipe,
+    case.dataset,
+    split,
+    jax.random.fold_in(KEY, 3),
     num_models=3,
     executor=retraining.serial,
     progress=False,
@@ -117,10 +133,14 @@ def test_the_record_says_what_was_done_and_the_same_call_reads_it_back(case, ser
 
 
 def test_damage_to_any_file_of_the_record_is_found(served, tmp_path):
+  assert damaged_files(served[1], tmp_path) > 5
+
+
+def damaged_files(folder, tmp_path):
+  """Damages a copy of every file of a record, one after another, and returns how many there are."""
   copy = tmp_path / "copy"
-  shutil.copytree(served[1], copy, ignore=shutil.ignore_patterns("work"))
+  shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("work"))
   files = [path for path in copy.rglob("*") if path.is_file()]
-  assert len(files) > 5
   for path in files:
     whole = path.read_bytes()
     for place in {0, len(whole) // 2, len(whole) - 1} if whole else ():
@@ -132,6 +152,102 @@ def test_damage_to_any_file_of_the_record_is_found(served, tmp_path):
       deletion.verify(copy)
     path.write_bytes(whole)
   deletion.verify(copy)
+  return len(files)
+
+
+def test_a_refused_request_leaves_a_record_and_a_later_call_goes_on_from_its_work(
+  case, tmp_path, trainings
+):
+  ids, store, copies = case.latest(20), tmp_path / "store", tmp_path / "copies"
+  wreck = rum.Plan([rum.Step(unlearn.neg_grad(1.0), 3, 64)])
+  with pytest.raises(deletion.Refused, match="the plan wrecks the network") as refused:
+    case.forget(ids, plan=wreck, store=store)
+  record = deletion.verify(store)
+  assert record["refused"] == str(refused.value)
+  assert figures.read(record["figures"])[0].value == refused.value.figures[0].value
+  assert record["plan"].startswith("neg_grad(learning_rate=1.0")
+  assert not record["done"]
+  assert record["network"] == {"before": rum.params_hash(case.fit.network), "after": None}
+  assert sorted(path.name for path in store.iterdir()) == ["record.json", "report.html", "work"]
+  assert "the plan wrecks the network" in (store / "report.html").read_text()
+  assert damaged_files(store, copies) == 2
+  assert trainings.done == 4  # three oracles, and what was refused
+  good = rum.Plan([rum.Step(unlearn.neg_grad_plus(0.02), 3, 64)])
+  case.forget(ids, plan=good, store=store)
+  assert trainings.done == 5
+  assert deletion.verify(store)["refused"] is None
+  with pytest.raises(deletion.Refused):
+    case.forget(ids, plan=wreck, store=store)
+  assert trainings.done == 5
+  assert deletion.verify(store)["refused"] == record["refused"]
+  (store / "network").mkdir()
+  with pytest.raises(ValueError, match="network is not of the record: the request was refused"):
+    deletion.verify(store)
+
+
+def test_what_was_tried_is_in_the_record_of_a_refusal(case, tmp_path):
+  easy = case.fit.ids[np.argsort(case.fit.scores["confidence"])][:40]
+  with pytest.raises(deletion.Refused, match=r"better than leaving|not clearly better"):
+    case.forget(easy, store=tmp_path)
+  assert len(deletion.verify(tmp_path)["trials"]) == 12  # three groups, nothing and three steps
+
+
+def test_a_request_that_is_killed_goes_on_and_ends_with_the_same_bits(case, tmp_path, trainings):
+  recipe = dataclasses.replace(case.recipe, epochs=6)
+  fit = train.fit(recipe, case.dataset, KEY, ids=case.parts.train)
+  given = {"network": fit, "recipe": recipe, "estimate": None, "oracles": 2}
+
+  def record_in(folder):
+    with contextlib.suppress(deletion.Refused):  # after so few epochs
+      case.forget(case.latest(40), store=folder, **given)
+    return deletion.verify(folder) | {"date": "", "files": {}, "sha256": ""}
+
+  trainings.done = 0
+  whole = record_in(tmp_path / "whole")
+  count = trainings.done
+  assert count >= 5 + 9 + 2  # cross-fit, trials, oracles
+  assert trainings.killed_every(5, lambda: record_in(tmp_path / "killed")) == whole
+  assert (trainings.done, trainings.kills) == (count, (count - 1) // 5)
+  trainings.done = 0
+  assert record_in(tmp_path / "killed") == whole
+  assert trainings.done == 0
+
+
+def test_originals_of_full_evidence_that_is_killed_are_not_trained_again(
+  case, tmp_path, monkeypatch, trainings
+):
+  def unaudited(*_):
+    raise deletion.Refused("two models are too few to audit")
+
+  monkeypatch.setattr(evidence, "_ENSEMBLE", 2)
+  monkeypatch.setattr(jaxmul.metrics, "audit", unaudited)
+  plan = rum.Plan([rum.Step(unlearn.neg_grad_plus(0.02), 1, 64)])
+
+  def steps_in(folder):
+    with pytest.raises(deletion.Refused, match="too few to audit"):
+      case.forget(case.latest(20), plan=plan, evidence="full", oracles=2, store=folder)
+    return sorted(path.name for path in (folder / "work" / "unlearned").iterdir())
+
+  whole = steps_in(tmp_path / "whole")  # a step is named by every bit of its original
+  assert (len(whole), trainings.done) == (3, 9)
+  assert trainings.killed_every(2, lambda: steps_in(tmp_path / "killed")) == whole
+  assert (trainings.done, trainings.kills) == (9, 4)
+  assert steps_in(tmp_path / "killed") == whole
+  assert trainings.done == 9
+
+
+def test_one_example_has_no_interval_and_an_accuracy_of_none_has_one(case):
+  gentle = rum.Plan([rum.Step(unlearn.neg_grad_plus(0.02), 3, 64)])
+  try:
+    found = case.forget(case.latest(1), plan=gentle, oracles=2).figures
+  except deletion.Refused as refused:
+    found = refused.figures
+  for figure in (find(found, "change of the example gap"), find(found, "example gap", "forget")):
+    assert np.isnan([figure.low, figure.high]).all()
+    assert figure.note == "no interval: one example"
+  accuracy = find(found, "accuracy", "forget")
+  wilson = {0: [0, 0.793], 1: [0.207, 1]}[round(accuracy.value)]
+  assert [accuracy.low, accuracy.high] == pytest.approx(wilson, abs=1e-3)
 
 
 def test_the_page_says_what_is_not_known_and_keeps_markup_as_text(served):
@@ -157,13 +273,7 @@ def test_what_takes_as_much_as_retraining_is_refused(case):
     case.forget(case.latest(60), plan=dear)
   short = jaxmul.train.Recipe(case.recipe.model, epochs=1, batch_size=64)
   with pytest.raises(deletion.Refused, match="for 3 groups takes as much as retraining"):
-    jaxmul.forget(
-      *(case.fit, case.dataset, case.latest(60), short, KEY),
-      heldout=case.parts.heldout,
-      test=case.parts.test,
-      estimate=case.estimate,
-      progress=False,
-    )
+    case.forget(case.latest(60), recipe=short)
 
 
 def test_a_plan_that_does_harm_is_refused_with_its_figures(case):
@@ -216,7 +326,11 @@ def test_full_evidence_is_of_an_ensemble_and_its_audit(tmp_path):
   fit = train.fit(recipe, dataset, KEY, ids=np.arange(400))
   ids = np.concatenate([wrong, np.setdiff1d(np.arange(400), wrong)[:30]])
   done = jaxmul.forget(
-    *(fit, dataset, ids, recipe, jax.random.key(4)),
+    fit,
+    dataset,
+    ids,
+    recipe,
+    jax.random.key(4),
     heldout=np.arange(400, 600),
     test=np.arange(600, 1000),
     plan=rum.Plan([rum.Step(unlearn.neg_grad_plus(0.05, alpha=0.97), 8, 32)]),
@@ -262,6 +376,19 @@ def test_without_evidence_nothing_is_trained(case, monkeypatch):
   ("options", "message"),
   [
     ({"ids": [5]}, "id 5 is not in the data"),
+    ({"ids": {5, 6}}, "got forget ids as set, must be integers .* Make a list of integers of them"),
+    ({"ids": (i for i in [5])}, "got forget ids as generator, must be integers"),
+    ({"ids": ["5", "6"]}, r"got forget ids as text, .* \[int\(word\) for word in ids\]"),
+    ({"ids": [5.0]}, r"got forget ids as float, .* np.asarray\(ids\).astype\('int64'\)"),
+    ({"ids": [True]}, r"got forget ids as bool, .* dataset.ids\[mask\]"),
+    ({"ids": [[5], [6, 7]]}, "got forget ids as list, must be integers"),
+    ({"heldout": {5}}, "got heldout ids as set"),
+    ({"test": {5}}, "got test ids as set"),
+    ({"dataset": (np.zeros((2, 8, 8)), [0, 1])}, r"got a tuple as dataset, .*Dataset\(inputs"),
+    ({"key": 0}, r"got key=0, must be one key. Make one: jax.random.key\(0\)"),
+    ({"recipe": models.mlp()}, r"got a MLP as recipe: use train.Recipe\(model"),
+    ({"recipe": train.Recipe(models.mlp((32,)))}, "holds 4,810 numbers, .* recipe 2,410: it was"),
+    ({"network": bind(lambda w, x: x @ w, np.ones((7, 10)))}, r"does not take inputs \[8, 8\] as"),
     ({"evidence": "some"}, "evidence='some', must be 'none', 'sample' or 'full'"),
     ({"oracles": 1}, "forget got oracles=1, must be at least 2"),
     ({"score": "gut feeling"}, "score='gut feeling', must be one of confidence"),
@@ -270,8 +397,9 @@ def test_without_evidence_nothing_is_trained(case, monkeypatch):
   ],
 )
 def test_bad_requests_end_in_one_line(case, options, message):
+  given = {"ids": case.latest(20)} | options
   with pytest.raises(ValueError, match=message) as error:
-    case.forget(options.pop("ids", case.latest(20)), **options)
+    case.forget(**given)
   assert "\n" not in str(error.value)
 
 
@@ -286,3 +414,11 @@ def test_what_evidence_costs():
     'evidence "sample" costs 4 trainings: 4 oracles'
   )
   assert "53 trainings" in deletion.cost("full")
+  assert deletion.cost("sample", seconds=90).endswith("; about 12.0 minutes at 90.0 seconds each")
+
+
+def test_minutes_are_told_once_a_training_was_timed(case, capsys):
+  with contextlib.suppress(deletion.Refused):
+    case.forget(case.latest(20), estimate=None, oracles=2, progress=True)
+  line = [line for line in capsys.readouterr().err.splitlines() if "still to come" in line]
+  assert re.search(r"costs 2 trainings: 2 oracles; about .* minutes at .* seconds each", line[0])

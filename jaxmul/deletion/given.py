@@ -1,0 +1,99 @@
+"""What users give for a request, checked before anything is trained."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmul import _check, models, train
+from jaxmul.binding import Network
+from jaxmul.data.dataset import Dataset
+
+
+def refuse_other(dataset: Any, recipe: Any, key: Any, caller: str) -> None:
+  """Raises ValueError where a data set, a recipe or a key is something else."""
+  refuse_no_dataset(dataset, caller)
+  if not isinstance(recipe, train.Recipe):
+    raise ValueError(
+      f"{caller} got a {type(recipe).__name__} as recipe: use train.Recipe(model, ...), which says "
+      "how the network was trained."
+    )
+  refuse_no_key(key, caller)
+
+
+def refuse_no_dataset(dataset: Any, caller: str) -> None:
+  """Raises ValueError where something else stands in a data set's place, such as its arrays."""
+  if not isinstance(dataset, Dataset):
+    raise ValueError(
+      f"{caller} got a {type(dataset).__name__} as dataset, must be a data.Dataset. Make it of "
+      "arrays: data.Dataset(inputs, labels, ids)."
+    )
+
+
+def refuse_no_key(key: Any, caller: str) -> None:
+  """Raises ValueError where something else stands in a key's place, such as its seed."""
+  is_key = isinstance(key, jax.Array) and (
+    (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.ndim)
+    or (key.dtype == jnp.uint32 and key.ndim == 1)
+  )
+  if not is_key:
+    given = repr(key) if isinstance(key, int | float | str) else f"a {type(key).__name__}"
+    raise ValueError(f"{caller} got key={given}, must be one key. Make one: jax.random.key(0).")
+
+
+def ids_of(given: Any, name: str, caller: str) -> np.ndarray:
+  """Returns ids int64 [k], in the order given.
+
+  Raises:
+    ValueError: they are something else: floats, text, a mask, a set or a generator, whose order
+      nobody knows or which can be read only once.
+  """
+  try:
+    ids = np.asarray(given)
+  except ValueError:  # lists of different lengths
+    ids = np.asarray(None)
+  if np.issubdtype(ids.dtype, np.integer) or not ids.size:
+    return ids.reshape(-1).astype(np.int64)
+  cure = {
+    "b": "Turn a mask into ids: dataset.ids[mask]",
+    "f": "Round them first: np.asarray(ids).astype('int64')",
+    "U": "Turn words into numbers: [int(word) for word in ids]",
+  }.get(ids.dtype.kind, "Make a list of integers of them: sorted(ids)")
+  what = {"b": "bool", "f": "float", "U": "text"}.get(ids.dtype.kind, type(given).__name__)
+  raise ValueError(f"{caller} got {name} ids as {what}, must be integers [k]. {cure}.")
+
+
+def refuse_other_network(
+  network: Network, recipe: train.Recipe, dataset: Dataset, caller: str
+) -> None:
+  """Raises ValueError where a network does not take the data, or is not what the recipe trains.
+
+  A network of another library names and shapes its params in its own way: what is compared is how
+  many numbers it has.
+  """
+  try:
+    _check.answers(network, dataset.example, dataset.labels, caller)
+  except Exception as error:
+    if isinstance(error, ValueError) and str(error).startswith(caller):
+      raise
+    raise ValueError(
+      f"{caller}: the network does not take inputs {list(dataset.inputs.shape[1:])} as of the "
+      "data set. Give them in the shape that it was trained on."
+    ) from error
+  own, others = map(_size, (network, models.shapes(recipe.model, dataset.example)))
+  if own != others:
+    raise ValueError(
+      f"{caller}: the network holds {own:,} numbers, the model of the recipe {others:,}: it was "
+      "trained by another recipe. Give its own: oracles are trained by it."
+    )
+
+
+def _size(network: Network) -> int:
+  """How many floats are in params and state; counts and keys of random streams do not matter."""
+  leaves = jax.tree.leaves((network.params, network.state))
+  return sum(
+    int(np.prod(leaf.shape))
+    for leaf in leaves
+    if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+  )
