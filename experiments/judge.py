@@ -97,7 +97,7 @@ class Judge:
     oracles: outputs of several oracles, none of them of a seed that is judged.
     oracle: of this seed.
     key: of the draw of members.
-    parts: {name: ids} of anything whose accuracy is told too.
+    parts: {name: examples} of anything whose accuracy is told too.
   """
 
   dataset: data.Dataset
@@ -107,7 +107,7 @@ class Judge:
   oracles: metrics.oracle.Outputs
   oracle: Network
   key: jax.Array
-  parts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  parts: Mapping[str, data.Dataset] = dataclasses.field(default_factory=dict)
 
   def _rates(self, network: Network) -> tuple[dict[str, float], list[float]]:
     """Returns {part: accuracy} with the attack's rate, and the accuracy [G] on each group."""
@@ -142,8 +142,8 @@ class Judge:
       Figure(name="ToW-MIA", value=metrics.tow_mia(*pair("attack"))),
       *(Figure(name="accuracy", part=part, value=ours[0][part]) for part in PARTS),
       *(
-        Figure(name="accuracy", part=part, value=metrics.accuracy(network, self.dataset.take(ids)))
-        for part, ids in self.parts.items()
+        Figure(name="accuracy", part=part, value=metrics.accuracy(network, examples))
+        for part, examples in self.parts.items()
       ),
       Figure(name="attack rate", part="forget", value=ours[0]["attack"]),
       Figure(name="seconds", value=seconds),

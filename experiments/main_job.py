@@ -135,13 +135,13 @@ class Work:
   Attributes:
     plain: {name: what is done to the whole forget set}.
     choose: `(training, truth, key) -> groups` of the forget set, of low to high memorization.
-    parts: {name: ids} whose accuracy under each network is told too.
+    parts: {name: examples} whose accuracy under each network is told too.
     decode: inputs [n, ...] as texts, or None where they are shown as they are.
   """
 
   plain: dict[str, rum.Step]
   choose: Callable[[data.Dataset, memorization.Estimate, jax.Array], rum.Selection]
-  parts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  parts: dict[str, data.Dataset] = dataclasses.field(default_factory=dict)
   decode: Callable[[np.ndarray], list[str]] | None = None
 
 

@@ -9,7 +9,7 @@ together.
     python -m experiments.rum_sequences --out runs/sequences
 
 With --text it is real English prose, the help on the language that every Python carries: copies of
-a few windows of it are planted, and half of them are to be forgotten. Re-running the same command
+some windows of it are planted, and half of these are to be forgotten. Re-running the same command
 resumes.
 """
 
@@ -151,8 +151,13 @@ def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> main_
     del key
     return rum.Selection(*setting.refined(training, forget, *setting.order_of(truth)))
 
-  told = {"other noise": np.setdiff1d(np.concatenate([*marked.values()]), forget)}
-  told |= {f"{copies} copies": first[copies] for copies in COPIES}
+  parts = {f"kept, {copies}×": np.setdiff1d(first[copies], forget) for copies in COPIES}
+  told = {name: training.take(ids) for name, ids in parts.items()}
+  whole, length = training.take(forget), dataset.inputs.shape[1]
+  told |= {
+    f"forget after {prompt}": data.after_prompt(whole, prompt)
+    for prompt in (length // 4 + 1, length // 2 + 1, length - length // 4 + 1)
+  }
   decode = _prose if config.text else _numbers
   return main_job.Work(plain=plain, choose=choose, parts=told, decode=decode)
 
@@ -166,14 +171,19 @@ def _numbers(inputs: np.ndarray) -> list[str]:
 
 
 def show_extraction(config: Config) -> None:
-  """Prints the share of texts that the networks go on with exactly, by kind."""
+  """Prints the share of texts that networks go on with exactly: by copies, and by the prompt.
+
+  What the rule alone, or a network that never saw a text, goes on with is not memorized: the row of
+  the retrained network tells.
+  """
   told = json.loads((config.out / "metrics.json").read_text())["methods"]
-  parts = ("forget", "other noise", *(f"{copies} copies" for copies in COPIES), "test")
+  first = figures.read(next(iter(told.values()))["figures"])
+  parts = [f.part for f in first if f.name == "accuracy" and f.part != "retain"]
   rows = []
   for name, method in told.items():
     found = {f.part: f for f in figures.read(method["figures"]) if f.name == "accuracy"}
     rows.append((name, *(tables.with_half_width(found[part]) for part in parts)))
-  title = "Share of texts whose every scored token is the likeliest: those of greedy continuations"
+  title = "Share of texts with which greedy decoding goes on exactly, whole or after a prompt"
   tables.show(title, ("method", *parts), rows)
 
 
