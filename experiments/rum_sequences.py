@@ -151,8 +151,8 @@ def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> main_
     del key
     return rum.Selection(*setting.refined(training, forget, *setting.order_of(truth)))
 
-  parts = {f"kept, {copies}×": np.setdiff1d(first[copies], forget) for copies in COPIES}
-  told = {name: training.take(ids) for name, ids in parts.items()}
+  kept = {f"kept, {copies}×": np.setdiff1d(first[copies], forget) for copies in COPIES}
+  told = {name: training.take(ids) for name, ids in kept.items()}
   whole, length = training.take(forget), dataset.inputs.shape[1]
   told |= {
     f"forget after {prompt}": data.after_prompt(whole, prompt)
