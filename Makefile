@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Where there is an NVIDIA GPU, the demo gets the JAX for it.
 EXTRAS := demo$(shell nvidia-smi -L >/dev/null 2>&1 && echo ,gpu)
 
-.PHONY: demo test lint types docs lock clean
+.PHONY: demo demo-text test lint types docs lock clean
 
 demo: .venv/.demo
 	$(BIN)/python -m experiments.rum --out runs/demo
@@ -13,6 +13,9 @@ demo: .venv/.demo
 # Most of a test's time is compilation: with fewer of XLA's optimizations the first run takes half as
 # long. What is claimed about last bits is tested with all of them, in the second.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+demo-text: .venv/.demo
+	$(BIN)/python -m experiments.rum_sequences --out runs/sequences
 
 test: .venv/.test
 	JAXMUL_QUICK_TESTS=1 $(PYTEST) -m "not slow and not rounding"

@@ -97,6 +97,7 @@ class Judge:
     oracles: outputs of several oracles, none of them of a seed that is judged.
     oracle: of this seed.
     key: of the draw of members.
+    parts: {name: examples} of anything whose accuracy is told too.
   """
 
   dataset: data.Dataset
@@ -106,6 +107,7 @@ class Judge:
   oracles: metrics.oracle.Outputs
   oracle: Network
   key: jax.Array
+  parts: Mapping[str, data.Dataset] = dataclasses.field(default_factory=dict)
 
   def _rates(self, network: Network) -> tuple[dict[str, float], list[float]]:
     """Returns {part: accuracy} with the attack's rate, and the accuracy [G] on each group."""
@@ -139,6 +141,10 @@ class Judge:
       Figure(name="ToW", value=metrics.tow(*pair("forget"))),
       Figure(name="ToW-MIA", value=metrics.tow_mia(*pair("attack"))),
       *(Figure(name="accuracy", part=part, value=ours[0][part]) for part in PARTS),
+      *(
+        Figure(name="accuracy", part=part, value=metrics.accuracy(network, examples))
+        for part, examples in self.parts.items()
+      ),
       Figure(name="attack rate", part="forget", value=ours[0]["attack"]),
       Figure(name="seconds", value=seconds),
     ]

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,12 +18,24 @@ from experiments import cache, logs, main_job_results, setting
 from experiments.judge import Judge
 from experiments.main_job_results import Problem, SeedResult
 from experiments.truth import TruthFlags, cross_fitted, ground_truth
-from jaxmul import checkpoint, data, metrics, models, proxies, report, rum, train, unlearn
+from jaxmul import (
+  checkpoint,
+  data,
+  memorization,
+  metrics,
+  models,
+  proxies,
+  report,
+  rum,
+  train,
+  unlearn,
+)
 from jaxmul._command import export as exports
 from jaxmul._command import own
 from jaxmul.binding import Network
 
 EVENTS = ("confidence", "max_confidence", "correctness", "entropy")
+RIDING = (*EVENTS, "cumulative_loss")
 PROXIES = (*EVENTS, "curvature", "heldout_divergence")
 Arrays = dict[str, np.ndarray]
 ModelName = Literal["mlp", "cnn", "resnet18", "resnet50", "vgg16", "vit"]
@@ -43,8 +55,9 @@ class Config(TruthFlags):
   Attributes:
     model: network to train; vgg16 needs images of 32 pixels a side, vit sides divisible by 8.
     proxy: memorization proxies to refine the forget set with: confidence, max_confidence,
-      correctness and entropy over the epochs of training, curvature, heldout_divergence, or
-      package.module:name of a function of your own, (params, batch) -> [B].
+      correctness, entropy and cumulative_loss over the epochs of training, curvature,
+      heldout_divergence, or package.module:name of a function of your own, (params, batch) -> [B].
+    rank: more of them, that are compared with the ground truth and refine nothing.
     method: package.module:name of an unlearning method of your own, an Unlearner or a rum.Step, or
       a function that returns one; it gets a row of the table.
     export: also write the table, with intervals, as table.csv, table.tex or table.parquet.
@@ -68,6 +81,7 @@ class Config(TruthFlags):
 
   model: ModelName = "mlp"
   proxy: tuple[str, ...] = PROXIES
+  rank: tuple[str, ...] = ()
   method: tuple[str, ...] = ()
   export: exports.Kind | None = None
   plan: Literal["salun", "neg_grad_plus", "auto"] = "salun"
@@ -86,14 +100,15 @@ class Config(TruthFlags):
       raise ValueError(f"--first-seed {self.first_seed}: must be at least 0.")
     if self.audit_models and self.audit_models < 8:
       raise ValueError(f"--audit-models {self.audit_models}: must be at least 8, or 0 for none.")
-    if len(set(self.proxy)) != len(self.proxy) or not self.proxy:
-      raise ValueError(f"--proxy {' '.join(self.proxy)}: name each proxy once, at least one.")
-    for name in self.proxy:
-      if name not in PROXIES and ":" not in name:
+    if len(set(self.scored)) != len(self.scored) or not self.proxy:
+      raise ValueError(f"--proxy {' '.join(self.scored)}: name each proxy once, at least one.")
+    known = dict.fromkeys((*PROXIES, *RIDING))
+    for name in self.scored:
+      if name not in known and ":" not in name:
         raise ValueError(
-          f"--proxy {name}: must be one of {', '.join(PROXIES)}, or package.module:name of yours."
+          f"--proxy {name}: must be one of {', '.join(known)}, or package.module:name of yours."
         )
-    labels = [*map(own.label, (*self.proxy, *self.method)), "shuffle", "original", "retrain"]
+    labels = [*map(own.label, (*self.scored, *self.method)), "shuffle", "original", "retrain"]
     if len(set(labels)) != len(labels):
       raise ValueError(f"--proxy and --method: two of {', '.join(labels)} have one name.")
     if self.forget not in ("memorization", "random") and not self.forget.isdecimal():
@@ -108,24 +123,53 @@ class Config(TruthFlags):
       checkpoint.refuse_path(self.out)
 
   @property
-  def stages(self) -> int:
-    """What one seed takes: three trainings, the proxies that are no events, the methods."""
-    points = len(set(self.proxy) - set(EVENTS))
-    tuned = 1 + (self.plan != "auto")
-    return 3 + points + 4 + (self.plan == "salun") + len(self.proxy) + tuned + len(self.method)
+  def scored(self) -> tuple[str, ...]:
+    """All proxies."""
+    return (*self.proxy, *self.rank)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Work:
+  """What is done, where it does not follow from the flags.
+
+  Attributes:
+    plain: {name: what is done to the whole forget set}.
+    choose: `(training, truth, key) -> groups` of the forget set, of low to high memorization.
+    parts: {name: examples} whose accuracy under each network is told too.
+    decode: inputs [n, ...] as texts, or None where they are shown as they are.
+  """
+
+  plain: dict[str, rum.Step]
+  choose: Callable[[data.Dataset, memorization.Estimate, jax.Array], rum.Selection]
+  parts: dict[str, data.Dataset] = dataclasses.field(default_factory=dict)
+  decode: Callable[[np.ndarray], list[str]] | None = None
+
+
+def work_of(config: Config) -> Work:
+  """Returns what is done with images: the published settings, on the groups of `forget`."""
+  batch = config.batch_size
+  plain = {
+    "fine-tune": rum.Step(unlearn.fine_tune(), 10, batch),
+    "NegGrad+ vanilla": rum.Step(unlearn.neg_grad_plus(), 5, batch),
+  }
+  if config.plan == "salun":
+    plain["SalUn vanilla"] = rum.Step(unlearn.salun(), 10, batch)
+
+  def choose(training, truth, key):
+    size = setting.group_size_of(config.group_size, training)
+    return setting.forget_groups(config.forget, size, training, truth, key)
+
+  return Work(plain=plain, choose=choose)
 
 
 def prepare(
-  config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe
+  config: Config, work: Work, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe
 ) -> Problem:
   """Estimates the ground truth, or reads it back, and selects the forget groups."""
   key = jax.random.key(config.key)
   training = dataset.take(parts.train)
   estimate, seconds, schedule_hash = ground_truth(config, recipe, training)
-  size = setting.group_size_of(config.group_size, training)
-  groups = setting.forget_groups(
-    config.forget, size, training, estimate, jax.random.fold_in(key, 6)
-  )
+  groups = work.choose(training, estimate, jax.random.fold_in(key, 6))
   setting.show_groups(groups, training, estimate)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
   cross_fit, cross_fit_seconds = cross_fitted(config, recipe, training, config.folds)
@@ -170,12 +214,10 @@ def audited(config: Config, problem: Problem) -> metrics.Audit:
   return audit
 
 
-def methods_of(config: Config) -> dict[str, main_job_results.Method]:
-  """Returns what each seed is judged by, in the order of the tables."""
+def methods_of(config: Config, plain: Iterable[str]) -> dict[str, main_job_results.Method]:
+  """Returns what each seed is judged by, in the order of the tables; `plain` of the `Work`."""
   auto, first = config.plan == "auto", own.label(config.proxy[0])
-  plain = ["original", "retrain", "fine-tune", "NegGrad+ vanilla"]
-  plain += ["SalUn vanilla"] if config.plan == "salun" else []
-  methods = {name: main_job_results.Method() for name in plain}
+  methods = {name: main_job_results.Method() for name in ("original", "retrain", *plain)}
   methods |= {own.label(name): main_job_results.Method(own=True) for name in config.method}
   for scores in ("shuffle", "ground truth", *map(own.label, config.proxy)):
     methods[f"RUM {scores}"] = main_job_results.Method(scores, tuned=auto)
@@ -185,16 +227,29 @@ def methods_of(config: Config) -> dict[str, main_job_results.Method]:
   return methods
 
 
+def stages_of(config: Config, work: Work) -> int:
+  """What one seed takes: three trainings, the proxies that do not ride along, the methods."""
+  points = len(set(config.scored) - set(RIDING))
+  return 3 + points + len(methods_of(config, work.plain)) - 2  # original and oracle are trained
+
+
 def run_seed(
-  config: Config, problem: Problem, seed: int, log: logs.Log, begin: cache.Begin, keep: cache.Keep
+  config: Config,
+  work: Work,
+  problem: Problem,
+  seed: int,
+  log: logs.Log,
+  *,
+  begin: cache.Begin,
+  keep: cache.Keep,
 ) -> SeedResult:
   """Trains, scores, unlearns and evaluates with one seed.
 
   Args:
-    config, problem: of the run.
+    config, work, problem: of the run.
     seed: from 0.
     log: gets the history of each training run by epoch, and what each method scored by seed.
-    begin: is told when each of the `config.stages` begins.
+    begin: is told when each of the `stages_of` begins.
     keep: gets what takes long, and may read it back.
   """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 7)
@@ -213,6 +268,8 @@ def run_seed(
     return trained(name, lambda: unlearn.retrain(problem.recipe, training, split, key))
 
   trackers = {"events": proxies.trackers.learning_events()}
+  if "cumulative_loss" in config.scored:
+    trackers["cumulative_loss"] = proxies.trackers.cumulative_loss()
   original, events, train_seconds = trained(
     "original", lambda: train.fit(problem.recipe, training, keys[0], trackers=trackers)
   )
@@ -220,8 +277,8 @@ def run_seed(
   second, _, _ = retrained("second oracle", keys[2])
 
   scored: dict[str, tuple[np.ndarray, float]] = {}
-  for name in config.proxy:
-    if name in EVENTS:
+  for name in config.scored:
+    if name in RIDING:
       scored[name] = events[name], train_seconds
     else:
       begin(f"{label}: scoring {name}")
@@ -230,11 +287,6 @@ def run_seed(
       scored[own.label(name)] = scores["scores"], seconds
 
   batch = config.batch_size
-
-  def vanilla(algorithm: unlearn.Unlearner, epochs: int) -> Callable[[], Network]:
-    return lambda: unlearn.run(
-      algorithm, original, training, split, keys[4], epochs=epochs, batch_size=batch
-    )
 
   def tune(groups: list[np.ndarray]) -> rum.Tuned:
     return rum.tune(
@@ -249,26 +301,22 @@ def run_seed(
     )
 
   def by(scores: np.ndarray, soft: np.ndarray | None = None) -> list[np.ndarray]:
-    rows = training.rows(forget)
-    return rum.refine(scores[rows], forget, soft=None if soft is None else soft[rows])
+    return setting.refined(training, forget, scores, soft)
 
   def by_plan(groups: list[np.ndarray]) -> Callable[[], Network]:
     plan = PLANS[config.plan](batch)
     return lambda: rum.meta_unlearn(plan, original, training, groups, keys[4])
 
+  steps = work.plain | {own.label(name): own.step(name, batch) for name in config.method}
   plain = {
-    "fine-tune": vanilla(unlearn.fine_tune(), 10),
-    "NegGrad+ vanilla": vanilla(unlearn.neg_grad_plus(), 5),
-    "SalUn vanilla": vanilla(unlearn.salun(), 10),
+    name: functools.partial(step.run, original, training, split, keys[4])
+    for name, step in steps.items()
   }
-  for name in config.method:
-    step = own.step(name, batch)
-    plain[own.label(name)] = functools.partial(step.run, original, training, split, keys[4])
   refinements = {
     None: [forget],
-    "shuffle": rum.shuffle(forget, keys[5]),
+    "shuffle": setting.shuffled(training, forget, keys[5]),
     "ground truth": by(*setting.order_of(problem.truth)),
-    **{name: by(scores) for name, (scores, _) in scored.items()},
+    **{name: by(scored[name][0]) for name in map(own.label, config.proxy)},
   }
 
   judge = Judge(
@@ -276,6 +324,7 @@ def run_seed(
     split=split,
     attack_ids=problem.heldout.attack,
     groups=problem.groups._asdict(),
+    parts=work.parts,
     oracles=problem.oracles,
     oracle=oracle,
     key=keys[6],
@@ -283,7 +332,7 @@ def run_seed(
   networks = {"original": (original, train_seconds), "retrain": (second, retrain_seconds)}
   results, choices, confidence = {}, {}, {}
   forgotten = training.take(forget)
-  for name, method in methods_of(config).items():
+  for name, method in methods_of(config, work.plain).items():
     groups = refinements[method.scores]
     if name in networks:
       network, seconds = networks[name]
@@ -332,18 +381,19 @@ def point_proxy(name: str, problem: Problem, original: Network, key: jax.Array) 
   return {"scores": proxies.score(proxy, original, problem.training, batch_size=rows)}
 
 
-def name_of_seeds(config: Config, problem: Problem) -> str:
+def name_of_seeds(config: Config, work: Work, problem: Problem) -> str:
   """Returns what the results of all seeds are named by: everything that decides them."""
   ids = (problem.training.ids, problem.heldout, problem.test)
   estimates = (problem.truth.digest, problem.cross_fit.digest)
   given = (*estimates, problem.groups, problem.oracles.logits, main_job_results.LAYOUT)
-  given += tuple(sorted(own.files((*config.proxy, *config.method)).items()))
+  given += tuple(sorted(own.files((*config.scored, *config.method)).items()))
+  given += ({name: words_of(step) for name, step in work.plain.items()}, work.parts)
   return cache.name_of(cache.told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
 
-def resumed(config: Config, problem: Problem, log: logs.Log) -> list[SeedResult]:
+def resumed(config: Config, work: Work, problem: Problem, log: logs.Log) -> list[SeedResult]:
   """Returns the result of each seed, read back if the same run has finished it before."""
-  name = name_of_seeds(config, problem)
+  name = name_of_seeds(config, work, problem)
   first, folder = config.first_seed, config.out / "cache"
   numbers = range(first, first + config.seeds)
   paths = {seed: folder / f"seed{seed}-{name}.json" for seed in numbers}
@@ -352,9 +402,10 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[SeedResult]
     like = models.shapes(problem.recipe.model, problem.training.example)
     kept = cache.Kept(path.with_suffix(""), like) if config.checkpoints else None
     keep = kept or (lambda _, make: cache.timed(make))
-    report.write_json(path, run_seed(config, problem, seed, log, begin, keep))
+    done = run_seed(config, work, problem, seed, log, begin=begin, keep=keep)
+    report.write_json(path, done)
 
-  cache.compute_missing(paths, config.stages, compute)
+  cache.compute_missing(paths, stages_of(config, work), compute)
   results = [json.loads(path.read_text()) for path in paths.values()]
   for result in results:
     result["methods"] = {
@@ -369,28 +420,44 @@ def steps_of(config: Config) -> dict[str, str]:
   """Returns what the plan does to each group, with every setting: {group: algorithm(…), …}."""
   if config.plan == "auto":
     return dict.fromkeys(rum.Selection._fields, "what the autopilot chose, see metrics.json")
-  plan, steps = PLANS[config.plan](config.batch_size), {}
-  for group, step in zip(rum.Selection._fields, plan.steps, strict=True):
-    if step.unlearner is None:
-      steps[group] = "left as it is"
-    else:
-      algorithm = step.unlearner.words()
-      steps[group] = f"{algorithm}, {step.epochs} epochs, batch {step.batch_size}"
-  return steps
+  plan = PLANS[config.plan](config.batch_size)
+  return {
+    group: words_of(step) for group, step in zip(rum.Selection._fields, plan.steps, strict=True)
+  }
 
 
-def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe) -> None:
+def words_of(step: rum.Step) -> str:
+  """Returns what a step does, with every setting."""
+  if step.unlearner is None:
+    return "left as it is"
+  return f"{step.unlearner.words()}, {step.epochs} epochs, batch {step.batch_size}"
+
+
+def run(
+  config: Config,
+  dataset: data.Dataset,
+  parts: data.Holdout,
+  recipe: train.Recipe,
+  work: Work | None = None,
+) -> Problem:
   """Runs everything on these parts, writes the run directory and prints the table."""
+  work = work_of(config) if work is None else work
   exports.check(config.export)
-  own.check(config.method, config.proxy)
+  own.check(config.method, config.scored)
   record = {"config": config, "plan": steps_of(config), "versions": report.versions()}
   log = logs.start(config.out, config.log, vars(config))
   report.write_json(config.out / "config.json", record)
-  problem = prepare(config, dataset, parts, recipe)
-  seeds = resumed(config, problem, log)
+  problem = prepare(config, work, dataset, parts, recipe)
+  seeds = resumed(config, work, problem, log)
   audit = audited(config, problem) if config.audit_models else metrics.Audit(())
   shown, figures = main_job_results.write(
-    config.out, problem, methods_of(config), seeds, record, blind=audit.blind
+    config.out,
+    problem,
+    methods_of(config, work.plain),
+    seeds,
+    record,
+    blind=audit.blind,
+    decode=work.decode,
   )
   if config.export:
     print(f"exported: {exports.write(config.out, config.export, figures, shown)}")
@@ -402,3 +469,4 @@ def run(config: Config, dataset: data.Dataset, parts: data.Holdout, recipe: trai
     print(audit.line)
   page = report.html(config.out)
   print(f"written: {page}, metrics.json, scores.npz and *.png beside it")
+  return problem

@@ -1,7 +1,7 @@
 """What the main job leaves behind: metrics with intervals over seeds, scores, plots, a table."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -88,6 +88,7 @@ def write(
   record: Mapping[str, object],
   *,
   blind: Sequence[Blind] = (),
+  decode: Callable[[np.ndarray], list[str]] | None = None,
 ) -> tuple[list[str], dict[str, list[Figure]]]:
   """Writes metrics.json, the arrays and the plots, and prints the table.
 
@@ -101,6 +102,7 @@ def write(
     seeds: the result of each seed.
     record: config and versions.
     blind: what the audit found blind here: in metrics.json, but in no table or plot.
+    decode: what inputs are shown as.
   """
   truth, groups = problem.truth, problem.groups._asdict()
   figures = {name: judge.over_seeds([seed["methods"][name] for seed in seeds]) for name in methods}
@@ -177,8 +179,15 @@ def write(
     },
   )
   training = problem.training
+  texts = None if decode is None else np.array(decode(training.inputs))
   report.write_arrays(
-    out / "images.npz", {"ids": training.ids, "images": training.inputs, "labels": training.labels}
+    out / "images.npz",
+    {
+      "ids": training.ids,
+      "images": training.inputs,
+      "labels": training.kinds("the report"),
+      **({} if texts is None else {"decode": texts}),
+    },
   )
   plots = report.plots
   memorized = {name: truth.take(ids).memorization for name, ids in groups.items()}
@@ -201,7 +210,11 @@ def write(
   if shown:  # with two seeds it can be that nothing tells an original from an oracle
     plots.method_intervals(out / "methods.png", figures, shown, refined)
   plots.gallery(
-    out / "gallery.png", training.inputs, training.labels, truth.memorization, truth.soft
+    out / "gallery.png",
+    training.inputs if texts is None else texts,
+    training.kinds("the report"),
+    truth.memorization,
+    truth.soft,
   )
   print_table(methods, figures, scored, problem.seconds["ground truth"], shown)
   if missing:

@@ -124,6 +124,35 @@ def forget_groups(
   return rum.Selection(*rum.refine(scores[rows], ids[rows], soft=soft))
 
 
+def refined(
+  training: data.Dataset, forget: np.ndarray, scores: np.ndarray, soft: np.ndarray | None
+) -> list[np.ndarray]:
+  """Returns the forget set in three groups by scores [n]; copies of an example stay together."""
+  ids = first_of_each(training, forget)
+  rows = training.rows(ids)
+  groups = rum.refine(scores[rows], ids, soft=None if soft is None else soft[rows])
+  return _with_copies(training, groups)
+
+
+def shuffled(training: data.Dataset, forget: np.ndarray, key: jax.Array) -> list[np.ndarray]:
+  """Returns the forget set in three random groups; copies of an example stay together."""
+  return _with_copies(training, rum.shuffle(first_of_each(training, forget), key))
+
+
+def first_of_each(training: data.Dataset, ids: np.ndarray) -> np.ndarray:
+  """Returns, of ids, the first of each family."""
+  if training.families is None:
+    return ids
+  families = training.families[training.rows(ids)]
+  return ids[np.sort(np.unique(families, return_index=True)[1])]
+
+
+def _with_copies(training: data.Dataset, groups: list[np.ndarray]) -> list[np.ndarray]:
+  if training.families is None:
+    return groups
+  return [training.with_copies(group) for group in groups]
+
+
 def group_size_of(group_size: int, training: data.Dataset) -> int:
   """Returns the examples of a forget group: those asked for, or where 0 n/45, but at least 80."""
   return group_size or max(80, round(len(training) / 45))

@@ -52,7 +52,8 @@ Learner = Callable[[Examples, jax.Array], Callable[[Inputs], jax.Array]]
 
 def cosine(epoch: jax.Array, epochs: int | jax.Array) -> jax.Array:
   """Learning-rate factor ½(1 + cos(π e/E)), stepped once an epoch."""
-  return 0.5 * (1 + jnp.cos(jnp.pi * epoch / epochs))
+  done, whole = (jnp.asarray(number, float) for number in (epoch, epochs))
+  return 0.5 * (1 + jnp.cos(jnp.pi * done / whole))
 
 
 def constant(epoch: jax.Array, epochs: int) -> jax.Array:

@@ -14,7 +14,9 @@ DOCS = ROOT / "docs"
 MODULE = re.compile(r"\.\. currentmodule:: (\S+)|\.\. auto(?:function|class|data):: (\S+)")
 
 
-@pytest.mark.parametrize("page", ["start", "data", "extending", "autopilot", "deletion"])
+@pytest.mark.parametrize(
+  "page", ["start", "data", "sequences", "extending", "autopilot", "deletion"]
+)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   tokens = MarkdownIt().parse((DOCS / f"{page}.md").read_text())

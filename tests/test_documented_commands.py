@@ -152,6 +152,7 @@ def preset(command: str, folder: Path) -> None:
 
 RUM = "--dataset digits --num-models 8 --epochs 1 --seeds 1 --group-size 30 --audit-models 0 "
 RUM += "--proxy confidence"
+TEXTS = "--num-models 4 --epochs 2 --seeds 1 --audit-models 0 --clean 200 --noisy 36 --trials 3"
 TRUTH = "--dataset digits --num-models 8 --epochs 1"
 SCORE = "--num-models 8 --epochs 1 --seeds 1 --planted 0 --proxy final_loss"
 
@@ -230,6 +231,7 @@ COMMANDS: dict[str, Check] = {
   "pip install -e '.[tpu]'": install,
   "pip install -e '.[bench]'": install,
   "python -m experiments.rum --out runs/mine": small(RUM),
+  "python -m experiments.rum_sequences --out runs/sequences": small(TEXTS),
   "python -m experiments.rum --key 17 --seeds 5": small(f"{RUM} --out runs/new"),
   "python -m experiments.rum --forget random --out runs/random": small(RUM),
   "python -m experiments.rum --forget 3 --out runs/class": small(RUM),

@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from jaxmul import checkpoint as checkpoints
-from jaxmul import deletion, report
+from jaxmul import deletion
 from jaxmul._command import inputs, saved_config, tables
 from jaxmul._command.flags import PathOrNone, Split
 from jaxmul._files import read_sealed
@@ -104,11 +104,7 @@ class Serve(Split):
     )
     for name, done in zip(requests, served, strict=True):
       network, entry = done
-      path = self.folder / f"record-{entry.request:04d}.json"
-      if not path.exists():
-        record = {"name": name, **entry._asdict(), "rehearsal": rehearsal.figures}
-        report.write_json(path, record | {"versions": report.versions()})
-      print(f"request {entry.request}, {name}: {sum(map(len, entry.groups))} ids, {path.name}")
+      print(f"request {entry.request}, {name}: {sum(map(len, entry.groups))} ids, {entry.record}")
     checkpoints.save(self.folder / "network", network)
     print(f"network after all of them: {self.out}/network")
 
@@ -121,7 +117,7 @@ class Verify:
   """Checks every file of a record of a deletion by its hash.
 
   Attributes:
-    folder: the --out of jaxmul forget.
+    folder: the --out of jaxmul forget, or a record that jaxmul serve names.
   """
 
   folder: tyro.conf.Positional[Path]
@@ -136,5 +132,8 @@ class Verify:
     except ValueError as error:
       raise RuntimeError(str(error)) from error  # the answer, and no fault of the question
     print(f"whole: request to delete {len(record['forget'])} ids, {record['date']}")
-    for name in ("before", "after"):
-      print(f"network {name}: {record['network'][name]}")
+    print(f"network before: {record['network']['before']}")
+    if record["refused"] is None:
+      print(f"network after: {record['network']['after']}")
+    else:
+      print(f"refused: {record['refused']}")

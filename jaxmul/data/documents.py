@@ -13,7 +13,8 @@ from jaxmul._ids import rows_of
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.sources import MAX_BYTES
 
-_SHINGLE = 8  # tokens
+SHINGLE = 8
+"""Tokens in a row by which sequences are compared."""
 _BYTES = 256
 
 
@@ -178,16 +179,16 @@ def near_duplicates(dataset: Dataset, ids: ArrayLike, *, share: float = 0.5) -> 
     [3]
   """
   tokens = dataset.inputs
-  if not np.issubdtype(tokens.dtype, np.signedinteger) or tokens.shape[1] < _SHINGLE:
+  if not np.issubdtype(tokens.dtype, np.signedinteger) or tokens.shape[1] < SHINGLE:
     raise ValueError(
-      f"near_duplicates needs tokens int [n, T] with T of at least {_SHINGLE}, got {tokens.dtype} "
+      f"near_duplicates needs tokens int [n, T] with T of at least {SHINGLE}, got {tokens.dtype} "
       f"{list(tokens.shape)}."
     )
   if not 0 < share <= 1:
     raise ValueError(f"near_duplicates got share={share}, must be in (0, 1].")
   rows = rows_of(dataset.ids, ids, "near_duplicates", "is not in the data", "Ids are Dataset.ids.")
-  weights = np.random.default_rng(0).integers(1, 2**63, _SHINGLE, dtype=np.uint64)
-  shingles = np.zeros((len(tokens), tokens.shape[1] - _SHINGLE + 1), np.uint64)
+  weights = np.random.default_rng(0).integers(1, 2**63, SHINGLE, dtype=np.uint64)
+  shingles = np.zeros((len(tokens), tokens.shape[1] - SHINGLE + 1), np.uint64)
   with np.errstate(over="ignore"):  # a hash modulo 2⁶⁴
     for place, weight in enumerate(weights):
       part = tokens[:, place : place + shingles.shape[1]].astype(np.uint64)

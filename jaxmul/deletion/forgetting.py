@@ -34,7 +34,7 @@ from jaxmul.deletion.refusal import (
   refuse_idle,
   training_work,
 )
-from jaxmul.deletion.request import Request, cross_fitted, request_of, split_of
+from jaxmul.deletion.request import Request, copies_left, cross_fitted, request_of, split_of
 from jaxmul.deletion.trained import Clock
 from jaxmul.metrics.figures import Figure
 from jaxmul.rum.plan import refuse_no_plan
@@ -148,6 +148,8 @@ def forget(
   if progress:
     trials = f"; choosing a plan takes at most {_TRIALS} trainings' time" if plan == "auto" else ""
     print(f"forget: {costs}{trials}. Unlearning is approximate.", file=sys.stderr)
+    if len(left := copies_left(dataset, split)):
+      print(f"forget: {sealed_record.left_words(left)}", file=sys.stderr)
   request = request_of(
     network,
     dataset,

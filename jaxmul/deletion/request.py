@@ -11,6 +11,7 @@ from jaxmul import memorization, proxies, retraining, rum, train
 from jaxmul._ids import rows_of
 from jaxmul.binding import Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
+from jaxmul.data.documents import SHINGLE, near_duplicates
 from jaxmul.data.split import Heldout, Split, cut_heldout
 from jaxmul.deletion.given import ids_of, refuse_other_network
 from jaxmul.deletion.trained import Clock
@@ -94,6 +95,18 @@ def split_of(dataset: Dataset, ids: Any, heldout: Any, test: Any, least: int = 3
       )
   retain = np.setdiff1d(dataset.ids, np.concatenate(list(arrays.values())))
   return Split(retain=retain, **arrays)
+
+
+def copies_left(dataset: Dataset, split: Split) -> np.ndarray:
+  """Returns the ids of R, sorted, that are copies of what is to be deleted, or nearly repeat it.
+
+  Copies are those of one family of the data set; of text, other sequences are looked at too.
+  """
+  left, inputs = dataset.with_copies(split.forget), dataset.inputs
+  is_text = isinstance(inputs, np.ndarray) and np.issubdtype(inputs.dtype, np.signedinteger)
+  if is_text and inputs.shape[1] >= SHINGLE:
+    left = np.union1d(left, near_duplicates(dataset, split.forget))
+  return np.intersect1d(left, split.retain)
 
 
 def scores_of(network: Any, training: Dataset, ids: np.ndarray, score: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from jaxmul import _identity, _settings, checkpoint, rum, train
 from jaxmul._files import read_sealed, sha256, write_atomic, write_sealed
 from jaxmul.binding import Network
 from jaxmul.deletion.evidence import NOT_CHECKED, Evidence
-from jaxmul.deletion.request import Request
+from jaxmul.deletion.request import Request, copies_left
 from jaxmul.metrics.figures import Figure
 from jaxmul.rum.ledger import plan_words
 
@@ -59,6 +59,8 @@ def record_of(
   """
   facts = facts_of(request.groups, plan, request.recipe, key, figures)
   open_ = (*NOT_CHECKED[evidence], *ALWAYS_OPEN) if refused is None else (_STILL_THERE, COPIES)
+  if len(left := copies_left(request.dataset, request.split)):
+    open_ = (left_words(left), *open_)
   return facts | {
     "refused": refused,
     "done": {} if refused else facts["done"],
@@ -78,6 +80,14 @@ def record_of(
     "audit": audit,
     "not_checked": list(open_),
   }
+
+
+def left_words(left: np.ndarray) -> str:
+  """Returns one line on copies of the examples that stay in the data."""
+  return (
+    f"{len(left)} of the examples that stay repeat what is to be deleted, such as id {left[0]}: "
+    "as long as they are trained on, it is known."
+  )
 
 
 def facts_of(

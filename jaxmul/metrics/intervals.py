@@ -118,14 +118,17 @@ def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> 
   k = len(difference)
   if k == 1:
     return Difference(mean=mean, low=low, high=high, p=float("nan"))
-  if k <= _EXACT:
-    signs = 1 - 2 * ((np.arange(2**k)[:, None] >> np.arange(k)) & 1)
-  else:
-    signs = np.random.default_rng(0).choice([-1, 1], (2**_EXACT, k))
-    signs[0] = 1  # what was seen counts as one of the ways
-  flipped = np.abs(signs @ difference) / k
-  p = float(np.mean(flipped >= abs(mean) - 1e-12))
-  return Difference(mean=mean, low=low, high=high, p=p)
+  from scipy.stats import permutation_test
+
+  flips = permutation_test(
+    (difference,),
+    np.mean,
+    permutation_type="samples",
+    vectorized=True,
+    n_resamples=2**_EXACT,
+    rng=np.random.default_rng(0),
+  )
+  return Difference(mean=mean, low=low, high=high, p=float(flips.pvalue))
 
 
 def _checked(values: Sequence[float] | np.ndarray, caller: str) -> np.ndarray:

@@ -41,7 +41,7 @@ def full_gradient(network: Network, examples: Examples, size: int) -> optax.Para
     return jnp.sum(jnp.where(batch.mask, losses_of(network, outputs, batch.labels), 0))
 
   gradient = sum_blocks(lambda batch: jax.grad(total)(network.params, batch), examples, size)
-  return jax.tree.map(lambda leaf: leaf / examples.count, gradient)
+  return jax.tree.map(lambda leaf: leaf / examples.count.astype(leaf.dtype), gradient)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -74,7 +74,7 @@ def fisher_diagonal(
     zero = jax.tree.map(jnp.zeros_like, network.params)
     return lax.scan(over_labels, zero, (labels, weights))[0]
 
-  return jax.tree.map(lambda leaf: leaf / examples.count, sum_blocks(block, examples, size))
+  return jax.tree.map(lambda leaf: leaf / examples.count.astype(leaf.dtype), sum_blocks(block, examples, size))
 
 
 def _drawn(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -200,7 +200,7 @@ def test_requests_are_served_after_a_rehearsal_each_with_its_record(folder, monk
   assert "change of the example gap" in said.out
   monkeypatch.setattr(deletion, "rehearse", functools.partial(rehearse, -0.3))
   main([*flags, "--out", "served"])
-  monday = (folder / "served" / "record-0000.json").read_bytes()
+  monday = (folder / "served" / "record0" / "record.json").read_bytes()
   (folder / "requests" / "tuesday.json").write_text(str(wrong[6:12].tolist()))
   main([*flags, "--out", "served", "--store", "kept"])
   assert [str(settings["store"]) for _, settings in asked] == [
@@ -208,15 +208,16 @@ def test_requests_are_served_after_a_rehearsal_each_with_its_record(folder, monk
     "served/rehearsal",
     "kept",
   ]
-  assert (folder / "served" / "record-0000.json").read_bytes() == monday
-  records = [
-    json.loads((folder / "served" / f"record-{number:04d}.json").read_text()) for number in (0, 1)
-  ]
-  assert [record["name"] for record in records] == ["monday.txt", "tuesday.json"]
-  assert sorted(np.concatenate(records[1]["groups"]).tolist()) == sorted(wrong[6:12].tolist())
-  assert records[0]["after"] == records[1]["before"]
+  assert (folder / "served" / "record0" / "record.json").read_bytes() == monday
+  records = [deletion.verify(folder / "served" / f"record{number}") for number in (0, 1)]
+  capsys.readouterr()
+  main(["verify", "served/record1"])
+  assert capsys.readouterr().out.startswith("whole: request to delete 6 ids")
+  assert sorted(records[1]["forget"]) == sorted(wrong[6:12].tolist())
+  networks = [record["network"] for record in records]
+  assert networks[0]["after"] == networks[1]["before"]
   last = inputs.network(inputs.recipe("mine:recipe"), dataset, folder / "served" / "network")
-  assert rum.params_hash(last) == records[1]["after"] != rum.params_hash(network)
+  assert rum.params_hash(last) == networks[1]["after"] != rum.params_hash(network)
 
 
 def test_a_network_is_judged_beside_oracles_with_intervals(folder):

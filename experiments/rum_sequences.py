@@ -1,0 +1,227 @@
+"""The main job on text: memorization, proxies and RUM on a tiny language model.
+
+Clean sequences follow a rule; noisy ones do not, and only memory can go on with them. Some stand in
+the data once, some three and some ten times. Half of the noisy ones are to be forgotten. For each
+seed a GPT is trained, memorization is scored by cheap proxies, and the noise is unlearned by every
+method, beside networks that were retrained without it. Copies are left out, forgotten and grouped
+together.
+
+    python -m experiments.rum_sequences --out runs/sequences
+
+With --text it is real English prose, the help on the language that every Python carries: copies of
+some windows of it are planted, and half of these are to be forgotten. Re-running the same command
+resumes.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import cli, main_job, setting, tables
+from experiments.judge import ranked
+from experiments.main_job_results import Problem
+from jaxmul import data, models, report, rum, train, unlearn
+from jaxmul.metrics import figures
+
+COPIES = (1, 3, 10)
+SHARES = (4, 1, 1)  # of the memorized texts, how many stand so often
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(main_job.Config):
+  """RUM on sequences, end to end.
+
+  Attributes:
+    text: windows of real prose instead of sequences of numbers.
+    clean: sequences that stand once and are not to be forgotten, held-out and test ones included.
+    noisy: sequences with noise; of prose, windows that copies are planted of. A sixth of them stand
+      three, a sixth ten times.
+    width: of the network's vectors.
+    depth: its blocks.
+    window: tokens of a window of prose.
+  """
+
+  text: bool = False
+  clean: int = 1300
+  noisy: int = 240
+  width: int = 64
+  depth: int = 1
+  window: int = 64
+  model: Literal["gpt"] = "gpt"  # pyright: ignore[reportIncompatibleVariableOverride]
+  epochs: int = 24
+  batch_size: int = 16
+  learning_rate: float = 5e-3
+  num_models: int = 32
+  proxy: tuple[str, ...] = ("confidence", "cumulative_loss")
+  rank: tuple[str, ...] = (
+    *("entropy", "correctness", "curvature"),
+    *("jaxmul.proxies:grand", "jaxmul.proxies:min_k", "jaxmul.proxies:min_k_plus"),
+  )
+  plan: Literal["salun", "neg_grad_plus", "auto"] = "auto"
+  trials: int = 6
+  audit_models: int = 8
+  out: Path = Path("runs/sequences")
+
+
+def warm_up_cosine(epoch: jax.Array, epochs: int | jax.Array) -> jax.Array:
+  """Returns the share of the rate in an epoch: half of it in the first, then along a cosine."""
+  return jnp.minimum((epoch + 1) / 2, 1.0) * train.cosine(epoch, epochs)
+
+
+def sequences(config: Config) -> data.Dataset:
+  """Returns the texts: stratum 0 are clean ones, stratum k those of the k-th number of copies."""
+  key = jax.random.fold_in(jax.random.key(config.key), 0)
+  total = config.clean + config.noisy
+  if config.text:
+    windows = data.text(data.english_prose(), length=config.window)
+    if total > len(windows):
+      raise ValueError(
+        f"--clean {config.clean} and --noisy {config.noisy} are {total} windows, at most "
+        f"{len(windows)} of --window {config.window}."
+      )
+    order = np.asarray(jax.random.permutation(key, len(windows)))[:total]
+    whole = windows.take(windows.ids[np.sort(order)])
+    noisy = np.isin(whole.ids, windows.ids[order[: config.noisy]])
+  else:
+    starts = 1000 + np.asarray(jax.random.permutation(key, 8000))[:total]
+    whole = data.math_sequences(starts, jax.random.fold_in(key, 1), noisy=config.noisy).dataset
+    noisy = whole.strata == 1
+  # Held-out and test texts are clean, and so are as many as there are singles among the memorized.
+  marked = np.flatnonzero(noisy)[np.asarray(jax.random.permutation(key, config.noisy))]
+  parts = np.split(marked, config.noisy * np.cumsum(SHARES)[:-1] // sum(SHARES))
+  strata = np.zeros(total, np.int64)
+  for number, rows in enumerate(parts, 1):
+    strata[rows] = number
+  labelled = data.Dataset(whole.inputs, whole.labels, whole.ids, whole.num_classes, strata=strata)
+  for rows, copies in zip(parts, COPIES, strict=True):
+    labelled = data.repeated(labelled, whole.ids[rows], copies)
+  return labelled
+
+
+def recipe_of(config: Config, dataset: data.Dataset) -> train.Recipe:
+  """Returns the recipe: a GPT by AdamW, with a warm-up."""
+  model = models.gpt(
+    dataset.num_classes,
+    length=dataset.inputs.shape[1],
+    width=config.width,
+    depth=config.depth,
+  )
+  return train.Recipe(
+    model,
+    epochs=config.epochs,
+    batch_size=config.batch_size,
+    learning_rate=config.learning_rate,
+    schedule=warm_up_cosine,
+    optimizer=functools.partial(optax.adamw, weight_decay=0.1),
+  )
+
+
+def cut(config: Config, dataset: data.Dataset) -> data.Holdout:
+  """Returns training, held-out and test ids; what has copies is trained on."""
+  key = jax.random.fold_in(jax.random.key(config.key), 7)
+  return data.holdout(dataset, key, heldout=config.clean // 10, test=config.clean // 6)
+
+
+def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> main_job.Work:
+  """Returns what is done: half of the marked texts, with all of their copies, is forgotten."""
+  training = dataset.take(parts.train)
+  recipe = recipe_of(config, dataset)
+  steps = rum.candidates(recipe)
+  rate, few = recipe.learning_rate, min(5, config.epochs // 2)
+  plain = {name: steps[name] for name in ("fine-tune × 2", "NegGrad+ × 0.3", "SCRUB", "SalUn")}
+  plain["random label"] = rum.Step(unlearn.random_label(20 * rate), few, config.batch_size)
+  plain["NPO"] = rum.Step(unlearn.npo(0.2 * rate), few, config.batch_size)
+
+  marked = {
+    copies: training.ids[training.strata == number] for number, copies in enumerate(COPIES, 1)
+  }
+  first = {copies: setting.first_of_each(training, ids) for copies, ids in marked.items()}
+  key = jax.random.fold_in(jax.random.key(config.key), 8)
+  orders = {c: ids[np.asarray(jax.random.permutation(key, len(ids)))] for c, ids in first.items()}
+  forget = training.with_copies(np.concatenate([o[: len(o) // 2] for o in orders.values()]))
+
+  def choose(training, truth, key):
+    del key
+    return rum.Selection(*setting.refined(training, forget, *setting.order_of(truth)))
+
+  kept = {f"kept, {copies}×": np.setdiff1d(first[copies], forget) for copies in COPIES}
+  told = {name: training.take(ids) for name, ids in kept.items()}
+  whole, length = training.take(forget), dataset.inputs.shape[1]
+  told |= {
+    f"forget after {prompt}": data.after_prompt(whole, prompt)
+    for prompt in (length // 4 + 1, length // 2 + 1, length - length // 4 + 1)
+  }
+  decode = _prose if config.text else _numbers
+  return main_job.Work(plain=plain, choose=choose, parts=told, decode=decode)
+
+
+def _prose(inputs: np.ndarray) -> list[str]:
+  return [bytes(row.tolist()).decode(errors="replace") for row in inputs]
+
+
+def _numbers(inputs: np.ndarray) -> list[str]:
+  return [data.as_text(row) for row in inputs]
+
+
+def show_extraction(config: Config) -> None:
+  """Prints the share of texts that networks go on with exactly: by copies, and by the prompt.
+
+  What the rule alone, or a network that never saw a text, goes on with is not memorized: the row of
+  the retrained network tells.
+  """
+  told = json.loads((config.out / "metrics.json").read_text())["methods"]
+  first = figures.read(next(iter(told.values()))["figures"])
+  parts = [f.part for f in first if f.name == "accuracy" and f.part != "retain"]
+  rows = []
+  for name, method in told.items():
+    found = {f.part: f for f in figures.read(method["figures"]) if f.name == "accuracy"}
+    rows.append((name, *(tables.with_half_width(found[part]) for part in parts)))
+  title = "Share of texts with which greedy decoding goes on exactly, whole or after a prompt"
+  tables.show(title, ("method", *parts), rows)
+
+
+def show_ranks(config: Config, problem: Problem) -> None:
+  """Prints and writes each proxy's rank correlation with the truth, by kind and by score."""
+  truth, training = problem.truth, problem.training
+  with np.load(config.out / "scores.npz") as file:
+    scores = {name.removeprefix("proxy_"): file[name] for name in file if name[:6] == "proxy_"}
+  of_each = np.isin(training.ids, setting.first_of_each(training, training.ids))
+  kinds = {"all": of_each, "clean": of_each & (training.strata == 0)}
+  kinds["marked"] = of_each & ~kinds["clean"]
+  written, rows = {}, []
+  for name, of_seeds in scores.items():
+    cells = []
+    for kind, rows_of in kinds.items():
+      for score, values in (("exact", truth.memorization), ("e^−ℓ", truth.soft)):
+        known = rows_of & np.isfinite(values)
+        found = [ranked(row[known], values[known], max(1, known.sum() // 10)) for row in of_seeds]
+        mean = figures.over_seeds([each.spearman for each in found], name="spearman", part=kind)
+        written.setdefault(name, {})[f"{kind}, {score}"] = mean
+        cells.append(tables.with_half_width(mean))
+    rows.append((name, *cells))
+  report.write_json(config.out / "ranks.json", written)
+  columns = [f"{kind}, {score}" for kind in kinds for score in ("exact", "e^−ℓ")]
+  seeds = len(next(iter(scores.values())))
+  title = f"Spearman's ρ with counterfactual memorization, one copy of each, {seeds} seeds"
+  tables.show(title, ("proxy", *columns), rows)
+
+
+def main(config: Config) -> None:
+  """Runs everything on the texts of a config."""
+  dataset = sequences(config)
+  parts = cut(config, dataset)
+  work = work_of(config, dataset, parts)
+  problem = main_job.run(config, dataset, parts, recipe_of(config, dataset), work)
+  show_extraction(config)
+  show_ranks(config, problem)
+
+
+if __name__ == "__main__":
+  cli.main(main, Config, __doc__)

@@ -1,0 +1,56 @@
+"""What repeats the deleted text is named, before anything is done and in the record."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxmul
+from jaxmul import data, models, rum, train, unlearn
+from jaxmul.data import Dataset, Split
+from jaxmul.deletion.request import copies_left
+
+KEY = jax.random.key(0)
+
+
+def text():
+  """Forty texts, the first of them three times, and a fourth one that nearly repeats it."""
+  tokens = np.random.default_rng(0).integers(0, 9, (40, 12))
+  tokens[30] = tokens[0]
+  tokens[30, -1] = (tokens[0, -1] + 1) % 9
+  return data.repeated(Dataset(tokens, tokens, num_classes=9), [0], 3)
+
+
+def forget(dataset, ids):
+  model = models.gpt(9, length=12, width=4, depth=1, heads=1)
+  recipe = train.Recipe(model, epochs=6, batch_size=8)
+  fit = train.fit(recipe, dataset, KEY, ids=np.setdiff1d(dataset.ids, np.arange(10, 20)))
+  return jaxmul.forget(
+    fit,
+    dataset,
+    ids,
+    recipe,
+    KEY,
+    heldout=np.arange(10, 16),
+    test=np.arange(16, 20),
+    plan=rum.Plan([rum.Step(unlearn.neg_grad(0.05), epochs=1, batch_size=4)]),
+    evidence="none",
+  )
+
+
+def test_copies_and_near_duplicates_that_stay_are_told(capsys):
+  done = forget(text(), [0])
+  assert "forget: 3 of the examples that stay repeat what is to be deleted, such as id 30" in (
+    capsys.readouterr().err
+  )
+  assert done.record["not_checked"][0].startswith("3 of the examples that stay repeat")
+  done = forget(text(), [0, 30, 40, 41])
+  assert "repeat" not in capsys.readouterr().err
+  assert not any("repeat" in line for line in done.record["not_checked"])
+
+
+@pytest.mark.parametrize("families", [None, np.array([0, 0, 1, 2, 2, 3])])
+def test_copies_of_images_are_those_of_their_family(families):
+  images = Dataset(np.ones((6, 4, 4), np.uint8), np.arange(6) % 2, families=families)
+  split = Split(forget=np.array([0, 3]), retain=np.array([1, 2, 4, 5]))
+  want = [] if families is None else [1, 4]
+  assert copies_left(images, split).tolist() == want
