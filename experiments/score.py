@@ -15,7 +15,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import numpy as np
@@ -109,7 +109,8 @@ class Config(TruthFlags):
     return (1 + len(set(self.proxy) - set(TRACKERS))) * (2 if self.planted else 1)
 
 
-class Scored(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Scored:
   """Scores {name: [n]} by id, seconds of each point proxy and of training, and its history."""
 
   scores: dict[str, np.ndarray]
@@ -174,7 +175,9 @@ def score_all(config: Config, problem: Problem, key: jax.Array, begin: Begin) ->
     start = time.perf_counter()
     scores[name] = proxies.score(proxy, fit.network, problem.training)
     seconds[name] = time.perf_counter() - start
-  return Scored(scores, seconds, training_seconds, fit.history)
+  return Scored(
+    scores=scores, seconds=seconds, training_seconds=training_seconds, history=fit.history
+  )
 
 
 def plant(dataset: data.Dataset, share: float, key: jax.Array) -> tuple[data.Dataset, np.ndarray]:

@@ -21,7 +21,7 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from jaxmul import _arrays, _check, _tracking, losses, models
-from jaxmul._arrays import Array, Inputs
+from jaxmul._arrays import Inputs
 from jaxmul._blocks import even_rows, shuffled_rows
 from jaxmul._examples import Examples, examples_of
 from jaxmul._tracking import Need, Step, Tracker
@@ -345,7 +345,7 @@ def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: 
 
 def _shape(inputs: Inputs) -> tuple[int, ...]:
   """The shape [n, ...] that trackers are told: of a dict, whose gradients none takes, [n]."""
-  return inputs.shape if isinstance(inputs, Array) else (_arrays.size(inputs),)
+  return (_arrays.size(inputs),) if isinstance(inputs, Mapping) else inputs.shape
 
 
 def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:

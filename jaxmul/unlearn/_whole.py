@@ -74,7 +74,9 @@ def fisher_diagonal(
     zero = jax.tree.map(jnp.zeros_like, network.params)
     return lax.scan(over_labels, zero, (labels, weights))[0]
 
-  return jax.tree.map(lambda leaf: leaf / examples.count.astype(leaf.dtype), sum_blocks(block, examples, size))
+  return jax.tree.map(
+    lambda leaf: leaf / examples.count.astype(leaf.dtype), sum_blocks(block, examples, size)
+  )
 
 
 def _drawn(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -140,7 +140,7 @@ def test_integers_are_tokens_and_labels_may_be_of_positions(dtype):
     ({"labels": NEXT / 2}, ["integer labels, got float64"]),
     ({"strata": np.zeros(2, int)}, ["strata int [3]", "[2]"]),
     ({"strata": np.zeros(3)}, ["strata int [3]", "float64"]),
-    ({"strata": np.array([0, -1, 0])}, ["stratum -1", "at least 0"]),
+    ({"strata": np.array([0, -1, 0])}, ["strata -1", "at least 0"]),
   ],
 )
 def test_bad_text_is_refused_in_one_line(change, parts):

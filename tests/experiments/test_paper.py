@@ -162,7 +162,12 @@ def test_machines_share_the_ground_truth_and_a_stopped_run_goes_on(tmp_path, mon
   for module, name in ((train, "fit"), (unlearn, "run"), (proxies, "heldout_retrain")):
     monkeypatch.setattr(module, name, never)
   again = []
-  monkeypatch.setattr(main_job_results, "write", lambda *given, **options: again.extend(given[3]))
+
+  def write(*given, **options):
+    again.extend(given[3])
+    return [], {}
+
+  monkeypatch.setattr(main_job_results, "write", write)
   paper.main(given)
   for name, figures in again[0]["methods"].items():
     kept = metrics.figures.read(before["methods"][name]["figures"])

@@ -14,7 +14,16 @@ import pytest
 
 from jaxmul import metrics
 from jaxmul.data import Split, cut_heldout
-from jaxmul.metrics import Blind, Figure, _controls, auditing, beside, game, oracle, per_example
+from jaxmul.metrics import (
+  Blind,
+  Figure,
+  _controls,
+  auditing,
+  figures_beside_oracles,
+  game,
+  oracle,
+  per_example,
+)
 from jaxmul.metrics.oracle import Outputs, kl_of_margins
 
 KEY = jax.random.key(0)
@@ -126,12 +135,12 @@ def test_an_attack_that_is_replaced_fails_or_is_blind(monkeypatch, name, mutatio
 def replaced(monkeypatch, name, change):
   """Replaces a figure wherever the audit finds it by what `change` makes of its values."""
   places = {
-    "attack rate": [(beside, "nonmember_rate")],
-    "ToW": [(beside, "tow")],
-    "ToW-MIA": [(beside, "tow_mia")],
-    "average gap": [(beside, "average_gap")],
-    "ToW by group": [(beside, "tow_by_group")],
-    "example gap": [(beside, "example_gap")],
+    "attack rate": [(figures_beside_oracles, "nonmember_rate")],
+    "ToW": [(figures_beside_oracles, "tow")],
+    "ToW-MIA": [(figures_beside_oracles, "tow_mia")],
+    "average gap": [(figures_beside_oracles, "average_gap")],
+    "ToW by group": [(figures_beside_oracles, "tow_by_group")],
+    "example gap": [(figures_beside_oracles, "example_gap")],
     "churn": [(per_example, "churn")],
     "total variation": [(per_example, "total_variation")],
     "epsilon": [(_controls, "epsilon")],

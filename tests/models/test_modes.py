@@ -179,6 +179,8 @@ def test_every_collection_is_carried():
   constant = models.init(Variables("constants"), KEY, X)
   assert constant.train(X, KEY, ALL)[1] == {"constants": {"scale": 1.0}}
   assert models.init(Variables("sows away"), KEY, X).state == {}
+  with pytest.warns(UserWarning, match="sows 'kept', which is left out"):
+    assert models.init(Variables("sows"), KEY, X).state == {}
 
 
 def test_streams_of_any_name_follow_the_key():
@@ -191,7 +193,6 @@ def test_streams_of_any_name_follow_the_key():
 @pytest.mark.parametrize(
   ("how", "message"),
   [
-    ("sows", r"changes the structure, shapes or dtypes of 'kept'"),
     ("grows", r"Variables in training: .*collection \"late\".*jaxmul\.bind\("),
     ("writes", r"Variables in evaluation: .*\"count\" is immutable\. Collections are carried"),
     ("noise", r"Variables in evaluation: .*needs PRNG for \"noise\""),

@@ -434,7 +434,7 @@ def test_no_probes_are_refused():
 
 
 def test_logits_of_another_shape_are_refused():
-  with one_line(r"apply_fn to return logits \[B, C\] = \[2, C\], or \[B, \*P, C\].*, got \(2,\)"):
+  with one_line(r"apply_fn to return logits \[B, C\] of at least 2 classes, got \[2\], one number"):
     curvature(weights(), (X, Y), lambda w, x: x[:, 0])
 
 

@@ -79,7 +79,7 @@ PUBLISHED = {
 def test_defaults_are_those_that_are_published(make):
   defaults = {name: each.default for name, each in inspect.signature(make).parameters.items()}
   training = {"momentum": 0.9, "weight_decay": 5e-4}
-  published = PUBLISHED[make] | {name: training[name] for name in training if name in defaults}
+  published = {name: training[name] for name in training if name in defaults} | PUBLISHED[make]
   assert {name: defaults[name] for name in published} == published
 
 

@@ -71,7 +71,7 @@ def test_boundary_shrink_attacks_text_of_one_class_at_its_embeddings():
   ("algorithm", "message"),
   [
     (unlearn.boundary_shrink(), "boundary_shrink takes gradients of inputs, which are int32"),
-    (unlearn.amun(), "amun trains on adversarial inputs, and int32 inputs have none"),
+    (unlearn.amun(), "amun trains on adversarial inputs, and inputs of int32 have none"),
   ],
 )
 def test_tokens_without_a_gradient_are_refused_in_one_line(algorithm, message):

@@ -39,6 +39,7 @@ def algorithms(seed=0):
     "l1_sparse": unlearn.l1_sparse,
     "neg_grad": unlearn.neg_grad,
     "neg_grad_plus": unlearn.neg_grad_plus,
+    "npo": unlearn.npo,
     "random_label": unlearn.random_label,
     "salun": unlearn.salun,
     "scrub": unlearn.scrub,
