@@ -100,7 +100,7 @@ def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> 
   Returns:
     A `Difference`. The interval is Student's of a − b. p is the share of all 2ᵏ ways to flip the
     signs of the differences whose mean is as far from 0 (of 2¹⁴ random ways above 14 seeds): it
-    assumes no distribution, and cannot be below 2^{1−k}, or 2⁻¹⁴. One seed gives NaN.
+    assumes no distribution, and cannot be below 2^{1−k}, or 2⁻¹³. One seed gives NaN.
 
   Raises:
     ValueError: different lengths, no values, not one axis, or NaN or inf among them.
