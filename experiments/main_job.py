@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -133,13 +133,14 @@ class Work:
   """What is done, where it does not follow from the flags.
 
   Attributes:
-    plain: {name: what is done to the whole forget set}.
+    plain: {name: {setting: what is done to the whole forget set}}; of several settings the
+      autopilot's surrogate chooses one.
     choose: `(training, truth, key) -> groups` of the forget set, of low to high memorization.
     parts: {name: examples} whose accuracy under each network is told too.
     decode: inputs [n, ...] as texts, or None where they are shown as they are.
   """
 
-  plain: dict[str, rum.Step]
+  plain: dict[str, dict[str, rum.Step]]
   choose: Callable[[data.Dataset, memorization.Estimate, jax.Array], rum.Selection]
   parts: dict[str, data.Dataset] = dataclasses.field(default_factory=dict)
   decode: Callable[[np.ndarray], list[str]] | None = None
@@ -148,18 +149,18 @@ class Work:
 def work_of(config: Config) -> Work:
   """Returns what is done with images: the published settings, on the groups of `forget`."""
   batch = config.batch_size
-  plain = {
+  steps = {
     "fine-tune": rum.Step(unlearn.fine_tune(), 10, batch),
     "NegGrad+ vanilla": rum.Step(unlearn.neg_grad_plus(), 5, batch),
   }
   if config.plan == "salun":
-    plain["SalUn vanilla"] = rum.Step(unlearn.salun(), 10, batch)
+    steps["SalUn vanilla"] = rum.Step(unlearn.salun(), 10, batch)
 
   def choose(training, truth, key):
     size = setting.group_size_of(config.group_size, training)
     return setting.forget_groups(config.forget, size, training, truth, key)
 
-  return Work(plain=plain, choose=choose)
+  return Work(plain={name: {"published": step} for name, step in steps.items()}, choose=choose)
 
 
 def prepare(
@@ -288,17 +289,23 @@ def run_seed(
 
   batch = config.batch_size
 
-  def tune(groups: list[np.ndarray]) -> rum.Tuned:
+  def tune(groups: list[np.ndarray], candidates: Mapping[str, rum.Step], budget: int) -> rum.Tuned:
     return rum.tune(
-      rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy)),
+      candidates,
       original,
       training,
       groups,
       problem.dataset.take(problem.heldout.tune),
       keys[4],
-      budget=config.trials,
+      budget=budget,
       estimate=problem.cross_fit,
     )
+
+  def whole(settings: Mapping[str, rum.Step]) -> Network:
+    if len(settings) > 1:
+      return tune([forget], settings, len(settings)).network
+    (step,) = settings.values()
+    return step.run(original, training, split, keys[4])
 
   def by(scores: np.ndarray, soft: np.ndarray | None = None) -> list[np.ndarray]:
     return setting.refined(training, forget, scores, soft)
@@ -307,11 +314,9 @@ def run_seed(
     plan = PLANS[config.plan](batch)
     return lambda: rum.meta_unlearn(plan, original, training, groups, keys[4])
 
-  steps = work.plain | {own.label(name): own.step(name, batch) for name in config.method}
-  plain = {
-    name: functools.partial(step.run, original, training, split, keys[4])
-    for name, step in steps.items()
-  }
+  steps = work.plain | {own.label(name): {"": own.step(name, batch)} for name in config.method}
+  plain = {name: functools.partial(whole, settings) for name, settings in steps.items()}
+  candidates = rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy))
   refinements = {
     None: [forget],
     "shuffle": setting.shuffled(training, forget, keys[5]),
@@ -338,7 +343,7 @@ def run_seed(
       network, seconds = networks[name]
     elif method.tuned:
       begin(f"{label}: {name}")
-      tuned = functools.cache(functools.partial(tune, groups))
+      tuned = functools.cache(functools.partial(tune, groups, candidates, config.trials))
       network, seconds = keep(name, lambda tuned=tuned: tuned().network)
       steps, _ = keep(f"{name} choice", lambda tuned=tuned: {"steps": best_of(tuned().trials)})
       choices[name] = steps["steps"].tolist()
@@ -387,7 +392,8 @@ def name_of_seeds(config: Config, work: Work, problem: Problem) -> str:
   estimates = (problem.truth.digest, problem.cross_fit.digest)
   given = (*estimates, problem.groups, problem.oracles.logits, main_job_results.LAYOUT)
   given += tuple(sorted(own.files((*config.scored, *config.method)).items()))
-  given += ({name: words_of(step) for name, step in work.plain.items()}, work.parts)
+  steps = {name: [*map(words_of, steps.values())] for name, steps in work.plain.items()}
+  given += (steps, work.parts)
   return cache.name_of(cache.told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
 

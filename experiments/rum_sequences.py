@@ -132,13 +132,27 @@ def cut(config: Config, dataset: data.Dataset) -> data.Holdout:
 def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> main_job.Work:
   """Returns what is done: half of the marked texts, with all of their copies, is forgotten."""
   training = dataset.take(parts.train)
-  recipe = recipe_of(config, dataset)
-  steps = rum.candidates(recipe)
-  rate, few = recipe.learning_rate, min(5, config.epochs // 2)
-  plain = {name: steps[name] for name in ("fine-tune × 2", "NegGrad+ × 0.3", "SCRUB", "SalUn")}
-  plain["random label"] = rum.Step(unlearn.random_label(20 * rate), few, config.batch_size)
-  plain["NPO"] = rum.Step(unlearn.npo(0.2 * rate), few, config.batch_size)
-
+  few = max(1, min(5, config.epochs // 2))
+  algorithms = {
+    "fine-tune": unlearn.fine_tune,
+    "NegGrad+": unlearn.neg_grad_plus,
+    "random label": unlearn.random_label,
+    "SalUn": unlearn.salun,
+    "SCRUB": unlearn.scrub,
+    "NPO": unlearn.npo,
+  }
+  # Published rates are of SGD on images, and of AdamW for NPO; here it is the recipe's that fits.
+  plain = {
+    name: {
+      f"{share} of the rate": rum.Step(
+        algorithm(share * (1 if name == "NPO" else 20) * config.learning_rate),
+        few,
+        config.batch_size,
+      )
+      for share in (0.3, 0.03)
+    }
+    for name, algorithm in algorithms.items()
+  }
   marked = {
     copies: training.ids[training.strata == number] for number, copies in enumerate(COPIES, 1)
   }

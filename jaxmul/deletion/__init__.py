@@ -1,6 +1,6 @@
 """Requests for deletion: ids in; the unlearned network, its evidence and a record of it out."""
 
-from jaxmul.deletion.evidence import cost
+from jaxmul.deletion.evidence_and_cost import cost
 from jaxmul.deletion.forgetting import Forgotten, forget
 from jaxmul.deletion.refusal import Refused
 from jaxmul.deletion.rehearsal import Rehearsal, rehearse

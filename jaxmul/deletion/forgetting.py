@@ -22,7 +22,7 @@ import jax
 from jaxmul import _check, memorization, rum, train
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
-from jaxmul.deletion import evidence as levels
+from jaxmul.deletion import evidence_and_cost as levels
 from jaxmul.deletion import sealed_record
 from jaxmul.deletion.given import refuse_other
 from jaxmul.deletion.refusal import (

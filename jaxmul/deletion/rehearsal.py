@@ -21,7 +21,7 @@ from jaxmul._ties import scattered
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
-from jaxmul.deletion import evidence
+from jaxmul.deletion import evidence_and_cost as evidence
 from jaxmul.deletion.forgetting import affordable, chosen
 from jaxmul.deletion.given import ids_of, refuse_other
 from jaxmul.deletion.refusal import CHANGE, refuse_idle

@@ -18,7 +18,7 @@ import numpy as np
 from jaxmul import _identity, _settings, checkpoint, rum, train
 from jaxmul._files import read_sealed, sha256, write_atomic, write_sealed
 from jaxmul.binding import Network
-from jaxmul.deletion.evidence import NOT_CHECKED, Evidence
+from jaxmul.deletion.evidence_and_cost import NOT_CHECKED, Evidence
 from jaxmul.deletion.request import Request, copies_left
 from jaxmul.metrics.figures import Figure
 from jaxmul.rum.ledger import plan_words

@@ -2,7 +2,7 @@
 
 from jaxmul.memorization.adaptive import active
 from jaxmul.memorization.chosen import ChosenInfluence, influence
-from jaxmul.memorization.ground_truth import estimate
+from jaxmul.memorization.estimation import estimate
 from jaxmul.memorization.intervals import newcombe, wilson
 from jaxmul.memorization.matrix import Influence
 from jaxmul.memorization.scores import Estimate, merge

@@ -19,8 +19,8 @@ from jaxmul._ties import scattered
 from jaxmul.memorization.scores import Estimate, from_tallies, refuse_without_intervals, warn_of
 from jaxmul.retraining.chunk import TALLIES, Chunk, add
 from jaxmul.retraining.executors import Executor, Submitter
+from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.retraining.progress import Progress
-from jaxmul.retraining.schedule import Schedule
 from jaxmul.retraining.streaming import stream
 
 _FRACTION = 0.5  # as many models with a candidate as without: the narrowest interval

@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike
 from jaxmul._files import sha256, sync
 from jaxmul._ids import rows_of
 from jaxmul.retraining.executors import Executor, Submitter
+from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.retraining.progress import Progress
-from jaxmul.retraining.schedule import Schedule
 from jaxmul.retraining.streaming import stream
 
 _BLOCK_NUMBERS = 2**22

@@ -22,7 +22,7 @@ from jaxmul._ids import check_ids, rows_of
 from jaxmul.memorization.intervals import newcombe
 from jaxmul.memorization.matrix import Influence
 from jaxmul.retraining.chunk import Chunk, add, has_classes
-from jaxmul.retraining.schedule import Schedule
+from jaxmul.retraining.leave_out_schedule import Schedule
 
 _COUNTS = ("correct_in", "count_in", "correct_out", "count_out")
 _SCORES = ("memorization", "low", "high", *_COUNTS, "soft", "log_odds", "confidence_out")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from jaxmul._ids import check_ids
 from jaxmul.data.split import Split
-from jaxmul.metrics.attacks.success_rates import KINDS
+from jaxmul.metrics.attacks.rates_with_intervals import KINDS
 from jaxmul.metrics.figures import EXAMPLES, Figure, find, over_seeds, with_interval
 from jaxmul.metrics.game import Known, Scores, attack_all, known, nonmember_rate
 from jaxmul.metrics.gaps import average_gap, example_gap, run_time_efficiency

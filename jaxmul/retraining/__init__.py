@@ -7,7 +7,7 @@ A `Schedule` says what has to be trained; an executor computes its chunks, a `St
 
 from jaxmul.retraining.chunk import Chunk, run_chunk
 from jaxmul.retraining.executors import Executor, default, devices, pool, processes, ray, serial
-from jaxmul.retraining.schedule import (
+from jaxmul.retraining.leave_out_schedule import (
   Learner,
   Schedule,
   cross_fit,

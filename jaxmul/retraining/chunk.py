@@ -22,7 +22,7 @@ from jaxmul._blocks import map_blocks
 from jaxmul._examples import Examples, examples_of
 from jaxmul.binding import Network, losses_of
 from jaxmul.data.dataset import as_inputs
-from jaxmul.retraining.schedule import (
+from jaxmul.retraining.leave_out_schedule import (
   Learner,
   Schedule,
   Target,

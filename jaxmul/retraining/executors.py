@@ -30,7 +30,7 @@ from jaxmul.retraining.chunk import (
   tally,
   task_of,
 )
-from jaxmul.retraining.schedule import Schedule
+from jaxmul.retraining.leave_out_schedule import Schedule
 
 Executor = Callable[[Schedule, Sequence[int]], Iterator[tuple[int, Chunk]]]
 

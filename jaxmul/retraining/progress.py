@@ -14,7 +14,7 @@ import jax
 from jaxmul._progress import LINE_SECONDS, bar, watched
 from jaxmul.retraining.chunk import Chunk
 from jaxmul.retraining.executors import Executor, Submitter, of
-from jaxmul.retraining.schedule import Schedule
+from jaxmul.retraining.leave_out_schedule import Schedule
 
 
 class Progress:

@@ -15,7 +15,7 @@ from pathlib import Path
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import describe
 from jaxmul.retraining.chunk import TALLIES, Chunk
-from jaxmul.retraining.schedule import Schedule
+from jaxmul.retraining.leave_out_schedule import Schedule
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Chunk))
 _DESCRIPTION = "schedule.jaxmul"

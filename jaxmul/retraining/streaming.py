@@ -12,7 +12,7 @@ import jax
 from jaxmul.retraining import executors
 from jaxmul.retraining.chunk import Chunk
 from jaxmul.retraining.executors import Executor, Submitter
-from jaxmul.retraining.schedule import Schedule
+from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.retraining.stored_chunks import Store
 
 _POLL_SECONDS = 0.5

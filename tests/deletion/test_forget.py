@@ -25,7 +25,7 @@ from jaxmul import (
   train,
   unlearn,
 )
-from jaxmul.deletion import evidence
+from jaxmul.deletion import evidence_and_cost as evidence
 from jaxmul.metrics import figures, find
 
 KEY = jax.random.key(3)

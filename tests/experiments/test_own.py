@@ -65,7 +65,7 @@ def test_other_code_of_ones_own_is_told(module):
 
 def test_own_rows_are_in_the_table_and_are_compared():
   config = main_job.Config(proxy=("confidence", "mypkg_mod:f"), method=("mypkg_mod:mine",))
-  methods = main_job.methods_of(config)
+  methods = main_job.methods_of(config, main_job.work_of(config).plain)
   assert "RUM f" in methods
   assert methods["mine"].own
   figures = {

@@ -7,8 +7,8 @@ FPR with intervals.
 from jaxmul.metrics.attacks.by_id import label_confidence, on_split, refuse_overlap, svc_on_split
 from jaxmul.metrics.attacks.lira_attack import lira
 from jaxmul.metrics.attacks.population import entropy, loss, modified_entropy
+from jaxmul.metrics.attacks.rates_with_intervals import Rates, best_threshold, rates
 from jaxmul.metrics.attacks.rmia_attack import Reference, rmia
-from jaxmul.metrics.attacks.success_rates import Rates, best_threshold, rates
 from jaxmul.metrics.attacks.svc_attacks import svc, svc_features, svc_scores
 
 __all__ = [

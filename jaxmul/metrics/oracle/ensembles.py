@@ -18,8 +18,8 @@ from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.metrics.oracle.model_outputs import Outputs, outputs_of
 from jaxmul.retraining.executors import Executor
+from jaxmul.retraining.leave_out_schedule import Schedule, repeat, train_key
 from jaxmul.retraining.progress import Progress
-from jaxmul.retraining.schedule import Schedule, repeat, train_key
 from jaxmul.retraining.streaming import stream
 from jaxmul.train import Fit, Learner, Recipe, fit
 

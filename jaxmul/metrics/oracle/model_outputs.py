@@ -19,7 +19,7 @@ from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.metrics.outputs import log_odds, logits_of
 from jaxmul.retraining.chunk import Chunk
-from jaxmul.retraining.schedule import Schedule
+from jaxmul.retraining.leave_out_schedule import Schedule
 
 _WITH_LOGITS, _WITHOUT = ("ids", "labels", "logits"), ("ids", "log_odds", "correct")
 

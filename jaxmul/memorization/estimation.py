@@ -9,8 +9,8 @@ import numpy as np
 from jaxmul.memorization.scores import Estimate, from_tallies, merge, refuse_without_intervals
 from jaxmul.retraining.chunk import Chunk, add
 from jaxmul.retraining.executors import Executor, Submitter
+from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.retraining.progress import Progress
-from jaxmul.retraining.schedule import Schedule
 from jaxmul.retraining.streaming import stream
 
 

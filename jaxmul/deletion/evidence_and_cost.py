@@ -15,7 +15,7 @@ from jaxmul.memorization.intervals import wilson
 from jaxmul.metrics import oracle
 from jaxmul.metrics.figures import EXAMPLES, Figure, over_seeds, with_interval
 from jaxmul.metrics.intervals import Interval, over_examples
-from jaxmul.retraining.schedule import train_key
+from jaxmul.retraining.leave_out_schedule import train_key
 
 Evidence = Literal["none", "sample", "full"]
 FOLDS = 5
