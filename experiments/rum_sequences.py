@@ -8,7 +8,7 @@ together.
 
     python -m experiments.rum_sequences --out runs/sequences
 
-With --text it is real English prose, the help on the language that every Python carries: copies of
+With --dataset prose it is real English, the help on the language that every Python carries: copies of
 some windows of it are planted, and half of these are to be forgotten. Re-running the same command
 resumes.
 """
@@ -39,7 +39,7 @@ class Config(main_job.Config):
   """RUM on sequences, end to end.
 
   Attributes:
-    text: windows of real prose instead of sequences of numbers.
+    dataset: math, sequences of numbers; or prose, windows of real English.
     clean: sequences that stand once and are not to be forgotten, held-out and test ones included.
     noisy: sequences with noise; of prose, windows that copies are planted of. A sixth of them stand
       three, a sixth ten times.
@@ -48,7 +48,7 @@ class Config(main_job.Config):
     window: tokens of a window of prose.
   """
 
-  text: bool = False
+  dataset: Literal["math", "prose"] = "math"  # pyright: ignore[reportIncompatibleVariableOverride]
   clean: int = 1300
   noisy: int = 240
   width: int = 64
@@ -79,7 +79,7 @@ def sequences(config: Config) -> data.Dataset:
   """Returns the texts: stratum 0 are clean ones, stratum k those of the k-th number of copies."""
   key = jax.random.fold_in(jax.random.key(config.key), 0)
   total = config.clean + config.noisy
-  if config.text:
+  if config.dataset == "prose":
     windows = data.text(data.english_prose(), length=config.window)
     if total > len(windows):
       raise ValueError(
@@ -172,7 +172,7 @@ def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> main_
     f"forget after {prompt}": data.after_prompt(whole, prompt)
     for prompt in (length // 4 + 1, length // 2 + 1, length - length // 4 + 1)
   }
-  decode = _prose if config.text else _numbers
+  decode = _prose if config.dataset == "prose" else _numbers
   return main_job.Work(plain=plain, choose=choose, parts=told, decode=decode)
 
 
