@@ -8,9 +8,9 @@ together.
 
     python -m experiments.rum_sequences --out runs/sequences
 
-With --dataset prose it is real English, the help on the language that every Python carries: copies of
-some windows of it are planted, and half of these are to be forgotten. Re-running the same command
-resumes.
+With --dataset prose it is real English, the help on the language that every Python carries: copies
+of some windows of it are planted, and half of these are to be forgotten. Re-running the same
+command resumes.
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ from jaxmul.binding import Network
 from jaxmul.deletion.refusal import CHANGE, Refused, refuse_harm
 from jaxmul.deletion.request import Request
 from jaxmul.deletion.trained import kept
-from jaxmul.memorization.intervals import wilson
+from jaxmul.memorization.newcombe_intervals import wilson
 from jaxmul.metrics import oracle
 from jaxmul.metrics.figures import EXAMPLES, Figure, over_seeds, with_interval
 from jaxmul.metrics.intervals import Interval, over_examples

@@ -3,8 +3,8 @@
 from jaxmul.memorization.adaptive import active
 from jaxmul.memorization.chosen import ChosenInfluence, influence
 from jaxmul.memorization.estimation import estimate
-from jaxmul.memorization.intervals import newcombe, wilson
 from jaxmul.memorization.matrix import Influence
+from jaxmul.memorization.newcombe_intervals import newcombe, wilson
 from jaxmul.memorization.scores import Estimate, merge
 
 __all__ = [

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from jaxmul._ids import rows_of
 from jaxmul._ties import scattered
-from jaxmul.memorization.intervals import newcombe
+from jaxmul.memorization.newcombe_intervals import newcombe
 
 _BLOCK = 256
 

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import hashed
 from jaxmul._ids import check_ids, rows_of
-from jaxmul.memorization.intervals import newcombe
 from jaxmul.memorization.matrix import Influence
+from jaxmul.memorization.newcombe_intervals import newcombe
 from jaxmul.retraining.chunk import Chunk, add, has_classes
 from jaxmul.retraining.leave_out_schedule import Schedule
 
