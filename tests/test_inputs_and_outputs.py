@@ -194,7 +194,7 @@ SLOW = pytest.mark.slow  # they take the same way through jaxmul as one of the o
     pytest.param(Masked(), HALVES, Masked(), id="a dict in, masked"),
     pytest.param(nnx_model, HALVES, nnx_model, id="a dict in, nnx", marks=SLOW),
     pytest.param(Dressed("dict"), HALVES, Plain(), id="a dict in, a dict out"),
-    pytest.param(Dressed("object"), DIGITS, Plain(), id="an object out"),
+    pytest.param(Dressed("object"), DIGITS, Plain(), id="an object out", marks=SLOW),
     pytest.param(Dressed("tuple"), DIGITS, Plain(), id="a tuple out", marks=SLOW),
     pytest.param(two_heads, DIGITS, Plain(), id="a dict out of a module", marks=SLOW),
   ],
