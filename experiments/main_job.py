@@ -164,9 +164,14 @@ def work_of(config: Config) -> Work:
 
 
 def prepare(
-  config: Config, work: Work, dataset: data.Dataset, parts: data.Holdout, recipe: train.Recipe
+  config: Config,
+  dataset: data.Dataset,
+  parts: data.Holdout,
+  recipe: train.Recipe,
+  work: Work | None = None,
 ) -> Problem:
   """Estimates the ground truth, or reads it back, and selects the forget groups."""
+  work = work_of(config) if work is None else work
   key = jax.random.key(config.key)
   training = dataset.take(parts.train)
   estimate, seconds, schedule_hash = ground_truth(config, recipe, training)
@@ -236,10 +241,10 @@ def stages_of(config: Config, work: Work) -> int:
 
 def run_seed(
   config: Config,
-  work: Work,
   problem: Problem,
   seed: int,
   log: logs.Log,
+  work: Work,
   *,
   begin: cache.Begin,
   keep: cache.Keep,
@@ -247,7 +252,7 @@ def run_seed(
   """Trains, scores, unlearns and evaluates with one seed.
 
   Args:
-    config, work, problem: of the run.
+    config, problem, work: of the run.
     seed: from 0.
     log: gets the history of each training run by epoch, and what each method scored by seed.
     begin: is told when each of the `stages_of` begins.
@@ -386,8 +391,9 @@ def point_proxy(name: str, problem: Problem, original: Network, key: jax.Array) 
   return {"scores": proxies.score(proxy, original, problem.training, batch_size=rows)}
 
 
-def name_of_seeds(config: Config, work: Work, problem: Problem) -> str:
+def name_of_seeds(config: Config, problem: Problem, work: Work | None = None) -> str:
   """Returns what the results of all seeds are named by: everything that decides them."""
+  work = work_of(config) if work is None else work
   ids = (problem.training.ids, problem.heldout, problem.test)
   estimates = (problem.truth.digest, problem.cross_fit.digest)
   given = (*estimates, problem.groups, problem.oracles.logits, main_job_results.LAYOUT)
@@ -397,9 +403,12 @@ def name_of_seeds(config: Config, work: Work, problem: Problem) -> str:
   return cache.name_of(cache.told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
 
-def resumed(config: Config, work: Work, problem: Problem, log: logs.Log) -> list[SeedResult]:
+def resumed(
+  config: Config, problem: Problem, log: logs.Log, work: Work | None = None
+) -> list[SeedResult]:
   """Returns the result of each seed, read back if the same run has finished it before."""
-  name = name_of_seeds(config, work, problem)
+  work = work_of(config) if work is None else work
+  name = name_of_seeds(config, problem, work)
   first, folder = config.first_seed, config.out / "cache"
   numbers = range(first, first + config.seeds)
   paths = {seed: folder / f"seed{seed}-{name}.json" for seed in numbers}
@@ -408,7 +417,7 @@ def resumed(config: Config, work: Work, problem: Problem, log: logs.Log) -> list
     like = models.shapes(problem.recipe.model, problem.training.example)
     kept = cache.Kept(path.with_suffix(""), like) if config.checkpoints else None
     keep = kept or (lambda _, make: cache.timed(make))
-    done = run_seed(config, work, problem, seed, log, begin=begin, keep=keep)
+    done = run_seed(config, problem, seed, log, work, begin=begin, keep=keep)
     report.write_json(path, done)
 
   cache.compute_missing(paths, stages_of(config, work), compute)
@@ -453,8 +462,8 @@ def run(
   record = {"config": config, "plan": steps_of(config), "versions": report.versions()}
   log = logs.start(config.out, config.log, vars(config))
   report.write_json(config.out / "config.json", record)
-  problem = prepare(config, work, dataset, parts, recipe)
-  seeds = resumed(config, work, problem, log)
+  problem = prepare(config, dataset, parts, recipe, work)
+  seeds = resumed(config, problem, log, work)
   audit = audited(config, problem) if config.audit_models else metrics.Audit(())
   shown, figures = main_job_results.write(
     config.out,

@@ -19,7 +19,9 @@ def normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> 
     )
   if not any(mean) and all(value == 1 for value in std):
     return x
-  return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
+  by_channel = (*(1,) * (x.ndim - 1), -1)  # as x has ranks: some users forbid other broadcasting
+  center, scale = (jnp.asarray(values, x.dtype).reshape(by_channel) for values in (mean, std))
+  return (x - center) / scale
 
 
 def channels_last(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:

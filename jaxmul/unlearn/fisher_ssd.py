@@ -107,10 +107,11 @@ def ssd(alpha: float = 10.0, dampening: float = 1.0) -> Unlearner:
       fisher_diagonal(network, examples, min(session.batch_size, 32), False)
       for examples in (session.forget, session.retain)
     )
-    s, r = session.forget.count, session.retain.count
+    counts = session.forget.count, session.retain.count
 
     def dampened(weight, f_s, f_r):
-      f_d = (s * f_s + r * f_r) / (s + r)
+      s, r, n = (count.astype(f_s.dtype) for count in (*counts, sum(counts)))
+      f_d = (s * f_s + r * f_r) / n
       factor = jnp.minimum(dampening * f_d / jnp.where(f_s > 0, f_s, 1), 1)
       return jnp.where(f_s > alpha * f_d, weight * factor, weight)
 

@@ -141,6 +141,7 @@ ARRAYS = ("--network", "mine:recipe", "--data", "arrays.npz")
 UNSEEN = ("--heldout", "heldout.json", "--test", "test.txt")
 
 
+@pytest.mark.slow  # docs/command.md runs it too
 def test_the_truth_is_measured_with_intervals_and_again_read_back(folder):
   flags = ("memorize", *ARRAYS, *UNSEEN, "--num-models", "16", "--out", "~/truth")
   done = jaxmul(folder, *flags, "--executor", "serial", HOME=str(folder))
@@ -220,6 +221,7 @@ def test_requests_are_served_after_a_rehearsal_each_with_its_record(folder, monk
   assert rum.params_hash(last) == networks[1]["after"] != rum.params_hash(network)
 
 
+@pytest.mark.slow  # docs/command.md runs it too
 def test_a_network_is_judged_beside_oracles_with_intervals(folder):
   flags = ("evaluate", *ARRAYS, *UNSEEN, "--checkpoint", "trained", "--ids", "ids.csv")
   done = jaxmul(folder, *flags, "--oracles", "3", "--out", "judged", PYTHONIOENCODING="cp1252")

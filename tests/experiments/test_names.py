@@ -299,7 +299,7 @@ def counted(monkeypatch, script):
   """Replaces the work on one seed by a count of it."""
   seeds = []
 
-  def run_seed(config, problem, seed, *_):
+  def run_seed(config, problem, seed, *_, **__):
     seeds.append(seed)
     return {"proxies": {}, "methods": {}} if script == "rum" else {"scores": np.zeros(1)}
 
