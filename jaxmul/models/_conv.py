@@ -61,7 +61,7 @@ class Conv(nn.Module):
     # In a caller's shard_map the rule below sees, and returns, arrays of one kind.
     x, kernel = _sharding.local(x, kernel), _sharding.local(kernel, x)
     y: jax.Array = conv(self.stride, x, kernel)  # pyright: ignore[reportAssignmentType]
-    return y if bias is None else y + bias
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -139,7 +139,7 @@ def _scores(
     g = gradients(inputs)
 
     def squared(v):
-      return (lengths(gradients(inputs + step * v) - g) / step) ** 2
+      return (lengths(gradients(inputs + step * v[None]) - g) / step) ** 2
 
   one = len(probes) == 1
   scores = squared(probes[0]) if one else jnp.mean(lax.map(squared, probes), axis=0)

@@ -108,9 +108,10 @@ def ssd(alpha: float = 10.0, dampening: float = 1.0) -> Unlearner:
       for examples in (session.forget, session.retain)
     )
     counts = session.forget.count, session.retain.count
+    counts = (*counts, counts[0] + counts[1])
 
     def dampened(weight, f_s, f_r):
-      s, r, n = (count.astype(f_s.dtype) for count in (*counts, sum(counts)))
+      s, r, n = (count.astype(f_s.dtype) for count in counts)
       f_d = (s * f_s + r * f_r) / n
       factor = jnp.minimum(dampening * f_d / jnp.where(f_s > 0, f_s, 1), 1)
       return jnp.where(f_s > alpha * f_d, weight * factor, weight)
