@@ -9,10 +9,12 @@ Exit codes: 0 done; 1 a request that is refused, or a record that is not whole; 
 line; 130 after Ctrl-C.
 """
 
+import functools
 import io
+import operator
 import os
 import sys
-from typing import Annotated, Any, Union
+from typing import Annotated
 
 import tyro
 
@@ -53,11 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
 def _parsed(arguments: list[str]):
   """Returns the command that the arguments ask for, over the defaults of its --config."""
   defaults = saved_config.defaults(COMMANDS, arguments)
-  kinds: list[Any] = []
+  kinds = []
   for name, kind in COMMANDS.items():
     over = {"default": defaults[name]} if name in defaults else {}
     kinds.append(Annotated[kind, tyro.conf.subcommand(name, **over)])
-  command: Any = Union[tuple(kinds)]  # noqa: UP007
+  command = functools.reduce(operator.or_, kinds)
   return tyro.cli(command, prog="jaxmul", description=__doc__, args=arguments)
 
 
