@@ -16,12 +16,11 @@ import numpy as np
 
 from experiments import cache, logs, main_job_results, setting
 from experiments.judge import Judge
-from experiments.main_job_results import Problem, SeedResult
+from experiments.main_job_results import Problem, SeedResult, Work
 from experiments.truth import TruthFlags, cross_fitted, ground_truth
 from jaxmul import (
   checkpoint,
   data,
-  memorization,
   metrics,
   models,
   proxies,
@@ -128,24 +127,6 @@ class Config(TruthFlags):
     return (*self.proxy, *self.rank)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Work:
-  """What is done, where it does not follow from the flags.
-
-  Attributes:
-    plain: {name: {setting: what is done to the whole forget set}}; of several settings the
-      autopilot's surrogate chooses one.
-    choose: `(training, truth, key) -> groups` of the forget set, of low to high memorization.
-    parts: {name: examples} whose accuracy under each network is told too.
-    decode: inputs [n, ...] as texts, or None where they are shown as they are.
-  """
-
-  plain: dict[str, dict[str, rum.Step]]
-  choose: Callable[[data.Dataset, memorization.Estimate, jax.Array], rum.Selection]
-  parts: dict[str, data.Dataset] = dataclasses.field(default_factory=dict)
-  decode: Callable[[np.ndarray], list[str]] | None = None
-
-
 def work_of(config: Config) -> Work:
   """Returns what is done with images: the published settings, on the groups of `forget`."""
   batch = config.batch_size
@@ -196,6 +177,7 @@ def prepare(
     cross_fit=cross_fit,
     oracles=oracles,
     seconds={"ground truth": seconds, "cross-fit": cross_fit_seconds},
+    work=work,
   )
 
 
@@ -233,10 +215,12 @@ def methods_of(config: Config, plain: Iterable[str]) -> dict[str, main_job_resul
   return methods
 
 
-def stages_of(config: Config, work: Work) -> int:
+def stages_of(config: Config, problem: Problem) -> int:
   """What one seed takes: three trainings, the proxies that do not ride along, the methods."""
   points = len(set(config.scored) - set(RIDING))
-  return 3 + points + len(methods_of(config, work.plain)) - 2  # original and oracle are trained
+  return (
+    3 + points + len(methods_of(config, problem.work.plain)) - 2
+  )  # original and oracle are trained
 
 
 def run_seed(
@@ -244,7 +228,6 @@ def run_seed(
   problem: Problem,
   seed: int,
   log: logs.Log,
-  work: Work,
   *,
   begin: cache.Begin,
   keep: cache.Keep,
@@ -252,7 +235,7 @@ def run_seed(
   """Trains, scores, unlearns and evaluates with one seed.
 
   Args:
-    config, problem, work: of the run.
+    config, problem: of the run.
     seed: from 0.
     log: gets the history of each training run by epoch, and what each method scored by seed.
     begin: is told when each of the `stages_of` begins.
@@ -260,6 +243,7 @@ def run_seed(
   """
   keys = jax.random.split(jax.random.fold_in(jax.random.key(config.key), 100 + seed), 7)
   training, split, forget = problem.training, problem.split, problem.split.forget
+  work = problem.work
   label = f"seed {seed + 1}"
 
   def trained(name: str, make: Callable[[], train.Fit]) -> tuple[Network, Arrays, float]:
@@ -391,24 +375,20 @@ def point_proxy(name: str, problem: Problem, original: Network, key: jax.Array) 
   return {"scores": proxies.score(proxy, original, problem.training, batch_size=rows)}
 
 
-def name_of_seeds(config: Config, problem: Problem, work: Work | None = None) -> str:
+def name_of_seeds(config: Config, problem: Problem) -> str:
   """Returns what the results of all seeds are named by: everything that decides them."""
-  work = work_of(config) if work is None else work
   ids = (problem.training.ids, problem.heldout, problem.test)
   estimates = (problem.truth.digest, problem.cross_fit.digest)
   given = (*estimates, problem.groups, problem.oracles.logits, main_job_results.LAYOUT)
   given += tuple(sorted(own.files((*config.scored, *config.method)).items()))
-  steps = {name: [*map(words_of, steps.values())] for name, steps in work.plain.items()}
-  given += (steps, work.parts)
+  steps = {name: [*map(words_of, steps.values())] for name, steps in problem.work.plain.items()}
+  given += (steps, problem.work.parts)
   return cache.name_of(cache.told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
 
-def resumed(
-  config: Config, problem: Problem, log: logs.Log, work: Work | None = None
-) -> list[SeedResult]:
+def resumed(config: Config, problem: Problem, log: logs.Log) -> list[SeedResult]:
   """Returns the result of each seed, read back if the same run has finished it before."""
-  work = work_of(config) if work is None else work
-  name = name_of_seeds(config, problem, work)
+  name = name_of_seeds(config, problem)
   first, folder = config.first_seed, config.out / "cache"
   numbers = range(first, first + config.seeds)
   paths = {seed: folder / f"seed{seed}-{name}.json" for seed in numbers}
@@ -417,10 +397,10 @@ def resumed(
     like = models.shapes(problem.recipe.model, problem.training.example)
     kept = cache.Kept(path.with_suffix(""), like) if config.checkpoints else None
     keep = kept or (lambda _, make: cache.timed(make))
-    done = run_seed(config, problem, seed, log, work, begin=begin, keep=keep)
+    done = run_seed(config, problem, seed, log, begin=begin, keep=keep)
     report.write_json(path, done)
 
-  cache.compute_missing(paths, stages_of(config, work), compute)
+  cache.compute_missing(paths, stages_of(config, problem), compute)
   results = [json.loads(path.read_text()) for path in paths.values()]
   for result in results:
     result["methods"] = {
@@ -456,23 +436,21 @@ def run(
   work: Work | None = None,
 ) -> Problem:
   """Runs everything on these parts, writes the run directory and prints the table."""
-  work = work_of(config) if work is None else work
   exports.check(config.export)
   own.check(config.method, config.scored)
   record = {"config": config, "plan": steps_of(config), "versions": report.versions()}
   log = logs.start(config.out, config.log, vars(config))
   report.write_json(config.out / "config.json", record)
   problem = prepare(config, dataset, parts, recipe, work)
-  seeds = resumed(config, problem, log, work)
+  seeds = resumed(config, problem, log)
   audit = audited(config, problem) if config.audit_models else metrics.Audit(())
   shown, figures = main_job_results.write(
     config.out,
     problem,
-    methods_of(config, work.plain),
+    methods_of(config, problem.work.plain),
     seeds,
     record,
     blind=audit.blind,
-    decode=work.decode,
   )
   if config.export:
     print(f"exported: {exports.write(config.out, config.export, figures, shown)}")

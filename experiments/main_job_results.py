@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
+import jax
 import numpy as np
 
 from experiments import judge, tables
@@ -33,6 +34,24 @@ class Method(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Work:
+  """What is done, where it does not follow from the flags.
+
+  Attributes:
+    plain: {name: {setting: what is done to the whole forget set}}; of several settings the
+      autopilot's surrogate chooses one.
+    choose: `(training, truth, key) -> groups` of the forget set, of low to high memorization.
+    parts: {name: examples} whose accuracy under each network is told too.
+    decode: inputs [n, ...] as texts, or None where they are shown as they are.
+  """
+
+  plain: dict[str, dict[str, rum.Step]]
+  choose: Callable[[data.Dataset, Estimate, jax.Array], rum.Selection]
+  parts: dict[str, data.Dataset] = dataclasses.field(default_factory=dict)
+  decode: Callable[[np.ndarray], list[str]] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Problem:
   """What all seeds share: the data, its parts, the recipe, the ground truth and the forget set.
 
@@ -42,6 +61,7 @@ class Problem:
       networks are not those of the ground truth.
     split: in which all three groups are forgotten.
     oracles: of other seeds than those that are judged.
+    work: what is done besides what the flags say.
   """
 
   dataset: data.Dataset
@@ -56,6 +76,7 @@ class Problem:
   cross_fit: Estimate
   oracles: metrics.oracle.Outputs
   seconds: dict[str, float]
+  work: Work
 
 
 class Scored(TypedDict):
@@ -88,7 +109,6 @@ def write(
   record: Mapping[str, object],
   *,
   blind: Sequence[Blind] = (),
-  decode: Callable[[np.ndarray], list[str]] | None = None,
 ) -> tuple[list[str], dict[str, list[Figure]]]:
   """Writes metrics.json, the arrays and the plots, and prints the table.
 
@@ -102,7 +122,6 @@ def write(
     seeds: the result of each seed.
     record: config and versions.
     blind: what the audit found blind here: in metrics.json, but in no table or plot.
-    decode: what inputs are shown as.
   """
   truth, groups = problem.truth, problem.groups._asdict()
   figures = {name: judge.over_seeds([seed["methods"][name] for seed in seeds]) for name in methods}
@@ -179,6 +198,7 @@ def write(
     },
   )
   training = problem.training
+  decode = problem.work.decode
   texts = None if decode is None else np.array(decode(training.inputs))
   report.write_arrays(
     out / "images.npz",

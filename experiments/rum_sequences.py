@@ -26,7 +26,7 @@ import optax
 
 from experiments import cli, main_job, setting, tables
 from experiments.judge import maybe_over_seeds, ranked
-from experiments.main_job_results import Problem
+from experiments.main_job_results import Problem, Work
 from jaxmul import data, models, report, rum, train, unlearn
 from jaxmul.metrics import figures
 
@@ -129,7 +129,7 @@ def cut(config: Config, dataset: data.Dataset) -> data.Holdout:
   return data.holdout(dataset, key, heldout=config.clean // 10, test=config.clean // 6)
 
 
-def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> main_job.Work:
+def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> Work:
   """Returns what is done: half of the marked texts, with all of their copies, is forgotten."""
   training = dataset.take(parts.train)
   few = max(1, min(5, config.epochs // 2))
@@ -173,7 +173,7 @@ def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> main_
     for prompt in (length // 4 + 1, length // 2 + 1, length - length // 4 + 1)
   }
   decode = _prose if config.dataset == "prose" else _numbers
-  return main_job.Work(plain=plain, choose=choose, parts=told, decode=decode)
+  return Work(plain=plain, choose=choose, parts=told, decode=decode)
 
 
 def _prose(inputs: np.ndarray) -> list[str]:
