@@ -308,7 +308,7 @@ def run_seed(
   candidates = rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy))
   refinements = {
     None: [forget],
-    "shuffle": setting.shuffled(training, forget, keys[5]),
+    "shuffle": rum.copies_together(training, forget, lambda ids, _: rum.shuffle(ids, keys[5])),
     "ground truth": by(*setting.order_of(problem.truth)),
     **{name: by(scored[name][0]) for name in map(own.label, config.proxy)},
   }

@@ -156,7 +156,7 @@ def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> Work:
   marked = {
     copies: training.ids[training.strata == number] for number, copies in enumerate(COPIES, 1)
   }
-  first = {copies: setting.first_of_each(training, ids) for copies, ids in marked.items()}
+  first = {copies: training.first_of_each(ids) for copies, ids in marked.items()}
   key = jax.random.fold_in(jax.random.key(config.key), 8)
   orders = {c: ids[np.asarray(jax.random.permutation(key, len(ids)))] for c, ids in first.items()}
   forget = training.with_copies(np.concatenate([o[: len(o) // 2] for o in orders.values()]))
@@ -206,7 +206,7 @@ def show_ranks(config: Config, problem: Problem) -> None:
   truth, training = problem.truth, problem.training
   with np.load(config.out / "scores.npz") as file:
     scores = {name.removeprefix("proxy_"): file[name] for name in file if name[:6] == "proxy_"}
-  of_each = np.isin(training.ids, setting.first_of_each(training, training.ids))
+  of_each = np.isin(training.ids, training.first_of_each(training.ids))
   kinds = {"all": of_each, "clean": of_each & (training.strata == 0)}
   kinds["marked"] = of_each & ~kinds["clean"]
   written, rows = {}, []

@@ -128,29 +128,13 @@ def refined(
   training: data.Dataset, forget: np.ndarray, scores: np.ndarray, soft: np.ndarray | None
 ) -> list[np.ndarray]:
   """Returns the forget set in three groups by scores [n]; copies of an example stay together."""
-  ids = first_of_each(training, forget)
-  rows = training.rows(ids)
-  groups = rum.refine(scores[rows], ids, soft=None if soft is None else soft[rows])
-  return _with_copies(training, groups)
+  rows = training.rows(forget)
 
+  def cut(ids, places):
+    own = rows[places]
+    return rum.refine(scores[own], ids, soft=None if soft is None else soft[own])
 
-def shuffled(training: data.Dataset, forget: np.ndarray, key: jax.Array) -> list[np.ndarray]:
-  """Returns the forget set in three random groups; copies of an example stay together."""
-  return _with_copies(training, rum.shuffle(first_of_each(training, forget), key))
-
-
-def first_of_each(training: data.Dataset, ids: np.ndarray) -> np.ndarray:
-  """Returns, of ids, the first of each family."""
-  if training.families is None:
-    return ids
-  families = training.families[training.rows(ids)]
-  return ids[np.sort(np.unique(families, return_index=True)[1])]
-
-
-def _with_copies(training: data.Dataset, groups: list[np.ndarray]) -> list[np.ndarray]:
-  if training.families is None:
-    return groups
-  return [training.with_copies(group) for group in groups]
+  return rum.copies_together(training, forget, cut)
 
 
 def group_size_of(group_size: int, training: data.Dataset) -> int:

@@ -290,10 +290,14 @@ def count(value: object, name: str, caller: str) -> None:
 
 
 def key(value: object, caller: str) -> None:
-  """Raises ValueError where a number stands in a key's place."""
-  dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
-  if dtype is None or not (shape or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
-    raise ValueError(f"{caller} got key={value!r}, must be a key of JAX: jax.random.key(0).")
+  """Raises ValueError where something else stands in a key's place, such as its seed."""
+  is_key = isinstance(value, Array) and (
+    (jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and not value.ndim)
+    or (value.dtype == jnp.uint32 and value.ndim == 1)
+  )
+  if not is_key:
+    given = repr(value) if isinstance(value, int | float | str) else f"a {type(value).__name__}"
+    raise ValueError(f"{caller} got key={given}, must be one key. Make one: jax.random.key(0).")
 
 
 def widths(value: object, name: str, caller: str) -> tuple[int, ...]:

@@ -115,6 +115,13 @@ class Dataset:
       return np.sort(self.ids[rows])
     return np.sort(self.ids[np.isin(self.families, self.families[rows])])
 
+  def first_of_each(self, ids: ArrayLike) -> np.ndarray:
+    """Returns, of the given ids, the first of each family, in their order."""
+    rows = self.rows(ids)
+    if self.families is None:
+      return self.ids[rows]
+    return self.ids[rows[np.sort(np.unique(self.families[rows], return_index=True)[1])]]
+
   def kinds(self, caller: str) -> np.ndarray:
     """Returns int [n], what examples are of one kind: strata, or labels where each has one class.
 

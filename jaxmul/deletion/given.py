@@ -19,7 +19,7 @@ def refuse_other(dataset: Any, recipe: Any, key: Any, caller: str) -> None:
       f"{caller} got a {type(recipe).__name__} as recipe: use train.Recipe(model, ...), which says "
       "how the network was trained."
     )
-  refuse_no_key(key, caller)
+  _check.key(key, caller)
 
 
 def refuse_no_dataset(dataset: Any, caller: str) -> None:
@@ -29,17 +29,6 @@ def refuse_no_dataset(dataset: Any, caller: str) -> None:
       f"{caller} got a {type(dataset).__name__} as dataset, must be a data.Dataset. Make it of "
       "arrays: data.Dataset(inputs, labels, ids)."
     )
-
-
-def refuse_no_key(key: Any, caller: str) -> None:
-  """Raises ValueError where something else stands in a key's place, such as its seed."""
-  is_key = isinstance(key, jax.Array) and (
-    (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.ndim)
-    or (key.dtype == jnp.uint32 and key.ndim == 1)
-  )
-  if not is_key:
-    given = repr(key) if isinstance(key, int | float | str) else f"a {type(key).__name__}"
-    raise ValueError(f"{caller} got key={given}, must be one key. Make one: jax.random.key(0).")
 
 
 def ids_of(given: Any, name: str, caller: str) -> np.ndarray:

@@ -132,13 +132,23 @@ def scores_of(network: Any, training: Dataset, ids: np.ndarray, score: str) -> n
   return proxies.score(proxy, network, training.take(ids))
 
 
-def grouped(scores: np.ndarray, ids: np.ndarray, num_groups: int | None) -> dict[str, np.ndarray]:
-  """Returns {name: ids}, low to high: thirds, or one group of a small request."""
-  count = num_groups or (3 if len(ids) >= _LEAST_OF_GROUPS else 1)
+def grouped(
+  training: Dataset, scores: np.ndarray, ids: np.ndarray, num_groups: int | None
+) -> dict[str, np.ndarray]:
+  """Returns {name: ids}, low to high: thirds, or one group of a small request.
+
+  Copies of an example are in one group.
+  """
+  alone = len(training.first_of_each(ids))
+  count = num_groups or (3 if alone >= _LEAST_OF_GROUPS else 1)
   names = {1: ("all",), 2: ("low", "high"), 3: ("low", "medium", "high")}.get(
     count, tuple(f"group {number}" for number in range(count))
   )
-  return dict(zip(names, rum.refine(scores, ids, num_groups=count), strict=True))
+
+  def cut(some, places):
+    return rum.refine(scores[places], some, num_groups=count)
+
+  return dict(zip(names, rum.copies_together(training, ids, cut), strict=True))
 
 
 def request_of(
@@ -166,13 +176,14 @@ def request_of(
   refuse_own_loss(own, "forget", "Choose a plan by hand, for rum.meta_unlearn")
   refuse_other_network(own, recipe, dataset, "forget")
   training = dataset.take(split.train)
+  scores = scores_of(network, training, split.forget, score)
   rides_along = isinstance(network, train.Fit) and score in network.scores
   return Request(
     network=own,
     dataset=dataset,
     split=split,
     heldout=cut_heldout(split.heldout, key),
-    groups=grouped(scores_of(network, training, split.forget, score), split.forget, num_groups),
+    groups=grouped(training, scores, split.forget, num_groups),
     scored_by=f"{score}, {'of the epochs of training' if rides_along else 'of the network'}",
     recipe=recipe,
     store=store,

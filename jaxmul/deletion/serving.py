@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul import proxies, rum
+from jaxmul import _check, proxies, rum
 from jaxmul._identity import digest
 from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
@@ -17,7 +17,6 @@ from jaxmul.deletion import sealed_record
 from jaxmul.deletion.given import (
   ids_of,
   refuse_no_dataset,
-  refuse_no_key,
   refuse_other_network,
 )
 from jaxmul.deletion.refusal import Refused
@@ -65,7 +64,7 @@ def serve(
       f"serve got a {type(rehearsal).__name__}, must be a Rehearsal. Make one: deletion.rehearse."
     )
   refuse_no_dataset(dataset, "serve")
-  refuse_no_key(key, "serve")
+  _check.key(key, "serve")
   if not rehearsal.is_better_than_nothing:
     raise Refused(
       "serve: the rehearsal did not find its plan better than doing nothing. Look at its figures; "

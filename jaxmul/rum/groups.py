@@ -8,7 +8,7 @@ eleven values. Equal scores go by `soft`, where there is one, and then by a rand
 all ids under a fixed key: never by the ids themselves, which often follow the classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check
-from jaxmul._ids import check_ids
+from jaxmul._ids import check_ids, find
 from jaxmul._ties import SOFT_DECIMALS, TIES, scattered
 from jaxmul.data.dataset import Dataset
 
@@ -139,6 +139,42 @@ def shuffle(ids: ArrayLike, key: jax.Array, *, num_groups: int = 3) -> list[np.n
   ids = np.sort(_checked_ids(ids, "shuffle"))
   scores = np.asarray(jax.random.permutation(key, len(ids)))
   return refine(scores, ids, num_groups=num_groups)
+
+
+def copies_together(
+  dataset: Dataset,
+  ids: ArrayLike,
+  cut: Callable[[np.ndarray, np.ndarray], list[np.ndarray]],
+) -> list[np.ndarray]:
+  """Cuts a forget set so that copies of an example, a family of the data set, are in one group.
+
+  Otherwise a copy would be retained while another is unlearned.
+
+  Args:
+    dataset: where the ids are.
+    ids: int [k], the forget set, unique.
+    cut: `(some ids [m], their places among the ids [m]) -> groups`, by `refine` or `shuffle`; it
+      gets one id of each family.
+
+  Returns:
+    The groups, with the copies that are among the ids; as `cut` returns them without families.
+
+  Raises:
+    ValueError: an id is not in the data, or as `cut`.
+
+  Example:
+    >>> toy = Dataset(np.eye(4), np.arange(4) % 2, families=[0, 1, 0, 2])
+    >>> scores = np.array([0.9, 0.1, 0.9])
+    >>> halves = lambda some, places: refine(scores[places], some, num_groups=2)
+    >>> [group.tolist() for group in copies_together(toy, [0, 1, 2], halves)]
+    [[1], [0, 2]]
+  """
+  ids = _checked_ids(ids, "copies_together")
+  first = dataset.first_of_each(ids)
+  groups = cut(first, find(ids, first))
+  if dataset.families is None:
+    return groups
+  return [np.intersect1d(dataset.with_copies(group), ids) for group in groups]
 
 
 def clusters(

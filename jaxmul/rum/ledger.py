@@ -6,6 +6,7 @@ belong to no set, so that the arrays keep their shapes and one compiled program 
 """
 
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -22,7 +23,7 @@ from jaxmul._files import write_atomic
 from jaxmul._ids import check_ids
 from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
-from jaxmul.rum.groups import by_cuts, refine
+from jaxmul.rum.groups import by_cuts, copies_together, refine
 from jaxmul.rum.meta import Kept, Work, chained, params_hash
 from jaxmul.rum.plan import Plan, refuse_no_plan, without_empty
 
@@ -143,7 +144,7 @@ def stream(
     if cuts is not None and len(ids) < len(plan.steps):
       groups = by_cuts(scores, ids, cuts)
     else:
-      groups = refine(scores, ids, num_groups=len(plan.steps))
+      groups = copies_together(dataset, ids, functools.partial(_refined, plan, scores))
     entry = Entry(
       request=number,
       groups=tuple(tuple(group.tolist()) for group in groups),
@@ -170,6 +171,12 @@ def stream(
     if ledger is not None and len(kept) > len(old):
       write_atomic(ledger, "".join(map(_line, kept)).encode())
     yield Deletion(network, entry)
+
+
+def _refined(
+  plan: Plan, scores: ArrayLike, ids: np.ndarray, places: np.ndarray
+) -> list[np.ndarray]:
+  return refine(np.asarray(scores)[places], ids, num_groups=len(plan.steps))
 
 
 def _blanked(dataset: Dataset, ids: np.ndarray) -> Dataset:

@@ -7,7 +7,7 @@ import pytest
 import jaxmul
 from jaxmul import data, models, rum, train, unlearn
 from jaxmul.data import Dataset, Split
-from jaxmul.deletion.request import copies_left
+from jaxmul.deletion.request import copies_left, grouped
 
 KEY = jax.random.key(0)
 
@@ -46,6 +46,19 @@ def test_copies_and_near_duplicates_that_stay_are_told(capsys):
   done = forget(text(), [0, 30, 40, 41])
   assert "repeat" not in capsys.readouterr().err
   assert not any("repeat" in line for line in done.record["not_checked"])
+
+
+def test_copies_are_in_one_group_of_a_request():
+  rng = np.random.default_rng(0)
+  families = np.arange(90) // 2
+  dataset = Dataset(rng.normal(size=(90, 3)), np.arange(90) % 2, families=families)
+  scores = rng.permutation(np.arange(90) // 45)  # equal for half of them: ties are cut anywhere
+  groups = grouped(dataset, scores.astype(float), dataset.ids, None)
+  assert [len(ids) for ids in groups.values()] == [30, 30, 30]
+  for ids in groups.values():
+    np.testing.assert_array_equal(dataset.with_copies(ids), ids)
+  few = grouped(dataset, scores[:40].astype(float), dataset.ids[:40], None)
+  assert list(few) == ["all"]  # of twenty examples
 
 
 @pytest.mark.parametrize("families", [None, np.array([0, 0, 1, 2, 2, 3])])
