@@ -250,6 +250,16 @@ def test_padding_of_a_batch_and_unscored_tokens_after_the_last_change_no_score()
     np.testing.assert_allclose(proxies.score(proxy, network, longer), want, 1e-4)
 
 
+def fitted(inputs, labels):
+  recipe = train.Recipe(tiny(), epochs=1)
+  return train.fit(recipe, Dataset(inputs, labels, num_classes=9), jax.random.key(0))
+
+
+def scored(inputs, labels):
+  network = filled(tiny(), tokens())
+  return proxies.score(proxies.loss, network, Dataset(inputs, labels, num_classes=9))
+
+
 @pytest.mark.parametrize(
   ("call", "says"),
   [
@@ -261,6 +271,38 @@ def test_padding_of_a_batch_and_unscored_tokens_after_the_last_change_no_score()
     (lambda: models.shapes(tiny(), jnp.zeros((1, 10), int)), "got 10 tokens, at most 9 have"),
     (lambda: models.shapes(tiny(), jnp.zeros((1, 4, 5))), r"or their vectors \[B, T, 8\]"),
     (lambda: models.shapes(tiny(), jnp.zeros((1, 4))), r"gpt needs tokens int \[B, T\]"),
+    (
+      lambda: fitted(text().inputs.astype(np.uint8), text().labels),
+      r"got float32 \[1, 6\]\. uint8 are taken for pixels: tokens\.astype\('int32'\)",
+    ),
+    (
+      lambda: fitted(text().inputs + 1, text().labels + 1),
+      r"fit got token 7, which the network embeds as NaN.*models\.gpt\(dataset\.num_classes\)",
+    ),
+    (
+      lambda: fitted(text(length=10).inputs, text(length=10).labels),
+      "gpt got 10 tokens, at most 9 have a position",
+    ),
+    (
+      lambda: fitted(text().inputs, text().labels[:, :-1]),
+      r"fit needs labels \[12, 6\] for logits \[12, 6, 7\], got shape \(12, 5\): one label",
+    ),
+    (
+      lambda: fitted(text().inputs, text().labels[:, -1]),
+      r"fit needs labels \[12, 6\] for logits \[12, 6, 7\], got shape \(12,\): one label for each",
+    ),
+    (
+      lambda: scored(text().inputs, text().labels[:, :-1]),
+      r"score needs labels \[12, 6\] for logits \[12, 6, 7\], got shape \(12, 5\)",
+    ),
+    (
+      lambda: scored(text(length=10).inputs, text(length=10).labels),
+      "gpt got 10 tokens, at most 9 have a position",
+    ),
+    (
+      lambda: scored(text().inputs + 1, text().labels),
+      "score got token 7, which the network embeds as NaN",
+    ),
     (
       lambda: train.fit(train.Recipe(tiny()), Dataset([[0, 7]], [[1, 0]]), jax.random.key(0)),
       "fit got token 7, which the network embeds as NaN: its vocabulary is smaller",
