@@ -352,8 +352,7 @@ def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
   """Returns a model's shapes; raises ValueError where labels are not what it is trained to say."""
   like = models.shapes(model, dataset.example)
   if like.embed is not None:
-    example = dataset.example
-    _check.fresh_tokens(lambda key: models.init(model, key, example), dataset.inputs, caller)
+    _check.fresh_tokens(models.init, model, dataset.inputs, caller)
   _check.answers(like, dataset.example, dataset.labels, caller)
   return like
 
