@@ -1,7 +1,7 @@
 """Do time and memory grow with the number of sequences, and stay small for a small gpt?
 
-Windows of real prose. Each sample is a process of its own, which tells the seconds of a second call
-(the first compiles) and the peak of its memory. `train` is an epoch with learning events, `grand`
+Windows of real prose. Each sample is a process of its own, which tells the CPU seconds of a second
+call (the first compiles) and the peak of its memory. `train` is an epoch with learning events, `grand`
 ghost norms, each of n and of 2 n sequences in alternation; `grand_memory_of_fourfold` is the peak
 of 10,000 sequences over that of 2,500. `gigabytes_of_10m` is the peak of a process in which a gpt
 of ten million params trains (AdamW, 32 sequences of 64 tokens a step) and is scored by learning
@@ -45,10 +45,10 @@ def of(name):
 works = {"train": [fit], "grand": [of("grand")], "all": [fit, of("grand"), of("curvature")]}
 for work in works[what]:
   work()
-start = time.perf_counter()
+start = time.process_time()
 if what != "all":
   works[what][0]()
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 with open("/proc/self/status") as file:
   (peak,) = (line for line in file if line.startswith("VmHWM"))
 params = sum(leaf.size for leaf in jax.tree.leaves(network.params))
