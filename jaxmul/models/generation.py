@@ -57,14 +57,14 @@ def generate(
       "params of your own become one by jaxmul.bind."
     )
   _check.count(num_tokens, "num_tokens", "generate")
-  prompts = _check.rectangular(prompts, "prompts", "generate")
-  if prompts.ndim != 2 or not jnp.issubdtype(prompts.dtype, jnp.integer) or not prompts.size:
+  given = _check.rectangular(prompts, "prompts", "generate")
+  if given.ndim != 2 or not jnp.issubdtype(given.dtype, jnp.integer) or not given.size:
     raise ValueError(
-      f"generate needs prompts int [B, P] of at least one token, got {prompts.dtype} "
-      f"{list(prompts.shape)}. One prompt is tokens[None]."
+      f"generate needs prompts int [B, P] of at least one token, got {given.dtype} "
+      f"{list(given.shape)}. One prompt is tokens[None]."
     )
-  prompts = _check.inputs(prompts.astype(np.int32), "generate")
-  _check.tokens(network, prompts, "generate")
+  tokens = _check.inputs(given.astype(np.int32), "generate")
+  _check.tokens(network, tokens, "generate")
   if key is not None:
     _check.key(key, "generate")
   if not temperature > 0:
@@ -72,8 +72,8 @@ def generate(
       f"generate got temperature={temperature}, must be above 0; key=None takes the most likely."
     )
   if model is not None:
-    _check_model(model, network, prompts.shape[1], num_tokens)
-  return _generated(network, prompts, num_tokens, model, key, temperature)
+    _check_model(model, network, given.shape[1], num_tokens)
+  return _generated(network, tokens, num_tokens, model, key, temperature)
 
 
 def _check_model(model: GPT, network: Network, given: int, num_tokens: int) -> None:
