@@ -183,8 +183,10 @@ def write(
       "memorization": truth.memorization,
       "memorization_low": truth.low,
       "memorization_high": truth.high,
-      **{f"group_{name}": ids for name, ids in groups.items()},
-      **{f"proxy_{name}": of_seeds for name, of_seeds in scores.items()},
+      "group": group_numbers(truth.ids, problem.groups),
+      "group_names": np.array(list(groups)),
+      "proxies": np.stack(list(scores.values())),
+      "proxy_names": np.array(list(scores)),
     },
   )
   confidence = [[seed["confidence"][name] for seed in seeds] for name in methods]
@@ -248,6 +250,14 @@ def write(
     for name, rows in figures.items()
   }
   return shown, told
+
+
+def group_numbers(ids: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns int8 [n], the number of the group that each id is in, −1 where it is in none."""
+  numbers = np.full(len(ids), -1, np.int8)
+  for number, members in enumerate(groups):
+    numbers[np.isin(ids, members)] = number
+  return numbers
 
 
 def groups_of(problem: Problem) -> dict[str, dict[str, object]]:

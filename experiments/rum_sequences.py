@@ -205,7 +205,7 @@ def show_ranks(config: Config, problem: Problem) -> None:
   """Prints and writes each proxy's rank correlation with the truth, by kind and by score."""
   truth, training = problem.truth, problem.training
   with np.load(config.out / "scores.npz") as file:
-    scores = {name.removeprefix("proxy_"): file[name] for name in file if name[:6] == "proxy_"}
+    scores = dict(zip(file["proxy_names"].tolist(), file["proxies"], strict=True))
   of_each = np.isin(training.ids, training.first_of_each(training.ids))
   kinds = {"all": of_each, "clean": of_each & (training.strata == 0)}
   kinds["marked"] = of_each & ~kinds["clean"]

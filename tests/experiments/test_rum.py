@@ -128,10 +128,10 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
   assert config["config"]["batch_size"] == 64
   assert config["versions"]["jax"]
   with np.load(out / "scores.npz", allow_pickle=False) as scores:
-    assert scores["proxy_curvature"].shape == (2, len(scores["ids"]))
-    groups = [scores[f"group_{name}"] for name in ("low", "medium", "high")]
-    assert len(np.unique(np.concatenate(groups))) == 90
-    assert np.isin(np.concatenate(groups), scores["ids"]).all()
+    assert scores["proxies"].shape == (len(scores["proxy_names"]), 2, len(scores["ids"]))
+    assert "curvature" in scores["proxy_names"]
+    assert scores["group_names"].tolist() == ["low", "medium", "high"]
+    assert np.bincount(scores["group"] + 1).tolist() == [len(scores["ids"]) - 90, 30, 30, 30]
   for name in ("memorization", "proxies", "methods", "gallery"):
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
   with np.load(out / "unlearned.npz", allow_pickle=False) as unlearned:
