@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 import zipfile
 import zlib
@@ -33,6 +34,21 @@ _UNREADABLE = (
   *(OSError, ValueError, AttributeError, TypeError, EOFError, KeyError, RuntimeError),
   *(zipfile.BadZipFile, zlib.error),
 )
+
+
+def local(path: str | os.PathLike[str]) -> Path:
+  """Returns a path of this machine, `~` expanded.
+
+  Raises:
+    ValueError: it is a URL, such as gs://bucket/folder, where no file is synced or renamed.
+  """
+  found = Path(os.path.expanduser(path))
+  if found.parts and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", found.parts[0]):
+    raise ValueError(
+      f"{os.fspath(path)} is a URL, must be a local path. Mount the bucket and name the folder "
+      "there, or work in a local folder and copy it."
+    )
+  return found
 
 
 def write_sealed(path: Path, content: bytes, place: Place, limit: int = _LARGEST) -> None:
@@ -203,10 +219,11 @@ def sha256(path: Path) -> str:
 def sync(path: Path) -> None:
   """Makes a file's content, or a rename inside a folder, last through a power cut.
 
-  Some network file systems, and Windows, do that for files alone and refuse it for folders.
+  Some network file systems, and Windows, do that for files alone and refuse it for folders; Windows
+  for what is open for writing.
   """
   try:
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
       os.fsync(handle)
     finally:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _check
-from jaxmul._files import equal, read_sealed, sha256, short, sync, write_sealed
+from jaxmul._files import equal, local, read_sealed, sha256, short, sync, write_sealed
 from jaxmul.binding import Network, is_a
 
 MANIFEST = "manifest.json"
@@ -408,12 +408,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _absolute(path: PathLike) -> Path:
-  if "://" in str(path):
-    raise ValueError(
-      f"checkpoint got the URL {str(path)!r}, must be a folder. "
-      "Save to a local folder and copy that, or mount the bucket."
-    )
-  return Path(path).expanduser().resolve()
+  return local(path).resolve()
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -111,4 +111,4 @@ class Report:
 
   def run(self) -> None:
     """Writes the page."""
-    print(report.html(self.folder.expanduser()))
+    print(report.html(self.folder))

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from jaxmul import report
-from jaxmul._files import write_sealed
+from jaxmul._files import local, write_sealed
 
 CONFIG = "config.json"
 _ELSEWHERE = ("config", "out", "store", "executor")  # what decides no result
@@ -26,7 +26,7 @@ def defaults(commands: Mapping[str, type], arguments: Sequence[str]) -> dict[str
   path = _path_in(arguments)
   if path is None or arguments[0] not in commands:
     return {}
-  return {arguments[0]: _read(Path(path).expanduser(), arguments[0], commands[arguments[0]])}
+  return {arguments[0]: _read(local(path), arguments[0], commands[arguments[0]])}
 
 
 def write(flags: Any, folder: Path) -> None:

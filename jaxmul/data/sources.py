@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmul._files import local
 from jaxmul._progress import shown
 from jaxmul.data.dataset import Dataset
 
@@ -91,7 +92,7 @@ def from_npz(path: str | os.PathLike) -> Dataset:
     ...   from_npz(path).ids.tolist()
     [7, 5, 9]
   """
-  path = Path(path).expanduser()
+  path = local(path)
   if not path.is_file():
     raise FileNotFoundError(f"from_npz: there is no file {path}. {_NPZ}")
   with reading(f"from_npz: {path}", _NPZ), zipfile.ZipFile(path) as archive:
@@ -139,7 +140,7 @@ def from_folder(path: str | os.PathLike) -> Dataset:
     ...   from_folder(folder).labels.tolist()
     [0, 1]
   """
-  path = Path(path).expanduser()
+  path = local(path)
   if not path.is_dir():
     raise FileNotFoundError(f"from_folder: there is no folder {path}. Pass one of class folders.")
   folders = [folder for folder in _visible(path) if folder.is_dir()]

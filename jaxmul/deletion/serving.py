@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxmul import _check, proxies, rum
+from jaxmul._files import local
 from jaxmul._identity import digest
 from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
@@ -76,7 +77,7 @@ def serve(
     refuse_other_network(network, rehearsal.recipe, dataset, "serve")
   record = None
   if store is not None:
-    record = functools.partial(_recorded, rehearsal, digest(dataset), key, Path(store))
+    record = functools.partial(_recorded, rehearsal, digest(dataset), key, local(store))
   return rum.stream(
     rehearsal.plan,
     network,

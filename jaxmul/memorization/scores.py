@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul._files import npz, read_npz, read_sealed, write_sealed
+from jaxmul._files import local, npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import hashed
 from jaxmul._ids import check_ids, rows_of
 from jaxmul.memorization.matrix import Influence
@@ -109,7 +109,7 @@ class Estimate:
 
     Its zip comment is a SHA-256 of all that is before it; `numpy.load` reads it as any other.
     """
-    write_sealed(Path(path), npz(self._arrays() | {"design": np.array(self.design)}), "zip")
+    write_sealed(local(path), npz(self._arrays() | {"design": np.array(self.design)}), "zip")
 
   @classmethod
   def load(
@@ -137,7 +137,7 @@ class Estimate:
       >>> read.ids.tolist(), read.memorization.tolist()
       ([3, 7], [0.1, 0.5])
     """
-    path = Path(path)
+    path = local(path)
     arrays = _read(path, None if names is None else tuple(names.values()))
     if names is None:
       missing = [name for name in ("ids", *_SCORES) if name not in arrays and name not in _LATER]

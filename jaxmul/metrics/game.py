@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from jaxmul import _check
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
 from jaxmul.metrics._attackers import ATTACKS, OF_LOGITS, Given, Known, Scores
@@ -37,6 +38,7 @@ def known(split: Split, attack_ids: npt.ArrayLike, key: jax.Array) -> Known:
     raise ValueError(f"attacks got {len(ids)} held-out ids, need at least 4. Hold out more.")
   parts = {"forget": split.forget, "retain": split.retain, "test": split.test}
   attacks.refuse_overlap({"attack_ids": ids} | parts, "metrics.game")
+  _check.key(key, "attacks")
   keys = jax.random.split(key)
   ids = ids[np.asarray(jax.random.permutation(keys[0], len(ids)))]
   cut = min(len(ids) // 2, len(split.retain))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmul._files import write_atomic
+from jaxmul._files import local, write_atomic
 from jaxmul._identity import hashed
 from jaxmul.metrics import Blind, Figure, find
 from jaxmul.metrics.figures import over_seeds
@@ -46,7 +46,7 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
   Raises:
     ValueError: the directory is no run, a file in it is damaged, or the images or texts do not fit.
   """
-  folder = Path(run_directory)
+  folder = local(run_directory)
   run = read(folder)
   path = folder / "report.html"
   template = _environment().get_template("report.html")

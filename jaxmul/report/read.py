@@ -178,9 +178,7 @@ def _scores(path: Path) -> dict[str, np.ndarray]:
   if "proxy_names" not in scores:
     raise ValueError(f"{path} names no proxies: it is no file of a run, or {_OLDER}")
   order = np.argsort(scattered(scores["ids"]))
-  return {
-    name: values if name in _NAMES else values[..., order] for name, values in scores.items()
-  }
+  return {name: values if name in _NAMES else values[..., order] for name, values in scores.items()}
 
 
 def _names(scores: dict[str, np.ndarray], key: str) -> list[str]:

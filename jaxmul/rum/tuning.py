@@ -27,7 +27,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxmul import metrics, unlearn
+from jaxmul import _check, metrics, unlearn
 from jaxmul._ids import find
 from jaxmul.binding import Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
@@ -124,6 +124,7 @@ def tune(
       f"tune got {len(tried)} candidates and budget={budget} for {len(groups)} groups; "
       f"give at least one candidate, and a budget of at least {len(groups)}."
     )
+  _check.key(key, "tune")
   _refuse_other("rum.tune", "heldout", heldout, Dataset, "dataset.take(ids)")
   if estimate is not None:
     cure = "memorization.estimate(retraining.cross_fit(recipe, dataset, key))"

@@ -347,7 +347,9 @@ def test_scores_of_replaced_images_are_computed_again(files, capsys):
   for name, scores in first.items():
     np.testing.assert_array_equal(again[name], scores)
     assert np.array_equal(changed[name], scores) == (name != "proxies"), name
-  for name, one, other in zip(first["proxy_names"], first["proxies"], changed["proxies"], strict=True):
+  for name, one, other in zip(
+    first["proxy_names"], first["proxies"], changed["proxies"], strict=True
+  ):
     assert np.array_equal(one, other) == (name != "heldout_divergence"), name
 
 

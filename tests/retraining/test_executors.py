@@ -16,11 +16,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from toys import RECIPE, two_classes
 
 from jaxmul import memorization, models, retraining, train
 from jaxmul.data import Dataset, sources
 from jaxmul.retraining import executors
-from toys import RECIPE, two_classes
 
 pytestmark = pytest.mark.rounding
 ROOT = Path(__file__).parents[2]
