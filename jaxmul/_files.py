@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import tempfile
 import zipfile
 import zlib
@@ -34,21 +33,6 @@ _UNREADABLE = (
   *(OSError, ValueError, AttributeError, TypeError, EOFError, KeyError, RuntimeError),
   *(zipfile.BadZipFile, zlib.error),
 )
-
-
-def local(path: str | os.PathLike[str]) -> Path:
-  """Returns a path of this machine, `~` expanded.
-
-  Raises:
-    ValueError: it is a URL, such as gs://bucket/folder, where no file is synced or renamed.
-  """
-  found = Path(os.path.expanduser(path))
-  if found.parts and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", found.parts[0]):
-    raise ValueError(
-      f"{os.fspath(path)} is a URL, must be a local path. Mount the bucket and name the folder "
-      "there, or work in a local folder and copy it."
-    )
-  return found
 
 
 def write_sealed(path: Path, content: bytes, place: Place, limit: int = _LARGEST) -> None:

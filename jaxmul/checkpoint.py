@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _check
-from jaxmul._files import equal, local, read_sealed, sha256, short, sync, write_sealed
+from jaxmul._files import equal, read_sealed, sha256, short, sync, write_sealed
+from jaxmul._paths import local
 from jaxmul.binding import Network, is_a
 
 MANIFEST = "manifest.json"

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul._check import is_concrete
-from jaxmul._files import equal, local, write_atomic
+from jaxmul._files import equal, write_atomic
 from jaxmul._identity import tree_digest
 from jaxmul._ids import check_ids
+from jaxmul._paths import local
 from jaxmul.binding import Network
 
 _NETWORK, _SCORES = "network 1", "scores 1"

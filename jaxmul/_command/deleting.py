@@ -12,7 +12,8 @@ from jaxmul import checkpoint as checkpoints
 from jaxmul import deletion
 from jaxmul._command import inputs, saved_config, tables
 from jaxmul._command.flags import PathOrNone, Split
-from jaxmul._files import local, read_sealed
+from jaxmul._files import read_sealed
+from jaxmul._paths import local
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from jaxmul._command import inputs, saved_config
-from jaxmul._files import local
+from jaxmul._paths import local
 from jaxmul.data import Dataset
 from jaxmul.train import Recipe
 

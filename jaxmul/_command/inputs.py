@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxmul import checkpoint, models, train
 from jaxmul import data as sources
-from jaxmul._files import local
 from jaxmul._ids import rows_of
+from jaxmul._paths import local
 from jaxmul.binding import Network
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from jaxmul import report
-from jaxmul._files import local, write_sealed
+from jaxmul._files import write_sealed
+from jaxmul._paths import local
 
 CONFIG = "config.json"
 _ELSEWHERE = ("config", "out", "store", "executor")  # what decides no result
@@ -62,9 +63,9 @@ def _plain(flags: Any) -> dict[str, Any]:
 
 
 def _path_in(arguments: Sequence[str]) -> str | None:
-  for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+  for place, word in enumerate(arguments):
     if word == "--config":
-      return following
+      return next(iter(arguments[place + 1 :]), None)
     if word.startswith("--config="):
       return word.removeprefix("--config=")
   return None

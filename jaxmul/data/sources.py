@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul._files import local
+from jaxmul._paths import local
 from jaxmul._progress import shown
 from jaxmul.data.dataset import Dataset
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxmul._files import local
+from jaxmul._paths import local
 from jaxmul.data import sources
 from jaxmul.data.dataset import Dataset
 

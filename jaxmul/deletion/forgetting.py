@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from jaxmul import _check, memorization, rum, train
-from jaxmul._files import local
+from jaxmul._paths import local
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.deletion import evidence_and_cost as levels

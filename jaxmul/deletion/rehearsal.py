@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from jaxmul import _check, _settings, memorization, models, rum, train
-from jaxmul._files import local
 from jaxmul._identity import digest, versions
+from jaxmul._paths import local
 from jaxmul._ties import scattered
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset

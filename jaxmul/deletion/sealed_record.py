@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from jaxmul import _identity, _settings, checkpoint, rum, train
-from jaxmul._files import local, read_sealed, sha256, write_atomic, write_sealed
+from jaxmul._files import read_sealed, sha256, write_atomic, write_sealed
+from jaxmul._paths import local
 from jaxmul.binding import Network
 from jaxmul.deletion.evidence_and_cost import NOT_CHECKED, Evidence
 from jaxmul.deletion.request import Request, copies_left

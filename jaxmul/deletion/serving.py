@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from jaxmul import _check, proxies, rum
-from jaxmul._files import local
 from jaxmul._identity import digest
+from jaxmul._paths import local
 from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.deletion import sealed_record

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul._files import local
+from jaxmul._paths import local
 from jaxmul._ties import scattered
 from jaxmul.memorization.scores import Estimate, from_tallies, refuse_without_intervals, warn_of
 from jaxmul.retraining.chunk import TALLIES, Chunk, add

@@ -19,8 +19,9 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul._files import local, sha256, sync
+from jaxmul._files import sha256, sync
 from jaxmul._ids import rows_of
+from jaxmul._paths import local
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.retraining.progress import Progress

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul._files import local, npz, read_npz, read_sealed, write_sealed
+from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import hashed
 from jaxmul._ids import check_ids, rows_of
+from jaxmul._paths import local
 from jaxmul.memorization.matrix import Influence
 from jaxmul.memorization.newcombe_intervals import newcombe
 from jaxmul.retraining.chunk import Chunk, add, has_classes

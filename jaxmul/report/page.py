@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxmul._files import local, write_atomic
+from jaxmul._files import write_atomic
 from jaxmul._identity import hashed
+from jaxmul._paths import local
 from jaxmul.metrics import Blind, Figure, find
 from jaxmul.metrics.figures import over_seeds
 from jaxmul.report import charts, explorer

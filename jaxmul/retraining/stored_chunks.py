@@ -12,8 +12,9 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxmul._files import local, npz, read_npz, read_sealed, write_sealed
+from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import describe
+from jaxmul._paths import local
 from jaxmul.retraining.chunk import TALLIES, Chunk
 from jaxmul.retraining.leave_out_schedule import Schedule
 

@@ -284,6 +284,12 @@ FOUR = ("--checkpoint", "trained", "--ids", "ids.csv")
     (("score", *ARRAYS, *FOUR[:2], "--config", "no.json"), "--config no.json: there is no such"),
     (("evaluate", *ARRAYS, *UNSEEN, *FOUR, "--oracles", "1"), "--oracles 1: must be at least 2"),
     (("verify", "nothing"), "no record.json in nothing"),
+    ((), "name a command: score, memorize, forget"),
+    (("skore",), "there is no command skore: score, memorize, forget"),
+    (("score", "--netwrk", "mine:recipe"), "has no --netwrk. Did you mean --network?"),
+    (("forget", *ARRAYS, *UNSEEN, *FOUR, "--orackles=3"), "has no --orackles. Did you mean --oracl"),
+    (("verify", "nothing", "--zzz"), "jaxmul verify has no --zzz. jaxmul verify --help lists all"),
+    (("score", *ARRAYS[:2], "--data", "gs://b/x.npz", *FOUR[:2]), "Mount the bucket"),
   ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, arguments, said):

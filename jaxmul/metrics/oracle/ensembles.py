@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxmul import _check, models
-from jaxmul._files import local
+from jaxmul._paths import local
 from jaxmul.binding import refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxmul import losses
-from jaxmul._files import local, npz, write_atomic
+from jaxmul._files import npz, write_atomic
 from jaxmul._ids import check_ids, find, rows_of
+from jaxmul._paths import local
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.data.dataset import Dataset
