@@ -133,10 +133,12 @@ def write(
     agreements[name] = [judge.ranked(row[known], memorization, high) for row in scores[name]]
     precisions = [agreement.precision_at_k for agreement in agreements[name]]
     seconds = [seed["proxies"][name]["seconds"] for seed in seeds]
-    cost = metrics.figures.over_seeds(seconds, name="seconds")
+    cost = metrics.figures.over_seeds(seconds, within=(0, np.inf), name="seconds")
     scored[name] = [
       *judge.rank_figures(agreements[name]),
-      judge.maybe_over_seeds(precisions, name="precision at high group"),
+      judge.maybe_over_seeds(
+        precisions, within=metrics.figures.RATE, name="precision at high group"
+      ),
       cost,
       Figure(name="speed-up", value=problem.seconds["ground truth"] / cost.value),
     ]

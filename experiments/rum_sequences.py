@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 from experiments import cli, main_job, setting, tables
-from experiments.judge import maybe_over_seeds, ranked
+from experiments.judge import CORRELATION, maybe_over_seeds, ranked
 from experiments.main_job_results import Problem, Work
 from jaxmul import data, models, report, rum, train, unlearn
 from jaxmul.metrics import figures
@@ -216,7 +216,8 @@ def show_ranks(config: Config, problem: Problem) -> None:
       for score, values in (("exact", truth.memorization), ("e^−ℓ", truth.soft)):
         known = rows_of & np.isfinite(values)
         found = [ranked(row[known], values[known], max(1, known.sum() // 10)) for row in of_seeds]
-        mean = maybe_over_seeds([each.spearman for each in found], name="spearman")
+        ranks = [each.spearman for each in found]
+        mean = maybe_over_seeds(ranks, within=CORRELATION, name="spearman")
         written.setdefault(name, {})[f"{kind}, {score}"] = mean
         cells.append(tables.with_half_width(mean))
     rows.append((name, *cells))

@@ -276,7 +276,9 @@ def write(
       figures[name] += rank_figures([ranked(own[known], truth[known], top_k) for own in clean])
     if config.planted:
       rates = list(map(auroc, of["noisy"][row], arrays["planted"]))
-      figures[name].append(metrics.figures.over_seeds(rates, name="auroc"))
+      figures[name].append(
+        metrics.figures.over_seeds(rates, within=metrics.figures.RATE, name="auroc")
+      )
     times = [float(seed["seconds"][row]) for seed in seeds]
     if np.isfinite(times).all():
       median = float(np.median(times))

@@ -42,7 +42,7 @@ def t_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> 
   Returns:
     An `Interval` in the unit of the values. One seed gives no interval: its low and high are NaN.
     The interval covers the mean over seeds in 95 % of cases if the values are about normal; it is
-    not cut at 0 or 1.
+    not cut at 0 or 1, as `figures.over_seeds` cuts it.
 
   Raises:
     ValueError: no values, not one axis, or NaN or inf among them.

@@ -14,7 +14,7 @@ from jaxmul._files import write_atomic
 from jaxmul._identity import hashed
 from jaxmul._paths import local
 from jaxmul.metrics import Blind, Figure, find
-from jaxmul.metrics.figures import over_seeds
+from jaxmul.metrics.figures import RATE, over_seeds
 from jaxmul.report import charts, explorer
 from jaxmul.report.read import After, Method, Run, read
 
@@ -189,7 +189,7 @@ def _gaps_by_group(run: Run) -> dict[str, dict[str, Figure]]:
   distance = dict(zip(after.methods, np.abs(after.confidence - after.oracles), strict=True))
   return {
     name: {
-      method: over_seeds(seeds[:, rows].mean(axis=1), name="example gap", part=name)
+      method: over_seeds(seeds[:, rows].mean(axis=1), within=RATE, name="example gap", part=name)
       for method, seeds in distance.items()
     }
     for name, rows in _members(after, run).items()
