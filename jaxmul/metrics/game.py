@@ -16,6 +16,7 @@ from jaxmul import _check
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
 from jaxmul.metrics._attackers import ATTACKS, OF_LOGITS, Given, Known, Scores
+from jaxmul.metrics.attacks.svc_attacks import nonmember_share
 from jaxmul.metrics.oracle.ensembles import Ensemble
 from jaxmul.metrics.oracle.model_outputs import Outputs
 
@@ -117,7 +118,7 @@ def nonmember_rate(models: Outputs, scored: npt.ArrayLike, fit: Known) -> np.nda
   attacks.refuse_overlap({"scored": scored} | fit._asdict(), "metrics.game")
   parts = (fit.members, fit.nonmembers, scored)
   p = zip(*(models.take(ids).probability[..., None] for ids in parts), strict=True)
-  return np.array([np.mean(attacks.svc_scores(*of_model) < 0) for of_model in p])
+  return np.array([nonmember_share(attacks.svc_scores(*of_model)) for of_model in p])
 
 
 def attack_all(
