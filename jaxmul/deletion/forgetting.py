@@ -250,4 +250,5 @@ def chosen(
     budget=_TRIALS * len(groups),
     estimate=estimate,
     store=request.folder("trials"),
+    progress=request.progress,
   )
