@@ -105,6 +105,14 @@ def test_the_bootstrap_over_examples_covers_the_mean():
   assert 0.92 <= np.mean(inside) <= 0.97
 
 
+def test_one_example_gives_no_interval_and_equal_ones_a_point():
+  mean, low, high = intervals.over_examples([0.25])
+  assert mean == 0.25
+  assert math.isnan(low)
+  assert math.isnan(high)
+  assert intervals.over_examples(np.full(9, 0.5)) == (0.5, 0.5, 0.5)
+
+
 def test_paired_differences_are_scipys_paired_t():
   rng = np.random.default_rng(2)
   a, b = rng.normal(0.9, 0.1, 6), rng.normal(0.8, 0.1, 6)
