@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _check
+from jaxmul import _article, _check
 from jaxmul._files import equal, read_sealed, sha256, short, sync, write_sealed
 from jaxmul._paths import local
 from jaxmul.binding import Network, is_a
@@ -295,7 +295,7 @@ def _array(leaf: object, name: str) -> np.ndarray:
   value = np.asarray(leaf if is_number else None)
   if not (jnp.issubdtype(value.dtype, np.number) or value.dtype == bool):
     raise ValueError(
-      f"checkpoint.save: leaf {name!r} is a {type(leaf).__name__}, not an array of numbers. "
+      f"checkpoint.save: leaf {name!r} is {_article.of(leaf)}, not an array of numbers. "
       "Keep it out of the params, or make it static."
     )
   if not value.size:

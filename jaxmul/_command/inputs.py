@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul import checkpoint, models, train
+from jaxmul import _article, checkpoint, models, train
 from jaxmul import data as sources
 from jaxmul._ids import rows_of
 from jaxmul._paths import local
@@ -51,7 +51,7 @@ def recipe(name: str) -> train.Recipe:
   found = named(name, "network", called=True)
   if not isinstance(found, train.Recipe):
     raise ValueError(
-      f"--network {name} gives a {type(found).__name__}, must give a train.Recipe: the "
+      f"--network {name} gives {_article.of(found)}, must give a train.Recipe: the "
       "network, and how it was trained."
     )
   return found

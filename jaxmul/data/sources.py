@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmul import _article
 from jaxmul._paths import local
 from jaxmul._progress import shown
 from jaxmul.data.dataset import Dataset
@@ -283,5 +284,5 @@ def _pixels(value: ArrayLike) -> np.ndarray:
     _refuse_mode(mode)
   array = np.asarray(value)
   if array.dtype.hasobject:
-    raise ValueError(f"an example is a {type(value).__name__}, must be an array of numbers")
+    raise ValueError(f"an example is {_article.of(value)}, must be an array of numbers")
   return array

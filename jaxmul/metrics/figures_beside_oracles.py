@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from jaxmul import _article
 from jaxmul._ids import check_ids
 from jaxmul.data.split import Split
 from jaxmul.metrics.attacks.rates_with_intervals import KINDS
@@ -116,7 +117,7 @@ def _refuse_groups(groups: Mapping[str, np.ndarray], split: Split) -> None:
   """Raises ValueError where groups are not named, disjoint parts of the forget set."""
   if not isinstance(groups, Mapping):
     raise ValueError(
-      f"beside_oracles got groups as a {type(groups).__name__}, must be {{name: ids}}. Name them: "
+      f"beside_oracles got groups as {_article.of(groups)}, must be {{name: ids}}. Name them: "
       'dict(zip(("low", "medium", "high"), rum.refine(scores, split.forget))).'
     )
   taken = {"forget", "retain", "test", "attack"} & set(groups)

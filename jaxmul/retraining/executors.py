@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _check, _sharding
+from jaxmul import _article, _check, _sharding
 from jaxmul.retraining.chunk import (
   Chunk,
   Outcome,
@@ -174,7 +174,7 @@ def pool(submitter: Submitter) -> Executor:
   """
   if not callable(getattr(submitter, "submit", None)):
     raise TypeError(
-      f"pool got a {type(submitter).__name__} without submit(function, *arguments). "
+      f"pool got {_article.of(submitter)} without submit(function, *arguments). "
       "Pass a concurrent.futures executor, a Dask client or a submitit executor."
     )
 

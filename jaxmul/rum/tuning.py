@@ -27,7 +27,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxmul import _check, metrics, unlearn
+from jaxmul import _article, _check, metrics, unlearn
 from jaxmul._ids import find
 from jaxmul._progress import stages
 from jaxmul.binding import Network, as_network, refuse_own_loss
@@ -341,7 +341,7 @@ def _from_heldout(
 def _refuse_other(caller: str, name: str, given: object, wanted: type, cure: str) -> None:
   if not isinstance(given, wanted):
     raise ValueError(
-      f"{caller} got {name} as a {type(given).__name__}, must be a {wanted.__name__}. Pass {cure}."
+      f"{caller} got {name} as {_article.of(given)}, must be a {wanted.__name__}. Pass {cure}."
     )
 
 

@@ -47,9 +47,9 @@ def test_a_method_is_an_unlearner_or_a_step():
   assert found.unlearner is not None
   assert found.unlearner.name == "neg_grad_plus"
   assert own.step("mypkg_mod:step", 64).epochs == 3
-  with pytest.raises(ValueError, match="gives a int, must give an unlearn"):
+  with pytest.raises(ValueError, match="gives an int, must give an unlearn"):
     own.step("mypkg_mod:number", 64)
-  with pytest.raises(ValueError, match="--proxy mypkg_mod:number is a int, must be"):
+  with pytest.raises(ValueError, match="--proxy mypkg_mod:number is an int, must be"):
     own.proxy("mypkg_mod:number")
   with pytest.raises(ValueError, match="--proxy mypkg_mod:g: AttributeError"):
     own.proxy("mypkg_mod:g")

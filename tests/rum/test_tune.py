@@ -151,7 +151,7 @@ def test_candidates_are_in_units_of_the_recipes_own_rate():
   assert max(step.epochs for step in found.values()) <= recipe.epochs / 2
   short = dataclasses.replace(recipe, epochs=3)
   assert {step.epochs for step in rum.candidates(short).values()} == {1}
-  with pytest.raises(ValueError, match=r"candidates got recipe as a int, must be a Recipe"):
+  with pytest.raises(ValueError, match=r"candidates got recipe as an int, must be a Recipe"):
     rum.candidates(256)
   with pytest.raises(ValueError, match="no held-out examples"):
     rum.surrogate(ORIGINAL, ORIGINAL, TRAINING, SPLIT, HELDOUT.take([]))
