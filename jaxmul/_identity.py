@@ -147,7 +147,8 @@ def describe(value: object) -> str:
     if "<" in value.__qualname__:
       raise ValueError(
         f"{value.__qualname__} cannot be told from another such function, so a run with it "
-        "could not be resumed. Use a module-level function or a frozen dataclass."
+        "could not be resumed. Use a module-level function, such as one that calls what a factory "
+        "made, or a frozen dataclass."
       )
     return _name(value)
   if type(value).__repr__ is object.__repr__ or " at 0x" in repr(value):
