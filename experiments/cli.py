@@ -31,10 +31,10 @@ def main(script: Callable[[Config], None], config: type[Config], description: st
   """Runs a script whose flags are the attributes of a config."""
   import tyro
 
-  run(lambda: script(_at_home(tyro.cli(config, prog=program(), description=description))))
+  run(lambda: script(at_home(tyro.cli(config, prog=program(), description=description))))
 
 
-def _at_home(config: Config) -> Config:
+def at_home(config: Config) -> Config:
   """Returns a config whose paths are of this machine, `~` expanded; a URL is refused."""
   given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
   paths = {name: local(value) for name, value in given.items() if isinstance(value, Path)}
