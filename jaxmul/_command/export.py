@@ -73,5 +73,5 @@ def _latex(methods: Mapping[str, Sequence[Figure]], shown: Sequence[str]) -> str
 
 
 def _cell(figure: Figure) -> str:
-  half = max(figure.high - figure.value, figure.value - figure.low)  # one end may be cut at 0 or 1
+  half = figure.half_width
   return f"${figure.value:.3f} \\pm {half:.3f}$" if np.isfinite(half) else f"${figure.value:.3f}$"

@@ -62,6 +62,14 @@ class Figure:
     """The name, after whose it is if not of unlearned models."""
     return self.name if self.of == "unlearned" else f"{self.of} {self.name}"
 
+  @property
+  def half_width(self) -> float:
+    """Half of its interval, whole where an end is cut at a bound; NaN where there is none."""
+    if self.note == SEEDS and self.seeds:
+      mean, _, high = t_interval(self.seeds)
+      return high - mean
+    return max(self.high - self.value, self.value - self.low)
+
 
 @dataclasses.dataclass(frozen=True)
 class Blind:

@@ -44,8 +44,9 @@ def test_of_rates_it_is_cut_where_they_lie_and_tables_show_the_whole_half():
   assert high > 1
   assert tables.with_half_width(figure) == f"{mean:.3f} ± {high - mean:.3f}"
   assert export._cell(figure) == f"${mean:.3f} \\pm {high - mean:.3f}$"
-  figure = metrics.figures.over_seeds([0.01, 0.0], within=metrics.figures.RATE, name="example gap")
-  assert figure.low == 0
+  figure = metrics.figures.over_seeds([0.1, 0.5], within=metrics.figures.RATE, name="example gap")
+  assert (figure.low, figure.high) == (0, 1)
+  assert tables.with_half_width(figure) == "0.300 ± 2.541"  # t(0.975, 1) = 12.706 times 0.2
   one = metrics.figures.over_seeds([0.5], within=metrics.figures.RATE, name="ToW")
   assert math.isnan(one.low)
   assert export._cell(one) == "$0.500$"
