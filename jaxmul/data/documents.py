@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from jaxmul import _check
 from jaxmul._ids import rows_of
+from jaxmul._paths import local
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.sources import MAX_BYTES
 
@@ -201,7 +201,7 @@ def near_duplicates(dataset: Dataset, ids: ArrayLike, *, share: float = 0.5) -> 
 def _read(source: str | os.PathLike, tokenizer: Tokenizer | None) -> tuple[np.ndarray, int]:
   """Returns the tokens of a text or file, and the size of their vocabulary."""
   if isinstance(source, os.PathLike):
-    path = Path(source)
+    path = local(source)
     if not path.is_file():
       raise FileNotFoundError(f"text: there is no file {path}. Pass a path, or the text as str.")
     if path.stat().st_size > MAX_BYTES:

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from jaxmul._files import sha256, sync
 from jaxmul._ids import rows_of
+from jaxmul._paths import local
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.retraining.progress import Progress
@@ -57,7 +58,7 @@ class ChosenInfluence:
     Raises:
       ValueError: the folder is not one that `influence` wrote, or a file in it is damaged.
     """
-    path = Path(path)
+    path = local(path)
     try:
       expected = json.loads((path / _DIGESTS).read_bytes())
       for name in _ARRAYS:
@@ -127,7 +128,8 @@ def influence(
   rows_of(schedule.candidates, ids, "influence", lack, cure)
   ids = ids.astype(np.int64)
   if out is not None:
-    _refuse_foreign(Path(out), store)
+    out = local(out)
+    _refuse_foreign(out, store)
     out = out if jax.process_index() == 0 else None
   with (
     tempfile.TemporaryDirectory(dir=None if out is None else _parent(out)) as folder,
@@ -162,10 +164,10 @@ def influence(
     (whole / _DIGESTS).write_text(json.dumps(digests, indent=2))
     for file in whole.iterdir():
       sync(file)
-    if Path(out).exists():
-      Path(out).rename(Path(folder) / "before")
+    if out.exists():
+      out.rename(Path(folder) / "before")
     whole.rename(out)
-    sync(Path(out).parent)
+    sync(out.parent)
   return ChosenInfluence.load(out)
 
 
@@ -240,11 +242,11 @@ def _refuse_foreign(out: Path, store: Path | str | None) -> None:
   known = {*_ARRAYS, _DIGESTS}
   if out.exists() and (not out.is_dir() or {file.name for file in out.iterdir()} != known):
     raise ValueError(f"influence would replace {out}, which is not its own. Name a new folder.")
-  if store is not None and Path(store).absolute().is_relative_to(out.absolute()):
+  if store is not None and local(store).absolute().is_relative_to(out.absolute()):
     raise ValueError(f"influence got out={out}, which holds store={store}. Name another folder.")
 
 
-def _parent(out: Path | str) -> Path:
-  folder = Path(out).absolute().parent
+def _parent(out: Path) -> Path:
+  folder = out.absolute().parent
   folder.mkdir(parents=True, exist_ok=True)
   return folder

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import hashed
 from jaxmul._ids import check_ids, rows_of
+from jaxmul._paths import local
 from jaxmul.memorization.matrix import Influence
 from jaxmul.memorization.newcombe_intervals import newcombe
 from jaxmul.retraining.chunk import Chunk, add, has_classes
@@ -109,7 +110,7 @@ class Estimate:
 
     Its zip comment is a SHA-256 of all that is before it; `numpy.load` reads it as any other.
     """
-    write_sealed(Path(path), npz(self._arrays() | {"design": np.array(self.design)}), "zip")
+    write_sealed(local(path), npz(self._arrays() | {"design": np.array(self.design)}), "zip")
 
   @classmethod
   def load(
@@ -137,7 +138,7 @@ class Estimate:
       >>> read.ids.tolist(), read.memorization.tolist()
       ([3, 7], [0.1, 0.5])
     """
-    path = Path(path)
+    path = local(path)
     arrays = _read(path, None if names is None else tuple(names.values()))
     if names is None:
       missing = [name for name in ("ids", *_SCORES) if name not in arrays and name not in _LATER]

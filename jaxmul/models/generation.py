@@ -47,6 +47,8 @@ def generate(
   """
   prompts = _check.inputs(prompts, "generate")
   _check.count(num_tokens, "num_tokens", "generate")
+  if key is not None:
+    _check.key(key, "generate")
   if prompts.ndim != 2 or not jnp.issubdtype(prompts.dtype, jnp.integer) or not prompts.shape[1]:
     raise ValueError(
       f"generate needs prompts int [B, P] of at least one token, got {prompts.dtype} "

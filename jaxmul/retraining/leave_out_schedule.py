@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul import _check, _identity, _settings
+from jaxmul import _article, _check, _identity, _settings
 from jaxmul.binding import Network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.train import Learner, Recipe, check_labels
@@ -360,7 +360,7 @@ def _checked(
   """
   _check.key(key, caller)
   if not isinstance(recipe, Recipe) and (not callable(recipe) or hasattr(recipe, "apply")):
-    raise ValueError(f"{caller} got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
+    raise ValueError(f"{caller} got {_article.of(recipe)} as recipe: use train.Recipe(model).")
   _identity.describe(recipe)
   if test is not None:
     of_test, of_all = (

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import describe
+from jaxmul._paths import local
 from jaxmul.retraining.chunk import TALLIES, Chunk
 from jaxmul.retraining.leave_out_schedule import Schedule
 
@@ -49,7 +50,7 @@ class Store:
     schedule: what the chunks belong to. More models of the same schedule may be asked for later.
 
   Raises:
-    ValueError: the folder holds chunks of another schedule.
+    ValueError: the folder holds chunks of another schedule, or is a URL.
 
   Example:
     >>> import jax, numpy as np, tempfile
@@ -64,7 +65,7 @@ class Store:
   """
 
   def __init__(self, path: Path | str, schedule: Schedule):
-    self.path, self.schedule = Path(path).expanduser(), schedule
+    self.path, self.schedule = local(path), schedule
     for file in _files(self.path):
       with file.open("rb") as opened:
         _, _, rest = opened.read(256).partition(b"\n")
@@ -180,7 +181,7 @@ def status(path: Path | str) -> Status:
   Raises:
     FileNotFoundError: there is no store at `path`.
   """
-  path = Path(path)
+  path = local(path)
   description, files = path / _DESCRIPTION, _files(path)
   if not files and not description.exists():
     raise FileNotFoundError(f"there is no store at {path}. Name the folder given as store=.")
