@@ -119,6 +119,22 @@ def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.all(right | (labels == UNSCORED), axis=tuple(range(1, labels.ndim)))
 
 
+def token_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns the share [B] of scored positions whose largest logit is the label's, in [0, 1].
+
+  With one label an example it is 1 or 0, as `is_correct`. The first of tied logits wins.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> text = jnp.array([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
+    >>> token_accuracy(text, jnp.array([[0, 0, -1]])).tolist()
+    [0.5]
+  """
+  _refuse_other_positions(logits, labels)
+  right = jnp.argmax(logits, axis=-1) == labels
+  return mean_over_positions(right.astype(jnp.promote_types(logits.dtype, jnp.float32)), labels)
+
+
 def mean_over_positions(values: jax.Array, labels: jax.Array) -> jax.Array:
   """Returns values [B, *P] as [B], each example's mean over its scored positions.
 
