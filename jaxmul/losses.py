@@ -45,6 +45,20 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return 0.0 - log_p  # not −0 for a sure example
 
 
+def sequence_log_probability(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns log p [B] of whole examples, at most 0: the sum of what the loss is the mean of.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> text = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]]]))
+    >>> float(jnp.exp(sequence_log_probability(text, jnp.array([[0, 0, -1]])))[0])  # ½ · ¼
+    0.125
+  """
+  loss = cross_entropy(logits, labels)
+  positions = tuple(range(1, labels.ndim))
+  return -loss * (jnp.sum(labels != UNSCORED, axis=positions) if positions else 1)
+
+
 def margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Returns z_y − max_{c≠y} z_c [B], in logits: positive where the label is predicted.
 

@@ -39,8 +39,8 @@ def welch(inside: Sums, outside: Sums) -> tuple[np.ndarray, np.ndarray]:
   not cut to the range of the numbers.
 
   Example:
-    >>> inside, outside = np.array([0.9, 0.8, 1.0]), np.array([0.1, 0.4, 0.3, 0.2])
-    >>> low, high = welch(*(Sums(np.array(len(x)), x.sum(), (x**2).sum()) for x in (inside, outside)))
+    >>> sides = np.array([0.9, 0.8, 1.0]), np.array([0.1, 0.4, 0.3, 0.2])
+    >>> low, high = welch(*(Sums(np.array(len(x)), x.sum(), (x**2).sum()) for x in sides))
     >>> round(float(low), 3), round(float(high), 3)
     (0.427, 0.873)
   """

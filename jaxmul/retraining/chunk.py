@@ -180,18 +180,18 @@ def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
   subset = examples._replace(rows=rows, count=jnp.int32(task.subset_size))
   network, finite = _train(task.recipe, subset, train_key)
 
-  has_own_loss = isinstance(network, Network) and network.loss is not losses.cross_entropy
+  own_loss = None
+  if isinstance(network, Network) and network.loss is not losses.cross_entropy:
+    own_loss = functools.partial(losses_of, network)
 
   def confidence(outputs, labels):
-    if has_own_loss:
-      return jnp.exp(-losses_of(network, outputs, labels))
-    return jnp.exp(-losses.cross_entropy(outputs, labels))
+    return jnp.exp(-(own_loss or losses.cross_entropy)(outputs, labels))
 
   def judge(inputs, labels):
     outputs = network(as_inputs(inputs))
     p = confidence(outputs, labels)
     undefined = jnp.full_like(p, jnp.nan)
-    if has_own_loss:
+    if own_loss is not None:
       return undefined, p, undefined, undefined
     accuracy = undefined if labels.ndim == 1 else losses.token_accuracy(outputs, labels)
     return losses.is_correct(outputs, labels), p, losses.log_odds(outputs, labels), accuracy

@@ -117,7 +117,8 @@ class Store:
   def load(self, numbers: Iterable[int]) -> dict[int, Chunk]:
     """Returns the whole chunks among the given numbers.
 
-    Damaged ones, and those of an older version, which lack what is kept now, are named in a warning.
+    Damaged ones, and those of an older version, which lack what is kept now, are named in a
+    warning.
     """
     chunks, damaged = {}, []
     for number in numbers:
@@ -130,8 +131,8 @@ class Store:
           chunks[number] = chunk
     if damaged:
       warnings.warn(
-        f"{len(damaged)} damaged chunks in {self.path}, or chunks of an older version, are computed "
-        f"again: {', '.join(damaged)}.",
+        f"{len(damaged)} damaged chunks in {self.path}, or chunks of an older version, are "
+        f"computed again: {', '.join(damaged)}.",
         stacklevel=2,
       )
     return chunks
