@@ -37,11 +37,13 @@ def maybe_over_seeds(values: Sequence[float | None], *, name: str) -> Figure:
   return metrics.figures.over_seeds(numbers, name=name)
 
 
-def ranked(scores: np.ndarray, truth: np.ndarray, top_k: int) -> proxies.Agreement:
+def ranked(
+  scores: np.ndarray, truth: np.ndarray, top_k: int | None = None, *, resamples: int = 1000
+) -> proxies.Agreement:
   """Returns the agreement of a proxy; NaN where it or the truth is constant, and orders nothing."""
   if np.ptp(scores) == 0 or np.ptp(truth) == 0:
     return proxies.Agreement(spearman=np.nan, low=np.nan, high=np.nan, precision_at_k=np.nan)
-  return proxies.agreement(scores, truth, top_k=top_k)
+  return proxies.agreement(scores, truth, top_k=top_k, resamples=resamples)
 
 
 def rank_figures(agreements: Sequence[proxies.Agreement]) -> list[Figure]:

@@ -7,6 +7,7 @@ they are unknown, and there `losses` answers an impossible label with NaN.
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ _NO_CLASSES = (
 )
 TOKENS = (np.dtype("int32"), np.dtype("int64"))
 """The integer inputs; uint8 is pixels."""
+Init = Callable[[Any, jax.Array, Inputs], Network]
+"""`(model, key, inputs) -> Network`, as `models.init`, which this module is below."""
 
 
 def batch(batch: object, caller: str) -> tuple[Inputs, jax.Array]:
@@ -133,7 +136,7 @@ def answers(network: Network, inputs: Inputs, labels: Array, caller: str) -> Non
   asked = inputs
   if _arrays.size(inputs) != len(labels):
     asked = _arrays.shapes(inputs, len(labels))
-  outputs = jax.eval_shape(lambda leaves, x: _arrays.joined(static, leaves)(x), arrays, asked)
+  outputs = _forward.eval_shape(static, arrays, asked)  # traced once for all that ask
   if network.loss is losses.cross_entropy:
     _refuse_other_positions(outputs.shape, labels, caller)
     class_numbers(labels, outputs.shape[-1], caller)
@@ -160,11 +163,16 @@ def tokens(network: Network, inputs: Inputs, caller: str) -> None:
     _refuse_unknown(network.embedded(_all_largest(inputs)), largest, caller)
 
 
-def fresh_tokens(init: Callable[[jax.Array], Network], inputs: Inputs, caller: str) -> None:
-  """As `tokens`, of the network that `init` makes of a key."""
+def fresh_tokens(init: Init, model: Any, inputs: Inputs, caller: str) -> None:
+  """As `tokens`, of the network that `init` makes of a model, a key and inputs."""
   if (largest := _largest(inputs)) is not None:
-    embed = jax.jit(lambda key: init(key).embedded(_all_largest(inputs)))  # and nothing else
-    _refuse_unknown(embed(jax.random.key(0)), largest, caller)
+    embedded = _embedded_at_first(init, model, jax.random.key(0), _all_largest(inputs))
+    _refuse_unknown(embedded, largest, caller)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _embedded_at_first(init: Init, model: Any, key: jax.Array, inputs: Inputs) -> jax.Array:
+  return init(model, key, inputs).embedded(inputs)
 
 
 def _largest(inputs: Inputs) -> int | None:

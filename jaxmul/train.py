@@ -353,8 +353,7 @@ def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
   like = models.shapes(model, dataset.example)
   _check.answers(like, dataset.example, dataset.labels, caller)
   if like.embed is not None:
-    example = dataset.example
-    _check.fresh_tokens(lambda key: models.init(model, key, example), dataset.inputs, caller)
+    _check.fresh_tokens(models.init, model, dataset.inputs, caller)
   return like
 
 
