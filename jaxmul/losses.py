@@ -55,8 +55,10 @@ def sequence_log_probability(logits: jax.Array, labels: jax.Array) -> jax.Array:
     0.125
   """
   loss = cross_entropy(logits, labels)
-  positions = tuple(range(1, labels.ndim))
-  return -loss * (jnp.sum(labels != UNSCORED, axis=positions) if positions else 1)
+  if labels.ndim == 1:
+    return -loss
+  count = jnp.sum(labels != UNSCORED, axis=tuple(range(1, labels.ndim)))
+  return -loss * count.astype(loss.dtype)
 
 
 def margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
