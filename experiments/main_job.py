@@ -278,33 +278,47 @@ def run_seed(
 
   batch = config.batch_size
 
-  def tune(groups: list[np.ndarray], candidates: Mapping[str, rum.Step], budget: int) -> rum.Tuned:
-    return rum.tune(
+  tune_by = problem.dataset.take(problem.heldout.tune)
+
+  def autopilot(groups: list[np.ndarray]) -> tuple[Network, np.ndarray]:
+    tuned = rum.tune(
       candidates,
       original,
       training,
       groups,
-      problem.dataset.take(problem.heldout.tune),
+      tune_by,
       keys[4],
-      budget=budget,
+      budget=config.trials,
       estimate=problem.cross_fit,
     )
+    return tuned.network, best_of(tuned.trials)
 
-  def whole(settings: Mapping[str, rum.Step]) -> Network:
-    if len(settings) > 1:
-      return tune([forget], settings, len(settings)).network
-    (step,) = settings.values()
-    return step.run(original, training, split, keys[4])
+  def whole(settings: Mapping[str, rum.Step]) -> tuple[Network, np.ndarray]:
+    """The setting with the best surrogate of those that finish, doing nothing not among them."""
+    tried: list[tuple[float, str, Network]] = []
+    for number, (name, step) in enumerate(settings.items(), 1):
+      try:
+        after = step.run(original, training, split, keys[4])
+      except FloatingPointError:
+        if number == len(settings) and not tried:
+          raise
+        continue
+      value = 0.0
+      if len(settings) > 1:
+        value = rum.surrogate(after, original, training, split, tune_by, problem.cross_fit)
+      tried.append((value, name, after))
+    _, best, network = max(tried, key=lambda trial: trial[0])
+    return network, np.array([best])
 
   def by(scores: np.ndarray, soft: np.ndarray | None = None) -> list[np.ndarray]:
     return setting.refined(training, forget, scores, soft)
 
-  def by_plan(groups: list[np.ndarray]) -> Callable[[], Network]:
+  def by_plan(groups: list[np.ndarray]) -> tuple[Network, np.ndarray]:
     plan = PLANS[config.plan](batch)
-    return lambda: rum.meta_unlearn(plan, original, training, groups, keys[4])
+    network = rum.meta_unlearn(plan, original, training, groups, keys[4])
+    return network, np.array([config.plan])
 
   steps = work.plain | {own.label(name): {"": own.step(name, batch)} for name in config.method}
-  plain = {name: functools.partial(whole, settings) for name, settings in steps.items()}
   candidates = rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy))
   refinements = {
     None: [forget],
@@ -324,29 +338,36 @@ def run_seed(
     key=keys[6],
   )
   networks = {"original": (original, train_seconds), "retrain": (second, retrain_seconds)}
-  results, choices, confidence = {}, {}, {}
+  results, choices, confidence, tokens = {}, {}, {}, {}
   forgotten = training.take(forget)
   for name, method in methods_of(config, work.plain).items():
     groups = refinements[method.scores]
     if name in networks:
       network, seconds = networks[name]
-    elif method.tuned:
-      begin(f"{label}: {name}")
-      tuned = functools.cache(functools.partial(tune, groups, candidates, config.trials))
-      network, seconds = keep(name, lambda tuned=tuned: tuned().network)
-      steps, _ = keep(f"{name} choice", lambda tuned=tuned: {"steps": best_of(tuned().trials)})
-      choices[name] = steps["steps"].tolist()
     else:
       begin(f"{label}: {name}")
-      network, seconds = keep(name, plain[name] if name in plain else by_plan(groups))
+      make = functools.partial(by_plan, groups)
+      if method.tuned:
+        make = functools.partial(autopilot, groups)
+      elif name in steps:
+        make = functools.partial(whole, steps[name])
+      made = functools.cache(make)
+      network, seconds = keep(name, lambda made=made: made()[0])
+      if method.tuned or len(steps.get(name, ())) > 1:
+        chosen, _ = keep(f"{name} choice", lambda made=made: {"steps": made()[1]})
+        choices[name] = chosen["steps"].tolist()
     results[name] = judge(network, seconds)
     log(seed, logs.named(results[name], name))
     confidence[name] = 1 - proxies.score(proxies.confidence, network, forgotten)
+    if work.watched is not None:
+      of_tokens = np.exp(-proxies.score(proxies.token_losses, network, work.watched))
+      tokens[name] = of_tokens.round(4)
   return {
     "proxies": {name: {"seconds": s, "scores": scores} for name, (scores, s) in scored.items()},
     "methods": results,
     "tuned": choices,
     "confidence": confidence,
+    "tokens": tokens,
   }
 
 
@@ -382,7 +403,7 @@ def name_of_seeds(config: Config, problem: Problem) -> str:
   given = (*estimates, problem.groups, problem.oracles.logits, main_job_results.LAYOUT)
   given += tuple(sorted(own.files((*config.scored, *config.method)).items()))
   steps = {name: [*map(words_of, steps.values())] for name, steps in problem.work.plain.items()}
-  given += (steps, problem.work.parts)
+  given += (steps, problem.work.parts, problem.work.watched)
   return cache.name_of(cache.told(config, *OTHERS), problem.dataset, ids, problem.recipe, given)
 
 

@@ -15,7 +15,7 @@ from jaxmul import data, metrics, report, rum, train
 from jaxmul.memorization import Estimate
 from jaxmul.metrics import Blind, Figure, find
 
-LAYOUT = 2  # of what is kept of a seed: raise it where an older file cannot be read
+LAYOUT = 3  # of what is kept of a seed: raise it where an older file cannot be read
 
 
 class Method(NamedTuple):
@@ -43,12 +43,16 @@ class Work:
     choose: `(training, truth, key) -> groups` of the forget set, of low to high memorization.
     parts: {name: examples} whose accuracy under each network is told too.
     decode: inputs [n, ...] as texts, or None where they are shown as they are.
+    class_names: of the data, for the report; numbers where it is empty.
+    watched: texts of which each network's probability of every token is kept, or None.
   """
 
   plain: dict[str, dict[str, rum.Step]]
   choose: Callable[[data.Dataset, Estimate, jax.Array], rum.Selection]
   parts: dict[str, data.Dataset] = dataclasses.field(default_factory=dict)
   decode: Callable[[np.ndarray], list[str]] | None = None
+  class_names: tuple[str, ...] = ()
+  watched: data.Dataset | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,14 +95,16 @@ class SeedResult(TypedDict):
 
   Attributes:
     methods: figures of a `Judge`.
-    tuned: the step that was chosen for each group.
+    tuned: the step that was chosen for each group, or of several settings for the whole forget set.
     confidence: p_y [k] of the forget set, by id.
+    tokens: probability [k, T] of each token of what is watched, NaN where it is not scored.
   """
 
   proxies: dict[str, Scored]
   methods: dict[str, list[Figure]]
   tuned: dict[str, list[str]]
   confidence: dict[str, np.ndarray]
+  tokens: dict[str, np.ndarray]
 
 
 def write(
@@ -207,8 +213,10 @@ def write(
       "images": training.inputs,
       "labels": training.kinds("the report"),
       **({} if texts is None else {"decode": texts}),
+      **({"class_names": np.array(problem.work.class_names)} if problem.work.class_names else {}),
     },
   )
+  write_tokens(out / "tokens.npz", problem.work, methods, seeds)
   plots = report.plots
   memorized = {name: truth.take(ids).memorization for name, ids in groups.items()}
   plots.memorization_histogram(out / "memorization.png", truth.memorization, memorized)
@@ -248,6 +256,28 @@ def write(
     for name, rows in figures.items()
   }
   return shown, told
+
+
+def write_tokens(
+  path: Path, work: Work, methods: Mapping[str, Method], seeds: Sequence[SeedResult]
+) -> None:
+  """Writes what each network says of every token of the texts that are watched, if any are."""
+  if work.watched is None or work.decode is None:
+    return
+  inputs, labels = np.asarray(work.watched.inputs), work.watched.labels
+  after = np.concatenate([inputs[:, 1:], labels[:, -1:]], axis=1)  # of each, also where unscored
+  said = work.decode(after.reshape(-1, 1))
+  report.write_arrays(
+    path,
+    {
+      "ids": work.watched.ids,
+      "methods": np.array(list(methods)),
+      "tokens": np.array(said).reshape(after.shape),
+      "probability": np.array(
+        [[seed["tokens"][name] for seed in seeds] for name in methods], np.float32
+      ),
+    },
+  )
 
 
 def groups_of(problem: Problem) -> dict[str, dict[str, object]]:

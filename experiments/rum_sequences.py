@@ -28,6 +28,7 @@ from experiments import cli, main_job, setting, tables
 from experiments.judge import maybe_over_seeds, ranked
 from experiments.main_job_results import Problem, Work
 from jaxmul import data, models, report, rum, train, unlearn
+from jaxmul._command import own
 from jaxmul.metrics import figures
 
 COPIES = (1, 3, 10)
@@ -172,8 +173,14 @@ def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> Work:
     f"forget after {prompt}": data.after_prompt(whole, prompt)
     for prompt in (length // 4 + 1, length // 2 + 1, length - length // 4 + 1)
   }
-  decode = _prose if config.dataset == "prose" else _numbers
-  return Work(plain=plain, choose=choose, parts=told, decode=decode)
+  return Work(
+    plain=plain,
+    choose=choose,
+    parts=told,
+    decode=_prose if config.dataset == "prose" else _numbers,
+    class_names=("clean", *(f"{copies}×" for copies in COPIES)),
+    watched=training.take(training.first_of_each(forget)),
+  )
 
 
 def _prose(inputs: np.ndarray) -> list[str]:
@@ -199,6 +206,34 @@ def show_extraction(config: Config) -> None:
     rows.append((name, *(tables.with_half_width(found[part]) for part in parts)))
   title = "Share of texts with which greedy decoding goes on exactly, whole or after a prompt"
   tables.show(title, ("method", *parts), rows)
+
+
+def draw(config: Config, problem: Problem) -> None:
+  """Draws memorization by copies, and what networks say of each token of the forgotten texts."""
+  training, truth, out = problem.training, problem.truth, config.out
+  of_each = np.isin(training.ids, training.first_of_each(training.ids))
+  kinds = {
+    name: of_each & (training.strata == number)
+    for number, name in enumerate(problem.work.class_names)
+  }
+  scores = {"exact": truth.memorization, "e^−ℓ": truth.soft}
+  report.plots.by_kind(
+    out / "copies.png",
+    {
+      name: {kind: values[rows & np.isfinite(values)] for kind, rows in kinds.items()}
+      for name, values in scores.items()
+    },
+    "counterfactual memorization",
+  )
+  with np.load(out / "tokens.npz") as file:
+    said = dict(zip(file["methods"].tolist(), file["probability"], strict=True))
+    pieces = file["tokens"]
+  first = f"RUM {own.label(config.proxy[0])}"
+  shown = {name: said[name] for name in ("original", "retrain", "RUM ground truth", first)}
+  report.token_plots.by_position(out / "positions.png", shown)
+  report.token_plots.token_heat_map(
+    out / "tokens.png", pieces[:12], {name: p.mean(axis=0)[:12] for name, p in shown.items()}
+  )
 
 
 def show_ranks(config: Config, problem: Problem) -> None:
@@ -235,6 +270,7 @@ def main(config: Config) -> None:
   problem = main_job.run(config, dataset, parts, recipe_of(config, dataset), work)
   show_extraction(config)
   show_ranks(config, problem)
+  draw(config, problem)
 
 
 if __name__ == "__main__":

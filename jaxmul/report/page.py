@@ -25,6 +25,7 @@ _COLUMNS = (
   ("attack", "attack rate", "forget"),
   *((f"{part} acc.", "accuracy", part) for part in ("forget", "retain", "test")),
 )
+_MOST_TEXTS = 6  # highlighted
 _DRAWN = ("example gap", "ToW by group", "ToW", "ToW-MIA")
 
 
@@ -37,7 +38,8 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
       [methods, seeds, k], oracles [k], the mean of theirs) what became of each forgotten example;
       audit.json the audit; config.json the provenance. Any of them may be absent, but not both of
       the first two. Where images are tokens, int [n, T], the explorer shows them as text: decode of
-      images.npz, str [n], or else the numbers.
+      images.npz, str [n], or else the numbers. tokens.npz (ids, methods, tokens str [k, T],
+      probability [methods, seeds, k, T]) highlights what networks say of each token.
     max_bytes: of the page; many images are compressed harder to fit, and texts cut shorter.
 
   Returns:
@@ -107,6 +109,7 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
     },
     "cost": charts.cost({name: method.figures for name, method in run.methods.items()}),
     "after": _confidence_by_group(run),
+    "texts": _highlighted(run),
     "digests": run.digests,
     "data": None,
   }
@@ -192,6 +195,29 @@ def _gaps_by_group(run: Run) -> dict[str, dict[str, Figure]]:
       for method, seeds in distance.items()
     }
     for name, rows in _members(after, run).items()
+  }
+
+
+def _highlighted(run: Run) -> dict[int, dict[str, list[tuple[str, float]]]]:
+  """Returns {id: {method: (token, its mean probability over seeds) of each}} of a few texts.
+
+  The texts are those that the first method, the original, says best; the methods are it, the
+  retrained network, and those that were told of memorization. The probability is NaN where a token
+  is not scored.
+  """
+  said = run.tokens
+  if said is None:
+    return {}
+  told = [name for name, m in run.methods.items() if m.scores not in (None, "shuffle")]
+  shown = [name for name in said.methods if name in ("original", "retrain", *told)]
+  mean = dict(zip(said.methods, said.probability.mean(axis=1), strict=True))
+  best = np.argsort(-np.nanmean(mean[said.methods[0]], axis=1), kind="stable")[:_MOST_TEXTS]
+  return {
+    int(said.ids[row]): {
+      name: list(zip(said.tokens[row].tolist(), mean[name][row].tolist(), strict=True))
+      for name in shown
+    }
+    for row in best
   }
 
 

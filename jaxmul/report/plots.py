@@ -7,11 +7,12 @@ import numpy as np
 
 from jaxmul._ties import SOFT_DECIMALS
 from jaxmul.metrics import Figure, find
+from jaxmul.metrics.intervals import t_interval
 from jaxmul.proxies import Agreement
 from jaxmul.report.charts import mean_rank
 from jaxmul.report.texts import cut, of_inputs
 
-_INK, _ACCENT, _WARM = "#333333", "#2f6db3", "#c8553d"
+INK, _ACCENT, _WARM = "#333333", "#2f6db3", "#c8553d"
 
 
 def memorization_histogram(
@@ -24,7 +25,7 @@ def memorization_histogram(
     memorization: [n]; NaN is left out.
     groups: {name: scores of that forget group}.
   """
-  plt = _pyplot()
+  plt = pyplot()
   figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
   scores = memorization[np.isfinite(memorization)]
   bins = np.linspace(min(-0.05, scores.min()), 1, 45).tolist()
@@ -37,7 +38,7 @@ def memorization_histogram(
     ylabel="examples (log scale)",
   )
   axes.legend(frameon=False)
-  _save(figure, path)
+  save(figure, path)
 
 
 def proxies_against_truth(
@@ -56,7 +57,7 @@ def proxies_against_truth(
     agreements: {proxy: Agreement}.
     title: what the scores are of and what the intervals are over.
   """
-  plt = _pyplot()
+  plt = pyplot()
   columns = min(4, len(scores))
   rows = -(-len(scores) // columns)
   size = (3.1 * columns, 3.0 * rows)
@@ -73,7 +74,7 @@ def proxies_against_truth(
     )
     axes.set(xlabel="rank of proxy, 0 to 1", ylabel="memorization")
   figure.suptitle(title, fontsize=11)
-  _save(figure, path)
+  save(figure, path)
 
 
 def method_intervals(
@@ -90,7 +91,7 @@ def method_intervals(
     shown: names of figures, one panel each.
     refined: methods that are drawn in another colour, such as those that refine the forget set.
   """
-  plt = _pyplot()
+  plt = pyplot()
   names = list(results)
   size = (3.4 * len(shown) + 1.8, 0.36 * len(names) + 1.2)
   figure, grid = plt.subplots(
@@ -99,7 +100,7 @@ def method_intervals(
   for axes, metric in zip(grid.flat, shown, strict=True):
     for row, name in enumerate(names):
       value = find(results[name], metric)
-      colour = _WARM if name in refined else _INK
+      colour = _WARM if name in refined else INK
       if np.isfinite(value.low):
         axes.plot([value.low, value.high], [row, row], color=colour, linewidth=1.6, alpha=0.6)
       axes.plot(value.value, row, "o", color=colour, markersize=5)
@@ -107,7 +108,7 @@ def method_intervals(
     axes.set(xlabel=f"{metric} ({best})", yticks=range(len(names)), yticklabels=names)
     axes.grid(axis="x", alpha=0.25)
   grid.flat[0].invert_yaxis()
-  _save(figure, path)
+  save(figure, path)
 
 
 def gallery(
@@ -131,7 +132,7 @@ def gallery(
     soft: [n], tells ties apart, in steps of 0.01.
     columns: images a row; or texts of each kind.
   """
-  plt = _pyplot()
+  plt = pyplot()
   known = np.flatnonzero(np.isfinite(memorization))
   anyhow = np.random.default_rng(0).permutation(len(known))  # ties follow neither place nor class
   order = known[np.lexsort((anyhow, -np.round(soft[known], SOFT_DECIMALS), -memorization[known]))]
@@ -153,7 +154,33 @@ def gallery(
       said = f"{labels[row]}   {memorization[row]:.2f}"
       middle = left + (images.shape[2] - 1) / 2
       axes.text(middle, top - 0.06 * images.shape[1] - 0.5, said, fontsize=8, ha="center")
-  _save(figure, path)
+  save(figure, path)
+
+
+def by_kind(path: Path, scores: Mapping[str, Mapping[str, np.ndarray]], label: str) -> None:
+  """Draws every score of each kind of example, with the mean of the kind and its 95 % interval.
+
+  Args:
+    path: of the PNG.
+    scores: {score: {kind: its values}}, a panel for each score; a kind without values is left out.
+    label: what the scores are of.
+  """
+  plt = pyplot()
+  size = (3.6 * len(scores) + 0.8, 3.6)
+  figure, grid = plt.subplots(1, len(scores), figsize=size, layout="constrained", squeeze=False)
+  for axes, (score, kinds) in zip(grid.flat, scores.items(), strict=True):
+    known = {kind: values for kind, values in kinds.items() if len(values)}
+    for place, values in enumerate(known.values()):
+      aside = np.random.default_rng(place).uniform(-0.28, 0.28, len(values))
+      axes.scatter(place + aside, values, s=6, alpha=0.3, color=_ACCENT, linewidths=0)
+      mean = t_interval(values)
+      if np.isfinite(mean.low):
+        axes.plot([place, place], [mean.low, mean.high], color=_WARM, linewidth=2)
+      axes.plot(place, mean.mean, "o", color=_WARM, markersize=6)
+    names = [f"{kind}\n{len(values)}" for kind, values in known.items()]
+    axes.set(title=score, xticks=range(len(names)), xticklabels=names, ylabel=label)
+    axes.grid(axis="y", alpha=0.25)
+  save(figure, path)
 
 
 def _sheet(images: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +209,7 @@ def _sheet(images: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.
   return sheet, corners
 
 
-def _pyplot():
+def pyplot():
   try:
     import matplotlib
   except ImportError as error:
@@ -193,6 +220,6 @@ def _pyplot():
   return plt
 
 
-def _save(figure, path: Path) -> None:
+def save(figure, path: Path) -> None:
   figure.savefig(path, dpi=150)
-  _pyplot().close(figure)
+  pyplot().close(figure)

@@ -20,6 +20,7 @@ _FILES = (
   "scores.npz",
   "images.npz",
   "unlearned.npz",
+  "tokens.npz",
 )
 _GROUP, _PROXY = "group_", "proxy_"  # an .npz is flat
 _TRUTH = ("memorization", "memorization_low", "memorization_high")
@@ -69,6 +70,23 @@ class After:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokens:
+  """What networks say of each token of some forgotten texts.
+
+  Attributes:
+    ids: [k].
+    methods: names, from top to bottom.
+    tokens: str [k, T].
+    probability: [methods, seeds, k, T], NaN where a token is not scored.
+  """
+
+  ids: np.ndarray
+  methods: list[str]
+  tokens: np.ndarray
+  probability: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
   """A run directory.
 
@@ -79,6 +97,7 @@ class Run:
     groups: {name: ids}, the forget set.
     images: None without images.npz.
     after: None without unlearned.npz.
+    tokens: None without tokens.npz.
     methods: {name: Method}, from top to bottom.
     ranks: {proxy: figures} of how well it ranks as the ground truth does.
     metrics: metrics.json, {} without it.
@@ -95,6 +114,7 @@ class Run:
   groups: dict[str, np.ndarray]
   images: Images | None
   after: After | None
+  tokens: Tokens | None
   methods: dict[str, Method]
   ranks: dict[str, list[Figure]]
   metrics: dict[str, Any]
@@ -136,6 +156,7 @@ def read(folder: Path) -> Run:
     groups=_named(scores, _GROUP),
     images=_images(_arrays(folder / "images.npz"), ids),
     after=_after(_arrays(folder / "unlearned.npz")),
+    tokens=_tokens(_arrays(folder / "tokens.npz")),
     methods=_methods(metrics),
     ranks={name: figures.read(rows) for name, rows in metrics.get("proxies", {}).items()},
     metrics=metrics,
@@ -212,6 +233,17 @@ def _after(arrays: dict[str, np.ndarray]) -> After | None:
     methods=arrays["methods"].tolist(),
     confidence=arrays["confidence"],
     oracles=arrays.get("oracles"),
+  )
+
+
+def _tokens(arrays: dict[str, np.ndarray]) -> Tokens | None:
+  if not arrays:
+    return None
+  return Tokens(
+    ids=arrays["ids"],
+    methods=arrays["methods"].tolist(),
+    tokens=arrays["tokens"],
+    probability=arrays["probability"],
   )
 
 

@@ -12,7 +12,7 @@ from jaxmul._examples import Batch
 from jaxmul.binding import Network
 from jaxmul.unlearn._class_only import refuse_own_loss
 from jaxmul.unlearn._whole import map_members
-from jaxmul.unlearn.objective import batch_risk, descend, train_logits
+from jaxmul.unlearn.objective import at_rate, batch_risk, descend, train_logits
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 
@@ -67,8 +67,10 @@ def npo(
     preference = -2 / beta * jax.nn.log_sigmoid(-beta * ratio)
     return gamma * losses.masked_mean(preference, turn.forget.mask) + alpha * risk, new
 
-  optimizer = optax.adamw(learning_rate, weight_decay=weight_decay)
-  return descend(objective, optimizer, remember=remember)
+  adamw = optax.chain(
+    optax.scale_by_adam(), optax.add_decayed_weights(weight_decay), at_rate(learning_rate)
+  )
+  return descend(objective, adamw, remember=remember)
 
 
 def _log_p(network: Network, batch: Batch) -> jax.Array:

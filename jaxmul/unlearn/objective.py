@@ -59,11 +59,13 @@ class Descent(Generic[Memory]):
   """The update of `descend`: a step whose gradient may be taken at other params than those moved.
 
   Attributes:
-    objective, optimizer, reshape: as `descend` was given them.
+    objective, reshape: as `descend` was given them.
+    move: the update of its optimizer. How that begins is no part of a step, and what only the state
+      knows of, such as a rate, does not tell steps apart.
   """
 
   objective: Objective[Memory]
-  optimizer: optax.GradientTransformation
+  move: optax.TransformUpdateFn
   reshape: Reshape[Memory] | None
 
   def __call__(
@@ -84,7 +86,7 @@ class Descent(Generic[Memory]):
 
     where = network.params if where is None else where
     gradient, network_state = jax.grad(value, has_aux=True)(where)
-    updates, optimizer_state = self.optimizer.update(gradient, state.optimizer, network.params)
+    updates, optimizer_state = self.move(gradient, state.optimizer, network.params)
     if self.reshape is not None:
       updates = self.reshape(updates, state.memory, turn)
     moved = jax.tree.map(increment, network_state, network.state)
@@ -128,7 +130,7 @@ def descend(
 
   return Unlearner(
     init,
-    Descent(objective, optimizer, reshape),
+    Descent(objective, optimizer.update, reshape),
     passes=passes,
     start=None if start is None else lambda network, state: start(network, state.memory),
     tick=lambda state, clock: state._replace(clock=clock),
@@ -145,10 +147,28 @@ def one_shot(change: Callable[[Network, Session], Network]) -> Unlearner:
   return Unlearner(change, None, start=lambda network, changed: changed)
 
 
+def at_rate(learning_rate: float) -> optax.GradientTransformation:
+  """Returns updates times −η, as `optax.scale_by_learning_rate`, with η in the state.
+
+  Every rate then shares one compiled program; see `algorithm`.
+  """
+
+  def init(params: optax.Params) -> jax.Array:
+    del params
+    return jnp.asarray(-learning_rate, jax.dtypes.canonicalize_dtype(float))
+
+  def update(updates, state: jax.Array, params: optax.Params | None = None, **more: object):
+    del params, more
+    return jax.tree.map(lambda leaf: leaf * state.astype(leaf.dtype), updates), state
+
+  # Of another kind `optax.chain` would wrap it, and its step would hold how it begins.
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
 def sgd(
   learning_rate: float, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-  """Returns SGD with coupled weight decay, as PyTorch's.
+  """Returns SGD with coupled weight decay, as PyTorch's, its rate in the state.
 
   Raises:
     ValueError: a rate is outside its range.
@@ -157,7 +177,9 @@ def sgd(
   _check.rate(momentum, "momentum", 1)
   _check.rate(weight_decay, "weight_decay", np.inf)
   return optax.chain(
-    optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum or None)
+    optax.add_decayed_weights(weight_decay),
+    optax.trace(momentum) if momentum else optax.identity(),
+    at_rate(learning_rate),
   )
 
 

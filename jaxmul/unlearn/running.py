@@ -25,6 +25,7 @@ from jaxmul.unlearn.unlearner import (
   Clock,
   Session,
   State,
+  Steps,
   Unlearner,
   apply_increments,
   refuse_uncalled,
@@ -146,7 +147,7 @@ def run(
   if mesh is not None:
     sets, network, state = _sharding.replicate((sets, network, state), mesh)
   for epoch in range(epochs):
-    *after, finite = _epoch(unlearner, walk, sets, (network, state), run_key, epoch)
+    *after, finite = _epoch(Steps(unlearner), walk, sets, (network, state), run_key, epoch)
     if not finite:
       raise Diverged(
         f"unlearning diverged in epoch {epoch + 1} of {epochs}: params are not finite. Lower the "
@@ -159,7 +160,7 @@ def run(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _epoch(
-  unlearner: Unlearner[State],
+  steps_of: Steps,
   walk: Walk,
   sets: Sets,
   before: tuple[Network, State],
@@ -170,6 +171,7 @@ def _epoch(
   forget_key, retain_key, step_key = jax.random.split(jax.random.fold_in(key, epoch), 3)
   sets = Sets(sets.forget.shuffled(forget_key), sets.retain.shuffled(retain_key))
   steps = walk.num_steps(sets.forget.count, sets.retain.count, epoch)
+  unlearner = steps_of.unlearner
   update = unlearner.update
   assert update is not None  # one of one shot makes no epochs
 

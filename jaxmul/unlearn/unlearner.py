@@ -160,6 +160,7 @@ class Call:
     key: what tells its settings apart, for `==` and `hash`; arrays do not count.
     arguments: all arguments by name, with defaults, arrays included.
     parts: of the Unlearner that it made, which no copy with others may pass for.
+    held: what its steps hold as constants; a rate that the state carries is none of it.
   """
 
   make: Callable[..., Unlearner]
@@ -167,6 +168,7 @@ class Call:
   _: dataclasses.KW_ONLY
   arguments: Mapping[str, object] = dataclasses.field(compare=False)
   parts: _Parts = dataclasses.field(compare=False)
+  held: Hashable = dataclasses.field(compare=False)
 
   @property
   def name(self) -> str:
@@ -183,6 +185,29 @@ class Call:
 
   def __repr__(self) -> str:
     return self.words(lasting=False)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steps:
+  """What an epoch is compiled for: the steps of an Unlearner.
+
+  They are equal for equal algorithms, and for two calls of one function whose steps hold the same:
+  what differs is then carried in their states, as the learning rate of ours is.
+  """
+
+  unlearner: Unlearner
+
+  def __hash__(self) -> int:
+    identity = self.unlearner.identity
+    return hash(identity.make if isinstance(identity, Call) else identity)
+
+  def __eq__(self, other: object) -> bool:
+    if not isinstance(other, Steps):
+      return NotImplemented
+    ours, theirs = self.unlearner.identity, other.unlearner.identity
+    if isinstance(ours, Call) and isinstance(theirs, Call) and ours.make is theirs.make:
+      return ours == theirs or ours.held == theirs.held
+    return ours == theirs
 
 
 def _words(value: object, lasting: bool) -> str:
@@ -209,7 +234,8 @@ def algorithm(make: Callable[P, Unlearner]) -> Callable[P, Unlearner]:
   """Decorates a function that makes an Unlearner: the call becomes its identity.
 
   Two Unlearners are equal, and share a compiled program, if the same function made them with the
-  same settings, of the same types. Arguments that are or hold arrays (networks, data sets,
+  same settings, of the same types. They share it too where what differs is in their states, as the
+  learning rate of ours is. Arguments that are or hold arrays (networks, data sets,
   estimates) do not count there: `init` is to bring them into the state, so that one program serves
   all of them. What an `update` was made to hold all the same, such as an array or the number of
   held-out examples, becomes part of the identity: it is right, and compiled anew for each. Stores
@@ -257,8 +283,14 @@ def algorithm(make: Callable[P, Unlearner]) -> Callable[P, Unlearner]:
     )
     # Where arrays were given, a number that was read off them may be held as a constant.
     given = any(holds_arrays(value) for value in bound.arguments.values())
-    held = key_of_held((made.update, made.tick)) if given else None
-    identity = Call(make, (settings, held), arguments=dict(bound.arguments), parts=made.parts)
+    held = key_of_held((made.update, made.tick))
+    identity = Call(
+      make,
+      (settings, held if given else None),
+      arguments=dict(bound.arguments),
+      parts=made.parts,
+      held=held,
+    )
     return dataclasses.replace(made, identity=identity)
 
   return called

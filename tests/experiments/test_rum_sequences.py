@@ -72,11 +72,20 @@ def test_a_small_run_leaves_tables_and_a_report(tmp_path, text):
   assert "Spearman's ρ with counterfactual memorization" in done.stdout
   told = json.loads((tmp_path / "metrics.json").read_text())["methods"]
   assert {"NPO", "SCRUB", "RUM confidence", "vanilla, tuned"} <= set(told)
+  chosen = json.loads((tmp_path / "metrics.json").read_text())["autopilot"]["chosen"][0]
+  assert all(chosen[name][0].endswith("of the rate") for name in ("SCRUB", "NPO"))  # never none
   original = figures.read(told["original"]["figures"])
   assert 0 <= find(original, "accuracy", "kept, 10×").value <= 1
   ranks = json.loads((tmp_path / "ranks.json").read_text())
   assert {"all, exact", "marked, e^−ℓ"} <= set(ranks["confidence"])
+  with np.load(tmp_path / "tokens.npz") as file:
+    probability, tokens = file["probability"], file["tokens"]
+  assert probability.shape == (len(told), 1, *tokens.shape)
+  assert np.nanmin(probability) >= 0
+  assert np.nanmax(probability) <= 1
+  assert {"copies.png", "positions.png", "tokens.png"} <= {p.name for p in tmp_path.iterdir()}
   page = (tmp_path / "report.html").read_text()
+  assert '"classes":["clean","1×","3×","10×"]' in page
   with np.load(tmp_path / "images.npz") as file:
     shown = str(file["decode"][0])
   assert shown[:12] in page

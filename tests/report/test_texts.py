@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxmul import report
-from jaxmul.report import plots
+from jaxmul.report import plots, token_plots
 
 TOKENS = np.random.default_rng(0).integers(0, 50, (40, 6), np.int32)
 HOSTILE = "</script><script>document.title='owned'</script>"
@@ -93,3 +93,41 @@ def test_the_gallery_writes_texts(tmp_path, inputs):
   memorization = np.linspace(0, 1, 40)
   plots.gallery(tmp_path / "texts.png", inputs, TOKENS, memorization, memorization)
   assert (tmp_path / "texts.png").stat().st_size > 10_000
+
+
+def test_what_networks_say_of_each_token_is_highlighted(tmp_path, write_run):
+  folder = write_run(tmp_path, TOKENS, decode=TEXTS)
+  probability = np.full((2, 3, 8, 3), 0.25, np.float32)
+  probability[0, :, 5] = [0.4, 0.9, 0.8]  # the original says this one best
+  probability[1, :, 5] = [0.1, 0.2, 0.3]
+  probability[..., 0] = np.nan
+  tokens = np.array([[f"<{row}", " ", "b"] for row in range(8)])
+  ids = 10 + np.arange(8)
+  report.write_arrays(
+    folder / "tokens.npz",
+    {"ids": ids, "methods": ["original", "retrain"], "tokens": tokens, "probability": probability},
+  )
+  page = report.html(folder).read_text()
+  section = page.split('<section id="tokens"')[1].split("</section>")[0]
+  assert re.findall(r"<caption>id (\d+)", section) == ["15", "10", "11", "12", "13", "14"]
+  best = section.split("</table>")[0]
+  assert best.count('class="prompt">&lt;5<') == 2
+  original, retrain = re.findall(r'<tr><th scope="row">\w+.*</tr>', best)
+  assert re.findall(r'style="--p: (\d+)%" title="([\d.]+)"', original) == [
+    ("54", "0.90"),
+    ("48", "0.80"),
+  ]
+  assert re.findall(r'title="([\d.]+)"', retrain) == ["0.20", "0.30"]
+
+
+def test_pictures_of_tokens_show_every_network_and_kind(tmp_path):
+  rng = np.random.default_rng(0)
+  said = {name: rng.random((3, 4, 5)) for name in ("original", "retrain", "RUM")}
+  said["original"][..., 0] = np.nan
+  token_plots.by_position(tmp_path / "positions.png", said)
+  tokens = np.array([list("ab$\n^")] * 4)
+  token_plots.token_heat_map(tmp_path / "map.png", tokens, {n: p[0] for n, p in said.items()})
+  kinds = {"clean": rng.random(9), "1×": rng.random(1), "3×": np.zeros(0)}
+  plots.by_kind(tmp_path / "kinds.png", {"exact": kinds, "e^−ℓ": kinds}, "memorization")
+  for name in ("positions", "map", "kinds"):
+    assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"

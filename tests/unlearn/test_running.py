@@ -14,6 +14,7 @@ from jaxmul import bind, models, train, unlearn
 from jaxmul._examples import Examples
 from jaxmul.data import Dataset, Split
 from jaxmul.unlearn._passes import Alternate, Sets, walk_over
+from jaxmul.unlearn.objective import sgd
 
 
 def rows_of(ids, n=20):
@@ -234,6 +235,43 @@ def test_one_trace_serves_equal_algorithms_and_sets_of_similar_size(problem):
   for first in (108, 106, 103):
     split = Split(forget=np.arange(100, first), retain=np.arange(first, 150))
     unlearn.run(still(), params, data, split, jax.random.key(0), epochs=2, batch_size=16)
+
+
+TRACED = []  # of a module: what a function closes over tells its programs apart
+
+
+def test_all_rates_of_an_algorithm_share_a_program_and_another_setting_does_not(problem):
+  data, params, split = problem
+  TRACED.clear()
+
+  @unlearn.algorithm
+  def descent(rate, factor=1.0):
+    def objective(network, turn, _):
+      TRACED.append(factor)
+      risk, network = unlearn.batch_risk(network, turn.retain, turn.key)
+      return factor * risk, network
+
+    return unlearn.descend(objective, sgd(rate))
+
+  def run(*settings):
+    made = descent(*settings)
+    key = jax.random.key(0)
+    return unlearn.run(made, params, data, split, key, epochs=2, batch_size=16)
+
+  fast = run(0.1)
+  first = len(TRACED)
+  slow = run(0.01)
+  assert len(TRACED) == first > 0
+  doubled = run(0.1, 2.0)
+  assert set(TRACED[first:]) == {2.0}
+  assert descent(0.1) != descent(0.01)
+  jax.clear_caches()
+  for kept, settings in ((slow, (0.01,)), (doubled, (0.1, 2.0))):
+    alone = run(*settings)
+    for ours, theirs in zip(jax.tree.leaves(kept), jax.tree.leaves(alone), strict=True):
+      np.testing.assert_array_equal(ours, theirs)
+  moved = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.abs(a - b).max(), slow, fast))
+  assert max(moved) > 0
 
 
 def test_divergence_stops_and_keeps_the_last_good_params(problem):
