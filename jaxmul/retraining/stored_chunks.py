@@ -116,7 +116,11 @@ class Store:
       raise ValueError(f"{error} Keep the outputs on fewer test examples.") from None
 
   def load(self, numbers: Iterable[int]) -> dict[int, Chunk]:
-    """Returns the whole chunks among the given numbers; damaged ones are named in a warning."""
+    """Returns the whole chunks among the given numbers.
+
+    Damaged ones, and those of an older version, which lack what is kept now, are named in a
+    warning.
+    """
     chunks, damaged = {}, []
     for number in numbers:
       file = self._file(number)
@@ -128,7 +132,8 @@ class Store:
           chunks[number] = chunk
     if damaged:
       warnings.warn(
-        f"{len(damaged)} damaged chunks in {self.path} are computed again: {', '.join(damaged)}.",
+        f"{len(damaged)} damaged chunks in {self.path}, or chunks of an older version, are "
+        f"computed again: {', '.join(damaged)}.",
         stacklevel=2,
       )
     return chunks
@@ -163,9 +168,9 @@ class Store:
       of_model += len(test) // 8 + 1
       if self.schedule.target == "logits":
         of_model += 8 * len(test) * max(_MAX_CLASSES, 2 * data.num_classes)
-      if self.schedule.target == "log_odds":
+      if self.schedule.target in ("confidence", "log_odds"):
         of_model += 16 * len(test)
-    return 2**16 + 100 * len(data) + (16 + of_model) * self.schedule.chunk_size
+    return 2**16 + 160 * len(data) + (16 + of_model) * self.schedule.chunk_size
 
   def _file(self, number: int) -> Path:
     # A last chunk that is not full has a name of its own: asking for other numbers of models never

@@ -256,7 +256,7 @@ def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np
   Raises:
     ValueError: the schedule keeps neither.
   """
-  if schedule.test is None or schedule.target == "correct":
+  if schedule.test is None or schedule.target not in ("logits", "log_odds"):
     raise ValueError(
       "references needs a schedule that keeps logits or log-odds. Make it with "
       "retraining.leave_out(..., test=..., target='logits'), of text target='log_odds'."
