@@ -4,16 +4,24 @@ Exit codes: 0 done; 1 an error, said in one line; 2 a flag that does not exist o
 130 after Ctrl-C and 143 after SIGTERM.
 """
 
+import dataclasses
 import gc
+import io
 import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-Config = TypeVar("Config")
+from jaxmul._paths import local
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 _CURABLE = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 _PATIENCE = 3.0  # seconds that Python has to notice a signal
 _SHOW_CURSOR = "\x1b[?25h"  # which a bar hides
@@ -23,7 +31,14 @@ def main(script: Callable[[Config], None], config: type[Config], description: st
   """Runs a script whose flags are the attributes of a config."""
   import tyro
 
-  run(lambda: script(tyro.cli(config, prog=program(), description=description)))
+  run(lambda: script(at_home(tyro.cli(config, prog=program(), description=description))))
+
+
+def at_home(config: Config) -> Config:
+  """Returns a config whose paths are of this machine, `~` expanded; a URL is refused."""
+  given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+  paths = {name: local(value) for name, value in given.items() if isinstance(value, Path)}
+  return dataclasses.replace(config, **paths)
 
 
 def program() -> str:
@@ -35,6 +50,9 @@ def program() -> str:
 def run(work: Callable[[], object]) -> None:
   """Does a script's work, flags included, and ends the process where it could not be done."""
   seen, heard = signal.SIGINT, threading.Event()
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="replace")  # consoles of cp1252 or cp936 have no ρ, ≥ or ±
 
   def stop(number, _):
     nonlocal seen

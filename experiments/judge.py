@@ -13,6 +13,7 @@ from jaxmul.metrics import Figure, find
 
 # What tables show first; the gap is best at 0, the others at 1.
 HEADLINE = ("example gap", "ToW by group", "ToW", "ToW-MIA")
+CORRELATION = (-1.0, 1.0)
 PARTS = ("forget", "retain", "test")  # of which tables show accuracies
 
 
@@ -25,16 +26,20 @@ def over_seeds(seeds: Sequence[Sequence[Figure]]) -> list[Figure]:
   means = []
   for figure in seeds[0]:
     values = [find(figures, figure.name, figure.part).value for figures in seeds]
-    means.append(metrics.figures.over_seeds(values, name=figure.name, part=figure.part))
+    what = {"name": figure.name, "part": figure.part}
+    within = (0.0, np.inf) if figure.name == "seconds" else metrics.figures.RATE
+    means.append(metrics.figures.over_seeds(values, within=within, **what))
   return means
 
 
-def maybe_over_seeds(values: Sequence[float | None], *, name: str) -> Figure:
+def maybe_over_seeds(
+  values: Sequence[float | None], *, within: tuple[float, float], name: str
+) -> Figure:
   """Returns the mean over seeds with its t-interval; NaN where a seed has no value."""
   numbers = np.array(values, float)
   if not np.isfinite(numbers).all():
     return Figure(name=name, value=np.nan, note="a seed has no value")
-  return metrics.figures.over_seeds(numbers, name=name)
+  return metrics.figures.over_seeds(numbers, within=within, name=name)
 
 
 def ranked(
@@ -53,7 +58,7 @@ def rank_figures(agreements: Sequence[proxies.Agreement]) -> list[Figure]:
     agreements: of each seed, with its bootstrap over examples.
   """
   return [
-    maybe_over_seeds([agreement.spearman for agreement in agreements], name="spearman"),
+    maybe_over_seeds([a.spearman for a in agreements], within=CORRELATION, name="spearman"),
     *(
       metrics.figures.with_interval(
         metrics.intervals.Interval(agreement.spearman, agreement.low, agreement.high),

@@ -139,10 +139,12 @@ def write(
     agreements[name] = [judge.ranked(row[known], memorization, high) for row in scores[name]]
     precisions = [agreement.precision_at_k for agreement in agreements[name]]
     seconds = [seed["proxies"][name]["seconds"] for seed in seeds]
-    cost = metrics.figures.over_seeds(seconds, name="seconds")
+    cost = metrics.figures.over_seeds(seconds, within=(0, np.inf), name="seconds")
     scored[name] = [
       *judge.rank_figures(agreements[name]),
-      judge.maybe_over_seeds(precisions, name="precision at high group"),
+      judge.maybe_over_seeds(
+        precisions, within=metrics.figures.RATE, name="precision at high group"
+      ),
       cost,
       Figure(name="speed-up", value=problem.seconds["ground truth"] / cost.value),
     ]
@@ -189,8 +191,10 @@ def write(
       "memorization": truth.memorization,
       "memorization_low": truth.low,
       "memorization_high": truth.high,
-      **{f"group_{name}": ids for name, ids in groups.items()},
-      **{f"proxy_{name}": of_seeds for name, of_seeds in scores.items()},
+      "group": group_numbers(truth.ids, problem.groups),
+      "group_names": np.array(list(groups)),
+      "proxies": np.stack(list(scores.values())),
+      "proxy_names": np.array(list(scores)),
     },
   )
   confidence = [[seed["confidence"][name] for seed in seeds] for name in methods]
@@ -256,6 +260,14 @@ def write(
     for name, rows in figures.items()
   }
   return shown, told
+
+
+def group_numbers(ids: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns int8 [n], the number of the group that each id is in, −1 where it is in none."""
+  numbers = np.full(len(ids), -1, np.int8)
+  for number, members in enumerate(groups):
+    numbers[np.isin(ids, members)] = number
+  return numbers
 
 
 def write_tokens(

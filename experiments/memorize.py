@@ -26,6 +26,7 @@ from experiments.setting import cut, recipe_of
 from experiments.truth import check_part, compute_part, truth_key
 from jaxmul import memorization, report, retraining
 from jaxmul._command.scoring import executor_of, summarize
+from jaxmul._paths import local
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class Config(setting.Flags):
 
 def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
   """Trains what is missing and writes the estimate."""
+  config = cli.at_home(config)
   if config.distributed:
     jax.distributed.initialize()
   dataset, parts = cut(config)
@@ -128,7 +130,7 @@ def _logged(execute: retraining.Executor, log: logs.Log) -> retraining.Executor:
 
 def status(out: tyro.conf.Positional[Path]) -> None:
   """Says how far a run is."""
-  for folder in _stores(out):
+  for folder in _stores(local(out)):
     store = retraining.status(folder)
     of = f" of {store.num_models}" if store.num_models else ""
     print(
@@ -143,6 +145,7 @@ def verify(out: tyro.conf.Positional[Path]) -> None:
 
   After --until-width models are missing for good: the run did not need them.
   """
+  out = local(out)
   stores = [(folder, retraining.status(folder)) for folder in _stores(out)]
   damaged = [folder / name for folder, store in stores for name in store.damaged]
   estimate = out / "estimate.npz"

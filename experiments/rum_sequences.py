@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 from experiments import cli, main_job, setting, tables
-from experiments.judge import maybe_over_seeds, ranked
+from experiments.judge import CORRELATION, maybe_over_seeds, ranked
 from experiments.main_job_results import Problem, Work
 from jaxmul import data, models, report, rum, train, unlearn
 from jaxmul._command import own
@@ -240,7 +240,7 @@ def show_ranks(config: Config, problem: Problem) -> None:
   """Prints and writes each proxy's rank correlation with the truth, by kind and by score."""
   truth, training = problem.truth, problem.training
   with np.load(config.out / "scores.npz") as file:
-    scores = {name.removeprefix("proxy_"): file[name] for name in file if name[:6] == "proxy_"}
+    scores = dict(zip(file["proxy_names"].tolist(), file["proxies"], strict=True))
   of_each = np.isin(training.ids, training.first_of_each(training.ids))
   kinds = {"all": of_each, "clean": of_each & (training.strata == 0)}
   kinds["marked"] = of_each & ~kinds["clean"]
@@ -251,7 +251,8 @@ def show_ranks(config: Config, problem: Problem) -> None:
       for score, values in (("exact", truth.memorization), ("e^−ℓ", truth.soft)):
         known = rows_of & np.isfinite(values)
         found = [ranked(row[known], values[known], resamples=1) for row in of_seeds]
-        mean = maybe_over_seeds([each.spearman for each in found], name="spearman")
+        ranks = [each.spearman for each in found]
+        mean = maybe_over_seeds(ranks, within=CORRELATION, name="spearman")
         written.setdefault(name, {})[f"{kind}, {score}"] = mean
         cells.append(tables.with_half_width(mean))
     rows.append((name, *cells))

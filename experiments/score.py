@@ -265,15 +265,20 @@ def write(
     top_k = max(1, known.sum() // 20)
   if config.planted:
     arrays["planted"] = np.stack([seed["planted"] for seed in seeds])
+  kinds = ("clean", "noisy") if config.planted else ("clean",)
+  of = {kind: np.stack([seed[kind] for seed in seeds], axis=1) for kind in kinds}  # [P, seeds, n]
+  arrays |= {"proxy_names": np.array(names), "proxies": of["clean"]}
+  if config.planted:
+    arrays["proxies_of_planted"] = of["noisy"]
   for row, name in enumerate(names):
-    clean = np.stack([seed["clean"][row] for seed in seeds])
-    arrays[f"proxy_{name}"] = clean
+    clean = of["clean"][row]
     if truth is not None:
       figures[name] += rank_figures([ranked(own[known], truth[known], top_k) for own in clean])
     if config.planted:
-      noisy = arrays[f"planted_{name}"] = np.stack([seed["noisy"][row] for seed in seeds])
-      rates = list(map(auroc, noisy, arrays["planted"]))
-      figures[name].append(metrics.figures.over_seeds(rates, name="auroc"))
+      rates = list(map(auroc, of["noisy"][row], arrays["planted"]))
+      figures[name].append(
+        metrics.figures.over_seeds(rates, within=metrics.figures.RATE, name="auroc")
+      )
     times = [float(seed["seconds"][row]) for seed in seeds]
     if np.isfinite(times).all():
       median = float(np.median(times))
@@ -288,7 +293,7 @@ def write(
   if truth is not None:
     record["ground_truth"] = {"examples": n, "exactly_zero": float(np.mean(truth == 0))}
     record["combined"] = [
-      combine(config, {name: arrays[f"proxy_{name}"][i] for name in names}, truth, i)
+      combine(config, dict(zip(names, of["clean"][:, i], strict=True)), truth, i)
       for i in range(len(seeds))
     ]
   report.write_arrays(config.out / "scores.npz", arrays)

@@ -49,4 +49,4 @@ def with_half_width(figure: Figure) -> str:
   """Returns "value ± half width", or the value alone where one seed gives no interval."""
   if not np.isfinite(figure.low):
     return f"{figure.value:.3f}"
-  return f"{figure.value:.3f} ± {figure.high - figure.value:.3f}"
+  return f"{figure.value:.3f} ± {figure.half_width:.3f}"

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxmul import _arrays, losses
+from jaxmul import _arrays, _article, losses
 from jaxmul._arrays import Array, Inputs
 from jaxmul.binding import Network
 
@@ -315,7 +315,7 @@ def key(value: object, caller: str) -> None:
     or (value.dtype == jnp.uint32 and value.ndim == 1)
   )
   if not is_key:
-    given = repr(value) if isinstance(value, int | float | str) else f"a {type(value).__name__}"
+    given = repr(value) if isinstance(value, int | float | str) else f"{_article.of(value)}"
     raise ValueError(f"{caller} got key={given}, must be one key. Make one: jax.random.key(0).")
 
 

@@ -203,10 +203,11 @@ def sha256(path: Path) -> str:
 def sync(path: Path) -> None:
   """Makes a file's content, or a rename inside a folder, last through a power cut.
 
-  Some network file systems, and Windows, do that for files alone and refuse it for folders.
+  Some network file systems, and Windows, do that for files alone and refuse it for folders; Windows
+  for what is open for writing.
   """
   try:
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
       os.fsync(handle)
     finally:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmul
-from jaxmul import _arrays
+from jaxmul import _arrays, _article
 from jaxmul.binding import Network, is_a
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -147,12 +147,13 @@ def describe(value: object) -> str:
     if "<" in value.__qualname__:
       raise ValueError(
         f"{value.__qualname__} cannot be told from another such function, so a run with it "
-        "could not be resumed. Use a module-level function or a frozen dataclass."
+        "could not be resumed. Use a module-level function, such as one that calls what a factory "
+        "made, or a frozen dataclass."
       )
     return _name(value)
   if type(value).__repr__ is object.__repr__ or " at 0x" in repr(value):
     raise ValueError(
-      f"a {type(value).__qualname__} has no text of its own: a run with it could not be "
+      f"{_article.of(value)} has no text of its own: a run with it could not be "
       "resumed. Use a frozen dataclass or give it a __repr__."
     )
   return repr(value)

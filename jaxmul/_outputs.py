@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmul import _article
+
 Pick = Callable[[Any], jax.Array]
 
 
@@ -48,8 +50,8 @@ def _described(outputs: object) -> str:
   if isinstance(outputs, Mapping):
     return f"a dict with keys {sorted(map(str, outputs))[:4]}"
   if isinstance(outputs, tuple | list):
-    return f"a {type(outputs).__name__} of {len(outputs)}"
-  return f"a {type(outputs).__name__}"
+    return f"{_article.of(outputs)} of {len(outputs)}"
+  return f"{_article.of(outputs)}"
 
 
 def _pick_of(outputs: object) -> str:

@@ -105,10 +105,14 @@ def shown(items: Sequence[Item], label: str, after: float = 2.0) -> Iterator[Ite
 def stages(total: int) -> Iterator[Callable[[str], None]]:
   """Yields `begin(name)`, to be called as each of the stages of a long job begins.
 
-  A bar names the stage and shows how many are done and the time left, or a line a minute does.
+  A bar names the stage and shows how many are done and the time left, or a line a minute does. Of
+  no stages nothing is said.
   """
   begun = 0
-  if not total or not watched():
+  if not total:
+    yield lambda name: None
+    return
+  if not watched():
     lines = _Lines(total)
 
     def say(name: str) -> None:

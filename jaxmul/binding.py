@@ -16,7 +16,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
-from jaxmul import _arrays, _outputs, losses
+from jaxmul import _arrays, _article, _outputs, losses
 from jaxmul._arrays import Array, Inputs
 from jaxmul._blocks import least_rows
 
@@ -185,7 +185,7 @@ def bind(
   if is_a(params, "flax.nnx"):
     if state is not None or train_fn is not None:
       raise ValueError(
-        f"bind got a {_describe(params)}, an nnx.Module, with state or train_fn: it has its own. "
+        f"bind got {_describe(params)}, an nnx.Module, with state or train_fn: it has its own. "
         "Drop them."
       )
     network = _of_nnx(params, apply_fn, "bind").replace(loss=loss, embed=embed)
@@ -241,7 +241,7 @@ def as_network(params: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
     return _of_equinox(Network(params, state, apply_fn))
   if is_a(params, "flax.linen"):
     raise ValueError(
-      f"{caller} got a {_describe(params)}, a module without params. "
+      f"{caller} got {_describe(params)}, a module without params. "
       "Make some: jaxmul.models.init(module, key, inputs)."
     )
   _refuse_equinox(params, caller)
@@ -252,7 +252,7 @@ def as_network(params: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
   if callable(params):
     return Network(params, None, call_self)
   raise ValueError(
-    f"{caller} needs apply_fn: params is a {_describe(params)}, not callable. Pass "
+    f"{caller} needs apply_fn: params is {_describe(params)}, not callable. Pass "
     "apply_fn=model.apply, or bind it once with jaxmul.bind(model.apply, params)."
   )
 
@@ -409,17 +409,17 @@ def _refuse_equinox(params: object, caller: str) -> None:
   for node in jax.tree.leaves(params, is_leaf=is_special):
     if isinstance(node, layers.StateIndex):
       raise ValueError(
-        f"{caller} got a {_describe(params)} of Equinox that carries state, such as BatchNorm's. "
+        f"{caller} got {_describe(params)} of Equinox that carries state, such as BatchNorm's. "
         "Bind it: jaxmul.bind(apply_fn, params, {'name': state}, train_fn)."
       )
     if isinstance(node, layers.Dropout) and node.inference is False and node.p:
       raise ValueError(
-        f"{caller} got a {_describe(params)} of Equinox whose dropout is on. Pass "
+        f"{caller} got {_describe(params)} of Equinox whose dropout is on. Pass "
         "eqx.nn.inference_mode(model); to train, jaxmul.bind(apply_fn, params, None, train_fn)."
       )
 
 
 def _describe(value: object) -> str:
   if isinstance(value, Mapping):
-    return f"{type(value).__name__} with keys {sorted(map(str, value))[:4]}"
-  return type(value).__name__
+    return f"{_article.of(value)} with keys {sorted(map(str, value))[:4]}"
+  return _article.of(value)

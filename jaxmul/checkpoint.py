@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _check
+from jaxmul import _article, _check
 from jaxmul._files import equal, read_sealed, sha256, short, sync, write_sealed
+from jaxmul._paths import local
 from jaxmul.binding import Network, is_a
 
 MANIFEST = "manifest.json"
@@ -294,7 +295,7 @@ def _array(leaf: object, name: str) -> np.ndarray:
   value = np.asarray(leaf if is_number else None)
   if not (jnp.issubdtype(value.dtype, np.number) or value.dtype == bool):
     raise ValueError(
-      f"checkpoint.save: leaf {name!r} is a {type(leaf).__name__}, not an array of numbers. "
+      f"checkpoint.save: leaf {name!r} is {_article.of(leaf)}, not an array of numbers. "
       "Keep it out of the params, or make it static."
     )
   if not value.size:
@@ -408,12 +409,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _absolute(path: PathLike) -> Path:
-  if "://" in str(path):
-    raise ValueError(
-      f"checkpoint got the URL {str(path)!r}, must be a folder. "
-      "Save to a local folder and copy that, or mount the bucket."
-    )
-  return Path(path).expanduser().resolve()
+  return local(path).resolve()
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -8,7 +8,6 @@ Within jaxmul `checkpoint` does the same for networks, and does not need the ext
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from jaxmul._check import is_concrete
 from jaxmul._files import equal, write_atomic
 from jaxmul._identity import tree_digest
 from jaxmul._ids import check_ids
+from jaxmul._paths import local
 from jaxmul.binding import Network
 
 _NETWORK, _SCORES = "network 1", "scores 1"
@@ -190,14 +190,14 @@ def _write(path: str | os.PathLike, values: Mapping[str, Any], kind: str, caller
   again = _arrays_of(content)
   if again.keys() != arrays.keys() or not all(equal(again[n], arrays[n]) for n in arrays):
     raise ValueError(f"{caller}: safetensors does not read what it wrote. Install another version.")
-  write_atomic(Path(path), content)
+  write_atomic(local(path), content)
 
 
 def _read(path: str | os.PathLike, kind: str, caller: str) -> dict[str, np.ndarray]:
   _import_safetensors(caller)
-  if not Path(path).is_file():
+  if not local(path).is_file():
     raise FileNotFoundError(f"{caller}: there is no file {path}. Check the name.")
-  content = Path(path).read_bytes()
+  content = local(path).read_bytes()
   try:
     size = int.from_bytes(content[:8], "little")
     notes = json.loads(content[8 : 8 + size]).get("__metadata__", {})

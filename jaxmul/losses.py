@@ -45,6 +45,22 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return 0.0 - log_p  # not −0 for a sure example
 
 
+def sequence_log_probability(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns log p [B] of whole examples, at most 0: the sum of what the loss is the mean of.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> text = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]]]))
+    >>> float(jnp.exp(sequence_log_probability(text, jnp.array([[0, 0, -1]])))[0])  # ½ · ¼
+    0.125
+  """
+  loss = cross_entropy(logits, labels)
+  if labels.ndim == 1:
+    return -loss
+  count = jnp.sum(labels != UNSCORED, axis=tuple(range(1, labels.ndim)))
+  return -loss * count.astype(loss.dtype)
+
+
 def margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Returns z_y − max_{c≠y} z_c [B], in logits: positive where the label is predicted.
 
@@ -117,6 +133,22 @@ def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
   if labels.ndim == 1:
     return right
   return jnp.all(right | (labels == UNSCORED), axis=tuple(range(1, labels.ndim)))
+
+
+def token_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns the share [B] of scored positions whose largest logit is the label's, in [0, 1].
+
+  With one label an example it is 1 or 0, as `is_correct`. The first of tied logits wins.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> text = jnp.array([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
+    >>> token_accuracy(text, jnp.array([[0, 0, -1]])).tolist()
+    [0.5]
+  """
+  _refuse_other_positions(logits, labels)
+  right = jnp.argmax(logits, axis=-1) == labels
+  return mean_over_positions(right.astype(jnp.promote_types(logits.dtype, jnp.float32)), labels)
 
 
 def mean_over_positions(values: jax.Array, labels: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ import optax
 from jax import lax
 from numpy.typing import ArrayLike
 
-from jaxmul import _arrays, _check, _tracking, losses, models
+from jaxmul import _arrays, _article, _check, _tracking, losses, models
 from jaxmul._arrays import Inputs
 from jaxmul._blocks import even_rows, shuffled_rows
 from jaxmul._examples import Examples, examples_of
@@ -134,7 +134,7 @@ class Recipe:
     if self.optimizer is not None:
       if not callable(self.optimizer):
         raise ValueError(
-          f"Recipe got an optimizer that is a {type(self.optimizer).__name__}, must be a function "
+          f"Recipe got an optimizer that is {_article.of(self.optimizer)}, must be a function "
           "of the rate: optax.adam, or functools.partial(optax.adamw, weight_decay=0.1)."
         )
       if (self.momentum, self.weight_decay) != (Recipe.momentum, Recipe.weight_decay):
@@ -272,7 +272,7 @@ def _learned(
 ) -> Fit:
   """What a learner makes of a data set."""
   if not callable(learner) or hasattr(learner, "apply"):
-    raise ValueError(f"fit got a {type(learner).__name__} as recipe: use train.Recipe(model).")
+    raise ValueError(f"fit got {_article.of(learner)} as recipe: use train.Recipe(model).")
   if trackers:
     raise ValueError(
       f"fit got trackers {sorted(trackers)} for a learner, which sees no steps. Score what it "
@@ -370,7 +370,7 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
     made = recipe.optimizer(rate)
     if not hasattr(made, "init") or not hasattr(made, "update"):
       raise ValueError(
-        f"the optimizer of a Recipe returned a {type(made).__name__}, must return an optax "
+        f"the optimizer of a Recipe returned {_article.of(made)}, must return an optax "
         "transformation, as optax.adam does."
       )
     return made

@@ -213,11 +213,11 @@ def test_an_equinox_module_is_its_own_forward_pass():
   [
     (
       lambda: eqx.nn.BatchNorm(2, "batch", mode="ema"),
-      r"got a EquinoxNet of Equinox that carries state.*jaxmul\.bind\(apply_fn, params, {",
+      r"got an EquinoxNet of Equinox that carries state.*jaxmul\.bind\(apply_fn, params, {",
     ),
     (
       lambda: eqx.nn.Dropout(0.5),
-      r"got a EquinoxNet of Equinox whose dropout is on.*eqx\.nn\.inference_mode.*jaxmul\.bind\(",
+      r"got an EquinoxNet of Equinox whose dropout is on.*eqx\.nn\.inference_mode.*jaxmul\.bind\(",
     ),
   ],
 )

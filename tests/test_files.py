@@ -49,7 +49,7 @@ def estimate():
 
 def same(one, other):
   return all(
-    np.array_equal(a, b)
+    np.shape(a) == np.shape(b) and np.asarray(a).tobytes() == np.asarray(b).tobytes()
     for a, b in zip(jax.tree.leaves(vars(one)), jax.tree.leaves(vars(other)), strict=True)
   )
 

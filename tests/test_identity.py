@@ -151,7 +151,7 @@ def test_the_design_of_an_estimate_is_words():
     (Path("truth.npz"), r"path 'truth\.npz' does not tell what is there"),
     ({"at": (Path("x"),)}, "does not tell what is there"),
     (Flip(Path("x")), "does not tell what is there"),
-    (object(), "a object has no text of its own"),
+    (object(), "an object has no text of its own"),
     (np.array([object()]), "array of objects"),
     (bind(lambda w, x: x, np.eye(2)), "cannot be told"),
     (iter([1]), "has no text of its own"),

@@ -224,7 +224,7 @@ BATCH = DIGITS.batch()
       "a tuple of 2, must be an array of logits [B, *P, C]. Pick them with outputs=lambda out: ",
     ),
     (lambda z: {"logits": z}, "out['logits']"),
-    (lambda z: Output(z, z), "returns a Output, must be an array of logits"),
+    (lambda z: Output(z, z), "returns an Output, must be an array of logits"),
     (lambda z: z[:, 0], "stack([0 * z, z], -1)"),
     (lambda z: z[:, :1], "stack([0 * z, z], -1)"),
   ],

@@ -63,3 +63,12 @@ def test_results_are_those_without_the_setting(setting, exact, plain):
       np.testing.assert_array_equal(ours, theirs)
     else:
       np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["confidence", "curvature", "grand"])
+def test_what_is_jitted_moves_nothing_from_the_host(name):
+  network, batch = models.init(MODEL, KEY, TOY.batch()[0]), jax.device_put(TOY.batch())
+  proxy = jax.jit(lambda network, batch: getattr(proxies, name)(network, batch))
+  with jax.transfer_guard("disallow"):
+    scores = proxy(network, batch)
+  np.testing.assert_allclose(scores, getattr(proxies, name)(network, batch), rtol=1e-4, atol=1e-6)

@@ -3,7 +3,10 @@
 # pyright: reportArgumentType=false, reportCallIssue=false
 import dataclasses
 import errno
+import fcntl
+import functools
 import os
+from pathlib import Path
 
 import equinox as eqx
 import flax.linen as nn
@@ -16,13 +19,30 @@ import pytest
 from flax import nnx
 
 import jaxmul
-from jaxmul import _files, checkpoint, data, losses, models, proxies, retraining, train, unlearn
+from jaxmul import (
+  _files,
+  checkpoint,
+  data,
+  deletion,
+  losses,
+  memorization,
+  metrics,
+  models,
+  proxies,
+  report,
+  retraining,
+  rum,
+  train,
+  unlearn,
+)
+from jaxmul.metrics import game
 from jaxmul.metrics.oracle.ensembles import original, schedules
 
 KEY = jax.random.key(0)
 DIGITS = data.digits().take(np.arange(64))
 INPUTS = DIGITS.batch()[0]
 SPLIT = data.Split(forget=np.arange(9), retain=np.arange(9, 64))
+PLAN = rum.Plan([rum.Step(unlearn.fine_tune(), 1)])
 
 
 def mlp():
@@ -68,6 +88,32 @@ MISTAKES = {
     lambda: retraining.leave_out(learner, DIGITS, 0, num_models=2),
     "jax.random.key(0)",
   ),
+  **{
+    f"int key in {name}": (functools.partial(call, 0), "jax.random.key(0)")
+    for name, call in {
+      "forget_random": lambda key: data.forget_random(DIGITS, 3, key),
+      "cut_heldout": lambda key: data.cut_heldout(DIGITS.ids, key),
+      "holdout": lambda key: data.holdout(DIGITS, key, heldout=5, test=5),
+      "math_sequences": lambda key: data.math_sequences([1, 2], key, noisy=1),
+      "shuffle": lambda key: rum.shuffle(DIGITS.ids, key),
+      "clusters": lambda key: rum.clusters(np.eye(64), DIGITS.ids, key),
+      "meta_unlearn": lambda key: rum.meta_unlearn(PLAN, network(), DIGITS, [SPLIT.forget], key),
+      "stream": lambda key: list(
+        rum.stream(PLAN, network(), DIGITS, [SPLIT.forget], key, score=lambda *_: np.arange(9.0))
+      ),
+      "tune": lambda key: rum.tune(
+        *({"a": PLAN.steps[0]}, network(), DIGITS.take(SPLIT.retain), [np.arange(9, 12)]),
+        *(DIGITS.take(SPLIT.forget), key),
+      ),
+      "curvature": lambda key: proxies.curvature(network(), DIGITS.batch(), key=key),
+      "heldout_retrain": lambda key: proxies.heldout_retrain(
+        network(), DIGITS, train.Recipe(models.mlp()), key
+      ),
+      "oracles": lambda key: metrics.oracle.oracles(learner, DIGITS, SPLIT, key, num_models=2),
+      "generate": lambda key: models.generate(network(), np.ones((1, 2), int), 1, key=key),
+      "attacks": lambda key: game.known(SPLIT, np.arange(100, 108), key),
+    }.items()
+  },
   "saved nnx": (
     lambda: checkpoint.save("never", nnx.Linear(2, 3, rngs=nnx.Rngs(0))),
     "jaxmul.bind(lambda module, x: module(x), module)",
@@ -160,6 +206,31 @@ def test_a_folder_that_cannot_be_synced_is_still_saved_to(tmp_path, monkeypatch)
     _files.write_atomic(tmp_path / "other", b"lost")
 
 
+def test_where_windows_refuses_to_open_or_sync_everything_is_still_saved(tmp_path, monkeypatch):
+  opening, syncing = os.open, os.fsync
+
+  def opened(path, *given, **more):
+    if os.path.isdir(path) and not more:  # shutil opens folders relative to another one
+      raise PermissionError(errno.EACCES, "folders are not opened here")
+    return opening(path, *given, **more)
+
+  def synced(handle):
+    if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+      raise OSError(errno.EBADF, "not open for writing")
+    syncing(handle)
+
+  monkeypatch.setattr(os, "fsync", synced)
+  monkeypatch.setattr(_files.os, "open", opened)
+  schedule = retraining.leave_out(learner, DIGITS, KEY, num_models=16, test=DIGITS)
+  memorization.influence(
+    *(schedule, [1]), store=tmp_path / "s", out=tmp_path / "i", executor=retraining.serial
+  )
+  checkpoint.save(tmp_path / "c", network())
+  assert retraining.status(tmp_path / "s").done == 16
+  assert checkpoint.verify(tmp_path / "c")
+  assert memorization.ChosenInfluence.load(tmp_path / "i").ids.tolist() == [1]
+
+
 def test_a_folder_of_orbax_is_told_from_a_damaged_one(tmp_path):
   ocp.PyTreeCheckpointer().save(tmp_path / "theirs", {"a": np.ones(3)})
   with pytest.raises(ValueError, match=r"not a checkpoint of jaxmul.*jaxmul\.bind"):
@@ -168,5 +239,63 @@ def test_a_folder_of_orbax_is_told_from_a_damaged_one(tmp_path):
 
 def test_home_is_expanded(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
   checkpoint.save("~/saved", network())
   assert (tmp_path / "saved" / "manifest.json").exists()
+  schedule = retraining.leave_out(learner, DIGITS, KEY, num_models=16, test=DIGITS)
+  estimate = memorization.estimate(schedule, store="~/s", executor=retraining.serial)
+  assert retraining.status("~/s").done == 16
+  estimate.save("~/estimate.npz")
+  assert memorization.Estimate.load("~/estimate.npz").digest == estimate.digest
+  effects = memorization.influence(schedule, [1], store="~/s", out="~/i", executor=never)
+  assert memorization.ChosenInfluence.load("~/i").ids.tolist() == effects.ids.tolist()
+  for _ in range(2):
+    after = rum.meta_unlearn(PLAN, network(), DIGITS, [SPLIT.forget], KEY, store="~/steps")
+    monkeypatch.setattr(unlearn, "run", never)  # the second time it is read back
+  served = list(rum.stream(PLAN, after, DIGITS, [], KEY, score=never, store="~/ledger"))
+  assert not served
+  outputs = metrics.oracle.outputs([network()], DIGITS, SPLIT.forget)
+  outputs.save("~/outputs.npz")
+  assert len(metrics.oracle.Outputs.load("~/outputs.npz")) == 1
+  assert {path.name for path in tmp_path.iterdir()} == {
+    *("saved", "s", "estimate.npz", "i", "steps", "outputs.npz")
+  }
+
+
+def never(*_, **__):
+  raise AssertionError("this was done before")
+
+
+STORED = {
+  "store": lambda path: memorization.estimate(
+    retraining.leave_out(learner, DIGITS, KEY, num_models=2), store=path, executor=never
+  ),
+  "status": retraining.status,
+  "influence": lambda path: memorization.influence(
+    retraining.leave_out(learner, DIGITS, KEY, num_models=2, test=DIGITS), [1], out=path
+  ),
+  "estimate": memorization.Estimate.load,
+  "checkpoint": lambda path: checkpoint.save(path, network()),
+  "steps": lambda path: rum.meta_unlearn(PLAN, network(), DIGITS, [SPLIT.forget], KEY, store=path),
+  "stream": lambda path: list(
+    rum.stream(PLAN, network(), DIGITS, [], KEY, score=never, store=path)
+  ),
+  "oracles": lambda path: metrics.oracle.oracles(
+    learner, DIGITS, SPLIT, KEY, num_models=2, store=path, executor=never
+  ),
+  "outputs": metrics.oracle.Outputs.load,
+  "report": report.html,
+  "verify": deletion.verify,
+  "npz": data.from_npz,
+  "folder": data.from_folder,
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_bucket_is_no_folder(tmp_path, monkeypatch, name, kind):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match=r"gs:.* is a URL.*Mount the bucket") as caught:
+    STORED[name](kind("gs://bucket/runs"))
+  assert "\n" not in str(caught.value)
+  assert not list(tmp_path.iterdir())

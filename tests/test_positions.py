@@ -42,7 +42,7 @@ def by_example(function, z, y):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("loss", MEANS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("loss", [*MEANS, losses.token_accuracy], ids=lambda f: f.__name__)
 def test_a_loss_is_the_mean_over_scored_positions(loss, shape):
   z, y = example(shape)
   want = [each.mean() for each in by_example(loss, z, y)]
@@ -71,7 +71,9 @@ def test_an_example_is_right_where_all_scored_positions_are(shape):
   assert jax.jit(losses.is_correct)(z, y).tolist() == right.tolist()
 
 
-@pytest.mark.parametrize("loss", [*MEANS, losses.is_correct], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+  "loss", [*MEANS, losses.is_correct, losses.token_accuracy], ids=lambda f: f.__name__
+)
 def test_with_one_label_an_example_the_program_is_the_same_as_ever(loss):
   """One position that is scored gives the same bits as no positions."""
   z, y = example((6, 1), 0)
@@ -83,7 +85,9 @@ def test_with_one_label_an_example_the_program_is_the_same_as_ever(loss):
   assert not jax.make_jaxpr(losses.scored_only)(values[:, None], labels).jaxpr.eqns
 
 
-@pytest.mark.parametrize("loss", [*MEANS, losses.log_odds], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+  "loss", [*MEANS, losses.log_odds, losses.token_accuracy], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf, 1e30])
 def test_what_stands_at_an_unscored_position_touches_nothing(loss, hole):
   z, y = example((4, 4))

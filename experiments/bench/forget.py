@@ -68,7 +68,7 @@ def of_seed(dataset: data.Dataset, seed: int) -> dict[str, dict]:
   schedule = retraining.cross_fit(recipe, dataset.take(parts.train), keys[2])
   estimate = memorization.estimate(schedule)
   order = fit.ids[np.argsort(-fit.scores["confidence"], kind="stable")]
-  random = np.asarray(jax.random.permutation(keys[3], fit.ids))
+  random = fit.ids[np.asarray(jax.random.permutation(keys[3], len(fit.ids)))]  # 64 bits of an id
   found = {}
   for kind, ids in (("memorized", order[:_COUNT]), ("random", random[:_COUNT])):
     refused = ""

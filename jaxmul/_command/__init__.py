@@ -9,6 +9,8 @@ Exit codes: 0 done; 1 a request that is refused, or a record that is not whole; 
 line; 130 after Ctrl-C.
 """
 
+import dataclasses
+import difflib
 import functools
 import io
 import operator
@@ -54,6 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parsed(arguments: list[str]):
   """Returns the command that the arguments ask for, over the defaults of its --config."""
+  _refuse_unknown(arguments)
   defaults = saved_config.defaults(COMMANDS, arguments)
   kinds = []
   for name, kind in COMMANDS.items():
@@ -61,6 +64,27 @@ def _parsed(arguments: list[str]):
     kinds.append(Annotated[kind, tyro.conf.subcommand(name, **over)])
   command = functools.reduce(operator.or_, kinds)
   return tyro.cli(command, prog="jaxmul", description=__doc__, args=arguments)
+
+
+def _refuse_unknown(arguments: list[str]) -> None:
+  """Raises ValueError where the arguments name no command, or a flag that theirs has not.
+
+  Tyro would say so on many lines, after those of all flags that are missing.
+  """
+  first = arguments[0] if arguments else ""
+  if first in ("-h", "--help"):
+    return
+  if first not in COMMANDS:
+    wrong = f"there is no command {first}" if first else "name a command"
+    raise ValueError(f"{wrong}: {', '.join(COMMANDS)}. jaxmul --help says what they do.")
+  fields = dataclasses.fields(COMMANDS[first])
+  known = ["--help", *(f"--{field.name}".replace("_", "-") for field in fields)]
+  for word in arguments[1:]:
+    flag = word.partition("=")[0].replace("_", "-")
+    if flag.startswith("--") and flag not in known:
+      near = difflib.get_close_matches(flag, known, 1)
+      meant = f" Did you mean {near[0]}?" if near else ""
+      raise ValueError(f"jaxmul {first} has no {flag}.{meant} jaxmul {first} --help lists all.")
 
 
 def _end(error: Exception, code: int) -> None:

@@ -13,6 +13,7 @@ from jaxmul import deletion
 from jaxmul._command import inputs, saved_config, tables
 from jaxmul._command.flags import PathOrNone, Split
 from jaxmul._files import read_sealed
+from jaxmul._paths import local
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ class Serve(Split):
     network = inputs.network(recipe, dataset, self.checkpoint)
     self.save()
     rehearse_key, serve_key = jax.random.split(self.jax_key)
-    store = self.folder / "rehearsal" if self.store is None else self.store.expanduser()
+    store = self.folder / "rehearsal" if self.store is None else local(self.store)
     print(f"rehearsal: {6 + 2 * self.oracles} trainings, kept in {store}", flush=True)
     rehearsal = deletion.rehearse(
       dataset,
@@ -124,7 +125,7 @@ class Verify:
 
   def run(self) -> None:
     """Says that the record is whole, or which file is not."""
-    folder = self.folder.expanduser()
+    folder = local(self.folder)
     try:
       record = deletion.verify(folder)
       if (config := folder / saved_config.CONFIG).exists():

@@ -73,5 +73,5 @@ def _latex(methods: Mapping[str, Sequence[Figure]], shown: Sequence[str]) -> str
 
 
 def _cell(figure: Figure) -> str:
-  half = f" \\pm {figure.high - figure.value:.3f}" if np.isfinite(figure.low) else ""
-  return f"${figure.value:.3f}{half}$"
+  half = figure.half_width
+  return f"${figure.value:.3f} \\pm {half:.3f}$" if np.isfinite(half) else f"${figure.value:.3f}$"

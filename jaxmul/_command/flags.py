@@ -9,6 +9,7 @@ import numpy as np
 import tyro
 
 from jaxmul._command import inputs, saved_config
+from jaxmul._paths import local
 from jaxmul.data import Dataset
 from jaxmul.train import Recipe
 
@@ -36,7 +37,7 @@ class Flags:
   @property
   def folder(self) -> Path:
     """`out`, where it really is."""
-    return self.out.expanduser()
+    return local(self.out)
 
   def given(self, product: str) -> tuple[Recipe, Dataset]:
     """Returns recipe and data, once the folder is known to hold no product of another run."""

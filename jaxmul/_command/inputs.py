@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul import checkpoint, models, train
+from jaxmul import _article, checkpoint, models, train
 from jaxmul import data as sources
 from jaxmul._ids import rows_of
+from jaxmul._paths import local
 from jaxmul.binding import Network
 
 
@@ -50,7 +51,7 @@ def recipe(name: str) -> train.Recipe:
   found = named(name, "network", called=True)
   if not isinstance(found, train.Recipe):
     raise ValueError(
-      f"--network {name} gives a {type(found).__name__}, must give a train.Recipe: the "
+      f"--network {name} gives {_article.of(found)}, must give a train.Recipe: the "
       "network, and how it was trained."
     )
   return found
@@ -65,7 +66,7 @@ def dataset(source: str) -> sources.Dataset:
   kind, _, name = source.partition(":")
   if kind == "tfds" and name:
     return sources.from_tfds(name, "train")
-  path = Path(source).expanduser()
+  path = local(source)
   if path.suffix == ".npz":
     return sources.from_npz(path)
   if path.is_dir():
@@ -83,7 +84,7 @@ def ids_in(path: Path, dataset: sources.Dataset, flag: str) -> np.ndarray:
     FileNotFoundError: there is no such file.
     ValueError: it holds something else, or an id that is not in the data.
   """
-  if not path.expanduser().is_file():
+  if not local(path).is_file():
     raise FileNotFoundError(f"--{flag} {path}: there is no such file. Write one integer a line.")
   ids = read_ids(path)
   refuse_absent(ids, dataset, f"--{flag} {path}")
@@ -103,7 +104,7 @@ def read_ids(path: Path) -> np.ndarray:
     FileNotFoundError: there is no such file.
     ValueError: it holds something else.
   """
-  path = path.expanduser()
+  path = local(path)
   try:
     if path.suffix == ".npy":
       return _as_ids(np.load(path, allow_pickle=False))
@@ -130,7 +131,7 @@ def read_requests(path: Path) -> dict[str, np.ndarray]:
     FileNotFoundError: there is no such file.
     ValueError: it holds something else.
   """
-  path = path.expanduser()
+  path = local(path)
   if not path.exists():
     raise FileNotFoundError(f"--requests {path}: there is no such file or folder.")
   if path.is_dir():
@@ -160,7 +161,7 @@ def read_requests(path: Path) -> dict[str, np.ndarray]:
 def network(recipe: train.Recipe, dataset: sources.Dataset, folder: Path) -> Network:
   """Returns the network of a checkpoint, in the shapes of a recipe's."""
   like = models.init(recipe.model, jax.random.key(0), dataset.example)
-  return checkpoint.load(folder.expanduser(), like)
+  return checkpoint.load(folder, like)
 
 
 def _as_ids(values: Any) -> np.ndarray:

@@ -91,7 +91,7 @@ def _of_one(
       what = {"name": figure.name, "part": figure.part}
       figure = figures.with_interval(interval, figures.EXAMPLES, seeds=figure.seeds, **what)
     if figure.name == "ToW":
-      figure = figures.over_seeds(tows, name="ToW")
+      figure = figures.over_seeds(tows, within=figures.RATE, name="ToW")
     done.append(figure)
   return done
 
@@ -111,4 +111,4 @@ class Report:
 
   def run(self) -> None:
     """Writes the page."""
-    print(report.html(self.folder.expanduser()))
+    print(report.html(self.folder))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxmul import rum, unlearn
+from jaxmul import _article, rum, unlearn
 from jaxmul._command.inputs import named
 from jaxmul._files import sha256
 
@@ -26,8 +26,7 @@ def step(name: str, batch_size: int) -> rum.Step:
     return rum.Step(found, batch_size=batch_size)
   if not isinstance(found, rum.Step):
     raise ValueError(
-      f"--method {name} gives a {type(found).__name__}, must give an unlearn.Unlearner or a "
-      "rum.Step."
+      f"--method {name} gives {_article.of(found)}, must give an unlearn.Unlearner or a rum.Step."
     )
   return found
 
@@ -40,7 +39,7 @@ def proxy(name: str) -> Callable[..., Any]:
   """
   found = named(name, "proxy")
   if not callable(found):
-    raise ValueError(f"--proxy {name} is a {type(found).__name__}, must be (params, batch) -> [B].")
+    raise ValueError(f"--proxy {name} is {_article.of(found)}, must be (params, batch) -> [B].")
   return found
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from jaxmul import report
 from jaxmul._files import write_sealed
+from jaxmul._paths import local
 
 CONFIG = "config.json"
 _ELSEWHERE = ("config", "out", "store", "executor")  # what decides no result
@@ -26,7 +27,7 @@ def defaults(commands: Mapping[str, type], arguments: Sequence[str]) -> dict[str
   path = _path_in(arguments)
   if path is None or arguments[0] not in commands:
     return {}
-  return {arguments[0]: _read(Path(path).expanduser(), arguments[0], commands[arguments[0]])}
+  return {arguments[0]: _read(local(path), arguments[0], commands[arguments[0]])}
 
 
 def write(flags: Any, folder: Path) -> None:
@@ -62,9 +63,9 @@ def _plain(flags: Any) -> dict[str, Any]:
 
 
 def _path_in(arguments: Sequence[str]) -> str | None:
-  for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+  for place, word in enumerate(arguments):
     if word == "--config":
-      return following
+      return next(iter(arguments[place + 1 :]), None)
     if word.startswith("--config="):
       return word.removeprefix("--config=")
   return None

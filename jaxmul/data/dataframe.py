@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxmul import _article
 from jaxmul.data.dataset import Dataset
 
 
@@ -62,7 +63,7 @@ def from_dataframe(
   """
   if not hasattr(frame, "columns") or not hasattr(frame, "__getitem__"):
     raise ValueError(
-      f"from_dataframe got a {type(frame).__name__}, needs a pandas or Polars data frame. "
+      f"from_dataframe got {_article.of(frame)}, needs a pandas or Polars data frame. "
       "Arrays need no source: jaxmul.data.Dataset(inputs, labels, ids)."
     )
   columns = list(frame.columns)

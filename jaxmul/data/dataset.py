@@ -123,6 +123,18 @@ class Dataset:
       return self.ids[rows]
     return self.ids[rows[np.sort(np.unique(self.families[rows], return_index=True)[1])]]
 
+  def num_copies(self, ids: ArrayLike) -> np.ndarray:
+    """Returns how often each of the given examples is in the data, itself included, int64 [k].
+
+    Raises:
+      ValueError: as `rows`.
+    """
+    rows = self.rows(ids)
+    if self.families is None:
+      return np.ones(len(rows), np.int64)
+    numbers, counts = np.unique(self.families, return_counts=True)
+    return counts[np.searchsorted(numbers, self.families[rows])]
+
   def kinds(self, caller: str) -> np.ndarray:
     """Returns int [n], what examples are of one kind: strata, or labels where each has one class.
 

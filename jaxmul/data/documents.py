@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from jaxmul import _check
 from jaxmul._ids import rows_of
+from jaxmul._paths import local
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.sources import MAX_BYTES
 
@@ -87,14 +87,15 @@ def english_prose() -> str:
   return "\n".join(topics.topics[name] for name in sorted(topics.topics))
 
 
-def after_prompt(dataset: Dataset, prompt: int) -> Dataset:
-  """Returns sequences of which only the tokens after a prompt are scored.
+def after_prompt(dataset: Dataset, prompt: int, suffix: int | None = None) -> Dataset:
+  """Returns sequences of which only the tokens after a prompt are scored, the suffix.
 
   A network is then right on a sequence exactly where its greedy continuation of the prompt is.
 
   Args:
     dataset: of tokens int [n, T] and labels [n, T].
     prompt: tokens that are given, from 1 to T.
+    suffix: how many tokens after it are scored, from 1 to T + 1 − prompt; all by default.
 
   Raises:
     ValueError: the data are no sequences, or nothing of one is scored after the prompt.
@@ -110,6 +111,9 @@ def after_prompt(dataset: Dataset, prompt: int) -> Dataset:
   _check.in_range("after_prompt", 1, dataset.labels.shape[1], prompt=prompt)
   labels = dataset.labels.copy()
   labels[:, : prompt - 1] = -1
+  if suffix is not None:
+    _check.in_range("after_prompt", 1, labels.shape[1] + 1 - prompt, suffix=suffix)
+    labels[:, prompt - 1 + suffix :] = -1
   return Dataset(
     dataset.inputs,
     labels,
@@ -201,7 +205,7 @@ def near_duplicates(dataset: Dataset, ids: ArrayLike, *, share: float = 0.5) -> 
 def _read(source: str | os.PathLike, tokenizer: Tokenizer | None) -> tuple[np.ndarray, int]:
   """Returns the tokens of a text or file, and the size of their vocabulary."""
   if isinstance(source, os.PathLike):
-    path = Path(source)
+    path = local(source)
     if not path.is_file():
       raise FileNotFoundError(f"text: there is no file {path}. Pass a path, or the text as str.")
     if path.stat().st_size > MAX_BYTES:

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmul import _article
 from jaxmul.data import sources
 from jaxmul.data.dataset import Dataset
 
@@ -54,7 +55,7 @@ def from_grain(
   """
   if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
     raise ValueError(
-      f"from_grain got a {type(source).__name__}, needs a source with len(source) and source[i]. "
+      f"from_grain got {_article.of(source)}, needs a source with len(source) and source[i]. "
       "Pass the MapDataset or data source that it is made of."
     )
   labels, names = [], []

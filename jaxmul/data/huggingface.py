@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxmul import _article
 from jaxmul.data import _probe, sources
 from jaxmul.data.dataset import Dataset
 
@@ -56,7 +57,7 @@ def from_huggingface(
   is_loaded = isinstance(source, hub.Dataset | hub.DatasetDict)
   if not (is_loaded or isinstance(source, str | os.PathLike)):
     raise ValueError(
-      f"from_huggingface got a {type(source).__name__}, needs a name, a folder or a "
+      f"from_huggingface got {_article.of(source)}, needs a name, a folder or a "
       "datasets.Dataset. Load it without streaming=True."
     )
   what = f"from_huggingface: {'the data set' if is_loaded else repr(str(source))}"

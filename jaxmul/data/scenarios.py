@@ -91,6 +91,7 @@ def forget_random(dataset: Dataset, size: int, key: jax.Array) -> np.ndarray:
     3
   """
   _check.count(size, "size", "forget_random")
+  _check.key(key, "forget_random")
   if size >= len(dataset):
     raise ValueError(
       f"forget_random got size={size} of {len(dataset)} examples: nothing would be kept. Ask for "

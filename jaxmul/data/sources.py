@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmul import _article
+from jaxmul._paths import local
 from jaxmul._progress import shown
 from jaxmul.data.dataset import Dataset
 
@@ -91,7 +93,7 @@ def from_npz(path: str | os.PathLike) -> Dataset:
     ...   from_npz(path).ids.tolist()
     [7, 5, 9]
   """
-  path = Path(path).expanduser()
+  path = local(path)
   if not path.is_file():
     raise FileNotFoundError(f"from_npz: there is no file {path}. {_NPZ}")
   with reading(f"from_npz: {path}", _NPZ), zipfile.ZipFile(path) as archive:
@@ -139,7 +141,7 @@ def from_folder(path: str | os.PathLike) -> Dataset:
     ...   from_folder(folder).labels.tolist()
     [0, 1]
   """
-  path = Path(path).expanduser()
+  path = local(path)
   if not path.is_dir():
     raise FileNotFoundError(f"from_folder: there is no folder {path}. Pass one of class folders.")
   folders = [folder for folder in _visible(path) if folder.is_dir()]
@@ -282,5 +284,5 @@ def _pixels(value: ArrayLike) -> np.ndarray:
     _refuse_mode(mode)
   array = np.asarray(value)
   if array.dtype.hasobject:
-    raise ValueError(f"an example is a {type(value).__name__}, must be an array of numbers")
+    raise ValueError(f"an example is {_article.of(value)}, must be an array of numbers")
   return array

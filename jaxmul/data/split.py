@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxmul import _check
 from jaxmul._ids import check_ids
 from jaxmul.data.dataset import Dataset
 
@@ -89,6 +90,7 @@ def cut_heldout(heldout: np.ndarray, key: jax.Array) -> Heldout:
     >>> [len(part) for part in cut_heldout(np.arange(10), jax.random.key(0))]
     [4, 3, 3]
   """
+  _check.key(key, "cut_heldout")
   ids = np.asarray(heldout)
   check_ids(ids, ids.size, "cut_heldout")
   ids = np.sort(ids.astype(np.int64))
@@ -127,6 +129,7 @@ def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Hol
     >>> [len(part) for part in holdout(toy, jax.random.key(0), heldout=2, test=4)]
     [4, 2, 4]
   """
+  _check.key(key, "holdout")
   copied = _copied(dataset)
   alone = dataset.take(np.setdiff1d(dataset.ids, copied)) if len(copied) else dataset
   if heldout < 0 or test < 0 or heldout + test >= len(alone):

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxmul._paths import local
 from jaxmul.data import sources
 from jaxmul.data.dataset import Dataset
 
@@ -54,7 +55,7 @@ def tiny_imagenet(
   """
   if part not in ("train", "val", "train+val"):
     raise ValueError(f"tiny_imagenet got part {part!r}: use 'train', 'val' or 'train+val'.")
-  root = Path(path).expanduser()
+  root = local(path)
   wnids = sorted(_text(root / "wnids.txt").split())
   if not wnids:
     raise ValueError(f"tiny_imagenet: {root / 'wnids.txt'} lists no classes. {_AGAIN}")

@@ -86,6 +86,7 @@ def math_sequences(
     raise ValueError(
       f"math_sequences needs starts int [n], at least 0, got {first.dtype} {list(first.shape)}."
     )
+  _check.key(key, "math_sequences")
   _check.in_range("math_sequences", 0, len(first), noisy=noisy)
   _check.in_range("math_sequences", len(str(first.max(initial=0))) + 1, length - 1, prompt=prompt)
   if not 0 < noise <= 0.5:

@@ -13,7 +13,7 @@ from jaxmul.deletion.request import Request
 from jaxmul.deletion.trained import kept
 from jaxmul.memorization.newcombe_intervals import wilson
 from jaxmul.metrics import oracle
-from jaxmul.metrics.figures import EXAMPLES, Figure, over_seeds, with_interval
+from jaxmul.metrics.figures import EXAMPLES, RATE, Figure, over_seeds, with_interval
 from jaxmul.metrics.intervals import Interval, over_examples
 from jaxmul.retraining.leave_out_schedule import train_key
 
@@ -122,10 +122,10 @@ def beside_a_few(request: Request, after: Network, key: jax.Array, count: int) -
     figures += _tugs(said, retrained, request, of)
   others = [np.abs(p[k] - np.delete(p, k, 0).mean(0)).mean() for k in range(len(p))]
   if len(p) > 2:  # of two, each is as far from the other: that is one number
-    figures.append(over_seeds(others, name="example gap", of="oracle", part="forget"))
+    figures.append(over_seeds(others, within=RATE, name="example gap", of="oracle", part="forget"))
   for part, ids in _judged(request).items():
     accuracy = retrained.take(ids).accuracy
-    figures.append(over_seeds(accuracy, name="accuracy", of="oracle", part=part))
+    figures.append(over_seeds(accuracy, within=RATE, name="accuracy", of="oracle", part=part))
   change = gaps["unlearned"] - gaps["original"]
   return [_mean(change, name=CHANGE, part="forget"), *figures]
 
@@ -234,7 +234,7 @@ def _tugs(
     metrics.tow(tuple(own.values()), tuple(theirs[part][k] for part in theirs))
     for k in range(len(retrained))
   ]
-  figures = [over_seeds(values, name="ToW", of=of)]
+  figures = [over_seeds(values, within=RATE, name="ToW", of=of)]
   groups = _named(request)
   if not groups:
     return figures
@@ -247,4 +247,4 @@ def _tugs(
     )
     for k in range(len(retrained))
   ]
-  return [*figures, over_seeds(values, name="ToW by group", of=of)]
+  return [*figures, over_seeds(values, within=RATE, name="ToW by group", of=of)]

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from jaxmul import _check, memorization, rum, train
+from jaxmul._paths import local
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.deletion import evidence_and_cost as levels
@@ -158,7 +159,7 @@ def forget(
     jax.random.fold_in(key, 0),
     score=score,
     num_groups=None if plan == "auto" else len(plan.steps),
-    store=None if store is None else Path(store),
+    store=None if store is None else local(store),
     progress=progress,
   )
   earlier = None if request.store is None else sealed_record.earlier(request, key)
@@ -249,4 +250,5 @@ def chosen(
     budget=_TRIALS * len(groups),
     estimate=estimate,
     store=request.folder("trials"),
+    progress=request.progress,
   )

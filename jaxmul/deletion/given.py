@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _check, models, train
+from jaxmul import _article, _check, models, train
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 
@@ -16,7 +16,7 @@ def refuse_other(dataset: Any, recipe: Any, key: Any, caller: str) -> None:
   refuse_no_dataset(dataset, caller)
   if not isinstance(recipe, train.Recipe):
     raise ValueError(
-      f"{caller} got a {type(recipe).__name__} as recipe: use train.Recipe(model, ...), which says "
+      f"{caller} got {_article.of(recipe)} as recipe: use train.Recipe(model, ...), which says "
       "how the network was trained."
     )
   _check.key(key, caller)
@@ -26,7 +26,7 @@ def refuse_no_dataset(dataset: Any, caller: str) -> None:
   """Raises ValueError where something else stands in a data set's place, such as its arrays."""
   if not isinstance(dataset, Dataset):
     raise ValueError(
-      f"{caller} got a {type(dataset).__name__} as dataset, must be a data.Dataset. Make it of "
+      f"{caller} got {_article.of(dataset)} as dataset, must be a data.Dataset. Make it of "
       "arrays: data.Dataset(inputs, labels, ids)."
     )
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxmul import _check, _settings, memorization, models, rum, train
 from jaxmul._identity import digest, versions
+from jaxmul._paths import local
 from jaxmul._ties import scattered
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
@@ -113,7 +114,7 @@ def rehearse(
       f"rehearse needs 5 × size = {5 * size} examples to train on, got {len(ids)}. Lower size."
     )
   keys = jax.random.split(key, 6)
-  fit = _original(recipe, dataset.take(ids), keys[0], None if store is None else Path(store))
+  fit = _original(recipe, dataset.take(ids), keys[0], None if store is None else local(store))
   requests = {
     name: request_of(
       fit.network,  # grouped by what the network says, as every request is that is served
@@ -123,7 +124,7 @@ def rehearse(
       keys[2],
       score="confidence",
       num_groups=len(GROUPS),
-      store=None if store is None else Path(store) / name,
+      store=None if store is None else local(store) / name,
       progress=progress,
     )
     for name, forget in forget_sets(fit, size, keys[1]).items()

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxmul import _identity, _settings, checkpoint, rum, train
 from jaxmul._files import read_sealed, sha256, write_atomic, write_sealed
+from jaxmul._paths import local
 from jaxmul.binding import Network
 from jaxmul.deletion.evidence_and_cost import NOT_CHECKED, Evidence
 from jaxmul.deletion.request import Request, copies_left
@@ -202,7 +203,7 @@ def verify(folder: Path | str) -> dict[str, Any]:
     FileNotFoundError: there is no record.
     ValueError: a file is damaged, missing, or not the one that the record was made with.
   """
-  folder = Path(folder)
+  folder = local(folder)
   if not (folder / RECORD).is_file():
     raise FileNotFoundError(f"no {RECORD} in {folder}. Name the store of jaxmul.forget.")
   record = json.loads(read_sealed(folder / RECORD, "json", _MOST_BYTES))

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul import _check, proxies, rum
+from jaxmul import _article, _check, proxies, rum
 from jaxmul._identity import digest
+from jaxmul._paths import local
 from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.deletion import sealed_record
@@ -61,7 +62,7 @@ def serve(
   """
   if not isinstance(rehearsal, Rehearsal):
     raise ValueError(
-      f"serve got a {type(rehearsal).__name__}, must be a Rehearsal. Make one: deletion.rehearse."
+      f"serve got {_article.of(rehearsal)}, must be a Rehearsal. Make one: deletion.rehearse."
     )
   refuse_no_dataset(dataset, "serve")
   _check.key(key, "serve")
@@ -76,7 +77,7 @@ def serve(
     refuse_other_network(network, rehearsal.recipe, dataset, "serve")
   record = None
   if store is not None:
-    record = functools.partial(_recorded, rehearsal, digest(dataset), key, Path(store))
+    record = functools.partial(_recorded, rehearsal, digest(dataset), key, local(store))
   return rum.stream(
     rehearsal.plan,
     network,

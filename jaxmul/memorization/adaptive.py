@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmul._paths import local
 from jaxmul._ties import scattered
 from jaxmul.memorization.scores import Estimate, from_tallies, refuse_without_intervals, warn_of
 from jaxmul.retraining.chunk import TALLIES, Chunk, add
@@ -118,7 +119,7 @@ def _computed(
   schedule: Schedule, store: Path | str | None, number: int, executor: Executor
 ) -> Chunk:
   name = f"round-{number}" + (f"-{schedule.hash[:12]}" if number else "")
-  folder = None if store is None else Path(store) / name
+  folder = None if store is None else local(store) / name
   return functools.reduce(add, stream(schedule, store=folder, executor=executor))
 
 

@@ -1,7 +1,7 @@
 """Influence of a few chosen training examples, on correctness or on logits, streamed to disk.
 
-β_i(x) = E[f(x) | i in the training subset] − E[f(x) | i left out], f(x) the outputs or whether x is
-predicted right. Datamodel matching takes the logits of a forget set.
+β_i(x) = E[f(x) | i in the training subset] − E[f(x) | i left out], f(x) the outputs, whether x is
+predicted right, or its p = e^−ℓ. Datamodel matching takes the logits of a forget set.
 
 References:
   Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020;
@@ -21,6 +21,8 @@ from numpy.typing import ArrayLike
 
 from jaxmul._files import sha256, sync
 from jaxmul._ids import rows_of
+from jaxmul._paths import local
+from jaxmul.memorization.welch_intervals import Sums, mean_and_error
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.retraining.progress import Progress
@@ -57,7 +59,7 @@ class ChosenInfluence:
     Raises:
       ValueError: the folder is not one that `influence` wrote, or a file in it is damaged.
     """
-    path = Path(path)
+    path = local(path)
     try:
       expected = json.loads((path / _DIGESTS).read_bytes())
       for name in _ARRAYS:
@@ -85,8 +87,8 @@ def influence(
 
   Args:
     schedule: of `retraining.leave_out`. Its `test` holds the t examples whose outputs are compared,
-      such as the training set itself; its `target` says what of them: "correct", "logits", or
-      "log_odds", of which it is φ.
+      such as the training set itself; its `target` says what of them: "correct", "confidence" for
+      p = e^−ℓ, "logits", or "log_odds", of which it is φ.
     ids: int [r], the chosen training examples, such as a forget set; the schedule's candidates.
     out: folder for the result, written block by block and renamed when whole; its arrays come back
       memory-mapped. An earlier result there is replaced. In memory by default, with 24 bytes for
@@ -127,7 +129,8 @@ def influence(
   rows_of(schedule.candidates, ids, "influence", lack, cure)
   ids = ids.astype(np.int64)
   if out is not None:
-    _refuse_foreign(Path(out), store)
+    out = local(out)
+    _refuse_foreign(out, store)
     out = out if jax.process_index() == 0 else None
   with (
     tempfile.TemporaryDirectory(dir=None if out is None else _parent(out)) as folder,
@@ -162,10 +165,10 @@ def influence(
     (whole / _DIGESTS).write_text(json.dumps(digests, indent=2))
     for file in whole.iterdir():
       sync(file)
-    if Path(out).exists():
-      Path(out).rename(Path(folder) / "before")
+    if out.exists():
+      out.rename(Path(folder) / "before")
     whole.rename(out)
-    sync(Path(out).parent)
+    sync(out.parent)
   return ChosenInfluence.load(out)
 
 
@@ -213,22 +216,14 @@ class _Sums:
     """Writes the difference of means and its standard error into [t, r, ...] arrays."""
     count_in = self._count_in[:, None]
     count_out = self._models - count_in
-    with np.errstate(invalid="ignore", divide="ignore"):
-      for rows in self.blocks():
-        sums, squares = (part[rows] for part in self._inside)
-        whole, whole_squares = (part[rows][:, None] for part in self._all)
-        mean_in, error_in = _mean_and_error(sums, squares, count_in)
-        mean_out, error_out = _mean_and_error(whole - sums, whole_squares - squares, count_out)
-        value[rows] = (mean_in - mean_out).reshape(value[rows].shape)
-        stderr[rows] = np.sqrt(error_in + error_out).reshape(stderr[rows].shape)
-
-
-def _mean_and_error(
-  sums: np.ndarray, squares: np.ndarray, n: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the mean of n numbers and its squared standard error."""
-  mean = sums / n
-  return mean, np.maximum(squares / n - mean**2, 0) / (n - 1)
+    for rows in self.blocks():
+      sums, squares = (part[rows] for part in self._inside)
+      whole, whole_squares = (part[rows][:, None] for part in self._all)
+      mean_in, error_in = mean_and_error(Sums(count_in, sums, squares))
+      outside = Sums(count_out, whole - sums, whole_squares - squares)
+      mean_out, error_out = mean_and_error(outside)
+      value[rows] = (mean_in - mean_out).reshape(value[rows].shape)
+      stderr[rows] = np.sqrt(error_in + error_out).reshape(stderr[rows].shape)
 
 
 def _memmap(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
@@ -240,11 +235,11 @@ def _refuse_foreign(out: Path, store: Path | str | None) -> None:
   known = {*_ARRAYS, _DIGESTS}
   if out.exists() and (not out.is_dir() or {file.name for file in out.iterdir()} != known):
     raise ValueError(f"influence would replace {out}, which is not its own. Name a new folder.")
-  if store is not None and Path(store).absolute().is_relative_to(out.absolute()):
+  if store is not None and local(store).absolute().is_relative_to(out.absolute()):
     raise ValueError(f"influence got out={out}, which holds store={store}. Name another folder.")
 
 
-def _parent(out: Path | str) -> Path:
-  folder = Path(out).absolute().parent
+def _parent(out: Path) -> Path:
+  folder = out.absolute().parent
   folder.mkdir(parents=True, exist_ok=True)
   return folder

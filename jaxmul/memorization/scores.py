@@ -19,14 +19,17 @@ from numpy.typing import ArrayLike
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import hashed
 from jaxmul._ids import check_ids, rows_of
+from jaxmul._paths import local
 from jaxmul.memorization.matrix import Influence
 from jaxmul.memorization.newcombe_intervals import newcombe
+from jaxmul.memorization.welch_intervals import Sums, welch
 from jaxmul.retraining.chunk import Chunk, add, has_classes
 from jaxmul.retraining.leave_out_schedule import Schedule
 
 _COUNTS = ("correct_in", "count_in", "correct_out", "count_out")
-_SCORES = ("memorization", "low", "high", *_COUNTS, "soft", "log_odds", "confidence_out")
-_LATER = {"confidence_out"}  # which files of older versions lack
+_MEANS = ("soft_low", "soft_high", "token_accuracy", "token_low", "token_high")
+_SCORES = ("memorization", "low", "high", *_COUNTS, "soft", "log_odds", "confidence_out", *_MEANS)
+_LATER = {"confidence_out", *_MEANS}  # which files of older versions lack
 _MIN_SCORE, _MIN_EXAMPLES = 0.1, 50
 
 
@@ -49,8 +52,19 @@ class Estimate:
     log_odds: float64 [n], the difference of mean φ = log p − log(1 − p).
     confidence_out: float64 [n] in [0, 1], the mean p under models without the example: what to
       expect of a retrained one. NaN where it was never out, or the file is of an older version.
+    soft_low, soft_high: float64 [n], Welch's 95 % interval of `soft`; of no width where all models
+      say the same. NaN where `soft` is, where one model saw the example or one did not, and in
+      files of older versions.
+    token_accuracy: float64 [n] in [−1, 1], the difference of the mean share of scored positions
+      that are predicted right; NaN as `memorization`, where an example has one label, and in files
+      of older versions.
+    token_low, token_high: float64 [n], Welch's 95 % interval of `token_accuracy`; NaN as above.
     influence: of every training example on every test example, or None without test examples.
     design: one line on how the scores were made.
+
+  References:
+    Zhang et al., [Counterfactual Memorization](https://arxiv.org/abs/2112.12938), 2021, whose score
+    of a text is `token_accuracy`, over 400 models of a quarter of the data each.
   """
 
   ids: np.ndarray
@@ -64,15 +78,24 @@ class Estimate:
   soft: np.ndarray
   log_odds: np.ndarray
   confidence_out: np.ndarray
+  soft_low: np.ndarray
+  soft_high: np.ndarray
+  token_accuracy: np.ndarray
+  token_low: np.ndarray
+  token_high: np.ndarray
   influence: Influence | None = None
   design: str = ""
 
   @property
   def digest(self) -> str:
-    """SHA-256 of all arrays: equal where every bit is."""
+    """SHA-256 of all arrays but intervals of means and `token_accuracy`, which came later.
+
+    Equal where every bit of the others is, and for the same models what it has always been.
+    """
     parts: list[str | bytes] = []
     for name, array in self._arrays().items():
-      parts += [f"{name}{array.dtype.str}{array.shape}", array.tobytes()]
+      if name not in _MEANS:
+        parts += [f"{name}{array.dtype.str}{array.shape}", array.tobytes()]
     return hashed(*parts)
 
   @property
@@ -109,7 +132,7 @@ class Estimate:
 
     Its zip comment is a SHA-256 of all that is before it; `numpy.load` reads it as any other.
     """
-    write_sealed(Path(path), npz(self._arrays() | {"design": np.array(self.design)}), "zip")
+    write_sealed(local(path), npz(self._arrays() | {"design": np.array(self.design)}), "zip")
 
   @classmethod
   def load(
@@ -137,7 +160,7 @@ class Estimate:
       >>> read.ids.tolist(), read.memorization.tolist()
       ([3, 7], [0.1, 0.5])
     """
-    path = Path(path)
+    path = local(path)
     arrays = _read(path, None if names is None else tuple(names.values()))
     if names is None:
       missing = [name for name in ("ids", *_SCORES) if name not in arrays and name not in _LATER]
@@ -265,10 +288,17 @@ def from_tallies(schedule: Schedule, total: Chunk) -> Estimate:
       inside = getattr(total, f"{name}_in") / total.count_in
       return inside - getattr(total, f"{name}_out") / total.count_out
 
+  def interval(name: str) -> tuple[np.ndarray, np.ndarray]:
+    names = [(f"count_{side}", f"{name}_{side}", f"{name}_sq_{side}") for side in ("in", "out")]
+    inside, outside = (Sums(*(getattr(total, each) for each in part)) for part in names)
+    return welch(inside, outside)
+
   tallies = {name: getattr(total, name) for name in _COUNTS}
   with np.errstate(invalid="ignore", divide="ignore"):
     confidence_out = total.p_out / total.count_out
   low, high = newcombe(*(tallies[name] for name in _COUNTS))
+  soft_low, soft_high = interval("p")
+  token_low, token_high = interval("accuracy")
   return Estimate(
     ids=schedule.dataset.ids,
     memorization=difference("correct"),
@@ -277,6 +307,11 @@ def from_tallies(schedule: Schedule, total: Chunk) -> Estimate:
     soft=difference("p"),
     log_odds=difference("odds"),
     confidence_out=confidence_out,
+    soft_low=soft_low,
+    soft_high=soft_high,
+    token_accuracy=difference("accuracy"),
+    token_low=token_low,
+    token_high=token_high,
     **tallies,
   )
 

@@ -1,6 +1,6 @@
 """How well data was forgotten: always beside models retrained without it, over several seeds."""
 
-from jaxmul.metrics import attacks, figures, game, intervals, oracle, outputs
+from jaxmul.metrics import attacks, extraction, figures, game, intervals, oracle, outputs
 from jaxmul.metrics.accuracies import accuracy, evaluate
 from jaxmul.metrics.auditing import Audit, Control, audit
 from jaxmul.metrics.batch_norm import batch_norm_control, batch_stats_changed
@@ -26,6 +26,7 @@ __all__ = [
   "compare",
   "evaluate",
   "example_gap",
+  "extraction",
   "figures",
   "find",
   "game",

@@ -12,7 +12,7 @@ import numpy as np
 from jaxmul._ties import scattered
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
-from jaxmul.metrics.figures import SHARED, Blind, Figure, find, over_seeds
+from jaxmul.metrics.figures import RATE, SHARED, Blind, Figure, find, over_seeds
 from jaxmul.metrics.figures_beside_oracles import gap_figures, seed_figures
 from jaxmul.metrics.game import ATTACKS, Known, Scores
 from jaxmul.metrics.intervals import Interval, t_interval
@@ -160,7 +160,7 @@ def of_figures(
     one_by_one = (of_forget.models([k]) for k in range(len(models)))
     agreements = [agreement_of_examples(model, compared) for model in one_by_one]
     for name in agreements[0].keys() & _OF_LOGITS:
-      found.append(over_seeds([each[name].mean() for each in agreements], name=name))
+      found.append(over_seeds([each[name].mean() for each in agreements], within=RATE, name=name))
     if all(map(len, parts.values())):
       on, grouped = beside_second(models, parts), beside_second(models, groups)
       found += seed_figures(on, (models, second), split, fit, grouped)

@@ -39,7 +39,7 @@ def accuracy(
     >>> accuracy(np.eye(4), toy, lambda w, x: x @ w)
     0.75
   """
-  return float(np.mean(_correct(as_network(params, apply_fn, "accuracy"), dataset, batch_size)))
+  return float(np.mean(correct_of(as_network(params, apply_fn, "accuracy"), dataset, batch_size)))
 
 
 def evaluate(
@@ -74,12 +74,12 @@ def evaluate(
   network = as_network(params, apply_fn, "evaluate")
   names = ("forget", "retain", "test", "heldout")
   ids = [getattr(split, name) for name in names]
-  correct = _correct(network, dataset.take(np.concatenate(ids)), batch_size)
+  correct = correct_of(network, dataset.take(np.concatenate(ids)), batch_size)
   parts = np.split(correct, np.cumsum([len(part) for part in ids])[:-1])
   return {name: float(np.mean(part)) for name, part in zip(names, parts, strict=True) if len(part)}
 
 
-def _correct(network: Network, dataset: Dataset, batch_size: int) -> np.ndarray:
+def correct_of(network: Network, dataset: Dataset, batch_size: int) -> np.ndarray:
   """Returns 0 or 1 for each example, float64 [n]."""
   refuse_own_loss(network, "accuracy")
   correct = score(_correct_or_nan, network, dataset, batch_size=batch_size).astype(np.float64)

@@ -18,6 +18,9 @@ SEEDS = "95 % t over training seeds"
 EXAMPLES = "95 % bootstrap over examples"
 _NAN = float("nan")
 _ONE = "one seed gives no interval"
+ANYWHERE = (-np.inf, np.inf)
+RATE = (0.0, 1.0)
+"""Where accuracies, shares, ToW, gaps and AUC lie."""
 SHARED = ("accuracy", "attack rate")
 """Figures of oracles that two methods beside the same oracles have alike."""
 
@@ -59,6 +62,14 @@ class Figure:
     """The name, after whose it is if not of unlearned models."""
     return self.name if self.of == "unlearned" else f"{self.of} {self.name}"
 
+  @property
+  def half_width(self) -> float:
+    """Half of its interval, whole where an end is cut at a bound; NaN where there is none."""
+    if self.note == SEEDS and self.seeds:
+      mean, _, high = t_interval(self.seeds)
+      return high - mean
+    return max(self.high - self.value, self.value - self.low)
+
 
 @dataclasses.dataclass(frozen=True)
 class Blind:
@@ -97,22 +108,28 @@ class Blind:
     return f"{name}/{rest}" if rest else name
 
 
-def over_seeds(values: Sequence[float] | np.ndarray, **what: Any) -> Figure:
+def over_seeds(
+  values: Sequence[float] | np.ndarray, *, within: tuple[float, float] = ANYWHERE, **what: Any
+) -> Figure:
   """Returns the mean over training seeds with its t-interval; one seed gives no interval.
 
   Args:
     values: [k], one for each seed.
+    within: where such values lie, such as (0, 1); the interval is cut there, and covers as often.
     what: name, and perhaps of, part and kind.
 
   Raises:
     ValueError: as `intervals.t_interval`.
 
   Example:
-    >>> round(over_seeds([0.9, 0.92, 0.94], name="ToW").value, 3)
-    0.92
+    >>> figure = over_seeds([0.9, 0.98, 0.97], within=(0, 1), name="ToW")
+    >>> round(figure.value, 3), round(figure.low, 3), figure.high
+    (0.95, 0.842, 1.0)
   """
   seeds = tuple(float(value) for value in values)
-  figure = with_interval(t_interval(seeds), SEEDS, seeds=seeds, **what)
+  mean, *ends = t_interval(seeds)
+  interval = Interval(mean, *np.clip(ends, *within).tolist())
+  figure = with_interval(interval, SEEDS, seeds=seeds, **what)
   return figure if len(seeds) > 1 else dataclasses.replace(figure, note=_ONE)
 
 

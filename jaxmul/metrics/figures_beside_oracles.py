@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from jaxmul import _article
 from jaxmul._ids import check_ids
 from jaxmul.data.split import Split
 from jaxmul.metrics.attacks.rates_with_intervals import KINDS
-from jaxmul.metrics.figures import EXAMPLES, Figure, find, over_seeds, with_interval
+from jaxmul.metrics.figures import EXAMPLES, RATE, Figure, find, over_seeds, with_interval
 from jaxmul.metrics.game import Known, Scores, attack_all, known, nonmember_rate
 from jaxmul.metrics.gaps import average_gap, example_gap, run_time_efficiency
 from jaxmul.metrics.intervals import over_examples
@@ -116,7 +117,7 @@ def _refuse_groups(groups: Mapping[str, np.ndarray], split: Split) -> None:
   """Raises ValueError where groups are not named, disjoint parts of the forget set."""
   if not isinstance(groups, Mapping):
     raise ValueError(
-      f"beside_oracles got groups as a {type(groups).__name__}, must be {{name: ids}}. Name them: "
+      f"beside_oracles got groups as {_article.of(groups)}, must be {{name: ids}}. Name them: "
       'dict(zip(("low", "medium", "high"), rum.refine(scores, split.forget))).'
     )
   taken = {"forget", "retain", "test", "attack"} & set(groups)
@@ -145,13 +146,18 @@ def gap_figures(
     taken, rows = models.take(parts[part]), ensemble.oracles.rows(parts[part])
     return [example_gap(p, oracles[:, rows]) for p in taken.probability]
 
-  found = [over_seeds(gaps(unlearned, part), name="example gap", part=part) for part in parts]
+  found = [
+    over_seeds(gaps(unlearned, part), within=RATE, name="example gap", part=part) for part in parts
+  ]
   on_forget = {"name": "example gap", "part": "forget"}
   if len(oracles) > 2:
     p = oracles[:, ensemble.oracles.rows(parts["forget"])]
     values = [example_gap(p[k], np.delete(p, k, 0)) for k in range(len(p))]
-    found.append(over_seeds(values, of="oracle", **on_forget))
-  return [*found, over_seeds(gaps(ensemble.originals, "forget"), of="original", **on_forget)]
+    found.append(over_seeds(values, within=RATE, of="oracle", **on_forget))
+  return [
+    *found,
+    over_seeds(gaps(ensemble.originals, "forget"), within=RATE, of="original", **on_forget),
+  ]
 
 
 def seed_figures(
@@ -168,9 +174,10 @@ def seed_figures(
     accuracy = {name: both[side].accuracy for name, both in (*on.items(), *grouped.items())}
     rate = nonmember_rate(models[side], split.forget, fit)
     found += [
-      over_seeds(values, name="accuracy", of=of, part=part) for part, values in accuracy.items()
+      over_seeds(values, within=RATE, name="accuracy", of=of, part=part)
+      for part, values in accuracy.items()
     ]
-    found.append(over_seeds(rate, name="attack rate", of=of, part="forget"))
+    found.append(over_seeds(rate, within=RATE, name="attack rate", of=of, part="forget"))
     sides.append(accuracy | {"attack": rate})
   count = min(map(len, models))
   pairs = [
@@ -191,7 +198,7 @@ def seed_figures(
       tow_by_group(*(([m[name] for name in grouped], m["retain"], m["test"]) for m in pair))
       for pair in pairs
     ]
-  return found + [over_seeds(values, name=name) for name, values in of_pairs.items()]
+  return found + [over_seeds(values, within=RATE, name=name) for name, values in of_pairs.items()]
 
 
 def _attack_figures(game: Mapping[str, Scores]) -> list[Figure]:
@@ -204,7 +211,7 @@ def _attack_figures(game: Mapping[str, Scores]) -> list[Figure]:
       figure = with_interval(getattr(rates, kind), EXAMPLES, kind=kind, **what)
       note = rates.notes.get(kind, "")
       found.append(dataclasses.replace(figure, note=note) if note else figure)
-    found.append(over_seeds(scores.auc_of_pairs, kind="auc of each seed", **what))
+    found.append(over_seeds(scores.auc_of_pairs, within=RATE, kind="auc of each seed", **what))
   return found
 
 

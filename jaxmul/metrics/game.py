@@ -12,9 +12,11 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from jaxmul import _check
 from jaxmul.data.split import Split
 from jaxmul.metrics import attacks
 from jaxmul.metrics._attackers import ATTACKS, OF_LOGITS, Given, Known, Scores
+from jaxmul.metrics.attacks.svc_attacks import nonmember_share
 from jaxmul.metrics.oracle.ensembles import Ensemble
 from jaxmul.metrics.oracle.model_outputs import Outputs
 
@@ -37,6 +39,7 @@ def known(split: Split, attack_ids: npt.ArrayLike, key: jax.Array) -> Known:
     raise ValueError(f"attacks got {len(ids)} held-out ids, need at least 4. Hold out more.")
   parts = {"forget": split.forget, "retain": split.retain, "test": split.test}
   attacks.refuse_overlap({"attack_ids": ids} | parts, "metrics.game")
+  _check.key(key, "attacks")
   keys = jax.random.split(key)
   ids = ids[np.asarray(jax.random.permutation(keys[0], len(ids)))]
   cut = min(len(ids) // 2, len(split.retain))
@@ -115,7 +118,7 @@ def nonmember_rate(models: Outputs, scored: npt.ArrayLike, fit: Known) -> np.nda
   attacks.refuse_overlap({"scored": scored} | fit._asdict(), "metrics.game")
   parts = (fit.members, fit.nonmembers, scored)
   p = zip(*(models.take(ids).probability[..., None] for ids in parts), strict=True)
-  return np.array([np.mean(attacks.svc_scores(*of_model) < 0) for of_model in p])
+  return np.array([nonmember_share(attacks.svc_scores(*of_model)) for of_model in p])
 
 
 def attack_all(

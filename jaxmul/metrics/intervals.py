@@ -42,7 +42,7 @@ def t_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> 
   Returns:
     An `Interval` in the unit of the values. One seed gives no interval: its low and high are NaN.
     The interval covers the mean over seeds in 95 % of cases if the values are about normal; it is
-    not cut at 0 or 1.
+    not cut at 0 or 1, as `figures.over_seeds` cuts it.
 
   Raises:
     ValueError: no values, not one axis, or NaN or inf among them.
@@ -59,6 +59,7 @@ def t_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> 
     return Interval(mean, float("nan"), float("nan"))
   from scipy.special import stdtrit
 
+  # The bits of scipy.stats.ttest_1samp, which warns where all seeds agree.
   t = stdtrit(len(array) - 1, (1 + level) / 2)
   half = float(t * np.std(array, ddof=1) / np.sqrt(len(array)))
   return Interval(mean, mean - half, mean + half)
@@ -74,6 +75,10 @@ def over_examples(
     resamples: of the bootstrap.
     seed: of the resampling.
 
+  Returns:
+    An `Interval` in the unit of the values. One example gives no interval: its low and high are
+    NaN.
+
   Raises:
     ValueError: no values, not one axis, or NaN or inf among them.
 
@@ -82,12 +87,21 @@ def over_examples(
     Interval(mean=0.5, low=0.0, high=1.0)
   """
   array = _checked(values, "over_examples")
-  rng, n = np.random.default_rng(seed), len(array)
-  size = max(1, _BLOCK_NUMBERS // n)
-  counts = [min(size, resamples - start) for start in range(0, resamples, size)]
-  means = [rng.multinomial(n, np.full(n, 1 / n), count) @ array / n for count in counts]
-  low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-  return Interval(float(np.mean(array)), float(low), float(high))
+  mean = float(np.mean(array))
+  if len(array) == 1:
+    return Interval(mean, float("nan"), float("nan"))
+  from scipy.stats import bootstrap
+
+  # Not BCa: it has no interval where all values are equal, and its jackknife takes n² numbers.
+  low, high = bootstrap(
+    (array,),
+    np.mean,
+    n_resamples=resamples,
+    batch=max(1, _BLOCK_NUMBERS // len(array)),
+    method="percentile",
+    rng=np.random.default_rng(seed),
+  ).confidence_interval
+  return Interval(mean, float(low), float(high))
 
 
 def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> Difference:

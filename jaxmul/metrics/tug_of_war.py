@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxmul import _article
+
 Triple = Sequence[float]
 Rates = tuple[Sequence[float], float, float]
 
@@ -103,7 +105,7 @@ def _checked(name: str, values: Triple, names: tuple[str, ...]) -> list[float]:
   except (TypeError, ValueError):
     numbers = []
   if len(numbers) != 3:
-    raise ValueError(f"{name} is a {type(values).__name__}, must be 3 numbers: ({order}).")
+    raise ValueError(f"{name} is {_article.of(values)}, must be 3 numbers: ({order}).")
   for value, part in zip(numbers, names, strict=True):
     if not 0 <= value <= 1:
       raise ValueError(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import VariableDict
 
-from jaxmul import _check
+from jaxmul import _article, _check
 from jaxmul._arrays import Inputs, without_padding
 from jaxmul._outputs import Pick
 from jaxmul.binding import Network, as_network, is_a, picking, refuse_untrainable
@@ -146,12 +146,12 @@ def init(
   params = variables.pop("params", None)
   if not jax.tree.leaves(params):
     raise ValueError(
-      f"models.init got a {type(model).__name__} without a single param: there is nothing to train."
+      f"models.init got {_article.of(model)} without a single param: there is nothing to train."
     )
   has_flag = any(_modes.flags(model, True, train_flag))
   if not has_flag and (two_modes or "batch_stats" in variables):
     raise ValueError(
-      f"models.init got a {type(model).__name__} with {min(two_modes, default='batch_stats')}, and "
+      f"models.init got {_article.of(model)} with {min(two_modes, default='batch_stats')}, and "
       "no argument or field that says whether it trains. Name it, train_flag={'name': its value "
       "in training}, or give (key, inputs) -> jaxmul.bind(apply_fn, params, state, train_fn)."
     )
@@ -219,13 +219,13 @@ def _made_by(
     raise ValueError(f"models.init got train_flag for {name}, which is no Linen module. Drop it.")
   if isinstance(model, Network) or is_a(model, "flax.nnx") or is_a(model, "equinox"):
     raise ValueError(
-      f"models.init got a {name}, which has weights already. Give a function (key, inputs) that "
-      "makes fresh ones."
+      f"models.init got {_article.named(name)}, which has weights already. Give a function "
+      "(key, inputs) that makes fresh ones."
     )
   made = model(key, inputs)
   if not callable(made):
     raise ValueError(
-      f"models.init: {name} returned a {type(made).__name__}, must be a Network or another "
+      f"models.init: {name} returned {_article.of(made)}, must be a Network or another "
       "callable pytree. Return jaxmul.bind(apply_fn, params, state, train_fn)."
     )
   network = as_network(made, None, f"models.init({name})")

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from optax import Params
 
+from jaxmul import _article
 from jaxmul._arrays import Inputs, without_padding
 from jaxmul.binding import ApplyFn, Network
 from jaxmul.models import _modes
@@ -126,12 +127,15 @@ def network_of(module: nnx.Module, call: ApplyFn | None, caller: str) -> Network
       hash(made)
     except TypeError as error:
       raise ValueError(
-        f"{caller} got a {name}, an nnx.Module with an attribute that cannot be hashed ({error}). "
+        f"{caller} got {_article.named(name)}, an nnx.Module with an attribute that cannot be "
+        f"hashed ({error}). "
         "Keep arrays in nnx.Variable, and settings in tuples and frozen dataclasses."
       ) from error
     passes.append(made)
   if not jax.tree.leaves(params):
-    raise ValueError(f"{caller} got a {name}, an nnx.Module without nnx.Param: nothing to train.")
+    raise ValueError(
+      f"{caller} got {_article.named(name)}, an nnx.Module without nnx.Param: nothing to train."
+    )
   apply_fn, train_fn = passes
   same = (apply_fn.graph, apply_fn.flags) == (train_fn.graph, train_fn.flags)
   draws = streams[0][1] or "rngs" in takes

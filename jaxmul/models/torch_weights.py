@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmul import _article
 from jaxmul.binding import Network
 from jaxmul.models._init import shapes
 from jaxmul.models.resnet import ResNet
@@ -25,7 +26,9 @@ _LEAVES = {
   "var": "running_var",
 }
 _FIRST = {ResNet: "conv1.weight", VGG: "features.0.weight"}
-_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile, before every name
+# Of DataParallel, torch.compile, and modules that hold the network, before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+_OUTER = ("state_dict", "model_state_dict", "model", "net")  # where checkpoints keep weights
 _SIDE = 32  # pixels: the smallest image that all of these networks take
 # What RUM's networks hold of their input scaling: here it is part of the model.
 _SCALING = {"mean": "normalize.mean", "std": "normalize.std"}
@@ -73,15 +76,16 @@ def from_torch(model: nn.Module, weights: Mapping[str, ArrayLike]) -> Network:
       torchvision and timm trained on ImageNet take `stem="imagenet"`, 1,000 classes, and their
       `mean=` and `std=`.
     weights: {name: array}; PyTorch's own tensors will do if they are on the CPU. A checkpoint that
-      holds them under "state_dict" or "model" is looked into; "module." and "_orig_mod.", which
-      `DataParallel` and `torch.compile` put before names, are left out.
+      holds them under "state_dict", "model_state_dict", "model" or "net" is looked into. What all
+      names begin with is left out: "module." of `DataParallel`, "_orig_mod." of `torch.compile`,
+      "model." or "net." of a module around the network, such as Lightning's.
 
   Returns:
     The network, bound; float32.
 
   Raises:
-    ValueError: another network or stem, a name that is missing or unknown, another shape, input
-      scaling other than the model's, or what NumPy cannot read.
+    ValueError: no mapping, such as a path; another network or stem, a name that is missing or
+      unknown, another shape, input scaling other than the model's, or what NumPy cannot read.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -125,7 +129,12 @@ def from_torch(model: nn.Module, weights: Mapping[str, ArrayLike]) -> Network:
 
 def _arrays(weights: Mapping[str, object]) -> dict[str, np.ndarray]:
   """Returns the arrays of a checkpoint by their own names."""
-  for outer in ("state_dict", "model"):
+  if not isinstance(weights, Mapping):
+    raise ValueError(
+      f"from_torch got {_article.of(weights)}, must be {{name: array}}. Read the file first: "
+      "torch.load(path, map_location='cpu', weights_only=True)."
+    )
+  for outer in _OUTER:
     inner = weights.get(outer)
     if isinstance(inner, Mapping):
       return _arrays(inner)

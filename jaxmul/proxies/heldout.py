@@ -76,6 +76,7 @@ def heldout_retrain(
   if not len(heldout):
     raise ValueError("heldout_retrain got no held-out examples. Pass at least one.")
   _check.at_least("heldout_retrain", 1, patience=patience)
+  _check.key(key, "heldout_retrain")
   _check.tokens(network, heldout.inputs, "heldout_retrain")
   _check.answers(network, heldout.example, heldout.labels, "heldout_retrain")
   warn_without_train_fn(network, "heldout_retrain")

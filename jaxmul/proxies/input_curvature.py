@@ -78,6 +78,8 @@ def curvature(
       f"curvature got method {method!r}: use 'hvp', 'finite_difference' or 'rum_compat'."
     )
   _check.at_least("curvature", 1, num_probes=num_probes)
+  if key is not None:
+    _check.key(key, "curvature")
   if h is not None:
     _check.above("curvature", 0, h=h)
   inputs = network.embedded(inputs)

@@ -60,6 +60,7 @@ def agreement(
   if top_k is not None:
     _check.in_range("agreement", 1, len(scores), top_k=top_k)
 
+  # Not scipy.stats.bootstrap: one resample without a ρ would leave it no interval.
   rng = np.random.default_rng(seed)
   resampled = []
   with np.errstate(invalid="ignore"):  # a resample of a single value has no ρ

@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxmul._files import write_atomic
 from jaxmul._identity import hashed
+from jaxmul._paths import local
 from jaxmul.metrics import Blind, Figure, find
-from jaxmul.metrics.figures import over_seeds
+from jaxmul.metrics.figures import RATE, over_seeds
 from jaxmul.report import charts, explorer
 from jaxmul.report.read import After, Method, Run, read
 
@@ -48,7 +49,7 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
   Raises:
     ValueError: the directory is no run, a file in it is damaged, or the images or texts do not fit.
   """
-  folder = Path(run_directory)
+  folder = local(run_directory)
   run = read(folder)
   path = folder / "report.html"
   template = _environment().get_template("report.html")
@@ -191,7 +192,7 @@ def _gaps_by_group(run: Run) -> dict[str, dict[str, Figure]]:
   distance = dict(zip(after.methods, np.abs(after.confidence - after.oracles), strict=True))
   return {
     name: {
-      method: over_seeds(seeds[:, rows].mean(axis=1), name="example gap", part=name)
+      method: over_seeds(seeds[:, rows].mean(axis=1), within=RATE, name="example gap", part=name)
       for method, seeds in distance.items()
     }
     for name, rows in _members(after, run).items()

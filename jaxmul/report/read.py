@@ -22,7 +22,7 @@ _FILES = (
   "unlearned.npz",
   "tokens.npz",
 )
-_GROUP, _PROXY = "group_", "proxy_"  # an .npz is flat
+_NAMES = ("proxy_names", "group_names")  # of the rows of proxies, and of the numbers in group
 _TRUTH = ("memorization", "memorization_low", "memorization_high")
 _OLDER = "as an older jaxmul wrote it. Run the same command again."
 
@@ -147,13 +147,17 @@ def read(folder: Path) -> Run:
   metrics, config, audit = (
     _json(folder / name) for name in ("metrics.json", "config.json", "audit.json")
   )
-  scores = _scattered(_arrays(folder / "scores.npz"))
+  scores = _scores(folder / "scores.npz")
   ids = scores.get("ids", np.zeros(0, np.int64))
+  groups = _names(scores, "group_names")
   return Run(
     ids=ids,
     truth={name: scores[name] for name in _TRUTH if name in scores},
-    proxies={name: seeds.mean(axis=0) for name, seeds in _named(scores, _PROXY).items()},
-    groups=_named(scores, _GROUP),
+    proxies={
+      name: seeds.mean(axis=0)
+      for name, seeds in zip(_names(scores, "proxy_names"), scores.get("proxies", ()), strict=True)
+    },
+    groups={name: ids[scores["group"] == k] for k, name in enumerate(groups)},
     images=_images(_arrays(folder / "images.npz"), ids),
     after=_after(_arrays(folder / "unlearned.npz")),
     tokens=_tokens(_arrays(folder / "tokens.npz")),
@@ -187,22 +191,19 @@ def _blind(audit: dict[str, Any]) -> list[Blind]:
   return [Blind(**row) for row in rows]
 
 
-def _scattered(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the arrays with their examples in no order: what the explorer finds equal stays so."""
-  if "ids" not in scores:
-    return scores
+def _scores(path: Path) -> dict[str, np.ndarray]:
+  """Returns scores.npz, its examples in no order: what the explorer finds equal stays so."""
+  scores = _arrays(path)
+  if not scores:
+    return {}
+  if "proxy_names" not in scores:
+    raise ValueError(f"{path} names no proxies: it is no file of a run, or {_OLDER}")
   order = np.argsort(scattered(scores["ids"]))
-  groups = {name: ids for name, ids in scores.items() if name.startswith(_GROUP)}
-  return {
-    name: values[..., order] for name, values in scores.items() if name not in groups
-  } | groups
+  return {name: values if name in _NAMES else values[..., order] for name, values in scores.items()}
 
 
-def _named(scores: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-  """Returns {name: array} of the arrays that the file holds as prefix + name."""
-  return {
-    key.removeprefix(prefix): array for key, array in scores.items() if key.startswith(prefix)
-  }
+def _names(scores: dict[str, np.ndarray], key: str) -> list[str]:
+  return scores[key].tolist() if key in scores else []
 
 
 def _images(arrays: dict[str, np.ndarray], ids: np.ndarray) -> Images | None:

@@ -35,6 +35,7 @@ _BLOCK = 512
 TALLIES = (
   *("correct_in", "count_in", "correct_out", "count_out"),
   *("p_in", "p_out", "odds_in", "odds_out"),
+  *("p_sq_in", "p_sq_out", "accuracy_in", "accuracy_out", "accuracy_sq_in", "accuracy_sq_out"),
 )
 
 
@@ -51,9 +52,13 @@ class Chunk:
     correct_out, count_out: int64 [n], the same for models without it.
     p_in, p_out: float64 [n], sums of p = e^−ℓ: p_y of an image.
     odds_in, odds_out: float64 [n], sums of φ = log p − log(1 − p).
+    p_sq_in, p_sq_out: float64 [n], sums of p², by which the mean of p has an interval.
+    accuracy_in, accuracy_out: float64 [n], sums of the share of scored positions that are right;
+      NaN where an example has one label, or nothing is right or wrong.
+    accuracy_sq_in, accuracy_sq_out: float64 [n], sums of its square.
     member: uint8 [k, ⌈n/8⌉], a bit for each example in the subset; [k, 0] without test examples.
     test: uint8 [k, ⌈t/8⌉], a bit for each correct prediction; or outputs float32 [k, t, ...]; or
-      float32 [k, t, 2], φ and whether it is right.
+      float32 [k, t, 2], φ and whether it is right; or p, float32 [k, t].
   """
 
   models: np.ndarray
@@ -66,6 +71,12 @@ class Chunk:
   p_out: np.ndarray
   odds_in: np.ndarray
   odds_out: np.ndarray
+  p_sq_in: np.ndarray
+  p_sq_out: np.ndarray
+  accuracy_in: np.ndarray
+  accuracy_out: np.ndarray
+  accuracy_sq_in: np.ndarray
+  accuracy_sq_out: np.ndarray
   member: np.ndarray
   test: np.ndarray
 
@@ -95,6 +106,8 @@ class Outcome(NamedTuple):
     member: bool [n], which examples it was trained on.
     correct: bool [n]; NaN where the loss is the network's own.
     p, odds: [n], e^−ℓ and φ; φ is NaN as above.
+    accuracy: [n], the share of scored positions that are right; NaN as above, and where an example
+      has one label.
     test: what is kept of each test example, [t] or [t, ...]; [1] without test examples.
     finite: bool [], whether training and p stayed finite.
   """
@@ -103,6 +116,7 @@ class Outcome(NamedTuple):
   correct: jax.Array
   p: jax.Array
   odds: jax.Array
+  accuracy: jax.Array
   test: jax.Array
   finite: jax.Array
 
@@ -166,17 +180,26 @@ def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
   subset = examples._replace(rows=rows, count=jnp.int32(task.subset_size))
   network, finite = _train(task.recipe, subset, train_key)
 
+  own_loss = None
+  if isinstance(network, Network) and network.loss is not losses.cross_entropy:
+    own_loss = functools.partial(losses_of, network)
+
+  def confidence(outputs, labels):
+    return jnp.exp(-(own_loss or losses.cross_entropy)(outputs, labels))
+
   def judge(inputs, labels):
     outputs = network(as_inputs(inputs))
-    if isinstance(network, Network) and network.loss is not losses.cross_entropy:
-      p = jnp.exp(-losses_of(network, outputs, labels))
-      undefined = jnp.full_like(p, jnp.nan)
-      return undefined, p, undefined
-    p = jnp.exp(-losses.cross_entropy(outputs, labels))
-    return losses.is_correct(outputs, labels), p, losses.log_odds(outputs, labels)
+    p = confidence(outputs, labels)
+    undefined = jnp.full_like(p, jnp.nan)
+    if own_loss is not None:
+      return undefined, p, undefined, undefined
+    accuracy = undefined if labels.ndim == 1 else losses.token_accuracy(outputs, labels)
+    return losses.is_correct(outputs, labels), p, losses.log_odds(outputs, labels), accuracy
 
   def keep(inputs, labels):
     outputs = network(as_inputs(inputs))
+    if task.target == "confidence":
+      return confidence(outputs, labels)
     if task.target == "correct":
       return losses.is_correct(outputs, labels)
     if task.target == "log_odds":
@@ -188,12 +211,13 @@ def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
   if len(test.labels):
     refuse_target(network, task.target, "a learner")
     kept = map_blocks(keep, test[:2], _BLOCK)
-  correct, p, odds = map_blocks(judge, examples[:2], _BLOCK)
+  correct, p, odds, accuracy = map_blocks(judge, examples[:2], _BLOCK)
   return Outcome(
     member=member,
     correct=correct,
     p=p,
     odds=odds,
+    accuracy=accuracy,
     test=kept,
     finite=finite & jnp.isfinite(p).all(),
   )
@@ -260,14 +284,15 @@ def as_scheduled(schedule: Schedule) -> Iterator[None]:
 def tally(schedule: Schedule, models: np.ndarray, outcome: Outcome) -> Chunk:
   """Returns the sums over models [k] of their outcomes, each with a leading axis [k]."""
   finite = np.asarray(outcome.finite)
-  member, correct, p, odds, test, _ = (np.asarray(leaf)[finite] for leaf in outcome)
+  member, correct, p, odds, accuracy, test, _ = (np.asarray(leaf)[finite] for leaf in outcome)
   if correct.dtype != bool:
     correct = correct.astype(float)
-  p, odds = p.astype(float), odds.astype(float)
+  p, odds, accuracy = (values.astype(float) for values in (p, odds, accuracy))
   if not schedule.test:
     test = member[:, :0]
   tallies = {}
-  for name, values in (("correct", correct), ("count", 1), ("p", p), ("odds", odds)):
+  sums = {"correct": correct, "count": 1, "p": p, "odds": odds, "accuracy": accuracy}
+  for name, values in (sums | {"p_sq": p**2, "accuracy_sq": accuracy**2}).items():
     tallies[f"{name}_in"] = np.sum(np.where(member, values, 0), 0)
     tallies[f"{name}_out"] = np.sum(np.where(member, 0, values), 0)
   return Chunk(

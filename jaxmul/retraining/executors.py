@@ -8,6 +8,7 @@ depend on how many threads XLA has, so the workers of `processes` and `ray` have
 import concurrent.futures
 import contextlib
 import itertools
+import multiprocessing
 import os
 import signal
 import threading
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _check, _sharding
+from jaxmul import _article, _check, _sharding
 from jaxmul.retraining.chunk import (
   Chunk,
   Outcome,
@@ -71,7 +72,8 @@ def processes(workers: int | None = None) -> Executor:
     workers: number of processes; one per core that this process may use by default.
 
   Raises:
-    ValueError: `workers` is below 1.
+    ValueError: `workers` is below 1; or, when it computes, this is a worker of
+      `multiprocessing.Pool`, which may start no processes.
   """
   if workers is not None:
     _check.at_least("processes", 1, workers=workers)
@@ -80,6 +82,12 @@ def processes(workers: int | None = None) -> Executor:
     import loky
     from loky.process_executor import TerminatedWorkerError
 
+    if multiprocessing.current_process().daemon:
+      raise ValueError(
+        "processes was called in a daemonic process, such as a worker of multiprocessing.Pool, "
+        "which may start none. Use executor=retraining.serial, or a "
+        "concurrent.futures.ProcessPoolExecutor."
+      )
     left, fruitless = list(chunks), 0
     while left:
       before = len(left)
@@ -166,7 +174,7 @@ def pool(submitter: Submitter) -> Executor:
   """
   if not callable(getattr(submitter, "submit", None)):
     raise TypeError(
-      f"pool got a {type(submitter).__name__} without submit(function, *arguments). "
+      f"pool got {_article.of(submitter)} without submit(function, *arguments). "
       "Pass a concurrent.futures executor, a Dask client or a submitit executor."
     )
 
@@ -249,9 +257,13 @@ def of(given: Executor | Submitter | None) -> Executor:
 
 
 def default() -> Executor:
-  """Returns one process per core on CPU, all local devices elsewhere or in a distributed job."""
-  alone = jax.default_backend() == "cpu" and jax.process_count() == 1
-  return processes() if alone else devices()
+  """Returns one process per core on CPU, all local devices elsewhere or in a distributed job.
+
+  A worker of `multiprocessing.Pool`, which may start no processes, computes by itself.
+  """
+  if jax.default_backend() != "cpu" or jax.process_count() > 1:
+    return devices()
+  return serial if multiprocessing.current_process().daemon else processes()
 
 
 def worker_environment() -> dict[str, str]:

@@ -11,19 +11,19 @@ of each size are drawn.
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul import _check, _identity, _settings
+from jaxmul import _article, _check, _identity, _settings
 from jaxmul.binding import Network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.train import Learner, Recipe, check_labels
 
-Target = Literal["correct", "log_odds", "logits"]
+Target = Literal["correct", "confidence", "log_odds", "logits"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,7 +42,7 @@ class Schedule:
     chunk_size: models a chunk; the last one may hold fewer.
     candidates: int64 [c], sorted ids that may be left out; all of them, or a chosen few.
     test: t examples whose outputs are kept for every model, or None.
-    target: what is kept of them, "correct", "log_odds" or "logits".
+    target: what is kept of them, "correct", "confidence", "log_odds" or "logits".
     folds: K where model i leaves out one of K folds that share no example; 0 for random subsets.
     settings: JAX's own, such as `jax_enable_x64`, as they were when it was made: whoever trains
       a chunk, in whatever process, does so with these.
@@ -144,9 +144,9 @@ def leave_out(
     fraction: r in (0, 1), the share of the candidates in each subset.
     candidates: ids that may be left out, all by default; everything else is in every subset.
     test: examples whose outputs under every model are kept, for influence.
-    target: what is kept of them, whether each is "correct" [t]; its "log_odds" [t, 2], φ and
-      whether it is right; or its "logits" [t, C], where it has one label. Of a network with a loss
-      of its own only "logits" can be kept: its outputs [t, ...].
+    target: what is kept of them, whether each is "correct" [t]; its "confidence" [t], p = e^−ℓ; its
+      "log_odds" [t, 2], φ and whether it is right; or its "logits" [t, C], where it has one label.
+      Of a network with a loss of its own p and "logits" can be kept: its outputs [t, ...].
     chunk_size: models a chunk, the unit of work that is handed out, stored and resumed.
 
   Returns:
@@ -172,8 +172,8 @@ def leave_out(
   _check.count(num_models, "num_models", "leave_out")
   _check.at_least("leave_out", 2, num_models=num_models)
   _check.count(chunk_size, "chunk_size", "leave_out")
-  if target not in ("correct", "log_odds", "logits"):
-    raise ValueError(f"leave_out got target {target!r}: use 'correct', 'log_odds' or 'logits'.")
+  if target not in get_args(Target):
+    raise ValueError(f"leave_out got target {target!r}: use one of {', '.join(get_args(Target))}.")
   if target == "logits" and test is not None and _has_positions(test):
     raise ValueError(
       f"leave_out got target='logits' and test labels {list(test.labels.shape)}, which have logits "
@@ -321,7 +321,7 @@ def keys_of(key: jax.Array | np.ndarray, model: int | jax.Array) -> jax.Array:
 
 def refuse_target(network: object, target: Target, caller: str) -> None:
   """Raises ValueError where what is kept of test examples needs classes that a network lacks."""
-  if target != "logits" and isinstance(network, Network):
+  if target in ("correct", "log_odds") and isinstance(network, Network):
     cure = "Keep the outputs instead: retraining.leave_out(..., target='logits')"
     refuse_own_loss(network, f"{caller} with target={target!r}", cure)
 
@@ -360,7 +360,7 @@ def _checked(
   """
   _check.key(key, caller)
   if not isinstance(recipe, Recipe) and (not callable(recipe) or hasattr(recipe, "apply")):
-    raise ValueError(f"{caller} got a {type(recipe).__name__} as recipe: use train.Recipe(model).")
+    raise ValueError(f"{caller} got {_article.of(recipe)} as recipe: use train.Recipe(model).")
   _identity.describe(recipe)
   if test is not None:
     of_test, of_all = (

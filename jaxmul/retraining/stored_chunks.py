@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import describe
+from jaxmul._paths import local
 from jaxmul.retraining.chunk import TALLIES, Chunk
 from jaxmul.retraining.leave_out_schedule import Schedule
 
@@ -49,7 +50,7 @@ class Store:
     schedule: what the chunks belong to. More models of the same schedule may be asked for later.
 
   Raises:
-    ValueError: the folder holds chunks of another schedule.
+    ValueError: the folder holds chunks of another schedule, or is a URL.
 
   Example:
     >>> import jax, numpy as np, tempfile
@@ -64,7 +65,7 @@ class Store:
   """
 
   def __init__(self, path: Path | str, schedule: Schedule):
-    self.path, self.schedule = Path(path).expanduser(), schedule
+    self.path, self.schedule = local(path), schedule
     for file in _files(self.path):
       with file.open("rb") as opened:
         _, _, rest = opened.read(256).partition(b"\n")
@@ -115,7 +116,11 @@ class Store:
       raise ValueError(f"{error} Keep the outputs on fewer test examples.") from None
 
   def load(self, numbers: Iterable[int]) -> dict[int, Chunk]:
-    """Returns the whole chunks among the given numbers; damaged ones are named in a warning."""
+    """Returns the whole chunks among the given numbers.
+
+    Damaged ones, and those of an older version, which lack what is kept now, are named in a
+    warning.
+    """
     chunks, damaged = {}, []
     for number in numbers:
       file = self._file(number)
@@ -127,7 +132,8 @@ class Store:
           chunks[number] = chunk
     if damaged:
       warnings.warn(
-        f"{len(damaged)} damaged chunks in {self.path} are computed again: {', '.join(damaged)}.",
+        f"{len(damaged)} damaged chunks in {self.path}, or chunks of an older version, are "
+        f"computed again: {', '.join(damaged)}.",
         stacklevel=2,
       )
     return chunks
@@ -162,9 +168,9 @@ class Store:
       of_model += len(test) // 8 + 1
       if self.schedule.target == "logits":
         of_model += 8 * len(test) * max(_MAX_CLASSES, 2 * data.num_classes)
-      if self.schedule.target == "log_odds":
+      if self.schedule.target in ("confidence", "log_odds"):
         of_model += 16 * len(test)
-    return 2**16 + 100 * len(data) + (16 + of_model) * self.schedule.chunk_size
+    return 2**16 + 160 * len(data) + (16 + of_model) * self.schedule.chunk_size
 
   def _file(self, number: int) -> Path:
     # A last chunk that is not full has a name of its own: asking for other numbers of models never
@@ -180,7 +186,7 @@ def status(path: Path | str) -> Status:
   Raises:
     FileNotFoundError: there is no store at `path`.
   """
-  path = Path(path)
+  path = local(path)
   description, files = path / _DESCRIPTION, _files(path)
   if not files and not description.exists():
     raise FileNotFoundError(f"there is no store at {path}. Name the folder given as store=.")

@@ -137,6 +137,7 @@ def shuffle(ids: ArrayLike, key: jax.Array, *, num_groups: int = 3) -> list[np.n
     [1, 1, 2]
   """
   ids = np.sort(_checked_ids(ids, "shuffle"))
+  _check.key(key, "shuffle")
   scores = np.asarray(jax.random.permutation(key, len(ids)))
   return refine(scores, ids, num_groups=num_groups)
 
@@ -209,6 +210,7 @@ def clusters(
     raise ValueError(f"clusters needs features [k, F], got {list(features.shape)}.")
   _, ids = _checked(features[:, 0], ids, "clusters")
   _check.finite(features, "clusters: features")
+  _check.key(key, "clusters")
   different = len(np.unique(features, axis=0))
   _refuse_groups(num_groups, different, "clusters")
   order = np.lexsort((scattered(ids), *features.T))

@@ -18,9 +18,10 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul import checkpoint
+from jaxmul import _check, checkpoint
 from jaxmul._files import write_atomic
 from jaxmul._ids import check_ids
+from jaxmul._paths import local
 from jaxmul.binding import Network, as_network
 from jaxmul.data.dataset import Dataset
 from jaxmul.rum.groups import by_cuts, copies_together, refine
@@ -120,9 +121,10 @@ def stream(
   """
   if store is not None:
     checkpoint.refuse_path(store)
-  ledger = None if store is None else Path(store) / "ledger.jsonl"
+  ledger = None if store is None else local(store) / "ledger.jsonl"
   old = [] if ledger is None else _read(ledger)
   refuse_no_plan(plan, "stream")
+  _check.key(key, "stream")
   network = as_network(network, None, "stream")
   words, kept, gone = plan_words(plan, lasting=store is not None), [], np.zeros(0, np.int64)
   for number, request in enumerate(requests):
@@ -155,7 +157,7 @@ def stream(
     )
     if number < len(old):
       _same(ledger, old[number], entry, ("request", "groups", "plan", "before"))
-    folder = None if store is None else Kept(Path(store) / f"request{number}")
+    folder = None if store is None else Kept(local(store) / f"request{number}")
     steps, filled = without_empty(plan, groups)
     work = Work(dataset, filled, jax.random.fold_in(key, number), gone)
     for done in chained(steps, network, work, folder):

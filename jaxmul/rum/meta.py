@@ -15,8 +15,9 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul import _settings, checkpoint, metrics
+from jaxmul import _check, _settings, checkpoint, metrics
 from jaxmul._identity import describe_functions, digest, tree_digest, versions
+from jaxmul._paths import local
 from jaxmul.binding import Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -183,6 +184,7 @@ def chained(plan: Plan, network: Network, work: Work, kept: Kept | None = None) 
     checkpoint.refuse_path(kept.folder)
   network = as_network(network, None, "rum")
   dataset, groups, key, gone = work
+  _check.key(key, "rum")
   if len(plan.steps) != len(groups):
     raise ValueError(
       f"the plan has {len(plan.steps)} steps but there are {len(groups)} groups; "
@@ -259,7 +261,7 @@ def params_hash(network: Network) -> str:
 
 def _kept(store: str | os.PathLike[str] | None) -> Kept | None:
   """Where `meta_unlearn` keeps steps: those of other settings and versions are others."""
-  return None if store is None else Kept(Path(store), (versions(), _settings.current()))
+  return None if store is None else Kept(local(store), (versions(), _settings.current()))
 
 
 def _step_names(start: str, plan: Plan, splits: list[Split]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from jaxmul import _check, unlearn
+from jaxmul import _article, _check, unlearn
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -77,7 +77,7 @@ def refuse_no_step(given: object, caller: str) -> None:
   """Raises ValueError where something else stands in a Step's place, such as an algorithm."""
   if not isinstance(given, Step):
     raise ValueError(
-      f"{caller} got a {type(given).__name__}, must be a rum.Step. "
+      f"{caller} got {_article.of(given)}, must be a rum.Step. "
       "Wrap an algorithm: rum.Step(algorithm, epochs)."
     )
 
@@ -86,7 +86,7 @@ def refuse_no_plan(given: object, caller: str) -> None:
   """Raises ValueError where something else stands in a Plan's place, such as its steps."""
   if not isinstance(given, Plan):
     raise ValueError(
-      f"{caller} got a {type(given).__name__}, must be a rum.Plan. Wrap the steps: rum.Plan(steps)."
+      f"{caller} got {_article.of(given)}, must be a rum.Plan. Wrap the steps: rum.Plan(steps)."
     )
 
 

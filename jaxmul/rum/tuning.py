@@ -27,8 +27,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxmul import metrics, unlearn
+from jaxmul import _article, _check, metrics, unlearn
 from jaxmul._ids import find
+from jaxmul._progress import stages
 from jaxmul.binding import Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -70,6 +71,7 @@ def tune(
   budget: int = 15,
   estimate: Estimate | None = None,
   store: str | os.PathLike[str] | None = None,
+  progress: bool = True,
 ) -> Tuned:
   """Chooses a step for each group, one group after another, by a surrogate on held-out data.
 
@@ -91,6 +93,7 @@ def tune(
       left as they are, and a warning says so.
     store: folder that gets the params after each trial, as of `meta_unlearn`: the same call again,
       after a kill, makes no finished trial again, with the same bits. One that diverged left none.
+    progress: whether stderr shows which trial is made, and the time left.
 
   Returns:
     A `Tuned`; `meta_unlearn(tuned.plan, network, dataset, groups, key)` gives its `network` again.
@@ -128,6 +131,7 @@ def tune(
   if estimate is not None:
     cure = "memorization.estimate(retraining.cross_fit(recipe, dataset, key))"
     _refuse_other("rum.tune", "estimate", estimate, Estimate, cure)
+  _check.key(key, "tune")
   network, splits = _with_classes(network, "tune"), shrinking(dataset, groups)
   shared = np.intersect1d(dataset.ids, heldout.ids)
   if len(shared):
@@ -143,25 +147,27 @@ def tune(
     )
   _warn_of_shares(dataset, splits)
   original, steps, trials = network, [], []
-  for number, split in enumerate(splits):
-    gone = dataclasses.replace(split, forget=np.concatenate(groups[: number + 1]))
-    value_of = _judge(original, dataset, gone, heldout, estimate)
-    before, best_value, best_step = network, value_of(network), Step(None)
-    trials.append(Trial(number, "none", best_value))
-    for name, step in list(tried.items())[:count]:
-      try:
-        if store is None:
-          after = step.run(before, dataset, split, jax.random.fold_in(key, number))
-        else:  # steps are named by all that came before them: those that were chosen are read back
-          plan, so_far = Plan([*steps, step]), groups[: number + 1]
-          after = meta_unlearn(plan, original, dataset, so_far, key, store=store)
-        value = value_of(after)
-      except FloatingPointError:
-        after, value = before, 0.0
-      trials.append(Trial(number, name, value))
-      if value > best_value:
-        network, best_value, best_step = after, value, step
-    steps.append(best_step)
+  with stages(len(splits) * count if progress else 0) as begin:
+    for number, split in enumerate(splits):
+      gone = dataclasses.replace(split, forget=np.concatenate(groups[: number + 1]))
+      value_of = _judge(original, dataset, gone, heldout, estimate)
+      before, best_value, best_step = network, value_of(network), Step(None)
+      trials.append(Trial(number, "none", best_value))
+      for name, step in list(tried.items())[:count]:
+        begin(f"tuning, group {number + 1} of {len(splits)}: {name}")
+        try:
+          if store is None:
+            after = step.run(before, dataset, split, jax.random.fold_in(key, number))
+          else:  # steps are named by all before them: those that were chosen are read back
+            plan, so_far = Plan([*steps, step]), groups[: number + 1]
+            after = meta_unlearn(plan, original, dataset, so_far, key, store=store)
+          value = value_of(after)
+        except FloatingPointError:
+          after, value = before, 0.0
+        trials.append(Trial(number, name, value))
+        if value > best_value:
+          network, best_value, best_step = after, value, step
+      steps.append(best_step)
   return Tuned(Plan(steps), network, tuple(trials))
 
 
@@ -335,7 +341,7 @@ def _from_heldout(
 def _refuse_other(caller: str, name: str, given: object, wanted: type, cure: str) -> None:
   if not isinstance(given, wanted):
     raise ValueError(
-      f"{caller} got {name} as a {type(given).__name__}, must be a {wanted.__name__}. Pass {cure}."
+      f"{caller} got {name} as {_article.of(given)}, must be a {wanted.__name__}. Pass {cure}."
     )
 
 

@@ -4,7 +4,6 @@ log p is the log-probability of a whole example: of text the sum over its scored
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -63,7 +62,8 @@ def npo(
   def objective(network, turn, log_p0):
     risk, new = batch_risk(network, turn.retain, turn.key)
     logits, _ = train_logits(network, turn.forget, jax.random.fold_in(turn.key, 1))
-    ratio = _whole_log_p(logits, turn.forget.labels) - log_p0[turn.forget.rows]
+    log_p = losses.sequence_log_probability(logits, turn.forget.labels)
+    ratio = log_p - log_p0[turn.forget.rows]
     preference = -2 / beta * jax.nn.log_sigmoid(-beta * ratio)
     return gamma * losses.masked_mean(preference, turn.forget.mask) + alpha * risk, new
 
@@ -74,11 +74,4 @@ def npo(
 
 
 def _log_p(network: Network, batch: Batch) -> jax.Array:
-  return _whole_log_p(network(batch.inputs), batch.labels)
-
-
-def _whole_log_p(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns log p [B] of whole examples: the sum over what the loss is the mean of."""
-  loss = losses.cross_entropy(logits, labels)
-  positions = tuple(range(1, labels.ndim))
-  return -loss * (jnp.sum(labels != losses.UNSCORED, axis=positions) if positions else 1)
+  return losses.sequence_log_probability(network(batch.inputs), batch.labels)

@@ -6,7 +6,7 @@ the original network before the first step; memory is never differentiated nor u
 
 import dataclasses
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +157,7 @@ def at_rate(learning_rate: float) -> optax.GradientTransformation:
     del params
     return jnp.asarray(-learning_rate, jax.dtypes.canonicalize_dtype(float))
 
-  def update(updates, state: jax.Array, params: optax.Params | None = None, **more: object):
+  def update(updates, state: Any, params: optax.Params | None = None, **more: object):
     del params, more
     return jax.tree.map(lambda leaf: leaf * state.astype(leaf.dtype), updates), state
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxmul import _article
 from jaxmul._examples import Batch, Examples
 from jaxmul._identity import describe, digest, tree_digest
 from jaxmul.binding import Network
@@ -274,7 +275,7 @@ def algorithm(make: Callable[P, Unlearner]) -> Callable[P, Unlearner]:
     made = make(*args, **kwargs)
     if not isinstance(made, Unlearner):
       raise ValueError(
-        f"{make.__name__} returned a {type(made).__name__}, must return an unlearn.Unlearner, such "
+        f"{make.__name__} returned {_article.of(made)}, must return an unlearn.Unlearner, such "
         "as unlearn.descend makes."
       )
     settings = tuple(
@@ -301,7 +302,7 @@ def refuse_uncalled(given: object, caller: str, wanted: str = "an unlearn.Unlear
   if not isinstance(given, Unlearner):
     name = getattr(given, "__name__", None)
     raise ValueError(
-      f"{caller} got a {type(given).__name__}, must be {wanted}."
+      f"{caller} got {_article.of(given)}, must be {wanted}."
       if name is None
       else f"{caller} got {name}, which makes an Unlearner and is none. Call it: {name}(...)."
     )

@@ -3,18 +3,23 @@
 import contextlib
 import http.server
 import json
+import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
 import types
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from jaxmul import checkpoint, models, proxies
+from jaxmul._ids import find
 from jaxmul.data import Dataset, _probe, from_tfds, from_tfds_folder, sources
 
 
@@ -105,6 +110,29 @@ def test_cifar10_by_its_official_name_is_the_arrays(data_dir, cifar10_small):
   data = from_tfds("cifar10", data_dir=data_dir)
   assert len(data) == 4000
   assert same(data, by_id(cifar10_small))
+
+
+def test_the_command_scores_it_by_its_ids(data_dir, few, tmp_path):
+  """In a process of its own, as a user runs it; the ids are those of the arrays."""
+  recipe = "train.Recipe(models.mlp((8,)), epochs=1, batch_size=500)"
+  (tmp_path / "mine.py").write_text(f"from jaxmul import models, train\nrecipe = {recipe}\n")
+  network = models.init(models.mlp((8,)), jax.random.key(0), few.batch()[0])
+  checkpoint.save(tmp_path / "trained", network)
+  variables = {"TFDS_DATA_DIR": str(data_dir)}
+  variables |= {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+  command = "-m jaxmul score --network mine:recipe --data tfds:cifar10 --checkpoint trained --out o"
+  done = subprocess.run(
+    [sys.executable, *command.split()],
+    env=os.environ | variables,
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  with np.load(tmp_path / "o" / "scores.npz") as found:
+    rows = find(found["ids"], few.ids)
+    expected = proxies.score(proxies.confidence, network, few)
+    np.testing.assert_allclose(found["scores"][rows], expected, rtol=1e-5)
 
 
 def test_tfds_shuffles_so_positions_would_be_wrong(data_dir, few):

@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxmul import checkpoint, data, deletion, memorization, metrics, proxies, rum, train
 from jaxmul._command import COMMANDS, inputs, main, saved_config
@@ -86,16 +87,20 @@ def test_one_command_from_ids_to_a_record_that_verifies(folder):
   assert "report.html is missing or damaged" in done.stderr
 
 
+def trained(folder, dataset):
+  sys.path.insert(0, str(folder))
+  try:
+    return inputs.network(inputs.recipe("mine:recipe"), dataset, folder / "trained")
+  finally:
+    sys.path.remove(str(folder))
+
+
 def test_scores_are_those_of_the_library(folder):
   ours = ("--network", "mine:recipe", "--data", "arrays.npz", "--checkpoint", "trained")
   done = jaxmul(folder, "score", *ours, "--proxy", "loss", "--out", "loss")
   assert done.returncode == 0, done.stderr
   dataset = data.from_npz(folder / "arrays.npz")
-  sys.path.insert(0, str(folder))
-  try:
-    network = inputs.network(inputs.recipe("mine:recipe"), dataset, folder / "trained")
-  finally:
-    sys.path.remove(str(folder))
+  network = trained(folder, dataset)
   with np.load(folder / "loss" / "scores.npz") as found:
     np.testing.assert_array_equal(found["ids"], dataset.ids)
     expected = proxies.score(proxies.loss, network, dataset)
@@ -103,6 +108,21 @@ def test_scores_are_those_of_the_library(folder):
     lines = (folder / "loss" / "scores.csv").read_text().splitlines()
     assert lines[0] == "ids,scores"
     assert [float(line.split(",")[1]) for line in lines[1:]] == found["scores"].tolist()
+
+
+def test_a_folder_of_images_is_scored_as_its_arrays(folder):
+  digits = data.digits().take(range(60))
+  for image, label, row in zip(digits.inputs, digits.labels, digits.ids, strict=True):
+    path = folder / "images" / f"digit {label}" / f"{row:03}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+  done = jaxmul(folder, "score", *ARRAYS[:2], "--data", "images", *FOUR[:2], "--out", "of images")
+  assert done.returncode == 0, done.stderr
+  by_class = digits.take(np.lexsort((digits.ids, digits.labels)))
+  expected = proxies.score(proxies.confidence, trained(folder, by_class), by_class)
+  with np.load(folder / "of images" / "scores.npz") as found:
+    assert found["ids"].tolist() == list(range(60))
+    np.testing.assert_allclose(found["scores"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +304,15 @@ FOUR = ("--checkpoint", "trained", "--ids", "ids.csv")
     (("score", *ARRAYS, *FOUR[:2], "--config", "no.json"), "--config no.json: there is no such"),
     (("evaluate", *ARRAYS, *UNSEEN, *FOUR, "--oracles", "1"), "--oracles 1: must be at least 2"),
     (("verify", "nothing"), "no record.json in nothing"),
+    ((), "name a command: score, memorize, forget"),
+    (("skore",), "there is no command skore: score, memorize, forget"),
+    (("score", "--netwrk", "mine:recipe"), "has no --netwrk. Did you mean --network?"),
+    (
+      ("forget", *ARRAYS, *UNSEEN, *FOUR, "--orackles=3"),
+      "Did you mean --oracles?",
+    ),
+    (("verify", "nothing", "--zzz"), "jaxmul verify has no --zzz. jaxmul verify --help lists all"),
+    (("score", *ARRAYS[:2], "--data", "gs://b/x.npz", *FOUR[:2]), "Mount the bucket"),
   ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, arguments, said):

@@ -67,6 +67,50 @@ def test_what_a_user_can_cure_is_one_line(error):
   assert (done.returncode, said) == (1, "error: a b\n")
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "cp936", "ascii"])
+def test_a_console_without_greek_gets_everything_else(encoding):
+  work = """
+  import sys
+  from experiments import tables
+  tables.show("ρ ≥ ½ of 样", ("θ",), [("mean ± half",)])
+  print("e^−ℓ", file=sys.stderr)"""
+  command = [sys.executable, "-c", BUSY.format(work.strip())]
+  environment = os.environ | {"PYTHONIOENCODING": encoding}
+  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+  assert (done.returncode, b"Error" in done.stderr) == (0, False), done.stderr
+  assert b"mean" in done.stdout
+
+
+CONFIG = """
+import dataclasses
+from pathlib import Path
+from experiments import cli
+
+@dataclasses.dataclass
+class Config:
+  out: Path = Path("runs")
+  truth: Path | None = None
+
+cli.main(lambda config: print(config.out, config.truth), Config, "a script")
+"""
+
+
+@pytest.mark.parametrize(
+  ("flags", "code", "said"),
+  [
+    (("--out=~/x",), 0, "/nowhere/x None"),
+    (("--truth=~/t.npz",), 0, "runs /nowhere/t.npz"),
+    (("--out", "gs://bucket/x"), 1, "error: gs:/bucket/x is a URL, must be a local path. Mount"),
+  ],
+)
+def test_paths_are_of_this_machine(flags, code, said):
+  command = [sys.executable, "-c", CONFIG, *flags]
+  environment = os.environ | {"HOME": "/nowhere"}
+  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+  assert done.returncode == code, done.stderr
+  assert (done.stdout + done.stderr).startswith(said)
+
+
 def test_a_bug_keeps_its_traceback():
   done = start(["-c", BUSY.format("raise KeyError('a bug')")])
   _, said = done.communicate(timeout=60)

@@ -346,7 +346,11 @@ def test_scores_of_replaced_images_are_computed_again(files, capsys):
   assert not kept
   for name, scores in first.items():
     np.testing.assert_array_equal(again[name], scores)
-    assert np.array_equal(changed[name], scores) == (name != "proxy_heldout_divergence"), name
+    assert np.array_equal(changed[name], scores) == (name != "proxies"), name
+  for name, one, other in zip(
+    first["proxy_names"], first["proxies"], changed["proxies"], strict=True
+  ):
+    assert np.array_equal(one, other) == (name != "heldout_divergence"), name
 
 
 def test_rows_of_replaced_test_images_and_of_an_overwritten_truth_are_computed_again(files, capsys):

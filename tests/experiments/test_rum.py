@@ -121,17 +121,17 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
   for method in figures.values():
     assert headline | {"accuracy", "attack rate"} < {figure.name for figure in method}
     for figure in method:
-      assert figure.name in ("seconds", "scoring") or 0 <= figure.value <= 1
+      assert figure.name in ("seconds", "scoring") or 0 <= figure.low <= figure.high <= 1
       assert figure.name == "scoring" or figure.low <= figure.value <= figure.high
       assert figure.name == "scoring" or len(figure.seeds) == 2
   config = json.loads((out / "config.json").read_text())
   assert config["config"]["batch_size"] == 64
   assert config["versions"]["jax"]
   with np.load(out / "scores.npz", allow_pickle=False) as scores:
-    assert scores["proxy_curvature"].shape == (2, len(scores["ids"]))
-    groups = [scores[f"group_{name}"] for name in ("low", "medium", "high")]
-    assert len(np.unique(np.concatenate(groups))) == 90
-    assert np.isin(np.concatenate(groups), scores["ids"]).all()
+    assert scores["proxies"].shape == (len(scores["proxy_names"]), 2, len(scores["ids"]))
+    assert "curvature" in scores["proxy_names"]
+    assert scores["group_names"].tolist() == ["low", "medium", "high"]
+    assert np.bincount(scores["group"] + 1).tolist() == [len(scores["ids"]) - 90, 30, 30, 30]
   for name in ("memorization", "proxies", "methods", "gallery"):
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
   with np.load(out / "unlearned.npz", allow_pickle=False) as unlearned:
@@ -197,5 +197,7 @@ def test_a_constant_proxy_has_no_rank_and_does_not_end_the_run():
   assert judge.ranked(np.arange(9.0), np.arange(9.0) ** 2, 3).spearman == 1
   for scores, truth in ((np.ones(9), np.arange(9.0)), (np.arange(9.0), np.zeros(9))):
     assert np.isnan(judge.ranked(scores, truth, 3).spearman)
-  assert np.isnan(judge.maybe_over_seeds([0.5, np.nan, 0.6], name="spearman").value)
-  assert judge.maybe_over_seeds([0.5, 0.6], name="spearman").value == 0.55
+  what = {"within": judge.CORRELATION, "name": "spearman"}
+  assert np.isnan(judge.maybe_over_seeds([0.5, np.nan, 0.6], **what).value)
+  figure = judge.maybe_over_seeds([0.5, 0.6], **what)
+  assert (figure.value, figure.high) == (0.55, 1)

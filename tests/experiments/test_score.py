@@ -47,7 +47,9 @@ def test_it_writes_every_proxy_with_intervals(first):
   assert len(found["combined"]) == 2
   with np.load(out / "scores.npz", allow_pickle=False) as arrays:
     n = len(arrays["ids"])
-    assert arrays["proxy_tracin"].shape == arrays["planted_tracin"].shape == (2, n)
+    shape = (len(proxies), 2, n)
+    assert arrays["proxies"].shape == arrays["proxies_of_planted"].shape == shape
+    assert set(arrays["proxy_names"].tolist()) == set(proxies)
     assert arrays["planted"].sum(1).tolist() == 2 * [round(0.1 * n)]
   assert (out / "ground_truth.npz").is_file()
 

@@ -105,10 +105,17 @@ def test_cross_fits_are_the_same_on_any_executor_and_have_a_name_of_their_own(to
       retraining.cross_fit(RECIPE, toy, jax.random.key(4), **options)
 
 
+def test_the_digest_of_a_file_of_an_older_version_is_what_it_was():
+  old = Path(__file__).parents[2] / "experiments" / "truths" / "mnist5k_mlp.npz"
+  digest = memorization.Estimate.load(old).digest
+  assert digest == "efb5637a0cb1e70546498c5da39c22b6a5257e97dfcce108a75f5896729aaee2"
+
+
 def test_a_file_of_an_older_version_lacks_what_came_later():
   old = Path(__file__).parents[2] / "experiments" / "truths" / "cifar10_small_cnn.npz"
   read = memorization.Estimate.load(old)
-  assert np.isnan(read.confidence_out).all()
+  for column in ("confidence_out", "soft_low", "soft_high", "token_accuracy"):
+    assert np.isnan(getattr(read, column)).all()
   assert np.isfinite(read.soft).all()
 
 

@@ -1,9 +1,12 @@
 """Ground truth by a loss of the network's own: e^−ℓ, with the example less without it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
 from jaxmul import bind, memorization, retraining, train
 from jaxmul.data import Dataset
@@ -104,7 +107,11 @@ def test_soft_memorization_equals_a_plain_loop(name, tmp_path):
   np.testing.assert_allclose(found.confidence_out, p_out, atol=1e-5)
   np.testing.assert_array_equal(found.count_in, member.sum(0))
   assert (found.soft > 0.01).any()
-  for column in ("memorization", "low", "high", "log_odds", "correct_in", "correct_out"):
+  first = member[:, 0]
+  low, high = ttest_ind(p[first, 0], p[~first, 0], equal_var=False).confidence_interval()
+  np.testing.assert_allclose((found.soft_low[0], found.soft_high[0]), (low, high), atol=1e-4)
+  undefined = ("memorization", "low", "high", "log_odds", "correct_in", "correct_out")
+  for column in (*undefined, "token_accuracy", "token_low"):
     assert np.isnan(getattr(found, column)).all(), column
   again = memorization.estimate(schedule, store=tmp_path, executor=retraining.serial)
   assert again.digest == found.digest  # what is read from the store is what was computed
@@ -134,6 +141,11 @@ def test_cross_fitting_and_influence_on_outputs():
     inside = member[:, column]
     wanted = said[inside].mean(0) - said[~inside].mean(0)
     np.testing.assert_allclose(chosen.value[:, column], wanted, atol=1e-5)
+  schedule = dataclasses.replace(schedule, target="confidence")
+  chosen = memorization.influence(schedule, given.ids[:1], executor=retraining.serial)
+  p = np.exp(-by_hand(squared, said, given.labels))
+  wanted = p[member[:, 0]].mean(0) - p[~member[:, 0]].mean(0)
+  np.testing.assert_allclose(chosen.value[:, 0], wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", ["correct", "log_odds"])

@@ -7,7 +7,7 @@ import pytest
 
 import jaxmul
 from jaxmul.data import Dataset
-from jaxmul.metrics import attacks
+from jaxmul.metrics import attacks, game, oracle
 
 
 def confidences(rng, size, *, member):
@@ -26,6 +26,18 @@ def test_separated_confidences_give_rates_near_0_and_1():
   known = confidences(rng, 300, member=True), confidences(rng, 300, member=False)
   assert attacks.svc(*known, confidences(rng, 500, member=True)) < 0.01
   assert attacks.svc(*known, confidences(rng, 500, member=False)) > 0.99
+
+
+def test_on_the_cut_itself_both_ways_to_ask_say_member():
+  """Of members at 1 − p for each non-member at p the machine is odd about ½, and says 0 there."""
+  phi = np.array([2.0, -2.0, 0.0, -2.5])  # a member, a non-member, two targets
+  models = oracle.Outputs.of_logits(
+    np.arange(4), np.zeros(4, int), np.stack([phi, 0 * phi], -1)[None]
+  )
+  p = models.probability[0]
+  assert attacks.svc_scores(p[:1, None], p[1:2, None], p[2:3, None]) == 0
+  fit = game.Known(np.array([0]), np.array([1]), np.zeros(0, int))
+  assert game.nonmember_rate(models, [2, 3], fit) == attacks.svc(p[:1], p[1:2], p[2:]) == 0.5
 
 
 def test_equal_distributions_give_one_half_on_average():

@@ -2,11 +2,16 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
 
-from jaxmul.metrics import intervals
+from experiments import tables
+from jaxmul import metrics
+from jaxmul._command import export
+from jaxmul.data import Split
+from jaxmul.metrics import intervals, oracle
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 30])
@@ -29,6 +34,43 @@ def test_it_covers_the_mean_in_95_of_100(count):
   draws = np.random.default_rng(0).normal(size=(4000, count))
   inside = np.mean([low <= 0 <= high for _, low, high in map(intervals.t_interval, draws)])
   assert abs(inside - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 4000)
+
+
+def test_of_rates_it_is_cut_where_they_lie_and_tables_show_the_whole_half():
+  values = [0.9, 1.0, 0.98]
+  mean, low, high = intervals.t_interval(values)
+  figure = metrics.figures.over_seeds(values, within=metrics.figures.RATE, name="ToW")
+  assert (figure.value, figure.low, figure.high) == (mean, low, 1.0)
+  assert high > 1
+  assert tables.with_half_width(figure) == f"{mean:.3f} ± {high - mean:.3f}"
+  assert export._cell(figure) == f"${mean:.3f} \\pm {high - mean:.3f}$"
+  figure = metrics.figures.over_seeds([0.1, 0.5], within=metrics.figures.RATE, name="example gap")
+  assert (figure.low, figure.high) == (0, 1)
+  assert tables.with_half_width(figure) == "0.300 ± 2.541"  # t(0.975, 1) = 12.706 times 0.2
+  one = metrics.figures.over_seeds([0.5], within=metrics.figures.RATE, name="ToW")
+  assert math.isnan(one.low)
+  assert export._cell(one) == "$0.500$"
+
+
+def test_no_interval_of_a_rate_that_is_judged_leaves_0_to_1():
+  rng = np.random.default_rng(0)
+  ids, labels = np.arange(90), np.arange(90) % 3
+  split = Split(*np.split(ids, [30, 60, 80]))
+  ensemble = oracle.Ensemble(
+    *(
+      oracle.Outputs.of_logits(
+        ids, labels, scale * rng.normal(size=(4, 90, 3)) + 3 * np.eye(3)[labels]
+      )
+      for scale in (0.7, 0.8)
+    )
+  )
+  found = metrics.beside_oracles(
+    ensemble.originals, ensemble, split, split.heldout, jax.random.key(0)
+  )
+  kept = [figure for figure in found if figure.note == metrics.figures.SEEDS]
+  assert {"accuracy", "ToW", "ToW-MIA", "average gap", "example gap"} < {f.name for f in kept}
+  assert all(0 <= figure.low <= figure.value <= figure.high <= 1 for figure in kept)
+  assert max(intervals.t_interval(figure.seeds).high for figure in kept) > 1
 
 
 def test_one_seed_gives_no_interval():
@@ -62,6 +104,14 @@ def test_the_bootstrap_over_examples_covers_the_mean():
     _, low, high = intervals.over_examples(rng.normal(size=80), resamples=400, seed=seed)
     inside.append(low <= 0 <= high)
   assert 0.92 <= np.mean(inside) <= 0.97
+
+
+def test_one_example_gives_no_interval_and_equal_ones_a_point():
+  mean, low, high = intervals.over_examples([0.25])
+  assert mean == 0.25
+  assert math.isnan(low)
+  assert math.isnan(high)
+  assert intervals.over_examples(np.full(9, 0.5)) == (0.5, 0.5, 0.5)
 
 
 def test_paired_differences_are_scipys_paired_t():

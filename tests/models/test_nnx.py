@@ -265,9 +265,9 @@ class Grows(Small):
 
 
 def test_what_cannot_be_split_is_refused():
-  with one_line("x got a Empty, an nnx.Module without nnx.Param"):
+  with one_line("x got an Empty, an nnx.Module without nnx.Param"):
     as_network(Empty(), None, "x")
-  with one_line(r"x got a Unhashable, an nnx.Module with an attribute that cannot be hashed"):
+  with one_line(r"x got an Unhashable, an nnx.Module with an attribute that cannot be hashed"):
     as_network(Unhashable(nnx.Rngs(0)), None, "x")
   with one_line(r"models.init got a Small, which has weights already.*\(key, inputs\)"):
     models.init(Small(nnx.Rngs(0)), KEY, X)

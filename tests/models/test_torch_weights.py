@@ -102,6 +102,9 @@ def test_weights_of_another_stem_name_it(ours, theirs):
     lambda weights: {"state_dict": weights, "epoch": 90},
     lambda weights: {"model": {f"module.{name}": value for name, value in weights.items()}},
     lambda weights: {f"module._orig_mod.{name}": value for name, value in weights.items()},
+    lambda weights: {"net": weights, "acc": 93.1},
+    lambda weights: {"model_state_dict": weights, "optimizer_state_dict": {}},
+    lambda weights: {"state_dict": {f"model.{name}": value for name, value in weights.items()}},
     lambda weights: weights | {"bn1.num_batches_tracked": np.int64(7)},
   ],
 )
@@ -123,6 +126,12 @@ def test_the_pool_of_the_imagenet_stem_is_the_maximum_over_windows():
     )
     np.testing.assert_array_equal(resnet._halved(x), want)
     assert network(x).shape == (2, 3)
+
+
+@pytest.mark.parametrize("given", ["resnet18.pt", [np.zeros(3)]])
+def test_what_holds_no_names_is_refused_with_the_cure(given):
+  with pytest.raises(ValueError, match=r"\Afrom_torch got a (str|list), [^\n]*torch\.load[^\n]*\Z"):
+    models.from_torch(SMALL["resnet"], given)
 
 
 def test_tensors_that_numpy_cannot_read_get_one_line():

@@ -42,8 +42,10 @@ def _write_run(
       "memorization": memorization,
       "memorization_low": memorization - 0.1,
       "memorization_high": memorization + 0.1,
-      **{f"group_{name}": members for name, members in groups.items()},
-      **{f"proxy_{name}": rng.random((2, n), np.float32) for name in proxies},
+      "group": np.select([np.isin(ids, members) for members in groups.values()], range(3), -1),
+      "group_names": np.array(list(groups)),
+      "proxies": rng.random((len(proxies), 2, n), np.float32),
+      "proxy_names": np.array(proxies),
     },
   )
   order = rng.permutation(n)

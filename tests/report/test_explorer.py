@@ -76,7 +76,7 @@ def test_it_sorts_by_the_disagreement_of_the_proxies(toy, visit):
   with np.load(toy.parent / "scores.npz") as scores:
     ids = scores["ids"]
     ranks = [
-      np.argsort(np.argsort(scores[f"proxy_{name}"].mean(0)))
+      np.argsort(np.argsort(scores["proxies"][scores["proxy_names"] == name][0].mean(0)))
       for name in ("curvature", "confidence")
     ]
   apart = np.abs(ranks[0] - ranks[1])  # of two ranks the standard deviation is half of that
@@ -95,7 +95,7 @@ def test_a_click_and_the_arrow_keys_show_an_images_own_scores(toy, visit):
   assert f"id {first[1]}" in page.locator("#detail h3").inner_text()
   with np.load(toy.parent / "scores.npz") as scores:
     row = int(np.flatnonzero(scores["ids"] == first[1])[0])
-    curvature = scores["proxy_curvature"].mean(axis=0)[row]
+    curvature = scores["proxies"][0].mean(axis=0)[row]
   line = page.locator("#detail tr", has_text="curvature").inner_text()
   assert float(line.split()[-1]) == pytest.approx(curvature, abs=0.006)
   with np.load(toy.parent / "unlearned.npz") as after:

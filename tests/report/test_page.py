@@ -12,6 +12,7 @@ import pytest
 
 from jaxmul import report
 from jaxmul.report import charts
+from jaxmul.report.read import read
 from jaxmul.report.sprites import sprites
 
 HOSTILE = [
@@ -110,7 +111,7 @@ def test_a_bar_shows_how_many_of_its_examples_are_forgotten():
 
 def test_where_a_method_forgets_is_told_of_each_group(toy):
   with np.load(toy.parent / "unlearned.npz") as after, np.load(toy.parent / "scores.npz") as scores:
-    rows = np.isin(after["ids"], scores["group_high"])
+    rows = np.isin(after["ids"], scores["ids"][scores["group"] == 2])
     distance = np.abs(after["confidence"][1] - after["oracles"])[:, rows]
   mean, half = distance.mean(), 12.7062 * np.ptp(distance.mean(axis=1)) / 2  # t of two seeds
   table = toy.read_text().split('aria-label="Example gap by group"')[1].split("</table>")[0]
@@ -209,6 +210,22 @@ def test_a_run_of_an_older_version_is_named(toy, tmp_path):
   (tmp_path / "audit.json").write_text(json.dumps({"line": "", "blind": ["ToW-MIA"]}))
   with pytest.raises(ValueError, match=r"audit\.json holds 'ToW-MIA' as an older jaxmul wrote"):
     report.html(tmp_path)
+  report.write_arrays(tmp_path / "scores.npz", {"ids": np.arange(3), "proxy_loss": np.ones((2, 3))})
+  with pytest.raises(ValueError, match=r"scores\.npz names no proxies.* an older jaxmul wrote"):
+    report.html(tmp_path)
+
+
+def test_names_of_proxies_and_groups_are_read_as_they_stand(tmp_path):
+  ids, scores = np.array([30, 10, 20]), np.array([[[1.0, 2, 3], [3, 4, 5]], [[0, 0, 9], [0, 0, 9]]])
+  arrays = {"ids": ids, "group": np.array([1, -1, 0]), "proxies": scores}
+  names = {"proxy_names": np.array(["group_a", "proxy_"]), "group_names": np.array(["low", "g_"])}
+  report.write_arrays(tmp_path / "scores.npz", arrays | names)
+  run = read(tmp_path)
+  assert {name: of.tolist() for name, of in run.groups.items()} == {"low": [20], "g_": [30]}
+  for name, of_seeds in zip(("group_a", "proxy_"), scores, strict=True):
+    assert dict(zip(run.ids, run.proxies[name], strict=True)) == dict(
+      zip(ids, of_seeds.mean(0), strict=True)
+    )
 
 
 def test_each_of_metrics_and_scores_makes_a_report_alone(toy, tmp_path):

@@ -5,6 +5,7 @@ setting of JAX by which other models are trained is changed in Python, where no 
 """
 
 import concurrent.futures
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from toys import RECIPE, two_classes
 
 from jaxmul import memorization, models, retraining, train
 from jaxmul.data import Dataset, sources
@@ -134,6 +136,15 @@ def test_a_distributed_job_mends_one_damaged_chunk_though_one_process_is_late(se
 def test_ray_gives_the_same_digest(serial):
   pytest.importorskip("ray", reason="the extra `ray` is not installed")
   assert digest(start(*script("retraining.ray()"))) == serial
+
+
+def test_a_worker_of_a_pool_computes_by_itself(monkeypatch):
+  monkeypatch.setitem(vars(multiprocessing.current_process())["_config"], "daemon", True)
+  schedule = retraining.leave_out(RECIPE, two_classes(), jax.random.key(0), num_models=2)
+  with pytest.raises(ValueError, match=r"daemonic process.*executor=retraining\.serial"):
+    list(retraining.stream(schedule, executor=retraining.processes(1)))
+  (chunk,) = retraining.stream(schedule)
+  assert chunk.models.tolist() == [0, 1]
 
 
 def test_any_object_with_submit_computes(serial):

@@ -60,7 +60,7 @@ def scheduled():
 
 def same(chunk, other, tolerance=0.0):
   return all(
-    np.allclose(getattr(chunk, name), getattr(other, name), atol=tolerance, rtol=0)
+    np.allclose(getattr(chunk, name), getattr(other, name), rtol=0, atol=tolerance, equal_nan=True)
     for name in vars(chunk)
   )
 

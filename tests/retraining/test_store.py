@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import toys
 
-from jaxmul import memorization, models, retraining, train
+from jaxmul import _files, memorization, models, retraining, train
 from jaxmul.data import Dataset
 
 RECIPE = train.Recipe(models.mlp((4,), 2), epochs=3, batch_size=8)
@@ -39,7 +39,11 @@ def store(tmp_path, chunks):
 
 
 def same(a, b):
-  return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+  try:
+    np.testing.assert_equal(vars(a), vars(b))  # NaN equals NaN
+  except AssertionError:
+    return False
+  return True
 
 
 def test_round_trip(store, chunks):
@@ -61,6 +65,20 @@ def test_a_foreign_or_huge_file_is_noticed(store):
   (store.path / "chunk-000000.jaxmul").write_bytes(b"\0" * 10_000_000)
   with pytest.warns(UserWarning, match="chunk-000000"):
     assert set(store.load(range(3))) == {1, 2}
+
+
+def test_a_chunk_of_an_older_version_is_computed_again_and_never_read_as_zeros(store, chunks):
+  """Before, chunks held no sums of squares and no accuracy of tokens."""
+  arrays = {k: v for k, v in vars(chunks[1]).items() if "_sq_" not in k and k[:8] != "accuracy"}
+  assert len(arrays) == len(vars(chunks[1])) - 6
+  content = store.schedule.hash.encode() + b"\n" + _files.npz(arrays)
+  _files.write_sealed(store.path / "chunk-000001.jaxmul", content, "line")
+  with pytest.warns(UserWarning, match=r"1 damaged chunks .* of an older version.*: chunk-000001"):
+    assert store.missing() == [1]
+  with pytest.warns(UserWarning, match=r"of an older version, are computed again: chunk-000001"):
+    found = list(retraining.stream(store.schedule, store=store.path, executor=retraining.serial))
+  assert all(same(chunk, chunks[number]) for number, chunk in enumerate(found))
+  assert store.missing() == []
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_one_writes_now_is_not(store):

@@ -278,7 +278,7 @@ NOTHING = bind(lambda w, x: x @ w, jnp.zeros((1, 6)))
     ),
     (
       lambda: rum.tune({"a": unlearn.neg_grad()}, NOTHING, DATA, [[1]], DATA, jax.random.key(0)),
-      "tune got a Unlearner, must be a rum.Step",
+      "tune got an Unlearner, must be a rum.Step",
     ),
     (
       lambda: rum.meta_unlearn(rum.Plan([rum.Step(None)]), NOTHING, DATA, [[9]], jax.random.key(0)),

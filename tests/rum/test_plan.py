@@ -55,7 +55,7 @@ def test_groups_of_one_size_are_traced_once():
     (lambda: rum.Step(unlearn.fine_tune), r"Call it: fine_tune\(\.\.\.\)"),
     (lambda: rum.Step("fine_tune"), "got a str, must be an unlearn.Unlearner or None"),
     (lambda: rum.neg_grad_plus_plan(0), "batch_size=0"),
-    (lambda: rum.Plan([unlearn.neg_grad()]), r"got a Unlearner.*Wrap an algorithm: rum.Step"),
+    (lambda: rum.Plan([unlearn.neg_grad()]), r"got an Unlearner.*Wrap an algorithm: rum.Step"),
   ],
 )
 def test_a_step_that_cannot_run_gets_one_line(call, message):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmul import bind, memorization, models, rum, train, unlearn
+from jaxmul import _progress, bind, memorization, models, rum, train, unlearn
 from jaxmul.data import Dataset, Split
 
 # S is ids 0-3, three of class 0 and one of class 1; R is 4-7; H is 8-11, one of class 0.
@@ -124,6 +124,22 @@ def test_where_r_holds_nothing_of_a_class_heldout_examples_of_it_are_no_target()
   assert mixed == pytest.approx(1 - (0.2 + 0.1 + 0.3 + 0) / 4, abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:rum.tune")
+@pytest.mark.parametrize("progress", [True, False])
+def test_tune_says_which_trial_is_made(progress, monkeypatch, capsys):
+  monkeypatch.setattr(_progress, "LINE_SECONDS", 0.0)  # a log gets a line for each
+  steps = {name: rum.Step(unlearn.neg_grad(0.1), epochs=1) for name in ("slow", "fast")}
+  groups = [np.array([0, 1]), np.array([2, 3])]
+  tuned = rum.tune(steps, ORIGINAL, TRAINING, groups, HELDOUT, jax.random.key(0), progress=progress)
+  assert len(tuned.trials) == 6
+  said = [
+    line.partition(",")[2] for line in capsys.readouterr().err.splitlines() if "tuning" in line
+  ]
+  assert [line.split(": ")[:2] for line in said] == progress * [
+    [f" group {group} of 2", name] for group in (1, 2) for name in ("slow", "fast")
+  ]
+
+
 def test_candidates_are_in_units_of_the_recipes_own_rate():
   recipe = train.Recipe(models.mlp(), batch_size=32, learning_rate=0.02)
   found = rum.candidates(recipe)
@@ -135,7 +151,7 @@ def test_candidates_are_in_units_of_the_recipes_own_rate():
   assert max(step.epochs for step in found.values()) <= recipe.epochs / 2
   short = dataclasses.replace(recipe, epochs=3)
   assert {step.epochs for step in rum.candidates(short).values()} == {1}
-  with pytest.raises(ValueError, match=r"candidates got recipe as a int, must be a Recipe"):
+  with pytest.raises(ValueError, match=r"candidates got recipe as an int, must be a Recipe"):
     rum.candidates(256)
   with pytest.raises(ValueError, match="no held-out examples"):
     rum.surrogate(ORIGINAL, ORIGINAL, TRAINING, SPLIT, HELDOUT.take([]))

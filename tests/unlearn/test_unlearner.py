@@ -341,7 +341,7 @@ def wrong():
 @pytest.mark.parametrize(
   ("call", "message"),
   [
-    (wrong, "wrong returned a int, must return an unlearn.Unlearner"),
+    (wrong, "wrong returned an int, must return an unlearn.Unlearner"),
     (lambda: plain(more={1, 2}), "plain got more=set, which cannot be compared"),
     (lambda: plain(more=[{1}]), "plain got more=list, which cannot be compared"),
   ],

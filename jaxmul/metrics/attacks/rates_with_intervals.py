@@ -79,6 +79,7 @@ def rates(
     )
   curve = _Curve(positive, negative, threshold)
   value = curve(np.ones((1, positive.shape[1])), np.ones((1, negative.shape[1])))[0]
+  # Not scipy.stats.bootstrap: it would sort the scores anew for each resample.
   rng = np.random.default_rng(seed)
   drawn = [
     curve(*weights)

@@ -36,7 +36,8 @@ def svc(
 
   Read it beside the same rate of a retrained model: its forget set is non-members, so that rate,
   not 1, is what unlearning aims at. Where p_y tells nothing, chance is 0.5, but only on average: a
-  single fit then cuts [0, 1] at an arbitrary place, and its rate can be anything.
+  single fit then cuts [0, 1] at an arbitrary place, and its rate can be anything. A target on the
+  cut itself counts as a member, as in scikit-learn.
 
   Args:
     members: [k], p_y in [0, 1] of examples that were trained on and kept.
@@ -64,7 +65,12 @@ def svc(
       f"svc: p_y is {known_in[0, 0]} for all members and nonmembers, so there is nothing to fit. "
       "This model cannot be attacked by p_y."
     )
-  return float(np.mean(machine.predict(scored) == 0))
+  return nonmember_share(machine.decision_function(scored))
+
+
+def nonmember_share(scores: np.ndarray) -> float:
+  """The share of decisions [t] that say non-member: those below 0. On 0 itself nothing tells."""
+  return float(np.mean(scores < 0))
 
 
 def svc_scores(

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxmul import models
+from jaxmul import _check, models
+from jaxmul._paths import local
 from jaxmul.binding import refuse_own_loss
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
@@ -128,7 +129,7 @@ def _outputs_of(
   schedule: Schedule, name: str, store: Path | str | None, execute: Executor
 ) -> Outputs:
   """Returns what the models of a schedule say, without those that diverged."""
-  folder = None if store is None else Path(store) / name
+  folder = None if store is None else local(store) / name
   chunks = list(stream(schedule, store=folder, executor=execute))
   diverged = sum(len(chunk.diverged) for chunk in chunks)
   if diverged == schedule.num_models:
@@ -149,6 +150,7 @@ def schedules(
     refuse_own_loss(like, "oracle.ensemble", "Compare losses yourself: unlearn.retrain")
   ids = np.sort(np.concatenate([split.forget, split.retain, split.heldout, split.test]))
   seen = dataset.take(ids)
+  _check.key(key, "oracle.ensemble")
   keys = jax.random.split(key)
   originals, oracles = (
     repeat(recipe, dataset.take(part), part_key, num_models=num_models, test=seen)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from jaxmul import losses
 from jaxmul._files import npz, write_atomic
 from jaxmul._ids import check_ids, find, rows_of
+from jaxmul._paths import local
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.data.dataset import Dataset
@@ -158,7 +159,7 @@ class Outputs:
       ValueError: logits of a dtype that an `.npz` does not give back, such as bfloat16.
     """
     names = _WITHOUT if self.logits is None else _WITH_LOGITS
-    write_atomic(Path(path), npz({name: getattr(self, name) for name in names}))
+    write_atomic(local(path), npz({name: getattr(self, name) for name in names}))
 
   @classmethod
   def load(cls, path: Path | str) -> "Outputs":
@@ -168,7 +169,7 @@ class Outputs:
       FileNotFoundError: nothing is there.
       ValueError: the file is damaged or holds something else.
     """
-    content = io.BytesIO(Path(path).read_bytes())
+    content = io.BytesIO(local(path).read_bytes())
     try:
       with np.load(content, allow_pickle=False) as arrays:
         names = _WITH_LOGITS if "logits" in arrays.files else _WITHOUT
@@ -255,7 +256,7 @@ def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np
   Raises:
     ValueError: the schedule keeps neither.
   """
-  if schedule.test is None or schedule.target == "correct":
+  if schedule.test is None or schedule.target not in ("logits", "log_odds"):
     raise ValueError(
       "references needs a schedule that keeps logits or log-odds. Make it with "
       "retraining.leave_out(..., test=..., target='logits'), of text target='log_odds'."
