@@ -217,9 +217,9 @@ def _read(source: str | os.PathLike, tokenizer: Tokenizer | None) -> tuple[np.nd
         f"text: {path} is no UTF-8 at byte {error.start}. Convert it from what it is, such as by "
         "iconv -f latin1 -t utf-8."
       ) from error
-  if not isinstance(source, str):
+  elif not isinstance(source, str):
     raise ValueError(f"text needs a str or a pathlib.Path, got {type(source).__name__}.")
-  if _is_name(source):
+  elif os.path.isfile(source):
     raise ValueError(
       f"text got the name of a file, {source!r}, as the text. To read it pass pathlib.Path(...)."
     )
@@ -244,11 +244,3 @@ def _read(source: str | os.PathLike, tokenizer: Tokenizer | None) -> tuple[np.nd
       "Is it another model's?"
     )
   return tokens.astype(np.int32), vocabulary
-
-
-def _is_name(source: str) -> bool:
-  """Whether a text is the name of a file that exists."""
-  try:
-    return "\n" not in source and Path(source).is_file()
-  except (OSError, ValueError):  # too long for a name, or with a zero byte
-    return False
