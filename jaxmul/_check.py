@@ -72,6 +72,17 @@ def inputs(value: object, caller: str, name: str = "") -> Inputs:
   return jnp.asarray(value)
 
 
+def rectangular(value: object, name: str, caller: str) -> Array:
+  """Returns a value as an array, or raises ValueError where its rows have different lengths."""
+  try:
+    return value if isinstance(value, Array) else np.asarray(value)
+  except ValueError as error:
+    raise ValueError(
+      f"{caller} needs {name} of one length, got rows of different lengths. Cut them, or pad them: "
+      "a label of −1 is not scored, its token is any."
+    ) from error
+
+
 def labels(value: object, size: int, caller: str) -> Array:
   """Returns labels [B, ...] of numbers, or raises ValueError; `answers` checks what they hold."""
   value = value if isinstance(value, Array) else np.asarray(value)

@@ -351,9 +351,9 @@ def _shape(inputs: Inputs) -> tuple[int, ...]:
 def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
   """Returns a model's shapes; raises ValueError where labels are not what it is trained to say."""
   like = models.shapes(model, dataset.example)
-  _check.answers(like, dataset.example, dataset.labels, caller)
   if like.embed is not None:
     _check.fresh_tokens(models.init, model, dataset.inputs, caller)
+  _check.answers(like, dataset.example, dataset.labels, caller)
   return like
 
 

@@ -17,6 +17,7 @@ NAMES = (
   "corruption",
   "forget",
   "linear_cost",
+  "sequences",
   "digests",
 )
 

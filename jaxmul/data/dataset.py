@@ -63,7 +63,8 @@ class Dataset:
   classes: bool = dataclasses.field(default=True, kw_only=True)
 
   def __post_init__(self):
-    inputs, labels = _inputs(self.inputs), np.asarray(self.labels)
+    inputs = _inputs(self.inputs)
+    labels = np.asarray(_check.rectangular(self.labels, "labels", "Dataset"))
     size = _size(inputs)
     _check.labels(labels, size, "Dataset")
     ids = np.arange(size) if self.ids is None else np.asarray(self.ids)
@@ -185,7 +186,7 @@ def _inputs(inputs: Inputs, name: str = "") -> Inputs:
   """
   if isinstance(inputs, Mapping):
     return {key: _inputs(part, f"{name}[{key!r}]") for key, part in inputs.items()}
-  inputs = np.asarray(inputs)
+  inputs = np.asarray(_check.rectangular(inputs, f"inputs{name}", "Dataset"))
   if inputs.ndim < (1 if name else 2):
     raise ValueError(
       f"Dataset needs inputs{name} [n, ...] of rank {1 if name else 2} or more, got shape "

@@ -52,8 +52,8 @@ def text(
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is no UTF-8, larger than `MAX_BYTES`, or shorter than a window; or the tokenizer
-      gives a token outside its vocabulary.
+    ValueError: it is no UTF-8, larger than `MAX_BYTES`, shorter than a window, or a str that is the
+      name of a file; the tokenizer is of another package or gives a token outside its vocabulary.
 
   Example:
     >>> windows = text("to be or not to be", length=4)
@@ -214,12 +214,29 @@ def _read(source: str | os.PathLike, tokenizer: Tokenizer | None) -> tuple[np.nd
       source = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
       raise ValueError(
-        f"text: {path} is no UTF-8 at byte {error.start}. Convert it: iconv -f latin1 -t utf-8."
+        f"text: {path} is no UTF-8 at byte {error.start}. Convert it from what it is, such as by "
+        "iconv -f latin1 -t utf-8."
       ) from error
-  if not isinstance(source, str):
+  elif not isinstance(source, str):
     raise ValueError(f"text needs a str or a pathlib.Path, got {type(source).__name__}.")
+  elif os.path.isfile(source):
+    raise ValueError(
+      f"text got the name of a file, {source!r}, as the text. To read it pass pathlib.Path(...)."
+    )
+  try:
+    content = source.encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f"text holds half of a pair of surrogates at character {error.start}, which is no UTF-8. "
+      "Decode it anew: source.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')."
+    ) from error
   if tokenizer is None:
-    return np.frombuffer(source.encode(), np.uint8).astype(np.int32), _BYTES
+    return np.frombuffer(content, np.uint8).astype(np.int32), _BYTES
+  if not hasattr(tokenizer, "get_vocab_size"):
+    raise ValueError(
+      f"text needs a tokenizer of the package tokenizers, got {type(tokenizer).__name__}. Of a "
+      "fast one of transformers that is .backend_tokenizer."
+    )
   tokens, vocabulary = np.array(tokenizer.encode(source).ids, np.int64), tokenizer.get_vocab_size()
   if tokens.max(initial=0) >= vocabulary or tokens.min(initial=0) < 0:
     raise ValueError(

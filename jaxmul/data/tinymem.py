@@ -124,11 +124,25 @@ def math_sequences(
 def as_text(tokens: ArrayLike) -> str:
   """Returns tokens of math sequences as text: digits, ^ for start, $ for end, _ for padding.
 
+  Args:
+    tokens: int [T], in [0, 14).
+
+  Raises:
+    ValueError: they are others.
+
   Example:
     >>> as_text([10, 1, 2, 12, 7, 11, 13])
     '^12 7$_'
   """
-  return "".join("0123456789^$ _"[token] for token in np.asarray(tokens))
+  row = np.asarray(tokens)
+  known = np.issubdtype(row.dtype, np.integer) and ((row >= 0) & (row < VOCABULARY)).all()
+  if row.ndim != 1 or (row.size and not known):
+    raise ValueError(
+      f"as_text needs tokens int [T] in [0, {VOCABULARY}), got {row.dtype} {list(row.shape)}"
+      f"{f' from {row.min()} to {row.max()}' if row.dtype.kind in 'iuf' and row.size else ''}. "
+      "Bytes are text by bytes(tokens.tolist()).decode()."
+    )
+  return "".join("0123456789^$ _"[token] for token in row)
 
 
 def _next(numbers: np.ndarray, rule: Rule, constant: int) -> np.ndarray:

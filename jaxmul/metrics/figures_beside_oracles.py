@@ -235,9 +235,11 @@ def _epsilon(of_examples: np.ndarray, found: list[Figure]) -> list[Figure]:
     [find(found, "accuracy", part, of=of).value for part in ("retain", "test")]
     for of in ("unlearned", "oracle")
   )
-  score = challenge_score(quality.mean, ours, theirs)
+  # Whole texts that are right word by word may be none, and a ratio to 0 is no number.
+  score = challenge_score(quality.mean, ours, theirs) if all(theirs) else float("nan")
+  why = "" if all(theirs) else "the oracles are right on nothing"
   return [
     Figure(name="epsilon", part="forget", kind="median", value=median, note=note),
     with_interval(quality, EXAMPLES, name="epsilon", part="forget", kind="forgetting quality"),
-    Figure(name="epsilon", kind="challenge score", value=score),
+    Figure(name="epsilon", kind="challenge score", value=score, note=why),
   ]

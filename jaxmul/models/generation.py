@@ -8,11 +8,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmul import _check
 from jaxmul.binding import Network
+from jaxmul.models._init import shapes
 from jaxmul.models.transformer import GPT
+
+_UNSEEN = ("heads", "activation")
+"""Fields of a `GPT` that its params do not tell."""
 
 
 def generate(
@@ -37,7 +42,8 @@ def generate(
     temperature: above 0.
 
   Raises:
-    ValueError: prompts are no tokens, or with what is added longer than the model reads.
+    ValueError: prompts are no tokens of the network, or with what is added longer than the model
+      reads; `model` is another than the network's; or there is no `Network` or no key.
 
   Example:
     >>> import jax, jax.numpy as jnp, jaxmul
@@ -45,26 +51,54 @@ def generate(
     >>> generate(counts, jnp.array([[4], [8]]), 3).tolist()
     [[5, 6, 7], [9, 0, 1]]
   """
-  prompts = _check.inputs(prompts, "generate")
+  if not isinstance(network, Network):
+    raise ValueError(
+      f"generate needs a Network, got {type(network).__name__}. That of train.fit is .network; "
+      "params of your own become one by jaxmul.bind."
+    )
   _check.count(num_tokens, "num_tokens", "generate")
+  given = _check.rectangular(prompts, "prompts", "generate")
+  if given.ndim != 2 or not jnp.issubdtype(given.dtype, jnp.integer) or not given.size:
+    raise ValueError(
+      f"generate needs prompts int [B, P] of at least one token, got {given.dtype} "
+      f"{list(given.shape)}. One prompt is tokens[None]."
+    )
+  tokens = _check.inputs(given.astype(np.int32), "generate")
+  _check.tokens(network, tokens, "generate")
   if key is not None:
     _check.key(key, "generate")
-  if prompts.ndim != 2 or not jnp.issubdtype(prompts.dtype, jnp.integer) or not prompts.shape[1]:
-    raise ValueError(
-      f"generate needs prompts int [B, P] of at least one token, got {prompts.dtype} "
-      f"{list(prompts.shape)}."
-    )
   if not temperature > 0:
     raise ValueError(
       f"generate got temperature={temperature}, must be above 0; key=None takes the most likely."
     )
-  longest = prompts.shape[1] + num_tokens - 1  # the last token is not read
-  if model is not None and longest > model.length:
+  if model is not None:
+    _check_model(model, network, given.shape[1], num_tokens)
+  return _generated(network, tokens, num_tokens, model, key, temperature)
+
+
+def _check_model(model: GPT, network: Network, given: int, num_tokens: int) -> None:
+  """Raises ValueError where a model cannot read as much, or params are not its own."""
+  if not isinstance(model, GPT):
+    raise ValueError(f"generate needs model to be a models.gpt, got {type(model).__name__}.")
+  longest = given + num_tokens - 1  # the last token is not read
+  if longest > model.length:
     raise ValueError(
-      f"generate: {prompts.shape[1]} tokens and {num_tokens} more are longer than the model's "
+      f"generate: {given} tokens and {num_tokens} more are longer than the model's "
       f"length={model.length}. Shorten them, or train one with length={longest}."
     )
-  return _generated(network, prompts.astype(jnp.int32), num_tokens, model, key, temperature)
+  like = shapes(model, jnp.zeros((1, 1), int)).params
+  sizes = [
+    {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
+    for params in (like, network.params)
+  ]
+  other = [name for name in sizes[0] | sizes[1] if sizes[0].get(name) != sizes[1].get(name)]
+  own = getattr(network.apply_fn, "module", model)
+  other += [name for name in _UNSEEN if getattr(own, name, None) != getattr(model, name)]
+  if other:
+    raise ValueError(
+      f"generate: model= is another than the network's: they differ in {other[0]}. Pass the one "
+      "that it was trained with."
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -79,7 +79,7 @@ class GPT(nn.Module):
     if x.ndim != (2 if is_tokens else 3) or not (is_tokens or x.shape[2] == self.width):
       raise ValueError(
         f"gpt needs tokens int [B, T], or their vectors [B, T, {self.width}], got {x.dtype} "
-        f"{list(x.shape)}."
+        f"{list(x.shape)}. uint8 are taken for pixels: tokens.astype('int32')."
       )
     if x.shape[1] > self.length:
       raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxmul._blocks import image_blocks
+from jaxmul._blocks import small_blocks
 from jaxmul._gradients import lengths, of_examples
 from jaxmul.binding import ApplyFn, refuse_batch_stats
 from jaxmul.proxies.outputs import Batch, checked
@@ -47,7 +47,7 @@ def grand(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Arr
   """
   network, inputs, labels = checked(params, batch, apply_fn, "grand")
   refuse_batch_stats(network, "grand")
-  return image_blocks(lambda x, y: of_examples(network, x, y, norms=True).norms, inputs, labels)
+  return small_blocks(lambda x, y: of_examples(network, x, y, norms=True).norms, inputs, labels)
 
 
 def input_gradient(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> jax.Array:
@@ -69,4 +69,4 @@ def input_gradient(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -
   def norms(inputs, labels):
     return lengths(of_examples(network, inputs, labels, to_inputs=True).inputs)
 
-  return image_blocks(norms, inputs, labels)
+  return small_blocks(norms, inputs, labels)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, _sharding, losses
-from jaxmul._blocks import image_blocks
+from jaxmul._blocks import small_blocks
 from jaxmul._gradients import lengths, per_example
 from jaxmul.binding import ApplyFn, Network, losses_of
 from jaxmul.proxies.outputs import Batch, checked
@@ -96,7 +96,7 @@ def curvature(
     # By coins of float32: those of the default type are others where float64 is enabled.
     up = jax.random.bernoulli(key, jnp.float32(0.5), (num_probes * inputs[0].size,))
     probes = jnp.where(up, 1, -1).astype(inputs.dtype).reshape(num_probes, *inputs.shape[1:])
-  return image_blocks(lambda x, y: _scores(network, x, y, probes, method, step), inputs, labels)
+  return small_blocks(lambda x, y: _scores(network, x, y, probes, method, step), inputs, labels)
 
 
 def _scores(

@@ -153,6 +153,23 @@ def test_figures_without_logits_are_the_same_but_for_those_that_need_them():
   assert [str(each) for each in ours if each.name not in gone] == [str(each) for each in theirs]
 
 
+def test_oracles_that_are_right_on_no_whole_text_leave_one_figure_without_a_value():
+  none = [
+    oracle.Outputs(each.ids, each.log_odds, np.zeros_like(each.correct))
+    for each in (UNLEARNED, *BARE)
+  ]
+  found = metrics.beside_oracles(none[0], oracle.Ensemble(*none[1:]), SPLIT, ATTACK, KEY)
+  score = metrics.find(found, "epsilon", kind="challenge score")
+  assert np.isnan(score.value)
+  assert score.note == "the oracles are right on nothing"
+  known = metrics.find(
+    metrics.beside_oracles(UNLEARNED, ENSEMBLE, SPLIT, ATTACK, KEY),
+    "epsilon",
+    kind="challenge score",
+  )
+  assert (known.value > 0, known.note) == (True, "")
+
+
 def test_an_attack_that_needs_logits_is_refused_by_name():
   fit = game.known(SPLIT, ATTACK, KEY)
   others = BARE.originals

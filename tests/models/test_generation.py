@@ -76,9 +76,18 @@ def test_bfloat16_and_a_tied_head_keep_what_they_read():
 @pytest.mark.parametrize(
   ("prompts", "options", "says"),
   [
-    (np.zeros((2, 4)), {}, r"needs prompts int \[B, P\] of at least one token, got float32 \[2, 4"),
-    (np.zeros((2, 0), int), {}, r"of at least one token, got int32 \[2, 0\]"),
-    (np.zeros(4, int), {}, r"needs inputs \[B, \.\.\.\] of rank 2 or more"),
+    (np.zeros((2, 4)), {}, r"needs prompts int \[B, P\] of at least one token, got float64 \[2, 4"),
+    (np.zeros((2, 0), int), {}, r"of at least one token, got int64 \[2, 0\]"),
+    (np.zeros((0, 2), int), {}, r"of at least one token, got int64 \[0, 2\]"),
+    (
+      np.zeros(4, int),
+      {},
+      r"needs prompts int \[B, P\].*got int64 \[4\]\. One prompt is tokens\[None",
+    ),
+    ("to be", {}, r"needs prompts int \[B, P\] of at least one token, got <U5 \[\]"),
+    ([[1, 2], [1]], {}, "needs prompts of one length, got rows of different lengths"),
+    (np.zeros((1, 4), int), {"key": 0}, "generate got key=0, must be one key"),
+    (np.zeros((1, 4), int), {"model": "gpt"}, "needs model to be a models.gpt, got str"),
     (np.full((1, 2), -1), {}, "got token -1, must be at least 0"),
     (np.zeros((1, 4), int), {"temperature": 0.0}, r"temperature=0\.0, must be above 0; key=None"),
     (np.zeros((1, 9), int), {"model": models.gpt(length=12)}, "9 tokens and 5 more are longer"),
@@ -90,3 +99,49 @@ def test_bad_input_gets_one_line(prompts, options, says):
     models.generate(network, prompts, 5, **options)
   with pytest.raises(ValueError, match=r"\Agenerate got num_tokens=0"):
     models.generate(network, np.zeros((1, 2), int), 0)
+
+
+TINY = functools.partial(models.gpt, 10, length=8, width=8, depth=2, heads=2)
+
+
+@pytest.mark.parametrize(
+  ("other", "says"),
+  [
+    ({"num_classes": 12}, r"they differ in \['head'\]\['kernel'\]"),
+    ({"depth": 1}, r"they differ in \['blocks_1'\]"),  # of which nothing would be missed
+    ({"heads": 4}, "they differ in heads"),
+    ({"activation": "relu"}, "they differ in activation"),
+    ({"positions": "rotary"}, r"they differ in \['positions'\]"),
+  ],
+)
+def test_another_model_than_the_networks_gets_one_line(other, says):
+  network = models.init(TINY(), jax.random.key(0), jnp.zeros((1, 8), int))
+  with pytest.raises(ValueError, match=rf"\Agenerate: model= is another[^\n]*{says}[^\n]*\Z"):
+    models.generate(network, np.zeros((1, 2), int), 3, model=models.gpt(**fields(TINY(), other)))
+
+
+def fields(model, other):
+  names = ("num_classes", "length", "width", "depth", "heads", "activation", "positions")
+  return {name: getattr(model, name) for name in names} | other
+
+
+def test_a_rotary_model_may_read_on_past_what_it_was_trained_on():
+  short = TINY(positions="rotary")
+  network = models.init(short, jax.random.key(0), jnp.zeros((1, 8), int))
+  longer = models.gpt(**fields(short, {"length": 20}))
+  prompts = np.arange(6).reshape(2, 3)
+  text = models.generate(network, prompts, 12, model=longer)
+  np.testing.assert_array_equal(text[:, :6], models.generate(network, prompts, 6, model=short))
+
+
+def test_what_the_network_does_not_know_gets_one_line():
+  network = models.init(TINY(), jax.random.key(0), jnp.zeros((1, 8), int))
+  for model in (TINY(), None):
+    with pytest.raises(
+      ValueError, match=r"\Agenerate got token 10, which the network embeds as NaN"
+    ):
+      models.generate(network, np.array([[1, 10]]), 3, model=model)
+  with pytest.raises(
+    ValueError, match=r"\Agenerate needs a Network, got dict\. That of train\.fit"
+  ):
+    models.generate(network.params, np.array([[1, 9]]), 3)

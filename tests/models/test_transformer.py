@@ -160,6 +160,62 @@ def test_bfloat16_computes_in_it_and_keeps_its_params():
   assert {leaf.dtype for leaf in jax.tree.leaves(network.params)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_it_answers_as_gpt2_of_transformers_does(tied):
+  torch = pytest.importorskip("torch", reason="PyTorch comes with the extra bench")
+  transformers = pytest.importorskip("transformers", reason="it comes with the extra bench")
+  config = transformers.GPT2Config(
+    vocab_size=VOCABULARY,
+    n_positions=LENGTH,
+    n_embd=WIDTH,
+    n_layer=2,
+    n_head=HEADS,
+    tie_word_embeddings=tied,
+    bos_token_id=None,
+    eos_token_id=None,
+  )
+  theirs = transformers.GPT2LMHeadModel(config).eval()
+  rng = np.random.default_rng(2)
+  with torch.no_grad():
+    for weight in theirs.parameters():
+      weight.copy_(torch.from_numpy(0.4 * rng.normal(size=tuple(weight.shape))))
+    want = theirs(torch.from_numpy(tokens(length=LENGTH)).long()).logits.numpy()
+  weights = {name: value.numpy() for name, value in theirs.state_dict().items()}
+  network = models.init(tiny(tied=tied), jax.random.key(0), tokens())
+  network = network.replace(params=of_gpt2(weights, tied))
+  assert want.std() > 0.1
+  np.testing.assert_allclose(network(tokens(length=LENGTH)), want, atol=1e-4)
+
+
+def of_gpt2(weights, tied):
+  """GPT-2's weights under the names of ours: its layers are stored [in, out], as ours are."""
+
+  def norm(name):
+    return {"scale": weights[f"{name}.weight"], "bias": weights[f"{name}.bias"]}
+
+  def dense(name):
+    return {"kernel": weights[f"{name}.weight"], "bias": weights[f"{name}.bias"]}
+
+  params = {
+    "tokens": {"embedding": weights["transformer.wte.weight"]},
+    "positions": {"embedding": weights["transformer.wpe.weight"]},
+    "norm": norm("transformer.ln_f"),
+  }
+  for number in range(2):
+    block = f"transformer.h.{number}"
+    params[f"blocks_{number}"] = {
+      "norm1": norm(f"{block}.ln_1"),
+      "qkv": dense(f"{block}.attn.c_attn"),
+      "out": dense(f"{block}.attn.c_proj"),
+      "norm2": norm(f"{block}.ln_2"),
+      "dense1": dense(f"{block}.mlp.c_fc"),
+      "dense2": dense(f"{block}.mlp.c_proj"),
+    }
+  if not tied:
+    params["head"] = {"kernel": weights["lm_head.weight"].T}
+  return params
+
+
 def text(n=12, length=6):
   """Sequences that count upwards from a start that is not scored."""
   start = np.arange(n) % VOCABULARY
@@ -194,6 +250,16 @@ def test_padding_of_a_batch_and_unscored_tokens_after_the_last_change_no_score()
     np.testing.assert_allclose(proxies.score(proxy, network, longer), want, 1e-4)
 
 
+def fitted(inputs, labels):
+  recipe = train.Recipe(tiny(), epochs=1)
+  return train.fit(recipe, Dataset(inputs, labels, num_classes=9), jax.random.key(0))
+
+
+def scored(inputs, labels):
+  network = filled(tiny(), tokens())
+  return proxies.score(proxies.loss, network, Dataset(inputs, labels, num_classes=9))
+
+
 @pytest.mark.parametrize(
   ("call", "says"),
   [
@@ -205,6 +271,38 @@ def test_padding_of_a_batch_and_unscored_tokens_after_the_last_change_no_score()
     (lambda: models.shapes(tiny(), jnp.zeros((1, 10), int)), "got 10 tokens, at most 9 have"),
     (lambda: models.shapes(tiny(), jnp.zeros((1, 4, 5))), r"or their vectors \[B, T, 8\]"),
     (lambda: models.shapes(tiny(), jnp.zeros((1, 4))), r"gpt needs tokens int \[B, T\]"),
+    (
+      lambda: fitted(text().inputs.astype(np.uint8), text().labels),
+      r"got float32 \[1, 6\]\. uint8 are taken for pixels: tokens\.astype\('int32'\)",
+    ),
+    (
+      lambda: fitted(text().inputs + 1, text().labels + 1),
+      r"fit got token 7, which the network embeds as NaN.*models\.gpt\(dataset\.num_classes\)",
+    ),
+    (
+      lambda: fitted(text(length=10).inputs, text(length=10).labels),
+      "gpt got 10 tokens, at most 9 have a position",
+    ),
+    (
+      lambda: fitted(text().inputs, text().labels[:, :-1]),
+      r"fit needs labels \[12, 6\] for logits \[12, 6, 7\], got shape \(12, 5\): one label",
+    ),
+    (
+      lambda: fitted(text().inputs, text().labels[:, -1]),
+      r"fit needs labels \[12, 6\] for logits \[12, 6, 7\], got shape \(12,\): one label for each",
+    ),
+    (
+      lambda: scored(text().inputs, text().labels[:, :-1]),
+      r"score needs labels \[12, 6\] for logits \[12, 6, 7\], got shape \(12, 5\)",
+    ),
+    (
+      lambda: scored(text(length=10).inputs, text(length=10).labels),
+      "gpt got 10 tokens, at most 9 have a position",
+    ),
+    (
+      lambda: scored(text().inputs + 1, text().labels),
+      "score got token 7, which the network embeds as NaN",
+    ),
     (
       lambda: train.fit(train.Recipe(tiny()), Dataset([[0, 7]], [[1, 0]]), jax.random.key(0)),
       "fit got token 7, which the network embeds as NaN: its vocabulary is smaller",

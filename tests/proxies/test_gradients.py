@@ -124,14 +124,19 @@ def test_bad_batches_are_refused(proxy):
     functools.partial(proxies.curvature, method="rum_compat"),
   ],
 )
-def test_blocks_of_images_give_the_same_scores(proxy, monkeypatch):
-  """One CPU device takes sixteen images at a time; here there are eight devices."""
+@pytest.mark.parametrize("what", ["images", "sequences"])
+def test_small_blocks_give_the_same_scores(proxy, what, monkeypatch):
+  """One CPU device takes 16 images or 1,024 tokens at a time; here there are eight devices."""
   rng = np.random.default_rng(0)
-  batch = rng.normal(size=(37, 6, 6, 1)).astype(np.float32), rng.integers(0, 3, 37)
-  params = models.init(models.cnn((3,), 5, 3), jax.random.key(0), batch[0][:1])
+  if what == "images":
+    model, batch = models.cnn((3,), 5, 3), (rng.normal(size=(37, 6, 6, 1)).astype(np.float32),)
+    batch += (rng.integers(0, 3, 37),)
+  else:
+    model, batch = models.gpt(9, length=50, width=8, depth=1), (rng.integers(0, 9, (37, 50)),) * 2
+  params = models.init(model, jax.random.key(0), batch[0][:1])
   whole = jax.jit(proxy)(params, batch)
   monkeypatch.setattr(_blocks, "_is_one_cpu", lambda: True)
   loops = jax.make_jaxpr(lambda batch: proxy(params, batch))(batch)
-  assert "scan" in str(loops)
+  assert "length=3" in str(loops)  # blocks of 16: of 50 tokens, 20 would fit
   # Elsewhere the step of a finite difference makes rounding larger.
   np.testing.assert_allclose(jax.jit(lambda b: proxy(params, b))(batch), whole, rtol=2e-3)
