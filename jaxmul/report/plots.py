@@ -1,4 +1,4 @@
-"""The pictures of a run directory. matplotlib is loaded only when one is drawn."""
+"""The pictures of a run directory."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +9,9 @@ from jaxmul._ties import SOFT_DECIMALS
 from jaxmul.metrics import Figure, find
 from jaxmul.metrics.intervals import t_interval
 from jaxmul.proxies import Agreement
+from jaxmul.report._drawing import ACCENT, INK, WARM, pyplot, save
 from jaxmul.report.charts import mean_rank
 from jaxmul.report.texts import cut, of_inputs
-
-INK, _ACCENT, _WARM = "#333333", "#2f6db3", "#c8553d"
 
 
 def memorization_histogram(
@@ -30,7 +29,7 @@ def memorization_histogram(
   scores = memorization[np.isfinite(memorization)]
   bins = np.linspace(min(-0.05, scores.min()), 1, 45).tolist()
   axes.hist(scores, bins, color="#c9d6e6", label=f"all {len(scores):,} training examples")
-  for (name, members), colour in zip(groups.items(), ("#5aa469", "#e0a030", _WARM), strict=False):
+  for (name, members), colour in zip(groups.items(), ("#5aa469", "#e0a030", WARM), strict=False):
     axes.hist(members, bins, histtype="step", linewidth=1.8, color=colour, label=f"forget: {name}")
   axes.set(
     yscale="log",
@@ -67,7 +66,7 @@ def proxies_against_truth(
   for axes, (name, values) in zip(grid.flat, scores.items(), strict=False):
     agreement = agreements[name]
     rank = mean_rank(values)
-    axes.scatter(rank, memorization, s=5, alpha=0.35, color=_ACCENT, linewidths=0)
+    axes.scatter(rank, memorization, s=5, alpha=0.35, color=ACCENT, linewidths=0)
     axes.set_title(
       f"{name}\nρ = {agreement.spearman:.2f}  [{agreement.low:.2f}, {agreement.high:.2f}]",
       fontsize=10,
@@ -100,7 +99,7 @@ def method_intervals(
   for axes, metric in zip(grid.flat, shown, strict=True):
     for row, name in enumerate(names):
       value = find(results[name], metric)
-      colour = _WARM if name in refined else INK
+      colour = WARM if name in refined else INK
       if np.isfinite(value.low):
         axes.plot([value.low, value.high], [row, row], color=colour, linewidth=1.6, alpha=0.6)
       axes.plot(value.value, row, "o", color=colour, markersize=5)
@@ -172,11 +171,11 @@ def by_kind(path: Path, scores: Mapping[str, Mapping[str, np.ndarray]], label: s
     known = {kind: values for kind, values in kinds.items() if len(values)}
     for place, values in enumerate(known.values()):
       aside = np.random.default_rng(place).uniform(-0.28, 0.28, len(values))
-      axes.scatter(place + aside, values, s=6, alpha=0.3, color=_ACCENT, linewidths=0)
+      axes.scatter(place + aside, values, s=6, alpha=0.3, color=ACCENT, linewidths=0)
       mean = t_interval(values)
       if np.isfinite(mean.low):
-        axes.plot([place, place], [mean.low, mean.high], color=_WARM, linewidth=2)
-      axes.plot(place, mean.mean, "o", color=_WARM, markersize=6)
+        axes.plot([place, place], [mean.low, mean.high], color=WARM, linewidth=2)
+      axes.plot(place, mean.mean, "o", color=WARM, markersize=6)
     names = [f"{kind}\n{len(values)}" for kind, values in known.items()]
     axes.set(title=score, xticks=range(len(names)), xticklabels=names, ylabel=label)
     axes.grid(axis="y", alpha=0.25)
@@ -207,19 +206,3 @@ def _sheet(images: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.
   for (top, left), image in zip(corners, images, strict=True):
     sheet[top : top + height, left : left + width] = image
   return sheet, corners
-
-
-def pyplot():
-  try:
-    import matplotlib
-  except ImportError as error:
-    raise ImportError("plots need matplotlib: pip install 'jaxmul[plots]'.") from error
-  matplotlib.use("agg")
-  import matplotlib.pyplot as plt
-
-  return plt
-
-
-def save(figure, path: Path) -> None:
-  figure.savefig(path, dpi=150)
-  pyplot().close(figure)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxmul.metrics.intervals import t_interval
-from jaxmul.report.plots import INK, pyplot, save
+from jaxmul.report._drawing import INK, pyplot, save
 
 
 def by_position(path: Path, probability: Mapping[str, np.ndarray]) -> None:
