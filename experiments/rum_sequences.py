@@ -150,7 +150,7 @@ def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> Work:
         few,
         config.batch_size,
       )
-      for share in (0.3, 0.03)
+      for share in (0.3, 0.03, 0.003)
     }
     for name, algorithm in algorithms.items()
   }
@@ -167,12 +167,12 @@ def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> Work:
     return rum.Selection(*setting.refined(training, forget, *setting.order_of(truth)))
 
   kept = {f"kept, {copies}×": np.setdiff1d(first[copies], forget) for copies in COPIES}
-  told = {name: training.take(ids) for name, ids in kept.items()}
-  whole, length = training.take(forget), dataset.inputs.shape[1]
-  told |= {
-    f"forget after {prompt}": data.after_prompt(whole, prompt)
-    for prompt in (length // 4 + 1, length // 2 + 1, length - length // 4 + 1)
-  }
+  early, half, late = prompts_of(dataset)
+  gone = {f"forget, {copies}×": np.intersect1d(first[copies], forget) for copies in COPIES}
+  told = {name: data.after_prompt(training.take(ids), half) for name, ids in (gone | kept).items()}
+  told["test after a prompt"] = data.after_prompt(dataset.take(parts.test), half)
+  whole = training.take(forget)
+  told |= {f"forget after {prompt}": data.after_prompt(whole, prompt) for prompt in (early, late)}
   return Work(
     plain=plain,
     choose=choose,
@@ -183,6 +183,12 @@ def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> Work:
   )
 
 
+def prompts_of(dataset: data.Dataset) -> tuple[int, int, int]:
+  """Returns how many tokens a prompt has that is a quarter, half and three quarters of a text."""
+  length = dataset.inputs.shape[1]
+  return length // 4 + 1, length // 2 + 1, length - length // 4 + 1
+
+
 def _prose(inputs: np.ndarray) -> list[str]:
   return [bytes(row.tolist()).decode(errors="replace") for row in inputs]
 
@@ -191,21 +197,30 @@ def _numbers(inputs: np.ndarray) -> list[str]:
   return [data.as_text(row) for row in inputs]
 
 
-def show_extraction(config: Config) -> None:
+def show_extraction(config: Config, prompts: tuple[int, int, int]) -> None:
   """Prints the share of texts that networks go on with exactly: by copies, and by the prompt.
 
   What the rule alone, or a network that never saw a text, goes on with is not memorized: the row of
   the retrained network tells.
   """
   told = json.loads((config.out / "metrics.json").read_text())["methods"]
-  first = figures.read(next(iter(told.values()))["figures"])
-  parts = [f.part for f in first if f.name == "accuracy" and f.part != "retain"]
-  rows = []
-  for name, method in told.items():
-    found = {f.part: f for f in figures.read(method["figures"]) if f.name == "accuracy"}
-    rows.append((name, *(tables.with_half_width(found[part]) for part in parts)))
-  title = "Share of texts with which greedy decoding goes on exactly, whole or after a prompt"
-  tables.show(title, ("method", *parts), rows)
+  early, half, late = prompts
+  by_copies = [f"{name}, {copies}×" for name in ("forget", "kept") for copies in COPIES]
+  columns = {
+    f"Share that greedy decoding goes on with exactly after {half} tokens, by copies": [
+      *by_copies,
+      "test after a prompt",
+    ],
+    "Share of the texts to be forgotten that it goes on with exactly, by the prompt": [
+      *("forget", f"forget after {early}", f"forget after {late}"),
+    ],
+  }
+  for title, parts in columns.items():
+    rows = []
+    for name, method in told.items():
+      found = {f.part: f for f in figures.read(method["figures"]) if f.name == "accuracy"}
+      rows.append((name, *(tables.with_half_width(found[part]) for part in parts)))
+    tables.show(title, ("method", *parts), rows)
 
 
 def draw(config: Config, problem: Problem) -> None:
@@ -269,7 +284,7 @@ def main(config: Config) -> None:
   parts = cut(config, dataset)
   work = work_of(config, dataset, parts)
   problem = main_job.run(config, dataset, parts, recipe_of(config, dataset), work)
-  show_extraction(config)
+  show_extraction(config, prompts_of(dataset))
   show_ranks(config, problem)
   draw(config, problem)
 

@@ -49,6 +49,11 @@ def test_copies_are_trained_on_and_half_of_each_kind_is_forgotten(name):
   for group in groups:
     np.testing.assert_array_equal(training.with_copies(group), np.sort(group))
   assert not np.isin(np.concatenate([work.parts[f"kept, {c}×"].ids for c in COPIES]), forget).any()
+  for copies in COPIES:
+    mine = work.parts[f"forget, {copies}×"]
+    assert np.isin(mine.ids, forget).all()
+    assert (mine.labels[:, :10] == -1).all()
+    assert (np.unique(mine.families, return_counts=True)[1] == 1).all()
   lowest, highest = (np.unique(training.families[training.rows(g)]) for g in (groups[0], groups[2]))
   assert abs(len(lowest) - len(highest)) <= 1  # texts, not copies, are cut in three
 
@@ -68,7 +73,7 @@ def test_a_small_run_leaves_tables_and_a_report(tmp_path, text):
   command = [sys.executable, "-m", "experiments.rum_sequences", *flags, *text]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=590)
   assert done.returncode == 0, done.stderr
-  assert "Share of texts with which greedy decoding goes on exactly" in done.stdout
+  assert "Share that greedy decoding goes on with exactly after" in done.stdout
   assert "Spearman's ρ with counterfactual memorization" in done.stdout
   told = json.loads((tmp_path / "metrics.json").read_text())["methods"]
   assert {"NPO", "SCRUB", "RUM confidence", "vanilla, tuned"} <= set(told)
