@@ -290,6 +290,7 @@ def run_seed(
       keys[4],
       budget=config.trials,
       estimate=problem.cross_fit,
+      progress=False,  # it is a stage of the job's own
     )
     return tuned.network, best_of(tuned.trials)
 
