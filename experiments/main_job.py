@@ -5,6 +5,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -353,7 +354,10 @@ def run_seed(
       elif name in steps:
         make = functools.partial(whole, steps[name])
       made = functools.cache(make)
-      network, seconds = keep(name, lambda made=made: made()[0])
+      try:
+        network, seconds = keep(name, lambda made=made: made()[0])
+      except FloatingPointError as error:
+        raise FloatingPointError(f"{label}, {name}: {error}") from error
       if method.tuned or len(steps.get(name, ())) > 1:
         chosen, _ = keep(f"{name} choice", lambda made=made: {"steps": made()[1]})
         choices[name] = chosen["steps"].tolist()
@@ -459,10 +463,13 @@ def run(
 ) -> Problem:
   """Runs everything on these parts, writes the run directory and prints the table."""
   exports.check(config.export)
+  if importlib.util.find_spec("matplotlib") is None:
+    raise ImportError("the main job draws pictures: pip install 'jaxmul[plots]'.")
   own.check(config.method, config.scored)
   record = {"config": config, "plan": steps_of(config), "versions": report.versions()}
   log = logs.start(config.out, config.log, vars(config))
   report.write_json(config.out / "config.json", record)
+  own.try_out(config.method, config.scored, recipe, dataset.take(parts.train))
   problem = prepare(config, dataset, parts, recipe, work)
   seeds = resumed(config, problem, log)
   audit = audited(config, problem) if config.audit_models else metrics.Audit(())

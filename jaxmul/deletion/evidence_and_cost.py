@@ -49,7 +49,8 @@ def cost(
     evidence: "none", "sample" or "full".
     oracles: as `forget`.
     has_estimate: whether cross-fit networks were trained before, or a plan of one's own needs none.
-    seconds: what a training takes, if it is known: minutes are told too.
+    seconds: what a training takes, compiled before, if it is known: the time of all is told too.
+      It leaves out compilation and the choice of a plan.
 
   Raises:
     ValueError: there is no such level.
@@ -73,7 +74,17 @@ def cost(
   text = f'evidence "{evidence}" costs {total} trainings' + (f": {listed}" if parts else "")
   if seconds is None:
     return text
-  return f"{text}; about {total * seconds / 60:.1f} minutes at {seconds:.1f} seconds each"
+  return f"{text}; about {duration(total * seconds)} at {seconds:.1f} seconds each"
+
+
+def duration(seconds: float) -> str:
+  """Returns a time in words.
+
+  Example:
+    >>> duration(7.3), duration(150)
+    ('7 seconds', '2.5 minutes')
+  """
+  return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
 
 
 def surrogates(
@@ -168,7 +179,11 @@ def beside_an_ensemble(
     outputs, ensemble, split, heldout, attack_key, groups=_named(request) or None
   )
   if not audit.passed:
-    raise Refused(f"forget: {audit.line}. Its figures prove nothing; train more models.", figures)
+    raise Refused(
+      f"forget: {audit.line}. Its figures prove nothing. Give more oracles=; or, where originals "
+      'and oracles hardly differ on these ids, evidence="sample": there is little to forget.',
+      figures,
+    )
   refuse_harm(figures)
   return audit.without_blind(figures), audit.line
 

@@ -174,7 +174,7 @@ def forget(
         estimate = cross_fitted(request, jax.random.fold_in(key, 1), levels.FOLDS, clock)
         if progress and clock.seconds is not None:
           left = levels.cost(evidence, oracles=oracles, has_estimate=True, seconds=clock.seconds)
-          print(f"forget: still to come, {left}", file=sys.stderr)
+          print(f"forget: still to come, {left}, after the plan is chosen", file=sys.stderr)
       tuned = chosen(steps, request, estimate, unlearn_key)
       refuse_idle(tuned)
       used, after = tuned.plan, tuned.network

@@ -133,8 +133,8 @@ def rehearse(
   steps, clock = affordable(mixed), Clock()
   estimate = cross_fitted(mixed, keys[3], evidence.FOLDS, clock)
   if progress and clock.seconds is not None:
-    minutes = (2 * oracles) * clock.seconds / 60
-    print(f"rehearse: {2 * oracles} oracles to come, about {minutes:.1f} minutes", file=sys.stderr)
+    left = evidence.duration(2 * oracles * clock.seconds)
+    print(f"rehearse: {2 * oracles} oracles to come, about {left}", file=sys.stderr)
   tuned = chosen(steps, mixed, estimate, keys[4])
   refuse_idle(tuned)
   figures = {}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmul import _check, losses
+from jaxmul import _article, _check, losses
 from jaxmul._arrays import without_padding
 from jaxmul._examples import Batch
 from jaxmul.binding import Network, losses_of
@@ -81,7 +81,14 @@ class Descent(Generic[Memory]):
     turn = Turn(forget, retain, key=key, clock=state.clock, epochs=state.epochs)
 
     def value(theta):
-      value, new = self.objective(network.replace(params=theta), turn, state.memory)
+      result = self.objective(network.replace(params=theta), turn, state.memory)
+      if not isinstance(result, tuple) or len(result) != 2:
+        raise ValueError(
+          f"descend got an objective that returns {_article.of(result)}, must return (value, "
+          "network), as batch_risk does. Of two terms: risk, after = batch_risk(...), and return "
+          "risk - other, after."
+        )
+      value, new = result
       return value, new.state
 
     where = network.params if where is None else where

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import main_job, main_job_results
+from jaxmul import data, models, train
 from jaxmul._command import export, own
 from jaxmul.metrics import Figure
 from jaxmul.metrics.figures import over_seeds
@@ -144,3 +145,49 @@ def test_own_method_and_proxy_end_to_end(module):
     names = scores["proxy_names"].tolist()
     assert np.ptp(scores["proxies"][names.index("f")]) > 0
   assert "mine,seconds,all," in (out / "table.csv").read_text()
+
+
+BROKEN = """
+import optax
+from jaxmul import unlearn
+
+def by_class(params, batch):
+  return params(batch[0])
+
+def mine():
+  return [1]
+
+@unlearn.algorithm
+def no_pair():
+  def objective(network, turn, memory):
+    return unlearn.batch_risk(network, turn.retain, turn.key)[0]
+  return unlearn.descend(objective, optax.sgd(0.1))
+
+@unlearn.algorithm
+def wild():
+  return unlearn.neg_grad(1e30)
+"""
+
+
+@pytest.mark.parametrize(
+  ("methods", "scored", "message"),
+  [
+    (
+      (),
+      ("mypkg_broken:by_class",),
+      r"\A--proxy mypkg_broken:by_class does not work on.*\[B\]",
+    ),
+    (("mypkg_broken:no_pair",), (), r"\A--method mypkg_broken:no_pair does .*\(value, network\)"),
+  ],
+)
+def test_what_does_not_work_is_named_before_anything_is_trained(
+  tmp_path, monkeypatch, methods, scored, message
+):
+  (tmp_path / "mypkg_broken.py").write_text(BROKEN)
+  monkeypatch.syspath_prepend(tmp_path)
+  digits = data.digits()
+  recipe = train.Recipe(models.mlp((8,)), epochs=1)
+  with pytest.raises(ValueError, match=message) as caught:
+    own.try_out(methods, scored, recipe, digits)
+  assert "\n" not in str(caught.value)
+  own.try_out(("mypkg_broken:wild",), (), recipe, digits)  # diverges on what is not trained: fine
