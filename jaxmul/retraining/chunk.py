@@ -106,8 +106,8 @@ class Outcome(NamedTuple):
     member: bool [n], which examples it was trained on.
     correct: bool [n]; NaN where the loss is the network's own.
     p, odds: [n], e^−ℓ and φ; φ is NaN as above.
-    accuracy: [n], the share of scored positions that are right; NaN as above, and where an example
-      has one label.
+    accuracy: [n], the share of scored positions that are right; NaN as above; 0 where an example
+      has one label, of which the tally says NaN.
     test: what is kept of each test example, [t] or [t, ...]; [1] without test examples.
     finite: bool [], whether training and p stayed finite.
   """
@@ -190,10 +190,11 @@ def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
   def judge(inputs, labels):
     outputs = network(as_inputs(inputs))
     p = confidence(outputs, labels)
-    undefined = jnp.full_like(p, jnp.nan)
     if own_loss is not None:
+      undefined = jnp.full_like(p, jnp.nan)
       return undefined, p, undefined, undefined
-    accuracy = undefined if labels.ndim == 1 else losses.token_accuracy(outputs, labels)
+    # Zeros, not NaN: `jax_debug_nans` stops at any.
+    accuracy = jnp.zeros_like(p) if labels.ndim == 1 else losses.token_accuracy(outputs, labels)
     return losses.is_correct(outputs, labels), p, losses.log_odds(outputs, labels), accuracy
 
   def keep(inputs, labels):
@@ -288,6 +289,8 @@ def tally(schedule: Schedule, models: np.ndarray, outcome: Outcome) -> Chunk:
   if correct.dtype != bool:
     correct = correct.astype(float)
   p, odds, accuracy = (values.astype(float) for values in (p, odds, accuracy))
+  if schedule.dataset.labels.ndim == 1:
+    accuracy = np.full_like(accuracy, np.nan)
   if not schedule.test:
     test = member[:, :0]
   tallies = {}
