@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmul import _arrays, _check, _sharding
+from jaxmul import _arrays, _article, _check, _sharding
 from jaxmul._blocks import map_blocks
 from jaxmul._progress import shown
 from jaxmul.binding import ApplyFn, as_network
@@ -46,7 +46,7 @@ def score(
     seconds how far it is.
 
   Raises:
-    ValueError: the data set is empty, or the proxy refuses it.
+    ValueError: there is no data set or it is empty, the proxy is no function, or it refuses them.
 
   Example:
     >>> import jax, numpy as np
@@ -57,6 +57,13 @@ def score(
     >>> proxies.score(proxies.curvature, params, toy, batch_size=3).shape
     (4,)
   """
+  if not callable(proxy):
+    raise ValueError(f"score got proxy={proxy!r}, must be a function such as proxies.grand.")
+  if not isinstance(dataset, Dataset):
+    raise ValueError(
+      f"score got {_article.of(dataset)} as the data, must be a Dataset. Make one: "
+      "data.Dataset(inputs, labels)."
+    )
   if not len(dataset):
     raise ValueError("score got an empty data set. Pass at least one example.")
   _check.at_least("score", 1, batch_size=batch_size)

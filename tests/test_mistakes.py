@@ -299,3 +299,31 @@ def test_a_bucket_is_no_folder(tmp_path, monkeypatch, name, kind):
     STORED[name](kind("gs://bucket/runs"))
   assert "\n" not in str(caught.value)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (
+      lambda network, toy: proxies.score("grand", network, toy),
+      r"\Ascore got proxy='grand', must be a function such as proxies\.grand\.\Z",
+    ),
+    (
+      lambda network, toy: proxies.score(proxies.grand, network, (toy.inputs, toy.labels)),
+      r"\Ascore got a tuple as the data, must be a Dataset\. Make one: data\.Dataset\(inputs, lab",
+    ),
+    (
+      lambda network, toy: proxies.trackers.tracin().update(
+        proxies.trackers.tracin().init(len(toy)),
+        train.Step(jnp.arange(2), jnp.zeros(2, int), jnp.zeros((2, 2)), jnp.zeros(2), 0),
+      ),
+      r"\Athe tracker of 'tracin' needs train\.Step\(parameter_norms=\.\.\.\), which a loop of",
+    ),
+  ],
+)
+def test_what_a_loop_of_ones_own_gets_wrong_is_told(call, message):
+  toy = data.Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
+  network = models.init(models.mlp((8,), 2), jax.random.key(0), toy.inputs)
+  with pytest.raises(ValueError, match=message) as caught:
+    call(network, toy)
+  assert "\n" not in str(caught.value)

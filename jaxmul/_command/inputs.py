@@ -117,7 +117,10 @@ def read_ids(path: Path) -> np.ndarray:
       return _as_ids([int(cell) for cell in cells[has_header:]])
     return _as_ids([int(word) for word in text.split()])
   except (ValueError, TypeError, EOFError, OverflowError) as error:
-    raise ValueError(f"{path} holds no ids ({error}): write one integer a line.") from error
+    raise ValueError(
+      f"{path} holds no ids ({error}): write one integer a line, with NumPy "
+      'np.savetxt(path, ids, fmt="%d").'
+    ) from error
 
 
 def read_requests(path: Path) -> dict[str, np.ndarray]:

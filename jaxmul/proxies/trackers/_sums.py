@@ -17,6 +17,13 @@ def totals(
     return {name: jnp.zeros(n, jnp.float32) for name in values}
 
   def update(sums, step):
+    for need in needs:
+      if getattr(step, need, step) is None:
+        raise ValueError(
+          f"the tracker of {min(values)!r} needs train.Step({need}=...), which a loop of your own "
+          "has to give: see the page on training loops."
+        )
+
     def added(name, value):
       return sums[name].at[step.rows].add(value(step).astype(sums[name].dtype), mode="drop")
 
