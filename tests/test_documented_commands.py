@@ -106,6 +106,12 @@ def demo(command: str, folder: Path) -> None:
   bash(f"{job} {RUM}", folder)
 
 
+def demo_text(command: str, folder: Path) -> None:
+  """The target runs what stands on the page too, where it is run small."""
+  lines = bash(f"{command} --dry-run --directory {ROOT}", folder).splitlines()
+  assert any(line.endswith(f"/{TEXT_JOB}") for line in lines), lines
+
+
 def slow_tests(command: str, folder: Path) -> None:
   """Lists those of one file, and none of its quick ones."""
   listed = bash(f"{command} --collect-only -q tests/experiments/test_bench.py", ROOT)
@@ -156,6 +162,7 @@ def preset(command: str, folder: Path) -> None:
 
 RUM = "--dataset digits --num-models 8 --epochs 1 --seeds 1 --group-size 30 --audit-models 0 "
 RUM += "--proxy confidence"
+TEXT_JOB = "python -m experiments.rum_sequences --out runs/sequences"
 TEXTS = "--num-models 4 --epochs 2 --seeds 1 --audit-models 0 --clean 200 --noisy 36 --trials 3"
 TRUTH = "--dataset digits --num-models 8 --epochs 1"
 SCORE = "--num-models 8 --epochs 1 --seeds 1 --planted 0 --proxy final_loss"
@@ -216,6 +223,7 @@ COMMANDS: dict[str, Check] = {
   f"jaxmul evaluate {NET} runs/deletion/network --ids ids.txt": on_mynet("--oracles 2"),
   f"jaxmul serve {NET} trained --requests requests.txt": rehearsed,
   "make demo": demo,
+  "make demo-text": demo_text,
   "make test": target,
   "make lint": target,
   "make types": target,
@@ -236,7 +244,7 @@ COMMANDS: dict[str, Check] = {
   "pip install -e '.[tpu]'": install,
   "pip install -e '.[bench]'": install,
   "python -m experiments.rum --out runs/mine": small(RUM),
-  "python -m experiments.rum_sequences --out runs/sequences": small(TEXTS),
+  TEXT_JOB: small(TEXTS),
   "python -m experiments.rum --key 17 --seeds 5": small(f"{RUM} --out runs/new"),
   "python -m experiments.rum --forget random --out runs/random": small(RUM),
   "python -m experiments.rum --forget 3 --out runs/class": small(RUM),

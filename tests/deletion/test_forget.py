@@ -421,4 +421,7 @@ def test_minutes_are_told_once_a_training_was_timed(case, capsys):
   with contextlib.suppress(deletion.Refused):
     case.forget(case.latest(20), estimate=None, oracles=2, progress=True)
   line = [line for line in capsys.readouterr().err.splitlines() if "still to come" in line]
-  assert re.search(r"costs 2 trainings: 2 oracles; about .* minutes at .* seconds each", line[0])
+  assert re.search(
+    r"costs 2 trainings: 2 oracles; about [\d.]+ (seconds|minutes) at [\d.]+ seconds each, ",
+    line[0],
+  )
