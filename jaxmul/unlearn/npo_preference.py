@@ -15,6 +15,10 @@ from jaxmul.unlearn._whole import map_members
 from jaxmul.unlearn.objective import at_rate, batch_risk, descend, train_logits
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
+_EPSILON = 1e-6
+"""Of AdamW. With 1e-8 a gradient that is only rounding, as that of key biases, makes a whole step:
+another number of devices would move params elsewhere by up to twice the rate."""
+
 
 @algorithm
 def npo(
@@ -34,7 +38,7 @@ def npo(
   on R. BatchNorm statistics follow R only.
 
   Args:
-    learning_rate: of AdamW.
+    learning_rate: of AdamW, whose ε is 1e-6.
     beta: β, above 0; towards 0 it is ascent.
     gamma, alpha: γ and α, at least 0.
     weight_decay: of AdamW, decoupled.
@@ -68,7 +72,9 @@ def npo(
     return gamma * losses.masked_mean(preference, turn.forget.mask) + alpha * risk, new
 
   adamw = optax.chain(
-    optax.scale_by_adam(), optax.add_decayed_weights(weight_decay), at_rate(learning_rate)
+    optax.scale_by_adam(eps=_EPSILON),
+    optax.add_decayed_weights(weight_decay),
+    at_rate(learning_rate),
   )
   return descend(objective, adamw, remember=remember)
 
