@@ -315,7 +315,7 @@ def key(value: object, caller: str) -> None:
     or (value.dtype == jnp.uint32 and value.ndim == 1)
   )
   if not is_key:
-    given = repr(value) if isinstance(value, int | float | str) else f"{_article.of(value)}"
+    given = repr(value) if isinstance(value, int | float | str) else _article.of(value)
     raise ValueError(f"{caller} got key={given}, must be one key. Make one: jax.random.key(0).")
 
 

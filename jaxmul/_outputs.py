@@ -51,7 +51,7 @@ def _described(outputs: object) -> str:
     return f"a dict with keys {sorted(map(str, outputs))[:4]}"
   if isinstance(outputs, tuple | list):
     return f"{_article.of(outputs)} of {len(outputs)}"
-  return f"{_article.of(outputs)}"
+  return _article.of(outputs)
 
 
 def _pick_of(outputs: object) -> str:
