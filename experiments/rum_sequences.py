@@ -81,7 +81,9 @@ def sequences(config: Config) -> data.Dataset:
   key = jax.random.fold_in(jax.random.key(config.key), 0)
   total = config.clean + config.noisy
   if config.dataset == "prose":
+    # What no one can know, how a text begins, is not scored: so it is in the numbers, too.
     windows = data.text(data.english_prose(), length=config.window)
+    windows = data.after_prompt(windows, prompts_of(windows)[0])
     if total > len(windows):
       raise ValueError(
         f"--clean {config.clean} and --noisy {config.noisy} are {total} windows, at most "
