@@ -14,52 +14,30 @@ command resumes.
 """
 
 import dataclasses
-import functools
 import json
 from pathlib import Path
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments import cli, main_job, setting, tables
+from experiments import cli, main_job, setting, tables, texts
 from experiments.judge import CORRELATION, maybe_over_seeds, ranked
 from experiments.main_job_results import Problem, Work
-from jaxmul import data, models, report, rum, train, unlearn
+from experiments.texts import COPIES
+from jaxmul import data, report, rum, unlearn
 from jaxmul._command import own
 from jaxmul.metrics import figures
 
-COPIES = (1, 3, 10)
-SHARES = (4, 1, 1)  # of the memorized texts, how many stand so often
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(main_job.Config):
+class Config(texts.TextFlags, main_job.Config):
   """RUM on sequences, end to end.
 
   Attributes:
     dataset: math, sequences of numbers; or prose, windows of real English.
-    clean: sequences that stand once and are not to be forgotten, held-out and test ones included.
-    noisy: sequences with noise; of prose, windows that copies are planted of. A sixth of them stand
-      three, a sixth ten times.
-    width: of the network's vectors.
-    depth: its blocks.
-    window: tokens of a window of prose.
   """
 
   dataset: Literal["math", "prose"] = "math"  # pyright: ignore[reportIncompatibleVariableOverride]
-  clean: int = 1300
-  noisy: int = 240
-  width: int = 64
-  depth: int = 1
-  window: int = 64
-  model: Literal["gpt"] = "gpt"  # pyright: ignore[reportIncompatibleVariableOverride]
-  epochs: int = 24
-  batch_size: int = 16
-  learning_rate: float = 5e-3
-  num_models: int = 32
   proxy: tuple[str, ...] = ("confidence", "cumulative_loss")
   rank: tuple[str, ...] = (
     *("entropy", "correctness", "curvature"),
@@ -69,67 +47,6 @@ class Config(main_job.Config):
   trials: int = 6
   audit_models: int = 8
   out: Path = Path("runs/sequences")
-
-
-def warm_up_cosine(epoch: jax.Array, epochs: int | jax.Array) -> jax.Array:
-  """Returns the share of the rate in an epoch: half of it in the first, then along a cosine."""
-  return jnp.minimum((epoch + 1) / 2, 1.0) * train.cosine(epoch, epochs)
-
-
-def sequences(config: Config) -> data.Dataset:
-  """Returns the texts: stratum 0 are clean ones, stratum k those of the k-th number of copies."""
-  key = jax.random.fold_in(jax.random.key(config.key), 0)
-  total = config.clean + config.noisy
-  if config.dataset == "prose":
-    # What no one can know, how a text begins, is not scored: so it is in the numbers, too.
-    windows = data.text(data.english_prose(), length=config.window)
-    windows = data.after_prompt(windows, prompts_of(windows)[0])
-    if total > len(windows):
-      raise ValueError(
-        f"--clean {config.clean} and --noisy {config.noisy} are {total} windows, at most "
-        f"{len(windows)} of --window {config.window}."
-      )
-    order = np.asarray(jax.random.permutation(key, len(windows)))[:total]
-    whole = windows.take(windows.ids[np.sort(order)])
-    noisy = np.isin(whole.ids, windows.ids[order[: config.noisy]])
-  else:
-    starts = 1000 + np.asarray(jax.random.permutation(key, 8000))[:total]
-    whole = data.math_sequences(starts, jax.random.fold_in(key, 1), noisy=config.noisy).dataset
-    noisy = whole.strata == 1
-  # Held-out and test texts are clean, and so are as many as there are singles among the memorized.
-  marked = np.flatnonzero(noisy)[np.asarray(jax.random.permutation(key, config.noisy))]
-  parts = np.split(marked, config.noisy * np.cumsum(SHARES)[:-1] // sum(SHARES))
-  strata = np.zeros(total, np.int64)
-  for number, rows in enumerate(parts, 1):
-    strata[rows] = number
-  labelled = data.Dataset(whole.inputs, whole.labels, whole.ids, whole.num_classes, strata=strata)
-  for rows, copies in zip(parts, COPIES, strict=True):
-    labelled = data.repeated(labelled, whole.ids[rows], copies)
-  return labelled
-
-
-def recipe_of(config: Config, dataset: data.Dataset) -> train.Recipe:
-  """Returns the recipe: a GPT by AdamW, with a warm-up."""
-  model = models.gpt(
-    dataset.num_classes,
-    length=dataset.inputs.shape[1],
-    width=config.width,
-    depth=config.depth,
-  )
-  return train.Recipe(
-    model,
-    epochs=config.epochs,
-    batch_size=config.batch_size,
-    learning_rate=config.learning_rate,
-    schedule=warm_up_cosine,
-    optimizer=functools.partial(optax.adamw, weight_decay=0.1),
-  )
-
-
-def cut(config: Config, dataset: data.Dataset) -> data.Holdout:
-  """Returns training, held-out and test ids; what has copies is trained on."""
-  key = jax.random.fold_in(jax.random.key(config.key), 7)
-  return data.holdout(dataset, key, heldout=config.clean // 10, test=config.clean // 6)
 
 
 def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> Work:
@@ -156,20 +73,18 @@ def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> Work:
     }
     for name, algorithm in algorithms.items()
   }
-  marked = {
-    copies: training.ids[training.strata == number] for number, copies in enumerate(COPIES, 1)
+  forget = texts.half_of_each(config, training, COPIES)
+  first = {
+    copies: training.first_of_each(training.ids[training.strata == number])
+    for number, copies in enumerate(COPIES, 1)
   }
-  first = {copies: training.first_of_each(ids) for copies, ids in marked.items()}
-  key = jax.random.fold_in(jax.random.key(config.key), 8)
-  orders = {c: ids[np.asarray(jax.random.permutation(key, len(ids)))] for c, ids in first.items()}
-  forget = training.with_copies(np.concatenate([o[: len(o) // 2] for o in orders.values()]))
 
   def choose(training, truth, key):
     del key
     return rum.Selection(*setting.refined(training, forget, *setting.order_of(truth)))
 
   kept = {f"kept, {copies}×": np.setdiff1d(first[copies], forget) for copies in COPIES}
-  early, half, late = prompts_of(dataset)
+  early, half, late = texts.prompts_of(dataset)
   gone = {f"forget, {copies}×": np.intersect1d(first[copies], forget) for copies in COPIES}
   told = {name: data.after_prompt(training.take(ids), half) for name, ids in (gone | kept).items()}
   told["test after a prompt"] = data.after_prompt(dataset.take(parts.test), half)
@@ -179,24 +94,10 @@ def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> Work:
     plain=plain,
     choose=choose,
     parts=told,
-    decode=_prose if config.dataset == "prose" else _numbers,
-    class_names=("clean", *(f"{copies}×" for copies in COPIES)),
+    decode=texts.decoded(config.dataset),
+    class_names=texts.CLASS_NAMES,
     watched=training.take(training.first_of_each(forget)),
   )
-
-
-def prompts_of(dataset: data.Dataset) -> tuple[int, int, int]:
-  """Returns how many tokens a prompt has that is a quarter, half and three quarters of a text."""
-  length = dataset.inputs.shape[1]
-  return length // 4 + 1, length // 2 + 1, length - length // 4 + 1
-
-
-def _prose(inputs: np.ndarray) -> list[str]:
-  return [bytes(row.tolist()).decode(errors="replace") for row in inputs]
-
-
-def _numbers(inputs: np.ndarray) -> list[str]:
-  return [data.as_text(row) for row in inputs]
 
 
 def show_extraction(config: Config, prompts: tuple[int, int, int]) -> None:
@@ -282,11 +183,11 @@ def show_ranks(config: Config, problem: Problem) -> None:
 
 def main(config: Config) -> None:
   """Runs everything on the texts of a config."""
-  dataset = sequences(config)
-  parts = cut(config, dataset)
+  dataset = texts.sequences(config, config.dataset)
+  parts = texts.cut(config, dataset)
   work = work_of(config, dataset, parts)
-  problem = main_job.run(config, dataset, parts, recipe_of(config, dataset), work)
-  show_extraction(config, prompts_of(dataset))
+  problem = main_job.run(config, dataset, parts, texts.recipe_of(config, dataset), work)
+  show_extraction(config, texts.prompts_of(dataset))
   show_ranks(config, problem)
   draw(config, problem)
 

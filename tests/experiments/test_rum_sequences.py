@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import rum_sequences
-from experiments.rum_sequences import COPIES, Config
+from experiments import rum_sequences, texts
+from experiments.rum_sequences import Config
+from experiments.texts import COPIES
 from jaxmul import data, memorization
 from jaxmul.metrics import figures, find
 
@@ -21,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", ["math", "prose"])
 def test_copies_are_trained_on_and_half_of_each_kind_is_forgotten(name):
   config = Config(dataset=name)
-  dataset = rum_sequences.sequences(config)
-  parts = rum_sequences.cut(config, dataset)
+  dataset = texts.sequences(config, name)
+  parts = texts.cut(config, dataset)
   training = dataset.take(parts.train)
   whole, counts = np.unique(training.families, return_counts=True)
   for number, copies in enumerate(COPIES, 1):
@@ -60,7 +61,7 @@ def test_copies_are_trained_on_and_half_of_each_kind_is_forgotten(name):
 
 def test_too_much_prose_gets_one_line():
   with pytest.raises(ValueError, match=r"\A--clean 90000 and --noisy 240 are 90240 windows, at mo"):
-    rum_sequences.sequences(Config(dataset="prose", clean=90_000))
+    texts.sequences(Config(dataset="prose", clean=90_000), "prose")
 
 
 @pytest.mark.slow
