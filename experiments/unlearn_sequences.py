@@ -49,7 +49,7 @@ OTHERS = (*("all", "algorithms", "sets", "seeds", "log", "out"), *("data_dir", "
 COLUMNS = {
   "VerbMem gap": "forget",
   "KnowMem gap": "forget",
-  "PrivLeak": "all",
+  "PrivLeak": "forget",
   "example gap": "forget",
   "ToW by group": "all",
 }
@@ -184,11 +184,17 @@ class Seed:
       key=keys[3],
       parts={"forget after a prompt": problem.tasks.verbatim},
     )
-    self.level = sequences.relearned(self.original, *problem.relearning, steps=1)[0].mean() / 2
+    # Halfway from what a network that never saw the texts says of them to what the original says.
+    self.level = np.mean([self._verbatim(each) for each in (self.original, self.judge.oracle)])
+    self.is_known = self._verbatim(self.original) > self.level
 
   def _oracle(self, key: jax.Array) -> Network:
     of = self.problem.texts
     return unlearn.retrain(of.recipe, of.training, self.problem.split, key).network
+
+  def _verbatim(self, network: Network) -> float:
+    asked = self.problem.relearning[1]
+    return float(sequences.rouge_l(sequences.continuations(network, asked), asked.labels).mean())
 
   def judged(self, network: Network, seconds: float, **more: object) -> Row:
     """All figures of a network, without intervals: those are over seeds."""
@@ -199,10 +205,11 @@ class Seed:
       for figure in found
       if figure.of == "unlearned" and figure.name != "accuracy"
     ]
-    if self.level > 0:
+    steps = np.nan  # the original knows no more than the oracle: there is nothing to come back
+    if self.is_known:
       curve = sequences.relearned(network, *problem.relearning, steps=STEPS)
       steps = min(sequences.steps_until(curve, self.level).mean, STEPS + 1.0)
-      kept.append(Figure(name="relearning steps", part="forget", value=steps))
+    kept.append(Figure(name="relearning steps", part="forget", value=steps))
     return Row(figures=[*self.judge(network, seconds), *kept], **more)
 
   def row(self, algorithm: str) -> Row:
@@ -364,14 +371,14 @@ def _cells(mean: list[Figure], methods: dict[str, list[Row]], method: str) -> li
   of_seeds = methods[method]
   shown = [find(mean, column, part) for column, part in COLUMNS.items()]
   shown += [find(mean, "accuracy", part) for part in ("forget after a prompt", "test")]
-  steps = [figure for figure in mean if figure.name == "relearning steps"]
+  steps = find(mean, "relearning steps", "forget").value
   marks = rows.worse_than(methods["original"][: len(of_seeds)], of_seeds)
   notes = [f"worse than the original by {' and '.join(marks)}"] if marks else []
   if find(mean, "VerbMem gap", "forget").high < 0:
     notes.append("over-forgetting")
   if chosen := sorted({row.chosen for row in of_seeds if row.chosen}):
     notes.append(f"chosen: {', '.join(chosen)}")
-  relearned = f"{steps[0].value:.1f}" if steps else "–"
+  relearned = f"> {STEPS}" if steps > STEPS else f"{steps:.1f}"
   cells = [rows.spread(figure) for figure in shown]
   return [*cells, relearned, f"{find(mean, 'seconds').value:.2f}", "; ".join(notes)]
 
