@@ -14,6 +14,14 @@ from jaxmul.metrics import Figure, find
 # What tables show first; the gap is best at 0, the others at 1.
 HEADLINE = ("example gap", "ToW by group", "ToW", "ToW-MIA")
 CORRELATION = (-1.0, 1.0)
+BOUNDS = {
+  "seconds": (0.0, np.inf),
+  "VerbMem gap": (-1.0, 1.0),
+  "KnowMem gap": (-1.0, 1.0),
+  "PrivLeak": metrics.figures.ANYWHERE,
+  "relearning steps": (0.0, np.inf),
+}
+"""Of figures of a judge that are no rates."""
 PARTS = ("forget", "retain", "test")  # of which tables show accuracies
 
 
@@ -27,7 +35,10 @@ def over_seeds(seeds: Sequence[Sequence[Figure]]) -> list[Figure]:
   for figure in seeds[0]:
     values = [find(figures, figure.name, figure.part).value for figures in seeds]
     what = {"name": figure.name, "part": figure.part}
-    within = (0.0, np.inf) if figure.name == "seconds" else metrics.figures.RATE
+    if np.isnan(values).any():
+      means.append(Figure(value=np.nan, note="a seed has no value", **what))
+      continue
+    within = BOUNDS.get(figure.name, metrics.figures.RATE)
     means.append(metrics.figures.over_seeds(values, within=within, **what))
   return means
 

@@ -21,18 +21,17 @@ results.json are written after every forget set.
 
 import dataclasses
 import functools
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import jax
 import numpy as np
 
-from experiments import cache, cli, logs, setting, tables
+from experiments import cache, cli, logs, rows, setting
 from experiments.algorithms import ALGORITHMS, LAYERS, Given
-from experiments.judge import HEADLINE, PARTS, Judge, over_seeds, unseeing
+from experiments.judge import HEADLINE, PARTS, Judge, unseeing
+from experiments.rows import Row
 from experiments.truth import TruthFlags, chunks_of, cross_fitted, ground_truth
 from jaxmul import (
   data,
@@ -47,9 +46,8 @@ from jaxmul import (
   unlearn,
 )
 from jaxmul._identity import digest
-from jaxmul._progress import stages
 from jaxmul.binding import Network
-from jaxmul.metrics import Figure, find
+from jaxmul.metrics import find
 
 SETS = ("mixed", "high", "medium", "low")
 SCALES = (1.0, 3.0, 10.0, 0.3, 30.0)
@@ -174,27 +172,6 @@ class Problem:
       return memorization.ChosenInfluence.load(folder)
     print(f"influences for dmm: {config.influence_models} models")
     return memorization.influence(schedule, forget, out=folder, store=chunks)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-  """What one network scored, kept as a file.
-
-  Attributes:
-    figures: of a `Judge`; none where it diverged.
-    first_call: seconds of the first run, compilation included, where it ran twice.
-    chosen: name of the rate that the autopilot chose.
-  """
-
-  figures: list[Figure] = dataclasses.field(default_factory=list)
-  first_call: float | None = None
-  chosen: str | None = None
-
-  @classmethod
-  def read(cls, path: Path) -> "Row":
-    """Returns what is kept in a file."""
-    row = json.loads(path.read_text())
-    return cls(**row | {"figures": metrics.figures.read(row["figures"])})
 
 
 class Seed:
@@ -334,24 +311,8 @@ def main(config: Config) -> None:
     for number in range(config.seeds)
     for name in config.sets
   }
-  paths = [kept(name, number, row) for (number, name), rows in work.items() for row in rows]
-  results: dict[str, dict[str, list[Row]]] = {name: {} for name in config.sets}
-  with stages(sum(not path.exists() for path in paths)) as begin:
-    for (number, name), rows in work.items():
-      for row, compute in rows.items():
-        path = kept(name, number, row)
-        if not path.exists():
-          label = f"{name}, seed {number + 1}, {row}"
-          begin(label)
-          start = time.perf_counter()
-          scored_row = compute()
-          report.write_json(path, scored_row)
-          seconds, figures = time.perf_counter() - start, scored_row.figures
-          outcome = f"ToW {find(figures, 'ToW').value:.3f}" if figures else "diverged"
-          print(f"{label}: {outcome}, {seconds:.0f} s", flush=True)
-          log(number, logs.named(figures, name, row))
-        results[name].setdefault(row, []).append(Row.read(path))
-      write(config, results)
+  for results in rows.computed(work, kept, log):
+    write(config, results)
   print((config.out / "table.md").read_text())
 
 
@@ -382,11 +343,11 @@ def work_on(
   return work
 
 
-def write(config: Config, rows: dict[str, dict[str, list[Row]]]) -> None:
+def write(config: Config, results: rows.Results) -> None:
   """Writes results.json and table.md of what there is."""
-  report.write_json(config.out / "results.json", rows)
+  report.write_json(config.out / "results.json", results)
   lines = []
-  for name, methods in rows.items():
+  for name, methods in results.items():
     if not methods:
       continue
     seeds = len(methods["original"])
@@ -397,25 +358,21 @@ def write(config: Config, rows: dict[str, dict[str, list[Row]]]) -> None:
       f"| algorithm | {' | '.join(HEADLINE)} | forget | retain | test | seconds | speed-up | |",
       "|---" * (len(HEADLINE) + 7) + "|",
     ]
-    figures = {
-      method: over_seeds([row.figures for row in of_seeds])
-      for method, of_seeds in methods.items()
-      if all(row.figures for row in of_seeds)
-    }
+    figures = rows.means_of(methods)
     retrain = find(figures["retrain"], "seconds").value
     for method, of_seeds in methods.items():
       if method not in figures:
         lines.append(f"| {method} | diverged |" + " |" * (len(HEADLINE) + 5))
         continue
       mean = figures[method]
-      worse = worse_than(methods["original"][: len(of_seeds)], of_seeds)
+      worse = rows.worse_than(methods["original"][: len(of_seeds)], of_seeds)
       worse = f"worse than the original by {' and '.join(worse)}" if worse else ""
       chosen = of_seeds[0].chosen
       chosen = "no candidate chosen" if chosen == "none" else chosen and f"rate × {chosen}"
       seconds = find(mean, "seconds").value
       accuracies = (find(mean, "accuracy", part) for part in PARTS)
       lines.append(
-        f"| {method} | {' | '.join(spread(find(mean, figure)) for figure in HEADLINE)} | "
+        f"| {method} | {' | '.join(rows.spread(find(mean, figure)) for figure in HEADLINE)} | "
         f"{' | '.join(f'{figure.value:.3f}' for figure in accuracies)} | {seconds:.2f} | "
         f"{retrain / seconds:.1f}× | {', '.join(filter(None, (worse, chosen)))} |"
       )
@@ -423,24 +380,6 @@ def write(config: Config, rows: dict[str, dict[str, list[Row]]]) -> None:
       lines += ["", f"Not told apart here, original from retrain: {', '.join(blind)}."]
     lines.append("")
   (config.out / "table.md").write_text("\n".join(lines))
-
-
-def worse_than(original: Sequence[Row], after: Sequence[Row]) -> list[str]:
-  """Returns the figures in which a row is worse than the original of the same seeds.
-
-  That is where the 95 % t-interval of the differences lies wholly on that side: one seed tells
-  nothing.
-  """
-  ours, theirs = (over_seeds([row.figures for row in rows]) for rows in (after, original))
-  further = metrics.figures.difference(find(ours, "example gap"), find(theirs, "example gap"))
-  lower = metrics.figures.difference(find(ours, "ToW by group"), find(theirs, "ToW by group"))
-  worse = {further.name: further.low > 0, lower.name: lower.high < 0}
-  return [name for name, is_worse in worse.items() if is_worse]
-
-
-def spread(figure: Figure) -> str:
-  """Returns "mean ± half width of the 95 % t-interval", unbroken; one seed gives the mean alone."""
-  return tables.with_half_width(figure).replace(" ", "\u00a0")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments import truth, unlearn
 from experiments.judge import HEADLINE
+from experiments.rows import Row, worse_than
 from jaxmul import report
 from jaxmul.metrics import Figure
 
@@ -39,7 +40,7 @@ def test_influences_come_from_models_that_did_not_select_the_forget_sets(monkeyp
 def test_a_row_is_marked_where_it_is_worse_by_more_than_the_seeds_differ():
   def rows(gaps, tows):
     return [
-      unlearn.Row(
+      Row(
         figures=[
           Figure(name="example gap", part="forget", value=gap),
           Figure(name="ToW by group", value=tow),
@@ -50,10 +51,10 @@ def test_a_row_is_marked_where_it_is_worse_by_more_than_the_seeds_differ():
 
   original = rows([0.10, 0.20, 0.30], [0.9, 0.8, 0.7])
   further = rows([0.21, 0.30, 0.41], [0.9, 0.81, 0.69])
-  assert unlearn.worse_than(original, further) == ["example gap"]
-  assert unlearn.worse_than(original, rows([0.05, 0.1, 0.2], [0.7, 0.61, 0.5])) == ["ToW by group"]
-  assert unlearn.worse_than(original, rows([0.11, 0.19, 0.31], [0.9, 0.8, 0.7])) == []
-  assert unlearn.worse_than(original[:1], rows([0.9], [0.1])) == []
+  assert worse_than(original, further) == ["example gap"]
+  assert worse_than(original, rows([0.05, 0.1, 0.2], [0.7, 0.61, 0.5])) == ["ToW by group"]
+  assert worse_than(original, rows([0.11, 0.19, 0.31], [0.9, 0.8, 0.7])) == []
+  assert worse_than(original[:1], rows([0.9], [0.1])) == []
 
 
 def test_the_table_of_kept_rows(tmp_path):
@@ -64,15 +65,15 @@ def test_the_table_of_kept_rows(tmp_path):
     names += [("accuracy", part) for part in ("forget", "retain", "test")]
     figures = [Figure(name=name, part=part, value=value) for name, part in names]
     figures.append(Figure(name="seconds", value=8 * value))
-    report.write_json(path, unlearn.Row(figures=figures, **more))
-    return unlearn.Row.read(path)
+    report.write_json(path, Row(figures=figures, **more))
+    return Row.read(path)
 
   rows = {
     "original": [row(0.5), row(0.7)],
     "retrain": [row(0.25), row(0.25)],
     "scrub": [row(0.125), row(0.375)],
     "scrub, tuned": [row(0.5, chosen="3", first_call=9.0)],
-    "salun": [row(0.5), unlearn.Row()],
+    "salun": [row(0.5), Row()],
   }
   config = unlearn.Config(algorithms=("scrub",), out=tmp_path)
   unlearn.write(config, {"mixed": rows, "high": {}})
