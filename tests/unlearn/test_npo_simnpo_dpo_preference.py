@@ -1,5 +1,6 @@
-"""Negative preference by hand, on one label and on text."""
+"""Preferences by hand, on one label and on text."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,32 +9,27 @@ import numpy as np
 import optax
 import pytest
 from by_hand import R, S, W, bound, softmax
+from by_hand_text import (
+  CLASSES,
+  ETA,
+  FORGET,
+  NOW,
+  ORIGINAL,
+  RETAIN,
+  begun,
+  check_step,
+  gradient,
+  kl,
+  log_p,
+  network,
+  risk,
+  texts,
+  up,
+  value_of,
+)
 
-from jaxmul import bind, models, proxies, train, unlearn
+from jaxmul import models, proxies, train, unlearn
 from jaxmul.data import Dataset, Split
-
-
-def value_of(algorithm, original, now, forget, retain):
-  """What an algorithm descends, for a network and batches (inputs, labels), and its gradient."""
-  n = len(forget[1])
-  x, y = (jnp.concatenate(pair) for pair in zip(forget, retain, strict=True))
-  sets = [
-    unlearn.Examples(x, y, jnp.arange(n), jnp.int32(n)),
-    unlearn.Examples(x, y, jnp.arange(n, len(y)), jnp.int32(len(y) - n)),
-  ]
-  session = unlearn.Session(*sets, 1, 4, jax.random.key(0), np.arange(len(y)))
-  state = algorithm.init(original, session)
-  turn = unlearn.Turn(
-    *(each.batch(jnp.int32(0), each.count, int(each.count)) for each in sets),
-    key=jax.random.key(1),
-    clock=state.clock,
-    epochs=state.epochs,
-  )
-
-  def value(theta):
-    return algorithm.update.objective(now.replace(params=theta), turn, state.memory)[0]
-
-  return jax.value_and_grad(value)(now.params)
 
 
 @pytest.mark.parametrize(("beta", "gamma", "alpha"), [(0.1, 1, 1), (2, 1, 0.5), (1, 3, 0)])
@@ -54,24 +50,94 @@ def test_its_loss_and_gradient_are_those_by_hand(beta, gamma, alpha):
   np.testing.assert_allclose(slope, gamma * up + alpha * down, rtol=1e-10, atol=1e-14)
 
 
-def test_a_text_counts_by_the_sum_over_its_scored_tokens():
-  rng = np.random.default_rng(0)
-  table, other = rng.normal(size=(2, 5, 5))
-  x = rng.integers(0, 5, (6, 4))
-  y = rng.integers(0, 5, (6, 4))
-  y[:, 0] = -1
-  y[2, 2:] = -1
+def sigmoid(x):
+  return 1 / (1 + np.exp(-x))
 
-  def log_p(w):
-    rows = np.log(softmax(w[x]))
-    at = np.take_along_axis(rows, np.maximum(y, 0)[..., None], -1)[..., 0]
-    return np.where(y < 0, 0, at).sum(1)
 
-  want = 2 / 0.3 * np.log1p(np.exp(0.3 * (log_p(table) - log_p(other))))
+def npo(beta):
+  """Values and derivatives of S: summed log-probabilities beside the original's."""
+  ratio = log_p(NOW, FORGET)[1].sum(1) - log_p(ORIGINAL, FORGET)[1].sum(1)
+  weight = 2 * sigmoid(beta * ratio)
+  return 2 / beta * np.log1p(np.exp(beta * ratio)), weight[:, None, None] * up(NOW, FORGET)
+
+
+def simnpo(beta, delta):
+  _, own, scored = log_p(NOW, FORGET)
+  loss = -own.sum(1) / scored.sum(1)
+  weight = 2 * sigmoid(-beta * (loss - delta)) / scored.sum(1)
+  each = 2 / beta * np.log1p(np.exp(-beta * (loss - delta)))
+  return each, weight[:, None, None] * up(NOW, FORGET)
+
+
+@pytest.mark.parametrize(("keep", "of_retain"), [("risk", risk), ("kl", kl)])
+def test_a_step_on_text_is_the_one_by_hand(keep, of_retain):
+  common = {"gamma": 2.0, "alpha": 0.7, "keep": keep}
+  weights = {"gamma": 2.0, "alpha": 0.7}
+  kept = of_retain(NOW, RETAIN)
+  check_step(unlearn.npo(ETA, beta=0.3, **common), npo(0.3), kept, **weights)
+  decayed = unlearn.simnpo(ETA, beta=2.0, delta=0.4, weight_decay=0.1, **common)
+  check_step(decayed, simnpo(2.0, 0.4), kept, **weights, decay=0.1)
+
+
+ANSWERS = texts(4, 6)
+"""Of the ids 2, 9, 0, 1; S are 0 to 2, and 9 is no example at all."""
+
+
+def alternatives(ids=(2, 9, 0, 1)):
+  return Dataset(*ANSWERS, np.array(ids), CLASSES)
+
+
+def test_dpo_takes_the_answer_of_the_same_id_of_any_length():
+  beta, better = 0.5, tuple(part[[2, 3, 0]] for part in ANSWERS)
+  gain, loss = (
+    log_p(NOW, text)[1].sum(1) - log_p(ORIGINAL, text)[1].sum(1) for text in (better, FORGET)
+  )
+  want = 2 / beta * np.log1p(np.exp(-beta * (gain - loss)))
+  weight = (2 * sigmoid(-beta * (gain - loss)))[:, None, None]
+  slope = gradient(FORGET, weight * up(NOW, FORGET)) - gradient(better, weight * up(NOW, better))
   with jax.enable_x64(True):
-    networks = [bind(lambda w, x: w[x], jnp.asarray(w)) for w in (other, table)]
-    got, _ = value_of(unlearn.npo(beta=0.3, alpha=0), *networks, (x, y), (x, y))
+    algorithm = unlearn.dpo(alternatives(), beta=beta, alpha=0)
+    networks = network(ORIGINAL), network(NOW)
+    got, by_params = value_of(algorithm, *networks, FORGET, RETAIN)
   np.testing.assert_allclose(got, want.mean(), rtol=1e-12)
+  np.testing.assert_allclose(by_params, slope, rtol=1e-10, atol=1e-14)
+
+
+def test_an_example_without_an_alternative_is_named():
+  with (
+    jax.enable_x64(True),
+    pytest.raises(ValueError, match=r"^dpo: id 1 of the forget set has no"),
+  ):
+    begun(unlearn.dpo(alternatives((2, 9, 0, 8))), network(ORIGINAL), FORGET, RETAIN)
+  wide = Dataset(ANSWERS[0], np.where(ANSWERS[1] == 4, 7, ANSWERS[1]), num_classes=8)
+  with jax.enable_x64(True), pytest.raises(ValueError, match=r"^dpo: alternatives got label 7"):
+    begun(unlearn.dpo(wide), network(ORIGINAL), FORGET, RETAIN)
+
+
+@pytest.mark.parametrize("make", [unlearn.npo, unlearn.simnpo])
+def test_towards_no_beta_it_is_ascent(make):
+  """On the sum over tokens, or on their mean."""
+  scored = 1 if make is unlearn.npo else (FORGET[1] >= 0).sum(1)[:, None, None]
+  with jax.enable_x64(True):
+    algorithm = make(beta=1e-7, gamma=1, alpha=0)
+    _, slope = value_of(algorithm, network(ORIGINAL), network(NOW), FORGET, RETAIN)
+  np.testing.assert_allclose(slope, gradient(FORGET, up(NOW, FORGET) / scored), rtol=1e-5)
+
+
+def raw_logits(network, turn, memory):
+  """MUSE's: the logits of the whole vocabulary are taken for log p."""
+  del memory
+  gap = ORIGINAL[turn.forget.inputs] - network(turn.forget.inputs)
+  return -2 / 0.3 * jnp.mean(jax.nn.log_sigmoid(0.3 * gap)), network
+
+
+def test_raw_logits_in_the_place_of_log_p_are_seen():
+  good = unlearn.npo(ETA, beta=0.3, alpha=0)
+  wrong = dataclasses.replace(good, update=dataclasses.replace(good.update, objective=raw_logits))
+  nothing = np.zeros(5), np.zeros((5, 4, CLASSES))
+  check_step(good, npo(0.3), nothing, gamma=1, alpha=0)
+  with pytest.raises(AssertionError):
+    check_step(wrong, npo(0.3), nothing, gamma=1, alpha=0)
 
 
 def test_it_forgets_text_and_keeps_the_rest():
