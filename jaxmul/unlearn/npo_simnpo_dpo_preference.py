@@ -177,12 +177,14 @@ def dpo(
   _check.above("dpo", 0, beta=beta)
 
   def remember(network: Network, session: Session) -> _Pairs:
-    _check.tokens(network, alternatives.inputs, "dpo: alternatives")
+    worse = _log_p_of_forget(network, session)
+    if _check.is_concrete(worse) and jnp.isfinite(worse).all():  # else it has diverged already
+      _check.tokens(network, alternatives.inputs, "dpo: alternatives")
     _check.answers(network, alternatives.example, alternatives.labels, "dpo: alternatives")
     places = _places(alternatives, session)
     answers = examples_of(alternatives)
     better = map_members(_log_p, (network,), answers, session.batch_size)
-    return _Pairs(answers, jnp.asarray(places), _log_p_of_forget(network, session), better)
+    return _Pairs(answers, jnp.asarray(places), worse, better)
 
   def forget_losses(network, turn, pairs):
     at = pairs.places[turn.forget.rows]

@@ -27,7 +27,7 @@ def task_vector(
   Args:
     learning_rate: of AdamW, whose ε is 1e-6.
     alpha: α; 0 leaves the network as it was, −1 gives θ_S, the network tuned on S. The paper tunes
-      it, and so do MUSE's scripts.
+      it; MUSE's script takes 5.
     weight_decay: of AdamW, decoupled.
 
   Raises:

@@ -114,6 +114,15 @@ def test_an_example_without_an_alternative_is_named():
     begun(unlearn.dpo(wide), network(ORIGINAL), FORGET, RETAIN)
 
 
+def test_a_token_that_the_network_does_not_know_is_named():
+  def known(table, x):
+    return table.at[x].get(mode="fill", fill_value=jnp.nan)
+
+  answers = Dataset(np.where(ANSWERS[0] == 4, 7, ANSWERS[0]), ANSWERS[1], num_classes=CLASSES)
+  with jax.enable_x64(True), pytest.raises(ValueError, match=r"^dpo: alternatives got token 7"):
+    begun(unlearn.dpo(answers), network(ORIGINAL).replace(embed=known), FORGET, RETAIN)
+
+
 @pytest.mark.parametrize("make", [unlearn.npo, unlearn.simnpo])
 def test_towards_no_beta_it_is_ascent(make):
   """On the sum over tokens, or on their mean."""
