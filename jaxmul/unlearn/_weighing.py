@@ -63,7 +63,8 @@ def weighed(
 
   def remember_both(network: Network, session: Session) -> tuple[Memory, Teacher]:
     refuse_own_loss(network, caller)
-    return remember(network, session), teacher_on_retain(keep, network, session) if alpha else None
+    teacher = teacher_on_retain(keep, network, session) if alpha else None
+    return remember(network, session), teacher
 
   def objective(network, turn, both):
     memory, teacher = both
