@@ -1,4 +1,7 @@
-"""Every unlearning algorithm with its published rate and epochs, and what it must be given."""
+"""Every unlearning algorithm with its published rate and epochs, and what it must be given.
+
+All but `dpo`, whose alternatives are for its user to give.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,6 +38,12 @@ ALGORITHMS: dict[str, tuple[Callable[[Given, float], unlearn.Unlearner], int]] =
   "neg_grad": (lambda g, s: unlearn.neg_grad(1e-4 * s), 5),
   "neg_grad_plus": (lambda g, s: unlearn.neg_grad_plus(0.01 * s), 5),
   "npo": (lambda g, s: unlearn.npo(1e-5 * s), 10),
+  "simnpo": (lambda g, s: unlearn.simnpo(1e-5 * s), 10),
+  "wga": (lambda g, s: unlearn.wga(1e-5 * s), 5),
+  "ce_u": (lambda g, s: unlearn.ce_u(1e-5 * s), 10),
+  "undial": (lambda g, s: unlearn.undial(1e-4 * s), 10),
+  "rmu": (lambda g, s: unlearn.rmu(g.features, learning_rate=5e-5 * s), 1),
+  "task_vector": (lambda g, s: unlearn.task_vector(1e-5 * s), 10),
   "random_label": (lambda g, s: unlearn.random_label(0.1 * s), 10),
   "salun": (lambda g, s: unlearn.salun(0.1 * s), 10),
   "scrub": (lambda g, s: unlearn.scrub(5e-3 * s), 5),

@@ -19,15 +19,18 @@ from jaxmul.unlearn.influence_step import influence
 from jaxmul.unlearn.layer_attack_features import layer_attack
 from jaxmul.unlearn.msg_ct_localized_reset import ct, localized_reset, msg
 from jaxmul.unlearn.neg_gradients import neg_grad, neg_grad_plus
-from jaxmul.unlearn.npo_preference import npo
+from jaxmul.unlearn.npo_simnpo_dpo_preference import dpo, npo, simnpo
 from jaxmul.unlearn.objective import Turn, batch_risk, descend, one_shot
 from jaxmul.unlearn.random_label_salun import random_label, random_labels, saliency_mask, salun
 from jaxmul.unlearn.regun_reference import regun
+from jaxmul.unlearn.rmu_representation import rmu
 from jaxmul.unlearn.running import Diverged, retrain, run
 from jaxmul.unlearn.sam_sharpness import sam
 from jaxmul.unlearn.scrub_bad_teacher import bad_teacher, scrub
+from jaxmul.unlearn.task_vector_whp import task_vector, whp
 from jaxmul.unlearn.top_k_random_k import random_k, top_k
 from jaxmul.unlearn.unlearner import Clock, Session, Unlearner, algorithm
+from jaxmul.unlearn.wga_ce_u_undial_tokens import ce_u, undial, wga
 
 __all__ = [
   "Alternate",
@@ -44,11 +47,13 @@ __all__ = [
   "batch_risk",
   "boundary_expand",
   "boundary_shrink",
+  "ce_u",
   "cf_k",
   "ct",
   "descend",
   "divergence",
   "dmm",
+  "dpo",
   "eu_k",
   "fine_tune",
   "fisher",
@@ -66,11 +71,17 @@ __all__ = [
   "random_labels",
   "regun",
   "retrain",
+  "rmu",
   "run",
   "saliency_mask",
   "salun",
   "sam",
   "scrub",
+  "simnpo",
   "ssd",
+  "task_vector",
   "top_k",
+  "undial",
+  "wga",
+  "whp",
 ]

@@ -10,10 +10,13 @@ from jaxmul.binding import Network
 from jaxmul.unlearn.unlearner import Session
 
 
-def refuse_own_loss(network: Network, caller: str) -> None:
+def refuse_own_loss(
+  network: Network,
+  caller: str,
+  cure: str = "Use neg_grad_plus, neg_grad, ssd or another that works from the loss",
+) -> None:
   """Raises ValueError where a network is not trained with cross-entropy: it has no classes."""
-  others = "neg_grad_plus, neg_grad, ssd or another that works from the loss"
-  binding.refuse_own_loss(network, caller, f"Use {others}")
+  binding.refuse_own_loss(network, caller, cure)
 
 
 def refuse_positions(network: Network, session: Session, caller: str) -> None:

@@ -6,8 +6,17 @@ risk_S and risk_R are mean losses on a forget and a retain batch.
 import jax
 
 from jaxmul import _check
+from jaxmul.binding import Network
+from jaxmul.unlearn._class_only import refuse_own_loss
+from jaxmul.unlearn._weighing import (
+  Keep,
+  Teacher,
+  refuse_other_keep,
+  retain_term,
+  teacher_on_retain,
+)
 from jaxmul.unlearn.objective import batch_risk, descend, sgd
-from jaxmul.unlearn.unlearner import Unlearner, algorithm
+from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 
 @algorithm
@@ -45,21 +54,26 @@ def neg_grad_plus(
   alpha: float = 0.97,
   momentum: float = 0.9,
   weight_decay: float = 5e-4,
+  keep: Keep = "risk",
 ) -> Unlearner:
   """Descent on R and ascent on S at once: α risk_R − (1 − α) risk_S.
 
-  Published for 5 epochs. Needs R and S; one epoch is a pass over R with the batches of S cycled
-  beside it, and costs two training epochs on R. BatchNorm statistics follow R only, so that nothing
-  of S enters them and α = 1 is `fine_tune` in evaluation too. The papers choose α for each task;
-  RUM's plan uses 0.99 and 0.97, and 0.97 is the default here.
+  Of language models it is called GradDiff, and R may be kept by KL(θ₀‖θ) in the place of its risk,
+  θ₀ the original network: the mean over R of that over scored positions. Published for 5 epochs.
+  Needs R and S; one epoch is a pass over R with the batches of S cycled beside it, and costs two
+  training epochs on R. BatchNorm statistics follow R only, so that nothing of S enters them and
+  α = 1 is `fine_tune` in evaluation too. The papers choose α for each task; RUM's plan uses 0.99
+  and 0.97, and 0.97 is the default here.
 
   Args:
     learning_rate: η, constant.
     alpha: α in [0, 1]; 1 is `fine_tune`.
     momentum, weight_decay: μ and λ.
+    keep: what is descended on R, "risk" or "kl".
 
   Raises:
-    ValueError: a number is outside its range.
+    ValueError: a number is outside its range. `init` raises it where the network has a loss of its
+      own and R is kept by KL.
 
   References:
     Kurmanji et al., [Towards Unbounded Machine Unlearning](https://arxiv.org/abs/2302.09880), 2023.
@@ -70,9 +84,16 @@ def neg_grad_plus(
   """
   _check.in_range("neg_grad_plus", 0, 1, alpha=alpha)
 
-  def objective(network, turn, _):
-    risk_retain, new = batch_risk(network, turn.retain, turn.key)
-    risk_forget, _ = batch_risk(network, turn.forget, jax.random.fold_in(turn.key, 1))
-    return alpha * risk_retain - (1 - alpha) * risk_forget, new
+  refuse_other_keep("neg_grad_plus", keep)
 
-  return descend(objective, sgd(learning_rate, momentum, weight_decay))
+  def remember(network: Network, session: Session) -> Teacher:
+    if keep == "kl":
+      refuse_own_loss(network, "neg_grad_plus", "Keep R by its risk")
+    return teacher_on_retain(keep, network, session)
+
+  def objective(network, turn, teacher):
+    kept, new = retain_term(keep, network, turn, teacher)
+    risk_forget, _ = batch_risk(network, turn.forget, jax.random.fold_in(turn.key, 1))
+    return alpha * kept - (1 - alpha) * risk_forget, new
+
+  return descend(objective, sgd(learning_rate, momentum, weight_decay), remember=remember)

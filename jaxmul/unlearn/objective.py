@@ -190,6 +190,24 @@ def sgd(
   )
 
 
+def adamw(learning_rate: float, weight_decay: float = 0.0) -> optax.GradientTransformation:
+  """Returns Adam with decoupled weight decay, its rate in the state.
+
+  ε is 1e-6. With 1e-8 a gradient that is only rounding, as that of key biases, makes a whole step:
+  another number of devices would move params elsewhere by up to twice the rate.
+
+  Raises:
+    ValueError: a rate is outside its range.
+  """
+  _check.rate(learning_rate, "learning_rate", np.inf)
+  _check.rate(weight_decay, "weight_decay", np.inf)
+  return optax.chain(
+    optax.scale_by_adam(eps=1e-6),
+    optax.add_decayed_weights(weight_decay),
+    at_rate(learning_rate),
+  )
+
+
 def train_logits(network: Network, batch: Batch, key: jax.Array) -> tuple[jax.Array, Network]:
   """Returns training-mode logits [B, *P, C] of a batch, and the network with its new state.
 

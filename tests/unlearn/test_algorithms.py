@@ -44,6 +44,14 @@ from jaxmul.data import Dataset
     (lambda: unlearn.bad_teacher(None, -0.1), "learning_rate=-0.1, must be in"),
     (lambda: unlearn.msg(None, rest=-1), "rest=-1, must be at least 0"),
     (lambda: unlearn.scrub(msteps=2.5), "msteps=2.5, must be whole epochs"),
+    (lambda: unlearn.npo(weight_decay=-1), "weight_decay=-1, must be in"),
+    (lambda: unlearn.simnpo(beta=0), "beta=0, must be above 0"),
+    (lambda: unlearn.dpo(Dataset(np.ones((1, 2)), [0]), beta=0), "beta=0, must be above 0"),
+    (lambda: unlearn.wga(beta=-1), "beta=-1, must be at least 0"),
+    (lambda: unlearn.ce_u(gamma=-1), "ce_u got gamma=-1, must be at least 0"),
+    (lambda: unlearn.undial(beta=-1), "beta=-1, must be at least 0"),
+    (lambda: unlearn.rmu(models.features, steering=0), "steering=0, must be above 0"),
+    (lambda: unlearn.task_vector(-1.0), "learning_rate=-1.0, must be in"),
   ],
 )
 def test_hyperparameters_out_of_range_get_one_line(make, message):
@@ -52,13 +60,22 @@ def test_hyperparameters_out_of_range_get_one_line(make, message):
   assert "\n" not in str(caught.value)
 
 
+# Of objectives for language models the defaults are open-unlearning's.
+LANGUAGE = {"learning_rate": 1e-5, "gamma": 1.0, "alpha": 1.0, "weight_decay": 0.0, "keep": "risk"}
 # What the papers print; what they tune is our choice and may change.
 PUBLISHED = {
   unlearn.fine_tune: {"learning_rate": 0.01},
   unlearn.l1_sparse: {"learning_rate": 0.01},
   unlearn.neg_grad: {"learning_rate": 1e-4},
   unlearn.neg_grad_plus: {"learning_rate": 0.01, "alpha": 0.97},
-  unlearn.npo: {"learning_rate": 1e-5, "beta": 0.1, "alpha": 1.0, "weight_decay": 0.0},
+  unlearn.npo: LANGUAGE | {"beta": 0.1},
+  unlearn.simnpo: LANGUAGE | {"beta": 4.5, "delta": 0.0, "gamma": 0.125},
+  unlearn.dpo: LANGUAGE | {"beta": 0.1},
+  unlearn.wga: LANGUAGE | {"beta": 1.0},
+  unlearn.ce_u: LANGUAGE | {"alpha": 0.0},
+  unlearn.undial: LANGUAGE | {"learning_rate": 1e-4, "beta": 10.0, "alpha": 0.0},
+  unlearn.rmu: {"learning_rate": 5e-5, "steering": 6.5, "alpha": 1200.0, "weight_decay": 0.0},
+  unlearn.task_vector: {"learning_rate": 1e-5, "alpha": 1.0, "weight_decay": 0.0},
   unlearn.random_label: {"learning_rate": 0.1, "never_true": False},
   unlearn.salun: {"learning_rate": 0.1, "fraction": 0.5, "never_true": False},
   unlearn.scrub: {"learning_rate": 5e-3, "msteps": 4, "temperature": 4.0}

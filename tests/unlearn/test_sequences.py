@@ -4,6 +4,7 @@ The network answers at each position alone. Text of which one position is scored
 disguise, whatever stands at the others, and every algorithm must treat the two alike.
 """
 
+import dataclasses
 import functools
 import itertools
 
@@ -26,6 +27,11 @@ PLACE = RNG.integers(0, 100, N)
 
 def linear(params, x):
   return x @ params["head"]["kernel"]
+
+
+def answers(network, inputs):
+  """Hidden states, as far as there are any."""
+  return network(inputs)
 
 
 def network(seed=0):
@@ -52,6 +58,13 @@ WORK = {
   "neg_grad": unlearn.neg_grad(0.1),
   "neg_grad_plus": unlearn.neg_grad_plus(0.1, alpha=0.8),
   "npo": unlearn.npo(0.01),
+  "simnpo": unlearn.simnpo(0.01),
+  "dpo": unlearn.dpo(Dataset(X[:5], 1 - Y[:5]), 0.01),
+  "wga": unlearn.wga(0.01, keep="kl"),
+  "ce_u": unlearn.ce_u(0.01),
+  "undial": unlearn.undial(0.01, alpha=1.0),
+  "rmu": unlearn.rmu(answers, (), 0.01),
+  "task_vector": unlearn.task_vector(0.01),
   # Of two labels the one that is not true is the other: nothing is drawn that has a shape.
   "random_label": unlearn.random_label(0.1, never_true=True),
   "salun": unlearn.salun(0.1, never_true=True),
@@ -202,6 +215,9 @@ def test_a_loss_of_ones_own_is_what_is_ascended():
       unlearn.run((WORK | REFUSE)[name], mine, given, SPLIT, key, epochs=1, batch_size=8)
 
 
+SMALL_GPT = models.gpt(10, length=8, width=8, depth=2, heads=2)
+
+
 @functools.cache
 def small_gpt():
   found, _ = testing.small_networks()["gpt"]
@@ -216,13 +232,21 @@ def small_gpt():
   layers = ("blocks_0", "blocks_1", "norm", "head")
   # Rates at which rounding does not grow. What matters to S alone has 2.5 times the importance to S
   # that it has to both: of the attention's key biases, which do nothing, ssd sees rounding errors.
-  # AdamW makes steps near the rate out of such errors, so that npo has its published rate.
+  # AdamW makes steps near the rate out of such errors, so that those of language models have
+  # npo's published rate.
   algorithms = WORK | {
     "fine_tune": unlearn.fine_tune(),
     "l1_sparse": unlearn.l1_sparse(),
     "neg_grad": unlearn.neg_grad(0.01),
     "neg_grad_plus": unlearn.neg_grad_plus(),
     "npo": unlearn.npo(),
+    "simnpo": unlearn.simnpo(),
+    "dpo": unlearn.dpo(dataclasses.replace(given.take(split.forget), inputs=tokens[:8, 1:])),
+    "wga": unlearn.wga(keep="kl"),
+    "ce_u": unlearn.ce_u(),
+    "undial": unlearn.undial(1e-5, alpha=1.0),
+    "rmu": unlearn.rmu(models.features(SMALL_GPT, "blocks_1"), (), 1e-5, alpha=1.0),
+    "task_vector": unlearn.task_vector(),
     "random_label": unlearn.random_label(0.01),
     "salun": unlearn.salun(0.01),
     "scrub": unlearn.scrub(msteps=1),

@@ -40,6 +40,13 @@ def algorithms(seed=0):
     "neg_grad": unlearn.neg_grad,
     "neg_grad_plus": unlearn.neg_grad_plus,
     "npo": unlearn.npo,
+    "simnpo": unlearn.simnpo,
+    "dpo": functools.partial(unlearn.dpo, data),
+    "wga": unlearn.wga,
+    "ce_u": unlearn.ce_u,
+    "undial": unlearn.undial,
+    "rmu": functools.partial(unlearn.rmu, jnp.tanh),
+    "task_vector": unlearn.task_vector,
     "random_label": unlearn.random_label,
     "salun": unlearn.salun,
     "scrub": unlearn.scrub,
@@ -64,7 +71,9 @@ def algorithms(seed=0):
   }
 
 
-WITH_ARRAYS = ("bad_teacher", "boundary_expand", "eu_k", "msg", "localized_reset", "regun", "dmm")
+WITH_ARRAYS = (
+  *("bad_teacher", "boundary_expand", "eu_k", "msg", "localized_reset", "regun", "dmm", "dpo"),
+)
 
 
 def test_all_algorithms_are_known_here():
