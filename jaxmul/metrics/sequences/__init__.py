@@ -6,6 +6,7 @@ networks retrained without the texts, and forgetting more than they do is said t
 
 from jaxmul.metrics.sequences.greedy_continuations import continuations
 from jaxmul.metrics.sequences.members_beside_heldout import priv_leak
+from jaxmul.metrics.sequences.relearning import relearned, steps_until
 from jaxmul.metrics.sequences.rouge_scores import rouge_l, rouge_l_of_texts
 from jaxmul.metrics.sequences.rounded_weights import quantized
 from jaxmul.metrics.sequences.six_ways import Tasks, muse
@@ -23,7 +24,9 @@ __all__ = [
   "muse",
   "priv_leak",
   "quantized",
+  "relearned",
   "rouge_l",
   "rouge_l_of_texts",
+  "steps_until",
   "truth_ratio",
 ]

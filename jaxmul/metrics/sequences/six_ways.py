@@ -59,9 +59,9 @@ class Tasks:
   decode: Callable[[list[int]], str] | None = None
 
   def __post_init__(self):
-    for field in dataclasses.fields(self)[:-1]:
+    for field in dataclasses.fields(self):
       part = getattr(self, field.name)
-      if part is None and field.default is None:
+      if field.name == "decode" or (part is None and field.default is None):
         continue
       if not isinstance(part, Dataset) or part.labels.ndim != 2 or not part.classes:
         raise ValueError(
@@ -141,8 +141,8 @@ def muse(
 
 
 def _networks(given: Network | Sequence[Network], tasks: Tasks, side: str) -> list[Network]:
-  networks = [given] if isinstance(given, Network) else list(given or ())
-  if not networks:
+  networks = list(given) if isinstance(given, list | tuple) else [given]
+  if given is None or not networks:
     raise ValueError(
       f"muse got no {side} network. Each measure stands beside one that was trained without the "
       "forget set: unlearn.retrain(recipe, dataset, split, key).network."
