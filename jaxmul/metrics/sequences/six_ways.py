@@ -7,7 +7,8 @@ a loop: docs/muse.md has both.
 References:
   Shi et al., [MUSE](https://arxiv.org/abs/2407.06460), 2024, and its code. Intervals, gaps to
   retraining and what over-forgetting is are ours; so is that a continuation is as long as the true
-  one, where MUSE lets a network answer up to 32 tokens and cuts the answer at a new line.
+  one, where MUSE lets a network answer up to 32 tokens after a few examples, and cuts the answer at
+  an empty line or the next question.
 """
 
 import dataclasses
