@@ -75,7 +75,7 @@ def rouge_l_of_texts(continuations: Sequence[str], texts: Sequence[str]) -> np.n
       f"{sorted({type(text).__name__ for text in (*made, *true)})}. Tokens go to rouge_l."
     )
   try:
-    from rouge_score import rouge_scorer
+    from rouge_score import rouge_scorer  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise ImportError(
       f"rouge_l_of_texts needs rouge-score, which does not import ({error}). "

@@ -131,14 +131,11 @@ def muse(
   retain = tasks.retain
   if retain is not None:
     found += beside(lambda network: correct_of(network, retain, batch_size), "accuracy", "retain")
-  leaks = [
-    tuple(
-      np.stack([_min_k(network, dataset, batch_size) for network in side])
-      for dataset in (tasks.forget, tasks.heldout)
-    )
-    for side in sides
-  ]
-  return found + priv_leak(*leaks)
+  members, nonmembers = (
+    [np.stack([_min_k(network, dataset, batch_size) for network in side]) for side in sides]
+    for dataset in (tasks.forget, tasks.heldout)
+  )
+  return found + priv_leak((members[0], nonmembers[0]), (members[1], nonmembers[1]))
 
 
 def _networks(given: Network | Sequence[Network], tasks: Tasks, side: str) -> list[Network]:
@@ -162,11 +159,11 @@ def _rouge(
   if decode is None:
     return rouge_l(made, dataset.labels)
   is_scored = dataset.labels != losses.UNSCORED
-  texts = (
+  said, true = (
     [decode(row[scored].tolist()) for row, scored in zip(tokens, is_scored, strict=True)]
     for tokens in (made, dataset.labels)
   )
-  scores = rouge_l_of_texts(*texts)
+  scores = rouge_l_of_texts(said, true)
   empty = np.flatnonzero(np.isnan(scores))
   if len(empty):
     raise ValueError(

@@ -41,7 +41,8 @@ def beside_retrained(
     >>> found[2].note
     '95 % bootstrap over examples; over-forgetting'
   """
-  ours, theirs = of_both(*map(np.atleast_2d, (unlearned, retrained)), "beside_retrained")
+  both = np.atleast_2d(unlearned), np.atleast_2d(retrained)
+  ours, theirs = of_both(both[0], both[1], "beside_retrained")
   for scores in (ours, theirs):
     outside = scores[(scores < 0) | (scores > 1)]
     if len(outside):
