@@ -175,6 +175,39 @@ def mean_over_positions(values: jax.Array, labels: jax.Array) -> jax.Array:
   return total / jnp.maximum(jnp.sum(scored, axis=positions), 1).astype(total.dtype)
 
 
+def mean_of_largest(values: jax.Array, labels: jax.Array, share: float) -> jax.Array:
+  """Returns values [B, T] as [B]: the mean of the largest ⌊share · scored⌋ of them, but of one.
+
+  Unscored values may be anything, NaN included. Of losses it is Min-K %.
+
+  Args:
+    values: [B, T].
+    labels: int [B, T], −1 where a position is not scored.
+    share: of the scored positions, in (0, 1].
+
+  Raises:
+    ValueError: the share is outside its range, or the shapes differ.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> values, labels = jnp.array([[1.0, 4.0, 2.0, 9.0]]), jnp.array([[0, 3, 1, -1]])
+    >>> mean_of_largest(values, labels, 0.7).tolist()
+    [3.0]
+  """
+  if not 0 < share <= 1:
+    raise ValueError(f"a mean of the largest got share={share}, must be in (0, 1].")
+  if values.shape != labels.shape or labels.ndim != 2:
+    raise ValueError(
+      f"a mean of the largest needs values and labels [B, T], got {values.shape} and "
+      f"{labels.shape}."
+    )
+  scored = labels != UNSCORED
+  count = jnp.maximum(jnp.floor(share * jnp.sum(scored, axis=1)), 1)
+  largest = -jnp.sort(jnp.where(scored, -values, jnp.inf), axis=1)
+  taken = jnp.arange(labels.shape[1]) < count[:, None]
+  return jnp.sum(jnp.where(taken, largest, 0), axis=1) / count.astype(values.dtype)
+
+
 def scored_only(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Returns logits [B, *P, C] with zeros where a position is not scored; the same where P is ().
 

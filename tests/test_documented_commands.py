@@ -237,6 +237,7 @@ COMMANDS: dict[str, Check] = {
   "pip install -e '.[test]'": install,
   "pip install -e '.[docs]'": install,
   "pip install -e '.[ray]'": install,
+  "pip install -e '.[rouge]'": install,
   "pip install -e '.[hub]'": install,
   "pip install grain": install,
   "pip install -e '.[gpu]'": install,

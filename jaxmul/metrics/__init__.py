@@ -1,6 +1,6 @@
 """How well data was forgotten: always beside models retrained without it, over several seeds."""
 
-from jaxmul.metrics import attacks, extraction, figures, game, intervals, oracle, outputs
+from jaxmul.metrics import attacks, extraction, figures, game, intervals, oracle, outputs, sequences
 from jaxmul.metrics.accuracies import accuracy, evaluate
 from jaxmul.metrics.auditing import Audit, Control, audit
 from jaxmul.metrics.batch_norm import batch_norm_control, batch_stats_changed
@@ -34,6 +34,7 @@ __all__ = [
   "oracle",
   "outputs",
   "run_time_efficiency",
+  "sequences",
   "table",
   "tow",
   "tow_by_group",

@@ -1,8 +1,11 @@
 """What metrics are given, as arrays of float64, or one line that says what is wrong with it."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 
 
@@ -46,6 +49,20 @@ def of_both(
       f"{caller} got {ours.shape[1]} and {theirs.shape[1]} examples. Take both by the same ids."
     )
   return ours, theirs
+
+
+def network_of_text(
+  params: Any, dataset: Dataset, apply_fn: ApplyFn | None, caller: str
+) -> Network:
+  """Returns params as a `Network` whose tokens have probabilities, and refuses other data."""
+  if dataset.labels.ndim != 2 or not dataset.classes:
+    raise ValueError(
+      f"{caller} needs sequences with labels [n, T], got {list(dataset.labels.shape)}. Use "
+      "metrics.accuracy for what has one label."
+    )
+  network = as_network(params, apply_fn, caller)
+  refuse_own_loss(network, caller)
+  return network
 
 
 def refuse_diverged(values: np.ndarray, dataset: Dataset, name: str) -> None:

@@ -155,8 +155,4 @@ def _mean_of_highest(values: jax.Array, labels: jax.Array, share: float, caller:
   """Returns the mean [B] of the highest share of the values [B, T] that are scored."""
   if not 0 < share <= 1:
     raise ValueError(f"{caller} got share={share}, must be in (0, 1].")
-  scored = labels != losses.UNSCORED
-  count = jnp.maximum(jnp.floor(share * jnp.sum(scored, axis=1)), 1)
-  highest = -jnp.sort(jnp.where(scored, -values, jnp.inf), axis=1)
-  taken = jnp.arange(labels.shape[1]) < count[:, None]
-  return jnp.sum(jnp.where(taken, highest, 0), axis=1) / count.astype(values.dtype)
+  return losses.mean_of_largest(values, labels, share)

@@ -5,7 +5,7 @@ a network that never saw a sequence also gives follows from the rest and is not 
 rate takes such a control, as the retrained network's answers on the same sequences.
 """
 
-from jaxmul.metrics.extraction.canary_exposure import exposure
+from jaxmul.metrics.extraction.canary_exposure import exposure, exposure_of_drawn
 from jaxmul.metrics.extraction.edit_distances import edit_distance, is_nearly_extracted
 from jaxmul.metrics.extraction.greedy_and_drawn import (
   chance_in,
@@ -19,6 +19,7 @@ __all__ = [
   "chance_in",
   "edit_distance",
   "exposure",
+  "exposure_of_drawn",
   "is_extracted",
   "is_nearly_extracted",
   "rate",

@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike
 
 from jaxmul import _check, losses
 from jaxmul._scoring import score
-from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
+from jaxmul.binding import ApplyFn, Network
 from jaxmul.data.dataset import Dataset
 from jaxmul.data.documents import after_prompt
-from jaxmul.metrics._given import refuse_diverged
+from jaxmul.metrics._given import network_of_text, refuse_diverged
 from jaxmul.metrics.accuracies import correct_of
 
 
@@ -44,7 +44,7 @@ def is_extracted(
     >>> is_extracted(counts, data.after_prompt(text, 2)).tolist()
     [True, False]
   """
-  network = _network_of_text(params, dataset, apply_fn, "is_extracted")
+  network = network_of_text(params, dataset, apply_fn, "is_extracted")
   return correct_of(network, dataset, batch_size) == 1
 
 
@@ -68,7 +68,7 @@ def suffix_log_probability(
     >>> np.exp(coin).round(3).tolist()
     [0.25]
   """
-  network = _network_of_text(params, dataset, apply_fn, "suffix_log_probability")
+  network = network_of_text(params, dataset, apply_fn, "suffix_log_probability")
   log_p = score(_log_p, network, dataset, batch_size=batch_size).astype(np.float64)
   refuse_diverged(log_p, dataset, "log-probabilities")
   return log_p
@@ -154,16 +154,3 @@ def with_clean_prompt(
 
 def _log_p(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
   return losses.sequence_log_probability(network(batch[0]), batch[1])
-
-
-def _network_of_text(
-  params: Any, dataset: Dataset, apply_fn: ApplyFn | None, caller: str
-) -> Network:
-  if dataset.labels.ndim != 2 or not dataset.classes:
-    raise ValueError(
-      f"{caller} needs sequences with labels [n, T], got {list(dataset.labels.shape)}. Use "
-      "metrics.accuracy for what has one label."
-    )
-  network = as_network(params, apply_fn, caller)
-  refuse_own_loss(network, caller)
-  return network
