@@ -264,7 +264,10 @@ def scored(inputs, labels):
   ("call", "says"),
   [
     (lambda: models.gpt(width=10, heads=4), "width=10 and heads=4; heads must divide"),
-    (lambda: models.gpt(activation="tanh"), "activation='tanh', must be 'gelu' or 'relu'"),
+    (
+      lambda: models.gpt(activation="tanh"),
+      "activation='tanh', must be one of gelu, relu, exact_gelu, silu",
+    ),
     (lambda: models.gpt(positions="sine"), "positions='sine', must be 'learned' or 'rotary'"),
     (lambda: models.gpt(width=6, heads=2, positions="rotary"), "each head has 3 entries"),
     (lambda: models.gpt(dropout=1.0), r"dropout=1\.0, must be in \[0, 1\)"),
