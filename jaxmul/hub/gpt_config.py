@@ -77,6 +77,11 @@ _ONLY: dict[str, dict[str, bool]] = {
   "llama": {"attention_bias": False, "mlp_bias": False},
 }
 """Options that `GPT` does not have, with the value that leaves them alone."""
+_NEWER = {
+  "gpt_neox": {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"},
+  "llama": {"rope_theta": "rope_theta"},
+}
+"""What newer versions call an option, in the entry rope_parameters."""
 _CLASSES = {
   "gpt2": "GPT2LMHeadModel",
   "gpt_neox": "GPTNeoXForCausalLM",
@@ -100,7 +105,7 @@ def model_of(config: Mapping[str, Any], caller: str) -> GPT:
     ValueError: it is of another architecture, lacks a size, or asks for what `GPT` has not.
   """
   kind = config.get("model_type")
-  if kind not in _NAMES:
+  if kind not in tuple(_NAMES):
     raise ValueError(
       f"{caller}: config.json has model_type={kind!r}, must be one of {', '.join(_NAMES)}."
     )
@@ -135,7 +140,7 @@ def _check_values(kind: str, ours: dict[str, Any], caller: str) -> None:
   names = _NAMES[kind]
   for name in _COUNTS:
     _check.count(ours[name], names[name], caller)
-  if ours["activation"] not in _ACTIVATIONS:
+  if ours["activation"] not in tuple(_ACTIVATIONS):
     raise ValueError(
       f"{caller}: config.json has {names['activation']}={ours['activation']!r}, must be one of "
       f"{', '.join(_ACTIVATIONS)}."
@@ -180,9 +185,7 @@ def _waves(config: Mapping[str, Any], kind: str, caller: str) -> dict[str, Any]:
   _refuse_other(
     "rope_type", given.get("rope_type", given.get("type", "default")), "default", caller
   )
-  names = {"gpt_neox": ("rotary_emb_base", "rotary_pct"), "llama": ("rope_theta", "")}.get(kind, ())
-  found = zip(names, ("rope_theta", "partial_rotary_factor"), strict=False)
-  return {name: given[theirs] for name, theirs in found if name and theirs in given}
+  return {old: given[new] for old, new in _NEWER.get(kind, {}).items() if new in given}
 
 
 def _refuse_other(name: str, value: object, only: object, caller: str) -> None:

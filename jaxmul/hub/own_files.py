@@ -165,7 +165,8 @@ def _read(path: str | os.PathLike, kind: str, caller: str) -> dict[str, np.ndarr
   if written != kind:
     raise ValueError(
       f"{caller}: {path} is {written or 'a file of another program'!r}, not {kind!r}, or damaged. "
-      "Weights of PyTorch are read by jaxmul.models.from_torch."
+      "Weights of PyTorch are read by jaxmul.models.from_torch, folders of transformers by "
+      "hub.load_gpt."
     )
   _safetensors.refuse_damaged(path, arrays, notes, caller)
   return arrays

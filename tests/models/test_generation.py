@@ -12,15 +12,22 @@ import jaxmul
 from jaxmul import data, models, proxies, train
 
 PROMPT = 11
-KINDS = pytest.mark.parametrize("positions", ["learned", "rotary"])
+SIZES = {"length": 20, "width": 32, "depth": 1, "heads": 2}
+MODELS = {
+  "learned": models.gpt(14, **SIZES),
+  "rotary": models.gpt(14, positions="rotary", **SIZES),
+  "neox": models.neox(14, **SIZES),
+  "llama": models.llama(14, kv_heads=1, inner=40, **SIZES),
+}
+KINDS = pytest.mark.parametrize("kind", MODELS)
 
 
 @functools.cache
-def learned(positions):
+def learned(kind):
   """A network that has learned some of 1,000 math sequences, its data and the whole sequences."""
   starts = np.random.default_rng(0).permutation(np.arange(1000, 9000))[:1000]
   text = data.math_sequences(starts, jax.random.key(0), noisy=500).dataset
-  model = models.gpt(14, length=20, width=32, depth=1, heads=2, positions=positions)
+  model = MODELS[kind]
   adam = functools.partial(optax.adamw, weight_decay=0.1)
   recipe = train.Recipe(model, epochs=12, batch_size=16, learning_rate=5e-3, optimizer=adam)
   fit = train.fit(recipe, text, jax.random.key(0))
@@ -29,8 +36,8 @@ def learned(positions):
 
 
 @KINDS
-def test_greedy_text_is_right_where_every_next_token_is(positions):
-  model, network, text, whole = learned(positions)
+def test_greedy_text_is_right_where_every_next_token_is(kind):
+  model, network, text, whole = learned(kind)
   right = proxies.score(proxies.correctness, network, text) == 0
   assert 0.05 < right.mean() < 0.95
   suffix = whole[:, PROMPT:]
@@ -40,8 +47,8 @@ def test_greedy_text_is_right_where_every_next_token_is(positions):
 
 
 @KINDS
-def test_what_was_read_may_be_kept_or_read_again_alone_or_in_a_batch(positions):
-  model, network, _, whole = learned(positions)
+def test_what_was_read_may_be_kept_or_read_again_alone_or_in_a_batch(kind):
+  model, network, _, whole = learned(kind)
   prompts = whole[:, :PROMPT]
   kept = models.generate(network, prompts, 9, model=model)
   np.testing.assert_array_equal(kept, models.generate(network, prompts, 9))
@@ -123,6 +130,13 @@ def test_another_model_than_the_networks_gets_one_line(other, says):
 def fields(model, other):
   names = ("num_classes", "length", "width", "depth", "heads", "activation", "positions")
   return {name: getattr(model, name) for name in names} | other
+
+
+def test_a_model_that_differs_in_what_its_params_do_not_tell_is_another():
+  make = functools.partial(models.llama, 10, length=8, width=8, depth=1, heads=2)
+  network = models.init(make(), jax.random.key(0), jnp.zeros((1, 8), int))
+  with pytest.raises(ValueError, match=r"\Agenerate: model= is another.*differ in layout"):
+    models.generate(network, np.zeros((1, 2), int), 3, model=make(epsilon=1e-6))
 
 
 def test_a_rotary_model_may_read_on_past_what_it_was_trained_on():
