@@ -333,7 +333,7 @@ SCALED = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}
     ({"rope_parameters": SCALED}, {}, "rope_type='llama3', only 'default' is read"),
     ({"rope_parameters": 3}, {}, "rope_parameters=3, must be an object"),
     ({"rms_norm_eps": "1e-5"}, {}, "rms_norm_eps='1e-5', no number"),
-    ({"intermediate_size": 19}, {}, r"gate_proj.weight has shape \(18, 32\).*needs \(19, 32\)"),
+    ({"intermediate_size": 19}, {}, r"up_proj.weight has shape \(18, 32\).*needs \(19, 32\)"),
     ({"num_hidden_layers": 1}, {}, r"layers\.1\.\S+ is not in the model"),
     ({"num_hidden_layers": 3}, {}, r"layers\.2\.\S+ is missing"),
     ({"tie_word_embeddings": True}, {}, "lm_head.weight is not the table of tokens.*tied=False"),

@@ -210,7 +210,7 @@ def _rule(context, args, kwargs) -> Rule | None:
       and (module.reduction_axes, module.feature_axes) == (-1, -1)
     )
   )
-  return _norm(module) if is_norm else None
+  return _norm(module) if is_norm and "params" in module.variables else None
 
 
 def _linen_conv(module: nn.Conv) -> Rule | None:
