@@ -109,7 +109,7 @@ def model_of(config: Mapping[str, Any], caller: str) -> GPT:
     raise ValueError(
       f"{caller}: config.json has model_type={kind!r}, must be one of {', '.join(_NAMES)}."
     )
-  told = _DEFAULTS[kind] | config | _waves(config, kind, caller)
+  told = {**_DEFAULTS[kind], **config, **_waves(config, kind, caller)}
   for name, only in _ONLY[kind].items():
     _refuse_other(name, told.get(name, only), only, caller)
   for name in _NAMES[kind].values():
