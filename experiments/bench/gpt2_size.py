@@ -50,8 +50,7 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   del pairs
   size = {"num_classes": 50257, "length": 1024, "width": 768, "depth": 12, "heads": 12}
   if seconds < 10:
-    size |= {"num_classes": 61, "width": 32, "depth": 2}
-    size |= {"heads": 2}
+    size = {"num_classes": 61, "length": 64, "width": 32, "depth": 2, "heads": 2}
   figures: dict[str, float] = {}
   for name in ALGORITHMS:
     command = [sys.executable, "-c", WORK, name, json.dumps(size)]
