@@ -112,6 +112,9 @@ def network_of(model: GPT, weights: Mapping[str, np.ndarray], caller: str) -> Ne
   base = _BASE[architecture(model, caller)]
   given = {name: value for name, value in weights.items() if not name.endswith(_CONSTANTS)}
   left = {name.removeprefix(base): value for name, value in given.items()}
+  if base == _BASE["gpt_neox"] and "lm_head.weight" in left and "embed_out.weight" not in left:
+    # What transformers 5 calls it in memory; its files have the older name.
+    left["embed_out.weight"] = left.pop("lm_head.weight")
   if len(left) < len(given):
     raise ValueError(f"{caller}: a name is there with and without {base!r}. Drop one of them.")
   like, leaves = shapes(model, jnp.zeros((1, 1), int)), []

@@ -46,8 +46,8 @@ def to_torch(model: nn.Module, params: Network) -> dict[str, np.ndarray]:
   Returns:
     {name: array}, for `load_state_dict({name: torch.from_numpy(each) for name, each in ...})`. With
     `normalize.mean` and `normalize.std` [I], as RUM's networks have them, where the model scales
-    its inputs; torchvision's take none. Those of a `gpt` are named as in transformers' GPT-2, or
-    GPT-NeoX with rotary positions.
+    its inputs; torchvision's take none. Those of a `gpt` are named as in files of transformers'
+    GPT-2, or GPT-NeoX with rotary positions.
 
   Raises:
     ValueError: another network, or params of another model.
