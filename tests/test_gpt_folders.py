@@ -307,7 +307,10 @@ def test_it_answers_as_transformers_does_both_ways(name, tmp_path):
   again, report = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
   assert again.config.model_type == kind
   assert not any(report.values())
-  np.testing.assert_array_equal(answers(again.eval()), want)
+  for key, value in theirs.state_dict().items():
+    np.testing.assert_array_equal(again.state_dict()[key].numpy(), value.numpy(), err_msg=key)
+  # Not bit for bit: gelu_fast is written as gelu_new, which rounds otherwise.
+  np.testing.assert_allclose(answers(again.eval()), want, rtol=0, atol=1e-4)
 
 
 def refused(folder, says, kind: type[Exception] = ValueError):
