@@ -177,7 +177,12 @@ def _functions(network: Network) -> list[object]:
 
 
 def _fields(value: "DataclassInstance") -> list[tuple[str, object]]:
-  fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+  # A field that came later is left out at its default: what does without it keeps its text.
+  fields = [
+    (f.name, getattr(value, f.name))
+    for f in dataclasses.fields(value)
+    if not (f.metadata.get("later") and getattr(value, f.name) == f.default)
+  ]
   if not is_a(value, "flax.linen"):
     return fields
   # A Linen module is a dataclass with two fields more. Its parent is where it is nested; by its

@@ -93,6 +93,7 @@ VALUES = [
   *(bind(linear, np.eye(2)), bind(linear, np.ones((2, 2))), bind(np.dot, np.eye(2))),
   *(bind(linear, {"w": np.eye(2)}), bind(linear, np.eye(2), {"w": np.ones(1)})),
   *(unlearn.neg_grad().words(), unlearn.neg_grad(0.1).words()),
+  *(models.gpt(), models.neox(), models.llama(), models.llama(epsilon=1e-6)),
 ]
 
 
@@ -117,6 +118,13 @@ def test_equal_values_have_equal_digests_in_another_process_and_in_any_order():
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout.split() == [digest(value).replace(__name__, "") for value in in_this_module()]
+
+
+def test_a_field_that_came_later_is_told_only_where_it_is_used():
+  fields = [field.name for field in dataclasses.fields(models.GPT)][:10]
+  was = ", ".join(f"{name}={getattr(models.gpt(), name)!r}" for name in fields)
+  assert describe(models.gpt()) == f"jaxmul.models.transformer.GPT({was})"
+  assert "layout=jaxmul.models.transformer.Layout(" in describe(models.llama())
 
 
 def in_this_module():

@@ -89,7 +89,7 @@ ALLOWED = {
   "orbax": {"checkpoint.py"},
   "tensorflow_datasets": {"data"},
   "datasets": {"data"},
-  "safetensors": {"hub.py"},
+  "safetensors": {"hub"},
   "grain": set(),
   "equinox": set(),
   "experiments": set(),

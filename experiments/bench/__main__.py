@@ -18,6 +18,7 @@ NAMES = (
   "forget",
   "linear_cost",
   "sequences",
+  "gpt2_size",
   "digests",
 )
 

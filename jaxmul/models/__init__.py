@@ -6,10 +6,11 @@ from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
 from jaxmul.models._init import Model, init, shapes
 from jaxmul.models.convolutional import CNN, cnn
 from jaxmul.models.generation import generate
+from jaxmul.models.neox_llama import llama, neox
 from jaxmul.models.perceptron import MLP, mlp
 from jaxmul.models.resnet import ResNet, resnet18, resnet50
 from jaxmul.models.torch_weights import from_torch, to_torch
-from jaxmul.models.transformer import GPT, gpt
+from jaxmul.models.transformer import GPT, Layout, gpt
 from jaxmul.models.vgg import VGG, vgg16
 from jaxmul.models.vision_transformer import ViT, vit
 
@@ -19,6 +20,7 @@ __all__ = [
   "MLP",
   "VGG",
   "Conv",
+  "Layout",
   "Model",
   "ResNet",
   "ViT",
@@ -30,8 +32,10 @@ __all__ = [
   "gpt",
   "has_ghost_norms",
   "init",
+  "llama",
   "max_pool",
   "mlp",
+  "neox",
   "resnet18",
   "resnet50",
   "shapes",

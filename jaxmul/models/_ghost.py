@@ -205,9 +205,12 @@ def _rule(context, args, kwargs) -> Rule | None:
   is_norm = (
     (kind is nn.BatchNorm and module.use_running_average and module.axis == -1)
     or (kind is nn.GroupNorm and module.reduction_axes is None)
-    or (kind is nn.LayerNorm and (module.reduction_axes, module.feature_axes) == (-1, -1))
+    or (
+      kind in (nn.LayerNorm, nn.RMSNorm)
+      and (module.reduction_axes, module.feature_axes) == (-1, -1)
+    )
   )
-  return _norm(module) if is_norm else None
+  return _norm(module) if is_norm and "params" in module.variables else None
 
 
 def _linen_conv(module: nn.Conv) -> Rule | None:
@@ -244,14 +247,16 @@ def _conv(size, stride, padding, use_bias, x, g):
 
 def _norm(module) -> Rule:
   """The rule of y = x̂ γ + β; the layer itself, without γ and β, gives x̂."""
-  bare = module.clone(parent=None, use_scale=False, use_bias=False)
+  has_bias = getattr(module, "use_bias", False)  # RMSNorm has no such field
+  without = {"use_bias": False} if has_bias else {}
+  bare = module.clone(parent=None, use_scale=False, **without)
   state = {name: part for name, part in module.variables.items() if name != "params"}
 
   def gradients(x, g):
     axes, of_params = tuple(range(1, x.ndim - 1)), {}
     if module.use_scale:
       of_params["scale"] = jnp.sum(bare.apply(state, x) * g, axes)
-    if module.use_bias:
+    if has_bias:
       of_params["bias"] = jnp.sum(g, axes)
     return of_params
 

@@ -13,11 +13,8 @@ from jax import lax
 
 from jaxmul import _check
 from jaxmul.binding import Network
-from jaxmul.models._init import shapes
+from jaxmul.models._same_model import refuse_other
 from jaxmul.models.transformer import GPT
-
-_UNSEEN = ("heads", "activation")
-"""Fields of a `GPT` that its params do not tell."""
 
 
 def generate(
@@ -86,19 +83,7 @@ def _check_model(model: GPT, network: Network, given: int, num_tokens: int) -> N
       f"generate: {given} tokens and {num_tokens} more are longer than the model's "
       f"length={model.length}. Shorten them, or train one with length={longest}."
     )
-  like = shapes(model, jnp.zeros((1, 1), int)).params
-  sizes = [
-    {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
-    for params in (like, network.params)
-  ]
-  other = [name for name in sizes[0] | sizes[1] if sizes[0].get(name) != sizes[1].get(name)]
-  own = getattr(network.apply_fn, "module", model)
-  other += [name for name in _UNSEEN if getattr(own, name, None) != getattr(model, name)]
-  if other:
-    raise ValueError(
-      f"generate: model= is another than the network's: they differ in {other[0]}. Pass the one "
-      "that it was trained with."
-    )
+  refuse_other(model, network, "generate")
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

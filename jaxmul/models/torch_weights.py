@@ -1,7 +1,7 @@
 """Weights to and from PyTorch's layout, as NumPy arrays; PyTorch itself is not needed.
 
-Names are those of torchvision, timm and RUM's code. A kernel [kh, kw, I, O] is [O, I, kh, kw]
-there, a dense one [I, O] is [O, I].
+Names are those of torchvision, timm and RUM's code, and of transformers (see `gpt_weights`). A
+kernel [kh, kw, I, O] is [O, I, kh, kw] there, a dense one [I, O] is [O, I].
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,10 @@ from numpy.typing import ArrayLike
 
 from jaxmul import _article
 from jaxmul.binding import Network
+from jaxmul.models import gpt_weights
 from jaxmul.models._init import shapes
 from jaxmul.models.resnet import ResNet
+from jaxmul.models.transformer import GPT
 from jaxmul.models.vgg import VGG
 
 _LEAVES = {
@@ -38,16 +40,17 @@ def to_torch(model: nn.Module, params: Network) -> dict[str, np.ndarray]:
   """Returns the weights of a network as PyTorch's `state_dict` has them.
 
   Args:
-    model: `resnet18` or `resnet50` with BatchNorm, or `vgg16`.
+    model: `resnet18` or `resnet50` with BatchNorm, `vgg16`, or a `gpt`, `neox` or `llama`.
     params: of this model.
 
   Returns:
     {name: array}, for `load_state_dict({name: torch.from_numpy(each) for name, each in ...})`. With
     `normalize.mean` and `normalize.std` [I], as RUM's networks have them, where the model scales
-    its inputs; torchvision's take none.
+    its inputs; torchvision's take none. Those of a `gpt` are named as in files of transformers'
+    GPT-2, or GPT-NeoX with rotary positions.
 
   Raises:
-    ValueError: another network.
+    ValueError: another network, or params of another model.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -57,6 +60,8 @@ def to_torch(model: nn.Module, params: Network) -> dict[str, np.ndarray]:
     >>> to_torch(model, bound)["layer1.0.conv2.weight"].shape
     (4, 4, 3, 3)
   """
+  if isinstance(model, GPT):
+    return gpt_weights.named(model, params, "to_torch")
   names, weights = _names(model), {}
   for path, leaf in _leaves(params):
     value = np.asarray(leaf)
@@ -74,7 +79,8 @@ def from_torch(model: nn.Module, weights: Mapping[str, ArrayLike]) -> Network:
   Args:
     model: `resnet18` or `resnet50` with BatchNorm, or `vgg16`, of the same size. Networks that
       torchvision and timm trained on ImageNet take `stem="imagenet"`, 1,000 classes, and their
-      `mean=` and `std=`.
+      `mean=` and `std=`. Or a `gpt`, `neox` or `llama` of the same size, for weights of
+      transformers; `hub.load_gpt` also makes the model.
     weights: {name: array}; PyTorch's own tensors will do if they are on the CPU. A checkpoint that
       holds them under "state_dict", "model_state_dict", "model" or "net" is looked into. What all
       names begin with is left out: "module." of `DataParallel`, "_orig_mod." of `torch.compile`,
@@ -96,6 +102,8 @@ def from_torch(model: nn.Module, weights: Mapping[str, ArrayLike]) -> Network:
     >>> bool((again.params["stem"]["kernel"] == bound.params["stem"]["kernel"]).all())
     True
   """
+  if isinstance(model, GPT):
+    return gpt_weights.network_of(model, _arrays(weights), "from_torch")
   names, left = _names(model), _arrays(weights)
   for field, name in _SCALING.items():
     theirs, ours = np.asarray(left.pop(name, getattr(model, field))), getattr(model, field)
@@ -193,7 +201,7 @@ def _names(model: nn.Module) -> dict[str, str]:
     return _vgg_names(model)
   raise ValueError(
     f"no names in PyTorch are known for this {type(model).__name__}. "
-    "Use resnet18 or resnet50 with BatchNorm, or vgg16."
+    "Use resnet18 or resnet50 with BatchNorm, vgg16, gpt, neox or llama."
   )
 
 

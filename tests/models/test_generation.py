@@ -53,6 +53,21 @@ def test_what_was_read_may_be_kept_or_read_again_alone_or_in_a_batch(positions):
   np.testing.assert_array_equal(drawn, models.generate(network, prompts, 9, key=some))
 
 
+@pytest.mark.parametrize("make", [models.neox, models.llama])
+def test_blocks_of_others_go_on_as_all_of_it_read_at_once_says(make):
+  options = {"kv_heads": 2, "inner": 24} if make is models.llama else {}
+  model, x = make(10, length=12, width=32, depth=2, heads=4, **options), np.zeros((1, 4), int)
+  rng = np.random.default_rng(0)
+  network = jax.tree.map(
+    lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), leaf.dtype), models.shapes(model, x)
+  )
+  prompts = rng.integers(0, 10, (30, 4))
+  text = models.generate(network, prompts, 8, model=model)
+  assert (np.ptp(text, axis=1) > 0).mean() > 0.5
+  said = jax.jit(network)(np.concatenate([prompts, text], axis=1)[:, :-1])
+  np.testing.assert_array_equal(text, jnp.argmax(said, -1)[:, 3:])
+
+
 def test_tokens_are_drawn_as_often_as_they_are_likely():
   likely = jnp.log(jnp.array([0.1, 0.2, 0.7]))
   network = jaxmul.bind(lambda p, x: jnp.broadcast_to(p, (*x.shape, 3)), likely)
@@ -123,6 +138,13 @@ def test_another_model_than_the_networks_gets_one_line(other, says):
 def fields(model, other):
   names = ("num_classes", "length", "width", "depth", "heads", "activation", "positions")
   return {name: getattr(model, name) for name in names} | other
+
+
+def test_a_model_that_differs_in_what_its_params_do_not_tell_is_another():
+  make = functools.partial(models.llama, 10, length=8, width=8, depth=1, heads=2)
+  network = models.init(make(), jax.random.key(0), jnp.zeros((1, 8), int))
+  with pytest.raises(ValueError, match=r"\Agenerate: model= is another.*differ in layout"):
+    models.generate(network, np.zeros((1, 2), int), 3, model=make(epsilon=1e-6))
 
 
 def test_a_rotary_model_may_read_on_past_what_it_was_trained_on():

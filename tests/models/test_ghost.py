@@ -81,6 +81,7 @@ COVERED = {
   "batch_norm_without_bias": ((nn.BatchNorm(use_running_average=True, use_bias=False),), IMAGE),
   "group_norm": ((nn.GroupNorm(2),), IMAGE),
   "layer_norm": ((nn.LayerNorm(), nn.Dense(4), nn.LayerNorm(use_scale=False)), (3, 5)),
+  "rms_norm": ((nn.RMSNorm(), nn.Dense(4), nn.RMSNorm(use_scale=False)), (3, 5)),
   "embed": ((nn.Embed(TOKENS, 3), nn.Dense(4)), (7,)),
   "embed_one": ((nn.Embed(TOKENS, 3),), ()),
 }
@@ -134,6 +135,8 @@ NETWORKS = {
   "vgg": (models.VGG(((2,), (3, 3)), (4,), CLASSES), (8, 8, 3)),
   "vit": (models.vit(CLASSES, patch=4, width=4, depth=1, heads=2), (8, 8, 3)),
   "gpt": (models.gpt(TOKENS, length=9, width=4, depth=2, heads=2), (7,)),
+  "neox": (models.neox(TOKENS, length=9, width=16, depth=2, heads=2), (7,)),
+  "llama": (models.llama(TOKENS, length=9, width=8, depth=2, heads=4, kv_heads=2, inner=6), (7,)),
 }
 
 

@@ -264,9 +264,17 @@ def scored(inputs, labels):
   ("call", "says"),
   [
     (lambda: models.gpt(width=10, heads=4), "width=10 and heads=4; heads must divide"),
-    (lambda: models.gpt(activation="tanh"), "activation='tanh', must be 'gelu' or 'relu'"),
+    (
+      lambda: models.gpt(activation="tanh"),
+      "activation='tanh', must be one of gelu, relu, exact_gelu, silu",
+    ),
     (lambda: models.gpt(positions="sine"), "positions='sine', must be 'learned' or 'rotary'"),
     (lambda: models.gpt(width=6, heads=2, positions="rotary"), "each head has 3 entries"),
+    (lambda: models.neox(width=32, rotary_share=0.2), "each head has 1 entries to turn"),
+    (lambda: models.neox(rotary_share=1.5), r"neox got rotary_share=1\.5, must be in \[0, 1\]"),
+    (lambda: models.llama(heads=4, kv_heads=3), "llama got heads=4 and kv_heads=3; kv_heads must"),
+    (lambda: models.llama(inner=0), "llama got inner=0, must be an integer of at least 1"),
+    (lambda: models.llama(epsilon=0.0), r"llama got epsilon=0\.0, must be above 0"),
     (lambda: models.gpt(dropout=1.0), r"dropout=1\.0, must be in \[0, 1\)"),
     (lambda: models.shapes(tiny(), jnp.zeros((1, 10), int)), "got 10 tokens, at most 9 have"),
     (lambda: models.shapes(tiny(), jnp.zeros((1, 4, 5))), r"or their vectors \[B, T, 8\]"),

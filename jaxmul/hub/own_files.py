@@ -1,11 +1,5 @@
-"""Networks and scores in the file format of the Hugging Face Hub, safetensors.
+"""Networks and scores of ours in files that come back bit for bit."""
 
-Such a file holds named arrays and nothing that can execute, and any library reads it. It has no
-checksum of its own: ours has the SHA-256 of all names, dtypes, shapes and bits in its metadata.
-Within jaxmul `checkpoint` does the same for networks, and does not need the extra `hub`.
-"""
-
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -16,20 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul._check import is_concrete
-from jaxmul._files import equal, write_atomic
-from jaxmul._identity import tree_digest
 from jaxmul._ids import check_ids
-from jaxmul._paths import local
 from jaxmul.binding import Network
+from jaxmul.hub import _safetensors
 
 _NETWORK, _SCORES = "network 1", "scores 1"
-_DTYPES = {
-  "BOOL": np.dtype(bool),
-  "BF16": np.dtype(jnp.bfloat16),
-  **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
-  **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
-  **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
-}
 
 
 def save_network(path: str | os.PathLike, network: Network) -> None:
@@ -65,7 +50,7 @@ def save_network(path: str | os.PathLike, network: Network) -> None:
   for name, leaf in leaves.items():
     if not is_concrete(leaf):
       raise ValueError(f"hub.save_network: leaf {name!r} is being traced. Call it outside of jit.")
-  _write(path, leaves, _NETWORK, "hub.save_network")
+  _safetensors.write(path, leaves, {"jaxmul": _NETWORK}, "hub.save_network")
 
 
 def load_network(path: str | os.PathLike, like: Network) -> Network:
@@ -137,7 +122,8 @@ def save_scores(path: str | os.PathLike, ids: ArrayLike, scores: Mapping[str, Ar
         f"hub.save_scores got {name!r} of shape {np.shape(values)}, must be [{len(ids)}, ...], one "
         "an id, and not be called 'ids'."
       )
-  _write(path, {"ids": ids.astype(np.int64), **scores}, _SCORES, "hub.save_scores")
+  arrays = {"ids": ids.astype(np.int64), **scores}
+  _safetensors.write(path, arrays, {"jaxmul": _SCORES}, "hub.save_scores")
 
 
 def load_scores(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -173,65 +159,14 @@ def _placed(value: np.ndarray, leaf: object) -> jax.Array | np.ndarray:
   return jnp.asarray(value) if hasattr(leaf, "sharding") else value
 
 
-def _write(path: str | os.PathLike, values: Mapping[str, Any], kind: str, caller: str) -> None:
-  safetensors = _import_safetensors(caller)
-  arrays = {}
-  for name, value in values.items():
-    is_key = jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.extended)
-    array = np.zeros(0, object) if is_key else np.array(value, order="C")
-    if array.dtype not in _DTYPES.values():
-      what = value.dtype if is_key else array.dtype
-      raise ValueError(
-        f"{caller}: {name!r} is {what}, must be floats, integers or booleans. Leave it out, or "
-        "convert it; keys with jax.random.key_data(key)."
-      )
-    arrays[name] = array
-  content = safetensors.save(arrays, {"jaxmul": kind, "sha256": tree_digest(arrays)})
-  again = _arrays_of(content)
-  if again.keys() != arrays.keys() or not all(equal(again[n], arrays[n]) for n in arrays):
-    raise ValueError(f"{caller}: safetensors does not read what it wrote. Install another version.")
-  write_atomic(local(path), content)
-
-
 def _read(path: str | os.PathLike, kind: str, caller: str) -> dict[str, np.ndarray]:
-  _import_safetensors(caller)
-  if not local(path).is_file():
-    raise FileNotFoundError(f"{caller}: there is no file {path}. Check the name.")
-  content = local(path).read_bytes()
-  try:
-    size = int.from_bytes(content[:8], "little")
-    notes = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-    arrays = _arrays_of(content)
-  except Exception as error:  # the library's own kinds, and what NumPy and json raise
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise ValueError(
-      f"{caller}: {path} is damaged, or no such file ({reason}). Copy it again."
-    ) from error
+  arrays, notes = _safetensors.read(path, caller)
   written = notes.get("jaxmul")
   if written != kind:
     raise ValueError(
       f"{caller}: {path} is {written or 'a file of another program'!r}, not {kind!r}, or damaged. "
-      "Weights of PyTorch are read by jaxmul.models.from_torch."
+      "Weights of PyTorch are read by jaxmul.models.from_torch, folders of transformers by "
+      "hub.load_gpt."
     )
-  if notes.get("sha256") != tree_digest(arrays):
-    raise ValueError(f"{caller}: {path} is damaged: its SHA-256 does not fit. Copy it again.")
+  _safetensors.refuse_damaged(path, arrays, notes, caller)
   return arrays
-
-
-def _arrays_of(content: bytes) -> dict[str, np.ndarray]:
-  import safetensors
-
-  return {
-    name: np.frombuffer(part["data"], _DTYPES[part["dtype"]]).reshape(part["shape"]).copy()
-    for name, part in safetensors.deserialize(content)
-  }
-
-
-def _import_safetensors(caller: str) -> Any:
-  try:
-    import safetensors.numpy
-  except ImportError as error:
-    raise ImportError(
-      f"{caller} needs safetensors, which does not import ({error}). Run: pip install 'jaxmul[hub]'"
-    ) from error
-  return safetensors.numpy
