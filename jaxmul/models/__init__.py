@@ -4,6 +4,13 @@ from jaxmul.models._conv import Conv, conv, max_pool
 from jaxmul.models._features import features
 from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
 from jaxmul.models._init import Model, init, shapes
+from jaxmul.models._kronecker import (
+  KroneckerBasis,
+  KroneckerFactors,
+  tapped_energies,
+  tapped_factors,
+  zero_factors,
+)
 from jaxmul.models.convolutional import CNN, cnn
 from jaxmul.models.generation import generate
 from jaxmul.models.perceptron import MLP, mlp
@@ -19,6 +26,8 @@ __all__ = [
   "MLP",
   "VGG",
   "Conv",
+  "KroneckerBasis",
+  "KroneckerFactors",
   "Model",
   "ResNet",
   "ViT",
@@ -36,8 +45,11 @@ __all__ = [
   "resnet50",
   "shapes",
   "tapped",
+  "tapped_energies",
+  "tapped_factors",
   "tapped_squares",
   "to_torch",
   "vgg16",
   "vit",
+  "zero_factors",
 ]
