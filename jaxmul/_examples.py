@@ -5,15 +5,19 @@ batch is gathered from it when its turn comes, always of the same size: what is 
 other examples of the set at weight 0. The rows that a set has room for beyond its members are 0.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxmul import _arrays
 from jaxmul._arrays import Inputs
 from jaxmul.data.dataset import Dataset, as_inputs
+
+Tree = TypeVar("Tree")
 
 
 class Batch(NamedTuple):
@@ -82,3 +86,15 @@ def examples_of(dataset: Dataset) -> Examples:
   rows = jnp.arange(len(dataset))
   inputs, labels = jax.tree.map(jnp.asarray, (dataset.inputs, dataset.labels))
   return Examples(inputs, labels, rows, jnp.int32(len(rows)))
+
+
+def sum_blocks(function: Callable[[Batch], Tree], examples: Examples, size: int) -> Tree:
+  """Returns the sum over blocks of a set of a pytree that `function` computes of each block."""
+
+  def block(index, total):
+    batch = examples.batch(index * size, (index + 1) * size, size)
+    return jax.tree.map(jnp.add, total, function(batch))
+
+  shapes = jax.eval_shape(lambda: function(examples.batch(jnp.int32(0), jnp.int32(size), size)))
+  zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  return lax.fori_loop(0, -(-examples.count // size), block, zero)

@@ -4,6 +4,13 @@ from jaxmul.models._conv import Conv, conv, max_pool
 from jaxmul.models._features import features
 from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
 from jaxmul.models._init import Model, init, shapes
+from jaxmul.models._kronecker import (
+  KroneckerBasis,
+  KroneckerFactors,
+  tapped_energies,
+  tapped_factors,
+  zero_factors,
+)
 from jaxmul.models.convolutional import CNN, cnn
 from jaxmul.models.generation import generate
 from jaxmul.models.neox_llama import llama, neox
@@ -21,6 +28,8 @@ __all__ = [
   "VGG",
   "Conv",
   "Layout",
+  "KroneckerBasis",
+  "KroneckerFactors",
   "Model",
   "ResNet",
   "ViT",
@@ -40,8 +49,11 @@ __all__ = [
   "resnet50",
   "shapes",
   "tapped",
+  "tapped_energies",
+  "tapped_factors",
   "tapped_squares",
   "to_torch",
   "vgg16",
   "vit",
+  "zero_factors",
 ]

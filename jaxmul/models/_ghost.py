@@ -38,6 +38,9 @@ from jaxmul.models._conv import Conv, image_patches, padding_of
 # the integers [B, T] of one-hot vectors; a rule gives those of each param, of x and g.
 Gradient = jax.Array | tuple[jax.Array, jax.Array]
 Rule = Callable[[jax.Array, jax.Array], Mapping[str, Gradient]]
+# Of a layer with a rule: what is read off its x and g, and the zeros whose cotangent that becomes.
+Read = Callable[[jax.Array, jax.Array], Params]
+Reader = Callable[[Rule, nn.Module], tuple[Read, Params]]
 
 # A batch size that no feature axis has: where it leads, the axis is the batch.
 _UNLIKELY = 1009
@@ -60,7 +63,7 @@ def has_ghost_norms(network: Network, inputs: Inputs) -> bool:
     def record(next_fn, args, kwargs, context):
       y = next_fn(*args, **kwargs)
       if (
-        _rule(context, args, kwargs)
+        rule_of(context, args, kwargs)
         and args[0].shape[:1] == y.shape[:1] == jax.tree.leaves(x)[0].shape[:1]
       ):
         taken.extend(jax.tree.leaves(context.module.variables["params"]))
@@ -89,7 +92,7 @@ def tapped(network: Network, inputs: Inputs, squares: jax.Array) -> jax.Array:
     del module
     return lambda x, g: sum(map(_norms, rule(x, g).values())), squares
 
-  return _tapped(network, inputs, norms)
+  return tapped_by(norms, network, inputs)
 
 
 def tapped_squares(network: Network, inputs: Inputs, squares: Params) -> jax.Array:
@@ -111,15 +114,15 @@ def tapped_squares(network: Network, inputs: Inputs, squares: Params) -> jax.Arr
 
     return read, mine
 
-  return _tapped(network, inputs, sums)
+  return tapped_by(sums, network, inputs)
 
 
-def _tapped(network, inputs, reader):
-  """Outputs of a network whose layers are tapped: `reader` says what is read, and who gets it."""
+def tapped_by(reader: Reader, network: Network, inputs: Inputs) -> jax.Array:
+  """Returns outputs of a network whose layers with a rule are tapped, see `Reader`."""
 
   def tap(next_fn, args, kwargs, context):
     y = next_fn(*args, **kwargs)
-    rule = _rule(context, args, kwargs)
+    rule = rule_of(context, args, kwargs)
     if rule is None:
       return y
     read, zeros = reader(rule, context.module)
@@ -130,7 +133,7 @@ def _tapped(network, inputs, reader):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tap(read: Callable[[jax.Array, jax.Array], Params], y: jax.Array, x: jax.Array, zeros: Params):
+def _tap(read: Read, y: jax.Array, x: jax.Array, zeros: Params):
   del read, x, zeros
   return y
 
@@ -185,7 +188,7 @@ def _of_equal_tokens(tokens, g) -> jax.Array:
   return jnp.einsum("bts,bsd->btd", equal.astype(g.dtype), g)
 
 
-def _rule(context, args, kwargs) -> Rule | None:
+def rule_of(context, args, kwargs) -> Rule | None:
   """Returns how gradients follow from x and g of a layer, or None for any other module or call."""
   module = context.module
   if context.method_name != "__call__" or len(args) != 1:

@@ -6,6 +6,7 @@ from jaxmul.proxies.combination import Combined, combined
 from jaxmul.proxies.gradients import grand, input_gradient
 from jaxmul.proxies.heldout import heldout_divergence, heldout_recipe, heldout_retrain
 from jaxmul.proxies.input_curvature import curvature
+from jaxmul.proxies.low_curvature_share import curvature_basis, low_curvature
 from jaxmul.proxies.outputs import (
   confidence,
   correctness,
@@ -26,6 +27,7 @@ __all__ = [
   "confidence",
   "correctness",
   "curvature",
+  "curvature_basis",
   "el2n",
   "entropy",
   "grand",
@@ -34,6 +36,7 @@ __all__ = [
   "heldout_retrain",
   "input_gradient",
   "loss",
+  "low_curvature",
   "margin",
   "max_confidence",
   "min_k",

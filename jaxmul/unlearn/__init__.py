@@ -16,6 +16,7 @@ from jaxmul.unlearn.dmm_datamodels import dmm
 from jaxmul.unlearn.fine_tune_l1_sparse import fine_tune, l1_sparse
 from jaxmul.unlearn.fisher_ssd import fisher, ssd
 from jaxmul.unlearn.influence_step import influence
+from jaxmul.unlearn.kfac_edit_low_curvature import kfac_edit
 from jaxmul.unlearn.layer_attack_features import layer_attack
 from jaxmul.unlearn.msg_ct_localized_reset import ct, localized_reset, msg
 from jaxmul.unlearn.neg_gradients import neg_grad, neg_grad_plus
@@ -58,6 +59,7 @@ __all__ = [
   "fine_tune",
   "fisher",
   "influence",
+  "kfac_edit",
   "l1_sparse",
   "layer_attack",
   "localized_reset",

@@ -14,22 +14,10 @@ from jax import lax
 
 from jaxmul import losses, models
 from jaxmul._arrays import Inputs, rows
-from jaxmul._examples import Batch, Examples
+from jaxmul._examples import Batch, Examples, sum_blocks
 from jaxmul.binding import Network, losses_of
 
 Tree = TypeVar("Tree")
-
-
-def sum_blocks(function: Callable[[Batch], Tree], examples: Examples, size: int) -> Tree:
-  """Returns the sum over blocks of a set of a pytree that `function` computes of each block."""
-
-  def block(index, total):
-    batch = examples.batch(index * size, (index + 1) * size, size)
-    return jax.tree.map(jnp.add, total, function(batch))
-
-  shapes = jax.eval_shape(lambda: function(examples.batch(jnp.int32(0), jnp.int32(size), size)))
-  zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-  return lax.fori_loop(0, -(-examples.count // size), block, zero)
 
 
 @functools.partial(jax.jit, static_argnums=2)

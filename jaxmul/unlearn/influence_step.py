@@ -12,9 +12,9 @@ import optax
 from jax.scipy.sparse.linalg import cg
 
 from jaxmul import _check
-from jaxmul._examples import Examples
+from jaxmul._examples import Examples, sum_blocks
 from jaxmul.binding import LossFn, Network, losses_of
-from jaxmul.unlearn._whole import full_gradient, sum_blocks
+from jaxmul.unlearn._whole import full_gradient
 from jaxmul.unlearn.objective import one_shot
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
