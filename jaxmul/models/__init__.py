@@ -1,7 +1,7 @@
 """Linen networks, and `init`, which binds a fresh one."""
 
 from jaxmul.models._conv import Conv, conv, max_pool
-from jaxmul.models._features import features
+from jaxmul.models._features import features, layer_inputs
 from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
 from jaxmul.models._init import Model, init, shapes
 from jaxmul.models.convolutional import CNN, cnn
@@ -30,6 +30,7 @@ __all__ = [
   "gpt",
   "has_ghost_norms",
   "init",
+  "layer_inputs",
   "max_pool",
   "mlp",
   "resnet18",
