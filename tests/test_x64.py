@@ -82,6 +82,17 @@ def algorithms(network, dtype):
     "top_k": unlearn.top_k(),
     "random_k": unlearn.random_k(),
     "layer_attack": unlearn.layer_attack(models.features(make(3), layers[-1]), layers[-1], steps=3),
+    "subnet": unlearn.subnet(),
+    "balanced_subnet": unlearn.balanced_subnet(),
+    "greedy": unlearn.greedy(),
+    "durable": unlearn.durable(),
+    "durable_agg": unlearn.durable_agg(),
+    "obs": unlearn.obs(),
+    "zero_out_neurons": unlearn.zero_out_neurons(0.25, layers=layers[-1:]),
+    "activation_neurons": unlearn.activation_neurons(0.25, layers=layers[-1:]),
+    "integrated_gradient_neurons": unlearn.integrated_gradient_neurons(0.25, layers=layers[-1:]),
+    "slimming_neurons": unlearn.slimming_neurons(fraction=0.25, layers=layers[-1:]),
+    "hard_concrete_neurons": unlearn.hard_concrete_neurons(fraction=0.25, layers=layers[-1:]),
   }
   return {name: each for name, each in made.items() if name != "ct" or network == "cnn"}
 

@@ -8,14 +8,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.scipy.linalg import solve_triangular
 
 from jaxmul import _check
 from jaxmul._arrays import rows
-from jaxmul._examples import Batch, Examples
+from jaxmul._examples import Examples
 from jaxmul.binding import Network, losses_of
 from jaxmul.unlearn._chosen import smallest
 from jaxmul.unlearn._mlp_kernels import Layers, mlp_kernels, names, picked, put, zeroed
-from jaxmul.unlearn._whole import sum_blocks
 from jaxmul.unlearn.objective import one_shot
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
@@ -64,48 +65,58 @@ def obs(
   def change(network: Network, session: Session) -> Network:
     mask = mlp_kernels(network.params, layers, "obs")
     size = min(session.batch_size, 32)
-    blocks = _fisher_blocks(network, session.forget, size, layers, block)
-    lost = []
-    for weight, fisher in zip(picked(network.params, mask), blocks, strict=True):
-      inverse = _inverse_diagonal(fisher, damping)[: weight.size].reshape(weight.shape)
-      lost.append(smallest(-(weight**2) / (2 * inverse), fraction))
+    inverses = _inverse_diagonals(network, session.forget, size, layers, (block, damping))
+    lost = [
+      smallest(-(weight**2) / (2 * inverse), fraction)
+      for weight, inverse in zip(picked(network.params, mask), inverses, strict=True)
+    ]
     return zeroed(network, mask, lost)
 
   return one_shot(change)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _fisher_blocks(
-  network: Network, examples: Examples, size: int, layers: Layers, block: int
+def _inverse_diagonals(
+  network: Network, examples: Examples, size: int, layers: Layers, settings: tuple[int, float]
 ) -> list[jax.Array]:
-  """Returns the mean of g gᵀ over a set, [⌈d / b⌉, b, b] of each kernel of d weights."""
+  """Returns the diagonal of F⁻¹ like each kernel.
+
+  A block of n F, n the size of the set, is held as a triangle U with UᵀU = n F, which begins at
+  √(nλ) I and takes in gradients by QR. In float32 F itself would hold nothing as small as λ.
+  """
   mask = mlp_kernels(network.params, layers, "obs")
+  kernels, (block, damping) = picked(network.params, mask), settings
 
   def slopes(example, label):
     def loss(kernels):
       own = network.replace(params=put(network.params, mask, kernels))
       return losses_of(network, own(rows(example, None)), label[None])[0]
 
-    return jax.grad(loss)(picked(network.params, mask))
+    return jax.grad(loss)(kernels)
 
-  def outer(batch: Batch) -> list[jax.Array]:
-    products = []
-    for g in jax.vmap(slopes)(batch.inputs, batch.labels):
-      flat = jnp.where(batch.mask[:, None], g.reshape(len(g), -1), 0)
-      flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % block)))
-      cut = flat.reshape(len(flat), -1, block)
-      products.append(jnp.einsum("bni,bnj->nij", cut, cut))
-    return products
+  def taken_in(triangle: jax.Array, g: jax.Array, real: jax.Array) -> jax.Array:
+    flat = jnp.where(real[:, None], g.reshape(len(g), -1), 0)
+    flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % block)))
+    new = jnp.moveaxis(flat.reshape(len(flat), -1, block), 1, 0)
+    return jnp.linalg.qr(jnp.concatenate([triangle, new.astype(triangle.dtype)], 1), mode="r")
 
-  count = examples.count
-  return [total / count.astype(total.dtype) for total in sum_blocks(outer, examples, size)]
+  def step(index, triangles):
+    batch = examples.batch(index * size, (index + 1) * size, size)
+    each = jax.vmap(slopes)(batch.inputs, batch.labels)
+    return [taken_in(*pair, batch.mask) for pair in zip(triangles, each, strict=True)]
 
+  def first(kernel):
+    dtype = jnp.promote_types(kernel.dtype, jnp.float32)
+    blocks = -(-kernel.size // block)
+    least = jnp.sqrt(damping * examples.count.astype(dtype))
+    return jnp.tile(least * jnp.eye(block, dtype=dtype), (blocks, 1, 1))
 
-def _inverse_diagonal(blocks: jax.Array, damping: float) -> jax.Array:
-  """Returns the diagonal of (λI + F)⁻¹ for F in blocks [n, b, b], as [n · b].
+  def diagonal(kernel, triangle):
+    identity = jnp.broadcast_to(jnp.eye(block, dtype=triangle.dtype), triangle.shape)
+    inverse = solve_triangular(triangle, identity)
+    squares = examples.count.astype(triangle.dtype) * jnp.sum(inverse**2, -1)
+    return squares.reshape(-1)[: kernel.size].reshape(kernel.shape)
 
-  By eigenvalues, of which rounding makes none negative here: λ is far below what float32 can add.
-  """
-  values, vectors = jnp.linalg.eigh(blocks)
-  inverse = 1 / (jnp.maximum(values, 0) + damping)
-  return jnp.einsum("nij,nj,nij->ni", vectors, inverse, vectors).reshape(-1)
+  steps = -(-examples.count // size)
+  triangles = lax.fori_loop(0, steps, step, [first(kernel) for kernel in kernels])
+  return [diagonal(*pair) for pair in zip(kernels, triangles, strict=True)]
