@@ -15,7 +15,7 @@ from jaxmul.unlearn.cf_k_eu_k import cf_k, eu_k
 from jaxmul.unlearn.dmm_datamodels import dmm
 from jaxmul.unlearn.fine_tune_l1_sparse import fine_tune, l1_sparse
 from jaxmul.unlearn.fisher_ssd import fisher, ssd
-from jaxmul.unlearn.greedy_durable import durable, durable_agg, greedy
+from jaxmul.unlearn.greedy_durable_agg import durable, durable_agg, greedy
 from jaxmul.unlearn.influence_step import influence
 from jaxmul.unlearn.layer_attack_features import layer_attack
 from jaxmul.unlearn.msg_ct_localized_reset import ct, localized_reset, msg

@@ -375,5 +375,10 @@ def test_an_algorithm_is_in_a_file_that_names_it(name):
   file = Path(inspect.getfile(inspect.unwrap(made))).stem
   families = {"boundary_shrink": "boundary", "boundary_expand": "boundary"}
   families |= {"neg_grad": "neg_gradients", "neg_grad_plus": "neg_gradients"}
+  neurons = {
+    "neurons_zero_activation_gradient": ("zero_out", "activation", "integrated_gradient"),
+    "neurons_slimming_hard_concrete": ("slimming", "hard_concrete"),
+  }
+  families |= {f"{each}_neurons": stem for stem, members in neurons.items() for each in members}
   assert file == families.get(name, file)
   assert name in families or name in file
