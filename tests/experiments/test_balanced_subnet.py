@@ -10,14 +10,14 @@ from jaxmul.data import Split
 
 
 @pytest.mark.slow
-def test_it_takes_noise_out_of_a_language_model():
+def test_it_takes_noise_out_of_a_language_model(tmp_path):
   """On two cores: of noise that stands ten times, from 1.00 to 0.20 of the texts; retrained 0.00.
 
   Of all noise to be forgotten from 0.42 to 0.15 (retrained 0.04), of other noise from 0.40 to 0.27
   (0.38), of clean test texts from 0.76 to 0.81 (0.86). With the published α of 0.05 it stays at
   0.33, and at the published rate of 0.1 as few steps leave 0.29 of the clean ones.
   """
-  config = texts.TextFlags()
+  config = texts.TextFlags(out=tmp_path)
   dataset = texts.sequences(config, "math")
   parts = texts.cut(config, dataset)
   training = dataset.take(parts.train)

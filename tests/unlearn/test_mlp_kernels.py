@@ -78,9 +78,6 @@ def test_layers_are_a_tuple_of_names(layers):
 EDITS = {
   "balanced_subnet": unlearn.balanced_subnet(fraction=0.25),
   "greedy": unlearn.greedy(0.5),
-  "durable": unlearn.durable(0.25),
-  "zero_out_neurons": unlearn.zero_out_neurons(0.25),
-  "activation_neurons": unlearn.activation_neurons(0.25),
   "hard_concrete_neurons": unlearn.hard_concrete_neurons(fraction=0.25),
 }
 
