@@ -184,8 +184,9 @@ def test_influence_solves_for_params_of_two_dtypes():
   np.testing.assert_allclose(mixed.params["a"], whole.params["a"], atol=1e-3)
 
 
-# Drawn in the dtype of the params: other numbers in float64.
-NOISY = ("fisher", "fisher, rum_compat", "top_k", "random_k")
+# Other numbers in float64: drawn in the dtype of the params; or, of gates that one step of Adam has
+# moved by the rate each, ranked by rounding.
+NOISY = ("fisher", "fisher, rum_compat", "top_k", "random_k", "slimming_neurons")
 QUICK = ("msg",)
 
 

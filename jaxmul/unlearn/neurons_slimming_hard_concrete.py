@@ -56,7 +56,8 @@ def slimming_neurons(
 ) -> Unlearner:
   """Switches off the neurons with the largest gates c: risk_S + λ · mean |c|, c cut to [0, 1].
 
-  Gates begin at 1. They are ranked as they are, before the cut, so that fewer of them are equal.
+  Gates begin at 1. They are ranked as they are, before the cut, so that fewer of them are equal;
+  Adam's first step moves each by the rate, so that a run needs several.
   Needs S only; an epoch is a pass over S and costs one training epoch. The paper tunes rate, λ and
   epochs; λ = 1 and 5 epochs are our choice. (Its code has λ = 1000, at which all gates close alike,
   and adds up the gradients of an epoch.)
