@@ -89,6 +89,17 @@ def algorithms(network, dtype):
     "top_k": unlearn.top_k(),
     "random_k": unlearn.random_k(),
     "layer_attack": unlearn.layer_attack(models.features(make(3), layers[-1]), layers[-1], steps=3),
+    "subnet": unlearn.subnet(),
+    "balanced_subnet": unlearn.balanced_subnet(),
+    "greedy": unlearn.greedy(),
+    "durable": unlearn.durable(),
+    "durable_agg": unlearn.durable_agg(),
+    "obs": unlearn.obs(),
+    "zero_out_neurons": unlearn.zero_out_neurons(0.25, layers=layers[-1:]),
+    "activation_neurons": unlearn.activation_neurons(0.25, layers=layers[-1:]),
+    "integrated_gradient_neurons": unlearn.integrated_gradient_neurons(0.25, layers=layers[-1:]),
+    "slimming_neurons": unlearn.slimming_neurons(fraction=0.25, layers=layers[-1:]),
+    "hard_concrete_neurons": unlearn.hard_concrete_neurons(fraction=0.25, layers=layers[-1:]),
   }
   return {name: each for name, each in made.items() if name != "ct" or network == "cnn"}
 
@@ -180,8 +191,9 @@ def test_influence_solves_for_params_of_two_dtypes():
   np.testing.assert_allclose(mixed.params["a"], whole.params["a"], atol=1e-3)
 
 
-# Drawn in the dtype of the params: other numbers in float64.
-NOISY = ("fisher", "fisher, rum_compat", "top_k", "random_k")
+# Other numbers in float64: drawn in the dtype of the params; or, of gates that one step of Adam has
+# moved by the rate each, ranked by rounding.
+NOISY = ("fisher", "fisher, rum_compat", "top_k", "random_k", "slimming_neurons")
 QUICK = ("msg",)
 
 

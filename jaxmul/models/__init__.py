@@ -1,7 +1,7 @@
 """Linen networks, and `init`, which binds a fresh one."""
 
 from jaxmul.models._conv import Conv, conv, max_pool
-from jaxmul.models._features import features
+from jaxmul.models._features import features, layer_inputs
 from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
 from jaxmul.models._init import Model, init, shapes
 from jaxmul.models._kronecker import (
@@ -42,6 +42,7 @@ __all__ = [
   "has_ghost_norms",
   "init",
   "llama",
+  "layer_inputs",
   "max_pool",
   "mlp",
   "neox",

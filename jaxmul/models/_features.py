@@ -1,6 +1,7 @@
 """Penultimate features of a Linen network: what its last layer is given."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -50,3 +51,42 @@ class features:
       names = ", ".join(sorted(str(name) for name in seen if name))
       raise ValueError(f"features: the network has no layer {self.head!r}. It has {names}.")
     return seen[self.head].reshape(_arrays.size(inputs), -1)
+
+
+def layer_inputs(
+  network: Network, inputs: Inputs, layers: Sequence[tuple[str, ...]]
+) -> list[jax.Array]:
+  """Returns what each of these layers of a Linen network is given, [B, ..., F]; evaluation mode.
+
+  Args:
+    network: bound by `models.init`, or by another `apply_fn` of a Linen module.
+    inputs: [B, ...].
+    layers: the way to each of them, such as `("blocks_0", "dense2")`. Of a layer that is called
+      more than once it is what the last call is given.
+
+  Raises:
+    ValueError: no layer of a Linen module is called by this name.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxmul import models
+    >>> network = models.init(models.mlp((8,)), jax.random.key(0), jnp.zeros((1, 3)))
+    >>> [given.shape for given in layer_inputs(network, jnp.zeros((2, 3)), [("Dense_1",)])]
+    [(2, 8)]
+  """
+  seen: dict[tuple[str, ...], jax.Array] = {}
+
+  def look(call, args, kwargs, context):
+    if context.method_name == "__call__" and args:
+      seen[tuple(context.module.path)] = args[0]
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(look):
+    network(inputs)
+  for layer in layers:
+    if layer not in seen:
+      raise ValueError(
+        f"layer_inputs saw no call of the layer {'/'.join(layer)!r}: only those of a Linen network "
+        "can be watched."
+      )
+  return [seen[layer] for layer in layers]

@@ -5,7 +5,7 @@ or "stage3_block1_conv1".
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,10 @@ import optax
 from jaxmul.binding import Network
 from jaxmul.unlearn.objective import Turn
 
+Tree = TypeVar("Tree")
 
-def smallest(values: optax.Params, fraction: float) -> optax.Params:
+
+def smallest(values: Tree, fraction: float) -> Tree:
   """Returns bool like values: True for exactly `fraction` of all numbers of a tree, the smallest.
 
   All leaves are ranked together, and equal numbers by position.

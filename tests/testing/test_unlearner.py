@@ -100,6 +100,19 @@ def algorithms(network):
     "top_k": unlearn.top_k(rate / 5, noise=0.1),
     "random_k": unlearn.random_k(),
     "layer_attack": unlearn.layer_attack(models.features(make(3), layers[-1]), layers[-1], steps=5),
+    "subnet": unlearn.subnet(rate),
+    "balanced_subnet": unlearn.balanced_subnet(rate),
+    "greedy": unlearn.greedy(),
+    "durable": unlearn.durable(0.1),
+    "durable_agg": unlearn.durable_agg(0.1),
+    "obs": unlearn.obs(0.1),
+    "zero_out_neurons": unlearn.zero_out_neurons(0.2, layers=layers[-1:]),
+    "activation_neurons": unlearn.activation_neurons(0.2, layers=layers[-1:]),
+    "integrated_gradient_neurons": unlearn.integrated_gradient_neurons(
+      0.2, steps=3, layers=layers[-1:]
+    ),
+    "slimming_neurons": unlearn.slimming_neurons(fraction=0.2, layers=layers[-1:]),
+    "hard_concrete_neurons": unlearn.hard_concrete_neurons(fraction=0.2, layers=layers[-1:]),
   }
 
 

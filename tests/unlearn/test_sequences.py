@@ -80,6 +80,16 @@ WORK = {
   "top_k": unlearn.top_k(0.1, fraction=0.5),
   "random_k": unlearn.random_k(0.1, fraction=0.5),
   "sam": unlearn.sam(unlearn.neg_grad_plus(0.1, alpha=0.8)),
+  "subnet": unlearn.subnet(0.1, fraction=0.5),
+  "balanced_subnet": unlearn.balanced_subnet(0.1, fraction=0.5),
+  "greedy": unlearn.greedy(0.5),
+  "durable": unlearn.durable(0.5),
+  "durable_agg": unlearn.durable_agg(0.5),
+  "obs": unlearn.obs(0.5),
+  "zero_out_neurons": unlearn.zero_out_neurons(0.34, layers=HEAD),
+  "integrated_gradient_neurons": unlearn.integrated_gradient_neurons(0.34, layers=HEAD),
+  "slimming_neurons": unlearn.slimming_neurons(fraction=0.34, layers=HEAD),
+  "hard_concrete_neurons": unlearn.hard_concrete_neurons(fraction=0.34, layers=HEAD),
 }
 REFUSE = {
   "amun": unlearn.amun(),
@@ -98,7 +108,8 @@ def after(algorithm, length):
 
 def test_all_algorithms_are_here():
   made = {name for name in unlearn.__all__ if hasattr(getattr(unlearn, name), "__wrapped__")}
-  assert made == {*WORK, *REFUSE, "ct"}  # which needs convolutions
+  # Which need convolutions, and a network of Linen.
+  assert made == {*WORK, *REFUSE, "ct", "activation_neurons"}
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -261,11 +272,24 @@ def small_gpt():
     "top_k": unlearn.top_k(noise=0.1),
     "random_k": unlearn.random_k(),
     "sam": unlearn.sam(unlearn.scrub(msteps=1)),
+    "zero_out_neurons": unlearn.zero_out_neurons(0.1),
+    "activation_neurons": unlearn.activation_neurons(0.1),
+    "integrated_gradient_neurons": unlearn.integrated_gradient_neurons(0.1, steps=3),
+    "slimming_neurons": unlearn.slimming_neurons(fraction=0.1),
+    "hard_concrete_neurons": unlearn.hard_concrete_neurons(fraction=0.1),
+    "subnet": unlearn.subnet(),
+    "balanced_subnet": unlearn.balanced_subnet(),
+    "greedy": unlearn.greedy(),
+    "durable": unlearn.durable(0.1),
+    "durable_agg": unlearn.durable_agg(0.1),
+    "obs": unlearn.obs(0.1),
   }
   return found, given, split, algorithms
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in WORK])
+@pytest.mark.parametrize(
+  "name", [pytest.param(name, marks=pytest.mark.slow) for name in (*WORK, "activation_neurons")]
+)
 def test_every_algorithm_that_works_keeps_the_contract_on_gpt(name):
   found, given, split, algorithms = small_gpt()
   names = testing.check_unlearner(algorithms[name], found, given, split)

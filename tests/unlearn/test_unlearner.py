@@ -58,6 +58,17 @@ def algorithms(seed=0):
     "ct": unlearn.ct,
     "top_k": unlearn.top_k,
     "random_k": unlearn.random_k,
+    "subnet": unlearn.subnet,
+    "balanced_subnet": unlearn.balanced_subnet,
+    "greedy": unlearn.greedy,
+    "durable": unlearn.durable,
+    "durable_agg": unlearn.durable_agg,
+    "obs": unlearn.obs,
+    "zero_out_neurons": unlearn.zero_out_neurons,
+    "activation_neurons": unlearn.activation_neurons,
+    "integrated_gradient_neurons": unlearn.integrated_gradient_neurons,
+    "slimming_neurons": unlearn.slimming_neurons,
+    "hard_concrete_neurons": unlearn.hard_concrete_neurons,
     "cf_k": functools.partial(unlearn.cf_k, LAYERS),
     "layer_attack": functools.partial(unlearn.layer_attack, jnp.tanh, "Dense_1"),
     "sam": functools.partial(unlearn.sam, unlearn.neg_grad_plus()),
@@ -373,5 +384,10 @@ def test_an_algorithm_is_in_a_file_that_names_it(name):
   file = Path(inspect.getfile(inspect.unwrap(made))).stem
   families = {"boundary_shrink": "boundary", "boundary_expand": "boundary"}
   families |= {"neg_grad": "neg_gradients", "neg_grad_plus": "neg_gradients"}
+  neurons = {
+    "neurons_zero_activation_gradient": ("zero_out", "activation", "integrated_gradient"),
+    "neurons_slimming_hard_concrete": ("slimming", "hard_concrete"),
+  }
+  families |= {f"{each}_neurons": stem for stem, members in neurons.items() for each in members}
   assert file == families.get(name, file)
   assert name in families or name in file

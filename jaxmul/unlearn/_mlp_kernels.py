@@ -1,0 +1,156 @@
+"""The kernels that edits of weights and of neurons work on: those of the MLPs of a network.
+
+A kernel [..., I, O] is a leaf of two axes or more; where any leaf is named "kernel", only those of
+this name are kernels, and tables of embeddings are none. The MLP of a transformer's block is found
+by shape: two kernels [D, M] and [M, D] of layers that lie side by side, M ≠ D. Its neurons are the
+M units between them. Each is a row of the second kernel: without this row the rest of the network
+is as if the unit were 0.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmul.binding import Network
+from jaxmul.unlearn._chosen import in_layers, smallest
+
+Layers = Sequence[str] | None
+"""Names of layers, as `in_layers` takes them; None for those of the MLPs."""
+
+
+def names(layers: Layers, caller: str) -> tuple[str, ...] | None:
+  """Returns names of layers as they can be hashed, or raises ValueError for a single text."""
+  if isinstance(layers, str) or (layers is not None and not len(layers)):
+    raise ValueError(f"{caller} got layers={layers!r}, must be a tuple of names, or None.")
+  return None if layers is None else tuple(layers)
+
+
+def mlp_kernels(params: optax.Params, layers: Layers, caller: str) -> optax.Params:
+  """Returns a bool like each leaf: the kernels of these layers, or by default of the MLPs.
+
+  Where no two kernels are those of a transformer's MLP, they are all kernels.
+
+  Raises:
+    ValueError: there is no such layer, or no kernel in it.
+
+  Example:
+    >>> import numpy as np
+    >>> block = {"up": {"kernel": np.zeros((2, 8))}, "down": {"kernel": np.zeros((8, 2))}}
+    >>> tree = {"block": block | {"qkv": {"kernel": np.zeros((2, 6))}}}
+    >>> mlp_kernels(tree, None, "subnet")["block"]["qkv"]
+    {'kernel': False}
+  """
+  every, pairs = _kernels(params), _of_pairs(params)
+  if layers is not None:
+    named = in_layers(params, layers, caller)
+    chosen = jax.tree.map(lambda kernel, inside: kernel and inside, every, named)
+    return _some(chosen, caller, f"{', '.join(layers)} have none")
+  return _some(pairs if any(jax.tree.leaves(pairs)) else every, caller, "this network has none")
+
+
+def neuron_kernels(params: optax.Params, layers: Layers, caller: str) -> optax.Params:
+  """Returns a bool like each leaf: the kernels whose rows are neurons.
+
+  Those of these layers, or by default the second ones of the MLPs of a transformer.
+
+  Raises:
+    ValueError: there is no such layer, or no kernel in it, or no MLP is found.
+  """
+  if layers is not None:
+    return mlp_kernels(params, layers, caller)
+  second = jax.tree.map(
+    lambda pair, leaf: pair and leaf.shape[0] > leaf.shape[1], _of_pairs(params), params
+  )
+  return _some(
+    second,
+    caller,
+    "no block of this network has an MLP [D, M], [M, D]. Name the layers that read "
+    "the neurons: layers=(...)",
+  )
+
+
+def picked(tree: optax.Params, mask: optax.Params) -> list[jax.Array]:
+  """Returns the leaves of a tree where a mask is True."""
+  pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(mask), strict=True)
+  return [leaf for leaf, chosen in pairs if chosen]
+
+
+def put(tree: optax.Params, mask: optax.Params, leaves: Sequence[jax.Array]) -> optax.Params:
+  """Returns a tree with other leaves where a mask is True.
+
+  Example:
+    >>> put({"a": 1, "b": 2}, {"a": False, "b": True}, [5])
+    {'a': 1, 'b': 5}
+  """
+  new = iter(leaves)
+  return jax.tree.map(lambda leaf, chosen: next(new) if chosen else leaf, tree, mask)
+
+
+def zeroed(network: Network, mask: optax.Params, lost: Sequence[jax.Array]) -> Network:
+  """Returns a network whose kernels are 0 where `lost` is True, one bool array for each of them."""
+  kept = [
+    jnp.where(zero, 0, kernel)
+    for kernel, zero in zip(picked(network.params, mask), lost, strict=True)
+  ]
+  return network.replace(params=put(network.params, mask, kept))
+
+
+def gated(network: Network, mask: optax.Params, gates: Sequence[jax.Array]) -> Network:
+  """Returns a network whose neurons are multiplied by gates, [M] for each kernel."""
+  kernels = [
+    kernel * gate[:, None].astype(kernel.dtype)
+    for kernel, gate in zip(picked(network.params, mask), gates, strict=True)
+  ]
+  return network.replace(params=put(network.params, mask, kernels))
+
+
+def without_neurons(
+  network: Network, mask: optax.Params, scores: Sequence[jax.Array], fraction: float
+) -> Network:
+  """Returns a network without a share of the neurons of each kernel, those of highest scores [M].
+
+  Equal scores are told apart by position.
+  """
+  lost = [smallest(-score, fraction)[:, None] for score in scores]
+  return zeroed(network, mask, lost)
+
+
+def _kernels(params: optax.Params) -> optax.Params:
+  by_name = any(_name(path) == "kernel" for path, _ in jax.tree_util.tree_leaves_with_path(params))
+
+  def is_kernel(path, leaf):
+    name = _name(path)
+    return jnp.ndim(leaf) >= 2 and (name == "kernel" if by_name else name != "embedding")
+
+  return jax.tree_util.tree_map_with_path(is_kernel, params)
+
+
+def _of_pairs(params: optax.Params) -> optax.Params:
+  """A bool like each leaf: kernels [D, M] beside one [M, D] with the same parent, M ≠ D."""
+  kernels = _kernels(params)
+  shapes = {
+    (path[:-2], jnp.shape(leaf))
+    for (path, leaf), kernel in zip(
+      jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(kernels), strict=True
+    )
+    if kernel
+  }
+
+  def in_pair(path, leaf, kernel):
+    shape = jnp.shape(leaf)
+    turned = shape[::-1]
+    return kernel and len(shape) == 2 and shape != turned and (path[:-2], turned) in shapes
+
+  return jax.tree_util.tree_map_with_path(in_pair, params, kernels)
+
+
+def _name(path) -> str:
+  return jax.tree_util.keystr(path[-1:], simple=True)
+
+
+def _some(mask: optax.Params, caller: str, otherwise: str) -> optax.Params:
+  if not any(jax.tree.leaves(mask)):
+    raise ValueError(f"{caller} needs kernels of two axes or more: {otherwise}.")
+  return mask
