@@ -13,10 +13,12 @@ from jaxmul.unlearn.amun_adversarial import amun
 from jaxmul.unlearn.boundary import boundary_expand, boundary_shrink
 from jaxmul.unlearn.cf_k_eu_k import cf_k, eu_k
 from jaxmul.unlearn.dmm_datamodels import dmm
+from jaxmul.unlearn.eul_teacher_student import eul
 from jaxmul.unlearn.fine_tune_l1_sparse import fine_tune, l1_sparse
 from jaxmul.unlearn.fisher_ssd import fisher, ssd
 from jaxmul.unlearn.influence_step import influence
 from jaxmul.unlearn.layer_attack_features import layer_attack
+from jaxmul.unlearn.low_rank_additions import low_rank
 from jaxmul.unlearn.msg_ct_localized_reset import ct, localized_reset, msg
 from jaxmul.unlearn.neg_gradients import neg_grad, neg_grad_plus
 from jaxmul.unlearn.npo_preference import npo
@@ -50,12 +52,14 @@ __all__ = [
   "divergence",
   "dmm",
   "eu_k",
+  "eul",
   "fine_tune",
   "fisher",
   "influence",
   "l1_sparse",
   "layer_attack",
   "localized_reset",
+  "low_rank",
   "msg",
   "neg_grad",
   "neg_grad_plus",
