@@ -148,6 +148,7 @@ def with_adapters(
   """
   caller = "with_adapters"
   _check.count(width, "width", caller)
+  _check.key(key, caller)
   sizes: dict[Path, dict[str, tuple[int, int]]] = {}
   for path, (_, _, y) in _layers(network, inputs, layers, caller).items():
     if not isinstance(y, jax.Array) or not jnp.issubdtype(y.dtype, jnp.inexact):
@@ -195,6 +196,7 @@ def with_low_rank(
   """
   caller = "with_low_rank"
   _check.count(rank, "rank", caller)
+  _check.key(key, caller)
   sizes: dict[Path, dict[str, tuple[int, int]]] = {}
   for path, (kind, x, y) in _layers(network, inputs, layers, caller).items():
     if kind is not nn.Dense:
@@ -254,7 +256,7 @@ def merge_low_rank(network: Network) -> Network:
       "use with_low_rank."
     )
   original = without_adapters(network)
-  params = flatten_dict(original.params)
+  params = by_path(original.params)
   for path, weights in _by_layer(network.params).items():
     name = (*path, "kernel")
     if name not in params:
@@ -265,6 +267,12 @@ def merge_low_rank(network: Network) -> Network:
     kernel = params[name]
     params[name] = kernel + (add.scale * (weights["a"] @ weights["b"])).astype(kernel.dtype)
   return original.replace(params=unflatten_dict(params))
+
+
+def by_path(tree: Any) -> dict[Path, jax.Array]:
+  """Returns the leaves of nested dicts by the names on the way to them."""
+  leaves: dict[Any, Any] = flatten_dict(tree)
+  return leaves
 
 
 def adaptation(network: Network, caller: str) -> Adapted:
@@ -318,7 +326,7 @@ def _adding(weights: Any, add: Addition, see: See | None = None):
 
 def _by_layer(weights: Any) -> dict[Path, dict[str, jax.Array]]:
   layers: dict[Path, dict[str, jax.Array]] = {}
-  for path, leaf in flatten_dict(weights).items():
+  for path, leaf in by_path(weights).items():
     layers.setdefault(path[:-1], {})[path[-1]] = leaf
   return layers
 
@@ -366,7 +374,6 @@ def _added(
   key: jax.Array,
 ) -> Network:
   """Returns a network with fresh weights of these sizes, the second of each layer zeros."""
-  _check.key(key, "with_adapters")
   dtype: DTypeLike = jnp.result_type(*jax.tree.leaves(network.params))
   keys = jax.random.split(key, len(sizes))
   fresh = {}

@@ -20,13 +20,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from jax import lax
 
 from jaxmul import _check, losses
 from jaxmul._arrays import Inputs
 from jaxmul.binding import Network
-from jaxmul.models._adapters import LowRank, adaptation
+from jaxmul.models._adapters import LowRank, adaptation, by_path
 
 Products = dict[str, Any]
 """XᵀX of each linear map of adapters, under its name and those of its layer."""
@@ -107,7 +107,7 @@ def fuse_adapters(networks: Sequence[Network], products: Sequence[Products]) -> 
       "at least one: products of each by models.inner_products."
     )
   first = adaptation(networks[0], "fuse_adapters")
-  weights = [flatten_dict(network.params) for network in networks]
+  weights = [by_path(network.params) for network in networks]
   for network, own in zip(networks, weights, strict=True):
     same = adaptation(network, "fuse_adapters") == first and own.keys() == weights[0].keys()
     if not same or jax.tree.structure(network.state) != jax.tree.structure(networks[0].state):
@@ -127,7 +127,7 @@ def fuse_adapters(networks: Sequence[Network], products: Sequence[Products]) -> 
         f"fuse_adapters got widths {[own.shape for own in each]} of {'/'.join(name)!r}, must be "
         "equal. Make the adapters of all requests alike."
       )
-    parts = _parts(name, each, [flatten_dict(product) for product in products])
+    parts = _parts(name, each, [by_path(product) for product in products])
     fused[name] = jnp.concatenate(parts, axis=1) if low_rank else sum(parts[1:], parts[0])
   return networks[0].replace(params=unflatten_dict(fused))
 

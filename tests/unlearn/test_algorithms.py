@@ -44,6 +44,8 @@ from jaxmul.data import Dataset
     (lambda: unlearn.bad_teacher(None, -0.1), "learning_rate=-0.1, must be in"),
     (lambda: unlearn.msg(None, rest=-1), "rest=-1, must be at least 0"),
     (lambda: unlearn.scrub(msteps=2.5), "msteps=2.5, must be whole epochs"),
+    (lambda: unlearn.eul(gamma=-1), "gamma=-1, must be at least 0"),
+    (lambda: unlearn.eul(warmup=1), r"warmup=1, must be in \[0, 1\)"),
   ],
 )
 def test_hyperparameters_out_of_range_get_one_line(make, message):
@@ -67,6 +69,7 @@ PUBLISHED = {
   unlearn.fisher: {"rum_compat": False},
   unlearn.ssd: {"alpha": 10.0, "dampening": 1.0},
   unlearn.bad_teacher: {"learning_rate": 1e-4},
+  unlearn.eul: {"learning_rate": 5e-5, "alpha": 0.8, "task": 1.0, "gamma": 0.2, "warmup": 0.06},
   unlearn.boundary_shrink: {"learning_rate": 1e-5},
   unlearn.boundary_expand: {"learning_rate": 1e-5},
   unlearn.amun: {"steps": 50},

@@ -13,6 +13,7 @@ from jaxmul.unlearn.objective import Turn
 ALPHA, TASK, GAMMA = 0.8, 1.5, 0.2
 RNG = np.random.default_rng(5)
 W, MOVED = RNG.normal(size=(2, 4, 3))
+KEY = jax.random.key(0)
 X, Y, FORGET = RNG.normal(size=(11, 4)), RNG.integers(0, 3, 11), np.arange(5)
 
 
@@ -128,61 +129,57 @@ def test_without_flight_it_is_ascent_on_s_and_descent_on_r():
 
 
 def text():
-  network = testing.small_networks()["gpt"][0]
+  """Tokens, and a fresh GPT with adapters."""
   rng = np.random.default_rng(0)
-  tokens = rng.integers(0, 10, (24, 9)).astype(np.int32)
+  tokens = rng.integers(0, 7, (24, 7)).astype(np.int32)
   labels = tokens[:, 1:].copy()
   labels[:, :2], labels[::2, -1] = -1, -1
-  data = Dataset(tokens[:, :-1], labels, num_classes=10)
+  data = Dataset(tokens[:, :-1], labels, num_classes=7)
   split = Split(forget=np.arange(8), retain=np.arange(8, 20))
-  layers = ("dense2",)
-  adapted = models.with_adapters(network, data.inputs[:1], layers, 2, jax.random.key(1))
-  return network, adapted, data, split
+  model = models.gpt(7, length=6, width=8, depth=1, heads=2)
+  network = models.init(model, jax.random.key(0), data.inputs[:1])
+  return models.with_adapters(network, data.inputs[:1], ("dense2",), 2, KEY), data, split
 
 
-def test_text_is_forgotten_by_adapters_and_taken_back():
-  network, adapted, data, split = text()
-  algorithm = unlearn.eul(3e-2, warmup=0.0)
-  after = unlearn.run(algorithm, adapted, data, split, jax.random.key(0), epochs=4, batch_size=8)
+def test_adapters_forget_what_a_network_knows_and_it_is_taken_back():
+  """S and R lie apart, and labels are the network's own answers."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(40, 3)).astype(np.float32) + np.where(np.arange(40) < 12, 2, -2)[:, None]
+  x = x.astype(np.float32)
+  original = models.init(models.mlp((8,), 3), jax.random.key(0), x)
+  data = Dataset(x, np.asarray(original(x).argmax(-1)), num_classes=3)
+  split = Split(forget=np.arange(12), retain=np.arange(12, 40))
+  adapted = models.with_adapters(original, x[:1], ("Dense_0",), 4, KEY)
+  after = unlearn.run(unlearn.eul(0.02), adapted, data, split, KEY, epochs=8, batch_size=8)
 
-  def risks(network):
-    risk = unlearn.batch_risk
-    parts = (split.forget, split.retain)
-    rows = [data.rows(ids) for ids in parts]
-    batches = [
-      unlearn.Batch(
-        jnp.asarray(data.inputs[at]), jnp.asarray(data.labels[at]), jnp.ones(len(at), bool), at
-      )
-      for at in rows
-    ]
-    return np.array([risk(network, batch, jax.random.key(0))[0] for batch in batches])
+  def right(network, ids):
+    return (np.asarray(network(data.inputs[ids])).argmax(-1) == data.labels[ids]).mean()
 
-  forgot, kept = risks(after) - risks(network)
-  assert forgot > 0.1
-  assert forgot > kept + 0.1
-  back = models.without_adapters(after)
-  np.testing.assert_array_equal(risks(back), risks(network))
+  assert right(original, split.forget) == right(original, split.retain) == 1
+  assert right(after, split.forget) < 0.5
+  assert right(after, split.retain) > 0.9
+  np.testing.assert_array_equal(models.without_adapters(after)(x), original(x))
 
 
 def test_the_teacher_does_not_move():
-  _, adapted, data, split = text()
+  adapted, data, split = text()
   algorithm = unlearn.eul(1e-2)
   inputs, labels = data.batch()
   sets = [
     unlearn.Examples(inputs, labels, jnp.arange(0), 0).subset(ids, 24)
     for ids in (split.forget, split.retain)
   ]
-  session = unlearn.Session(*sets, 1, 8, jax.random.key(0), data.ids)
-  state = algorithm.init(adapted, session)
+  state = algorithm.init(adapted, unlearn.Session(*sets, 1, 8, jax.random.key(0), data.ids))
   before = jax.tree.map(np.array, state.memory)
   batches = [each.batch(0, count, 8) for each, count in zip(sets, (8, 0), strict=True)]
-  updates, state = algorithm.update(*batches, state, adapted, jax.random.key(1))
+  updates, after = jax.jit(algorithm.update)(*batches, state, adapted, jax.random.key(1))
   assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(updates.params)) > 0
-  for leaf, old in zip(jax.tree.leaves(state.memory), jax.tree.leaves(before), strict=True):
+  assert jax.tree.structure(after.memory) == jax.tree.structure(adapted)
+  for leaf, old in zip(jax.tree.leaves(after.memory), jax.tree.leaves(before), strict=True):
     np.testing.assert_array_equal(leaf, old)
 
 
 @pytest.mark.slow
 def test_it_keeps_the_contract_on_adapters_of_a_gpt():
-  _, adapted, data, split = text()
+  adapted, data, split = text()
   assert len(testing.check_unlearner(unlearn.eul(1e-3), adapted, data, split)) == 33

@@ -67,6 +67,7 @@ WORK = {
   "top_k": unlearn.top_k(0.1, fraction=0.5),
   "random_k": unlearn.random_k(0.1, fraction=0.5),
   "sam": unlearn.sam(unlearn.neg_grad_plus(0.1, alpha=0.8)),
+  "eul": unlearn.eul(0.01, warmup=0.0),
 }
 REFUSE = {
   "amun": unlearn.amun(),
@@ -85,7 +86,7 @@ def after(algorithm, length):
 
 def test_all_algorithms_are_here():
   made = {name for name in unlearn.__all__ if hasattr(getattr(unlearn, name), "__wrapped__")}
-  assert made == {*WORK, *REFUSE, "ct"}  # which needs convolutions
+  assert made == {*WORK, *REFUSE, "ct", "low_rank"}  # which need layers of Linen's
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -237,6 +238,7 @@ def small_gpt():
     "top_k": unlearn.top_k(noise=0.1),
     "random_k": unlearn.random_k(),
     "sam": unlearn.sam(unlearn.scrub(msteps=1)),
+    "eul": unlearn.eul(1e-5),
   }
   return found, given, split, algorithms
 
