@@ -36,13 +36,14 @@ def eul(
   of epochs limit how far it goes. BatchNorm statistics follow R only.
 
   It moves the params of the network it is given. Those of `models.with_adapters` are adapters
-  alone, as published: with 0.5 % of the weights of T5. There the rate is small; that of another
-  network has to be found.
+  alone, as published: 0.5 % of the weights of a T5. It forgets more than a network that never saw
+  S: the paper's is right on 65.7 % of S, and one retrained without it on 92.5 %. Judge it by its
+  distance from oracles.
 
   The equations of the paper could not be read, only what it says of them. Ours are the place of α,
-  which it says balances S and R; that S comes before R; one Adam for both kinds of pass; and ℓ in
-  both last terms, as the labels of a text are what its model was trained to predict, where the
-  paper masks words.
+  which it says balances S and R; that S comes before R, where its epochs begin with R; one Adam for
+  both kinds of pass; and ℓ in both last terms, as the labels of a text are what its model was
+  trained to predict, where the paper masks words.
 
   Args:
     learning_rate: η of Adam at its highest, whose ε is 1e-6.

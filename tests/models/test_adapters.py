@@ -147,6 +147,10 @@ def test_dropout_goes_on_and_statistics_stay():
   given = unlearn.neg_grad_plus(0.1), network, images, split, jax.random.key(0)
   after = unlearn.run(*given, epochs=1, batch_size=4)
   assert same_bits(models.without_adapters(after), plain)
+  assert models.without_adapters(after).train_fn == plain.train_fn
+  # Evaluation mode, as statistics that stay would be of another mode.
+  outputs, _ = network.train(x, jax.random.key(0), np.ones(8, bool))
+  np.testing.assert_array_equal(outputs, network(x))
 
 
 def test_a_convolution_can_be_followed():
