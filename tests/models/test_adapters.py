@@ -12,7 +12,7 @@ import jaxmul
 from jaxmul import checkpoint, data, models, proxies, unlearn
 from jaxmul.unlearn.unlearner import apply_increments
 
-MODEL = models.gpt(7, length=6, width=8, depth=2, heads=2)
+MODEL = models.gpt(7, length=6, width=8, depth=1, heads=2)
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 7, (12, 6)).astype(np.int32)
 LABELS = np.concatenate([TOKENS[:, 1:], np.full((12, 1), -1)], 1)
@@ -46,7 +46,7 @@ def moved(network, seed=2):
 
 @functools.cache
 def unlearned(kind):
-  given = unlearn.neg_grad_plus(0.1, alpha=0.5), adapted(kind), TEXT, SPLIT, jax.random.key(0)
+  given = unlearn.eul(0.1, warmup=0.0), adapted(kind), TEXT, SPLIT, jax.random.key(0)
   return unlearn.run(*given, epochs=2, batch_size=4)
 
 
@@ -61,7 +61,7 @@ def same_bits(a, b):
 def test_it_begins_as_the_network_was(kind):
   network = adapted(kind)
   np.testing.assert_array_equal(network(TOKENS), text_network()(TOKENS))
-  assert set(network.params) == {"blocks_0", "blocks_1"}
+  assert jax.tree.structure(network.params).num_leaves == 2
   vectors = text_network().embedded(TOKENS)
   np.testing.assert_array_equal(network.embedded(TOKENS), vectors)
   np.testing.assert_allclose(network(vectors), network(TOKENS), rtol=1e-6)
@@ -74,7 +74,7 @@ def test_only_adapters_move_and_without_them_the_original_is_back(kind):
     jax.tree.leaves(after.params), jax.tree.leaves(adapted(kind).params), strict=True
   ):
     assert np.abs(leaf - old).max() > 0
-  assert np.abs(after(TOKENS) - text_network()(TOKENS)).max() > 1e-6
+  assert np.abs(after(TOKENS) - text_network()(TOKENS)).max() > 1e-3
   assert same_bits(models.without_adapters(after), text_network())
 
 
@@ -119,11 +119,18 @@ def test_merged_kernels_answer_as_the_additions_do():
 
 
 def test_a_name_is_that_of_all_layers_and_with_others_before_it_of_one():
-  one = added(text_network(), TOKENS[:1], "adapters", ("blocks_1/dense2", "norm"))
-  assert jax.tree.map(jnp.shape, one.params) == {
-    "blocks_1": {"dense2": {"down": (8, 2), "up": (2, 8)}},
-    "norm": {"down": (8, 2), "up": (2, 8)},
-  }
+  tokens = jnp.zeros((1, 2), int)
+  network = models.shapes(models.gpt(7, length=6, width=8, depth=2, heads=2), tokens)
+
+  def shapes(*layers):
+    def make(network):
+      return models.with_adapters(network, tokens, layers, 2, jax.random.key(1)).params
+
+    return jax.tree.map(jnp.shape, jax.eval_shape(make, network))
+
+  one = {"down": (8, 2), "up": (2, 8)}
+  assert shapes("dense2") == {"blocks_0": {"dense2": one}, "blocks_1": {"dense2": one}}
+  assert shapes("blocks_1/dense2", "norm") == {"blocks_1": {"dense2": one}, "norm": one}
 
 
 def test_dropout_goes_on_and_statistics_stay():
@@ -239,7 +246,7 @@ def change(network):
   return np.asarray(own["a"] @ own["b"])
 
 
-@pytest.mark.parametrize("rows", [6, 3, 1])
+@pytest.mark.parametrize("rows", [6, 1])
 def test_fused_additions_are_the_least_squares_solution(rows):
   """Where fewer rows than inputs make it one of many, it is that nearest to the mean."""
   rng = np.random.default_rng(1)
@@ -279,14 +286,14 @@ def test_each_map_of_fused_adapters_solves_its_own_least_squares():
     fused = models.fuse_adapters(
       *(jax.tree.map(lambda leaf: jnp.asarray(leaf, float), each) for each in (requests, products))
     )
-  names = [("blocks_0", "dense2"), ("blocks_1", "dense2")]
-  for block, layer in names:
-    for name in ("down", "up"):
-      grams = [np.asarray(each[block][layer][name], float) for each in products]
-      weights = [np.asarray(each.params[block][layer][name], float) for each in requests]
-      right = sum(gram @ weight for gram, weight in zip(grams, weights, strict=True))
-      got = sum(grams) @ np.asarray(fused.params[block][layer][name])
-      np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-4 * np.abs(right).max())
+  for name in ("down", "up"):
+    grams, weights = (
+      [np.asarray(each["blocks_0"]["dense2"][name], float) for each in trees]
+      for trees in (products, [each.params for each in requests])
+    )
+    right = sum(gram @ weight for gram, weight in zip(grams, weights, strict=True))
+    got = sum(grams) @ np.asarray(fused.params["blocks_0"]["dense2"][name])
+    np.testing.assert_allclose(got, right, rtol=1e-4, atol=1e-4 * np.abs(right).max())
   # What one request says of its own examples: 15 scored tokens, each once.
   more = [
     (np.concatenate([TOKENS[:3], TOKENS[:3]]), np.concatenate([LABELS[:3], -(LABELS[:3] ** 0)]))
