@@ -113,7 +113,7 @@ def with_adapters(
 
   An adapter makes y + relu(y D) U of what its layer returns, y [..., F]: D [F, width] is drawn with
   variance 1 / F, and U [width, F] begins as zeros, so that the outputs are those of the network.
-  Only the adapters train, whatever algorithm makes the steps: `unlearn.run(unlearn.npo(), adapted, ...)`. A
+  Only the adapters train, whatever makes the steps: `unlearn.run(unlearn.npo(), adapted, ...)`. A
   network with statistics, as of BatchNorm, then runs in evaluation mode, so that these stay too.
   `without_adapters` gives back the network, bit for bit.
 
