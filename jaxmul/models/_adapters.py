@@ -14,96 +14,30 @@ References:
   Hu et al., [LoRA](https://arxiv.org/abs/2106.09685), 2021.
 """
 
-import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from jax.typing import DTypeLike
 
 from jaxmul import _arrays, _check
 from jaxmul._arrays import Inputs
-from jaxmul.binding import FROZEN, ApplyFn, Network, TrainFn, as_network, frozen
+from jaxmul.binding import Network, as_network, frozen
+from jaxmul.models._additions import (
+  Adapted,
+  AdaptedTrain,
+  Addition,
+  Bottleneck,
+  LowRank,
+  Path,
+  adaptation,
+  by_layer,
+  by_path,
+)
 from jaxmul.models._initializers import lecun_normal
-
-Path = tuple[str, ...]
-Weights = Mapping[str, jax.Array]
-See = Callable[[Path, Weights, jax.Array, jax.Array], None]
-
-
-class Addition(Protocol):
-  """What follows a layer: how it changes y, and what its own linear maps are given."""
-
-  def __call__(self, weights: Weights, x: jax.Array, y: jax.Array) -> jax.Array: ...
-
-  def inputs(self, weights: Weights, x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-    """Returns what each map [F, G] of `weights` that is fused is given, [..., F]."""
-    ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Bottleneck:
-  """y + relu(y D) U."""
-
-  def __call__(self, weights: Weights, x: jax.Array, y: jax.Array) -> jax.Array:
-    return y + self.inputs(weights, x, y)["up"] @ weights["up"].astype(y.dtype)
-
-  def inputs(self, weights: Weights, x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-    del x
-    return {"down": y, "up": nn.relu(y @ weights["down"].astype(y.dtype))}
-
-
-@dataclasses.dataclass(frozen=True)
-class LowRank:
-  """y + s (x A) B."""
-
-  scale: float
-
-  def __call__(self, weights: Weights, x: jax.Array, y: jax.Array) -> jax.Array:
-    a, b = (weights[name].astype(y.dtype) for name in ("a", "b"))
-    return y + self.scale * ((x.astype(y.dtype) @ a) @ b)
-
-  def inputs(self, weights: Weights, x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-    del weights, y
-    return {"a": x}
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapted:
-  """Evaluation pass of a network with additions; equal for equal ones.
-
-  Attributes:
-    apply_fn: of the network without them.
-    add: what follows its layers.
-    train_fn: of the network without them, kept for it.
-  """
-
-  apply_fn: ApplyFn
-  add: Addition
-  train_fn: TrainFn | None = None
-
-  def __call__(self, variables: Any, inputs: Inputs, see: See | None = None) -> jax.Array:
-    original = Network(**variables[FROZEN], apply_fn=self.apply_fn)
-    with _adding(variables["params"], self.add, see):
-      return self.apply_fn(original.variables, inputs)
-
-
-@dataclasses.dataclass(frozen=True)
-class _AdaptedTrain:
-  """Training pass of a network with additions, which has no statistics."""
-
-  train_fn: TrainFn
-  add: Addition
-
-  def __call__(self, params, state, inputs, key, mask):
-    original = state[FROZEN]
-    with _adding(params, self.add):
-      outputs, _ = self.train_fn(original["params"], original["state"], inputs, key, mask)
-    return outputs, state
 
 
 def with_adapters(
@@ -223,13 +157,7 @@ def without_adapters(network: Network) -> Network:
     >>> without_adapters(adapted).params is network.params
     True
   """
-  adapted = adaptation(network, "without_adapters")
-  return network.replace(
-    **network.state[FROZEN],
-    apply_fn=adapted.apply_fn,
-    train_fn=adapted.train_fn,
-    embed=None if network.embed is None else _inner(network.embed),
-  )
+  return adaptation(network, "without_adapters").original(network)
 
 
 def merge_low_rank(network: Network) -> Network:
@@ -257,7 +185,7 @@ def merge_low_rank(network: Network) -> Network:
     )
   original = without_adapters(network)
   params = by_path(original.params)
-  for path, weights in _by_layer(network.params).items():
+  for path, weights in by_layer(network.params).items():
     name = (*path, "kernel")
     if name not in params:
       raise ValueError(
@@ -267,68 +195,6 @@ def merge_low_rank(network: Network) -> Network:
     kernel = params[name]
     params[name] = kernel + (add.scale * (weights["a"] @ weights["b"])).astype(kernel.dtype)
   return original.replace(params=unflatten_dict(params))
-
-
-def by_path(tree: Any) -> dict[Path, jax.Array]:
-  """Returns the leaves of nested dicts by the names on the way to them."""
-  leaves: dict[Any, Any] = flatten_dict(tree)
-  return leaves
-
-
-def adaptation(network: Network, caller: str) -> Adapted:
-  """Returns what stands between a network with adapters and the one without.
-
-  Raises:
-    ValueError: the network has no adapters.
-  """
-  if not isinstance(network, Network) or not isinstance(network.apply_fn, Adapted):
-    raise ValueError(
-      f"{caller} got a network without adapters. Make one with models.with_adapters or "
-      "models.with_low_rank."
-    )
-  return network.apply_fn
-
-
-def bare(network: Network) -> Network:
-  """Returns a network without its additions, if it has any."""
-  return without_adapters(network) if isinstance(network.apply_fn, Adapted) else network
-
-
-@contextlib.contextmanager
-def additions(network: Network) -> Iterator[Network]:
-  """Within it modules run with a network's additions, if any; gives the network without them."""
-  if not isinstance(network.apply_fn, Adapted):
-    yield network
-    return
-  with _adding(network.params, network.apply_fn.add):
-    yield without_adapters(network)
-
-
-def _inner(embed: ApplyFn) -> ApplyFn:
-  return embed.apply_fn if isinstance(embed, Adapted) else embed
-
-
-def _adding(weights: Any, add: Addition, see: See | None = None):
-  """Within it, layers for which there are weights are followed by `add`, and shown to `see`."""
-  by_layer = _by_layer(weights)
-
-  def followed(call, args, kwargs, context):
-    y = call(*args, **kwargs)
-    own = by_layer.get(context.module.path) if context.method_name == "__call__" else None
-    if own is None:
-      return y
-    if see is not None:
-      see(context.module.path, own, args[0], y)
-    return add(own, args[0], y)
-
-  return nn.intercept_methods(followed)
-
-
-def _by_layer(weights: Any) -> dict[Path, dict[str, jax.Array]]:
-  layers: dict[Path, dict[str, jax.Array]] = {}
-  for path, leaf in by_path(weights).items():
-    layers.setdefault(path[:-1], {})[path[-1]] = leaf
-  return layers
 
 
 def _layers(
@@ -381,7 +247,7 @@ def _added(
     (first, drawn), (second, zeros) = shapes.items()
     fresh[*path, first] = lecun_normal(own, drawn, dtype)
     fresh[*path, second] = jnp.zeros(zeros, dtype)
-  train_fn = None if network.train_fn is None else _AdaptedTrain(network.train_fn, add)
+  train_fn = None if network.train_fn is None else AdaptedTrain(network.train_fn, add)
   if jax.tree.leaves(network.state):
     train_fn = None  # evaluation mode: statistics are used, and stay
   return network.replace(

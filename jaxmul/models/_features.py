@@ -8,7 +8,7 @@ import jax
 from jaxmul import _arrays
 from jaxmul._arrays import Inputs
 from jaxmul.binding import Network
-from jaxmul.models._adapters import additions
+from jaxmul.models._additions import additions
 from jaxmul.models._init import in_mode
 
 

@@ -26,7 +26,7 @@ from jax import lax
 from jaxmul import _check, losses
 from jaxmul._arrays import Inputs
 from jaxmul.binding import Network
-from jaxmul.models._adapters import LowRank, adaptation, by_path
+from jaxmul.models._additions import LowRank, adaptation, by_path
 
 Products = dict[str, Any]
 """XᵀX of each linear map of adapters, under its name and those of its layer."""

@@ -13,7 +13,7 @@ from jax import lax
 
 from jaxmul import _check
 from jaxmul.binding import Network
-from jaxmul.models._adapters import additions, bare
+from jaxmul.models._additions import additions, bare
 from jaxmul.models._init import shapes
 from jaxmul.models.transformer import GPT
 
