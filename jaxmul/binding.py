@@ -24,6 +24,9 @@ ApplyFn = Callable[[Any, Inputs], jax.Array]
 TrainFn = Callable[..., tuple[jax.Array, Any]]
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
+FROZEN = "frozen"
+"""Under this name a state holds weights that are used and never moved, if there are any."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +36,7 @@ class Network:
   Attributes:
     params: any pytree, the only part that is trained; of a Linen module what its variables hold
       under "params".
-    state: mapping such as `{"batch_stats": ...}`, or None.
+    state: mapping such as `{"batch_stats": ...}`, or None; what stands under `FROZEN` never moves.
     apply_fn: static, `apply_fn(variables, inputs [B, ...]) -> outputs [B, *P, C]`, evaluation mode,
       each example independent of the others; variables are `network.variables`.
     train_fn: static, `train_fn(params, state, inputs, key, mask) -> (outputs [B, *P, C], state)`,
@@ -325,7 +328,7 @@ def refuse_untrainable(network: Network, caller: str) -> None:
 
 def warn_without_train_fn(network: Network, caller: str, cure: str = "") -> None:
   """Warns where a network with state is about to be trained in evaluation mode."""
-  if network.train_fn is None and jax.tree.leaves(network.state):
+  if network.train_fn is None and _moves(network.state):
     warnings.warn(
       f"{caller}: the network has {sorted(network.state)} and no train_fn. It trains in evaluation "
       f"mode: statistics stay as they are, nothing is dropped. Bind it with train_fn={cure}.",
@@ -342,11 +345,23 @@ def refuse_lone_rows(
 ) -> None:
   """Raises ValueError where a step on some of `count` examples would take statistics of one."""
   least = least_rows(count, batch_size)
-  if least < 2 and network.train_fn is not None and jax.tree.leaves(network.state):
+  if least < 2 and network.train_fn is not None and _moves(network.state):
     raise ValueError(
       f"{caller} would train on a batch of {least} example, must be at least 2 for a network with "
       f"{sorted(network.state)}: one row has no statistics. {cure}."
     )
+
+
+def frozen(network: Network) -> dict[str, Any]:
+  """Returns the state of a network whose own params stand beside all of `network`, which stays."""
+  return {FROZEN: {"params": network.params, "state": network.state}}
+
+
+def _moves(state: Any) -> bool:
+  """Whether there is anything in a state that training moves."""
+  if isinstance(state, Mapping):
+    state = {name: part for name, part in state.items() if name != FROZEN}
+  return bool(jax.tree.leaves(state))
 
 
 def _refuse_other_state(new: object, old: object) -> None:

@@ -86,6 +86,8 @@ def algorithms(network, dtype):
     "localized_reset": unlearn.localized_reset(other),
     "regun": unlearn.regun(toy(network)),
     "sam": unlearn.sam(unlearn.neg_grad_plus()),
+    "low_rank": unlearn.low_rank(unlearn.neg_grad_plus(), layers[-1:], 2),
+    "eul": unlearn.eul(),
     "top_k": unlearn.top_k(),
     "random_k": unlearn.random_k(),
     "layer_attack": unlearn.layer_attack(models.features(make(3), layers[-1]), layers[-1], steps=3),

@@ -1,7 +1,14 @@
 """Linen networks, and `init`, which binds a fresh one."""
 
+from jaxmul.models._adapters import (
+  merge_low_rank,
+  with_adapters,
+  with_low_rank,
+  without_adapters,
+)
 from jaxmul.models._conv import Conv, conv, max_pool
 from jaxmul.models._features import features, layer_inputs
+from jaxmul.models._fusion import fuse_adapters, inner_products
 from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
 from jaxmul.models._init import Model, init, shapes
 from jaxmul.models._kronecker import (
@@ -37,13 +44,16 @@ __all__ = [
   "conv",
   "features",
   "from_torch",
+  "fuse_adapters",
   "generate",
   "gpt",
   "has_ghost_norms",
   "init",
-  "llama",
+  "inner_products",
   "layer_inputs",
+  "llama",
   "max_pool",
+  "merge_low_rank",
   "mlp",
   "neox",
   "resnet18",
@@ -56,5 +66,8 @@ __all__ = [
   "to_torch",
   "vgg16",
   "vit",
+  "with_adapters",
+  "with_low_rank",
+  "without_adapters",
   "zero_factors",
 ]

@@ -9,6 +9,7 @@ import jax
 from jaxmul import _arrays
 from jaxmul._arrays import Inputs
 from jaxmul.binding import Network
+from jaxmul.models._additions import additions
 from jaxmul.models._init import in_mode
 
 
@@ -45,8 +46,8 @@ class features:
       return call(*args, **kwargs)
 
     module, flags = in_mode(self.module, False)
-    with nn.intercept_methods(look):
-      module.apply(network.variables, inputs, **flags)
+    with additions(network) as original, nn.intercept_methods(look):
+      module.apply(original.variables, inputs, **flags)
     if self.head not in seen:
       names = ", ".join(sorted(str(name) for name in seen if name))
       raise ValueError(f"features: the network has no layer {self.head!r}. It has {names}.")

@@ -13,6 +13,7 @@ from jax import lax
 
 from jaxmul import _check
 from jaxmul.binding import Network
+from jaxmul.models._additions import additions, bare
 from jaxmul.models._same_model import refuse_other
 from jaxmul.models.transformer import GPT
 
@@ -69,7 +70,7 @@ def generate(
       f"generate got temperature={temperature}, must be above 0; key=None takes the most likely."
     )
   if model is not None:
-    _check_model(model, network, given.shape[1], num_tokens)
+    _check_model(model, bare(network), given.shape[1], num_tokens)
   return _generated(network, tokens, num_tokens, model, key, temperature)
 
 
@@ -106,7 +107,8 @@ def _generated(network, prompts, num_tokens, model, key, temperature):
     return lax.fori_loop(0, num_tokens, add, text)[:, length:]
 
   def read(tokens, past, start):
-    return model.apply(network.variables, tokens, past, start, method=model.read)
+    with additions(network) as original:
+      return model.apply(original.variables, tokens, past, start, method=model.read)
 
   dtype = model.dtype or jnp.result_type(*jax.tree.leaves(network.params))
   logits, past = read(prompts, model.nothing_read(batch, dtype), 0)

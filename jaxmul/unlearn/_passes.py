@@ -27,10 +27,10 @@ class Alternate:
   """An epoch is a pass over S, then one over R; a batch of the other set is empty meanwhile.
 
   Attributes:
-    forget_epochs: S is passed over in the first so many epochs only.
+    forget_epochs: S is passed over in the first so many epochs only; None is in all.
   """
 
-  forget_epochs: int
+  forget_epochs: int | None
 
 
 Passes = Literal["retain", "forget", "union"] | Alternate
@@ -94,7 +94,10 @@ class Walk:
     return self._cycled(forget, forget_room, step), self._cycled(retain, retain_room, step)
 
   def _forget_steps(self, passes: Alternate, forget: jax.Array, epoch: jax.Array) -> jax.Array:
-    return jnp.where(epoch < passes.forget_epochs, _ceil(forget, self.batch_size), 0)
+    steps = _ceil(forget, self.batch_size)
+    return (
+      steps if passes.forget_epochs is None else jnp.where(epoch < passes.forget_epochs, steps, 0)
+    )
 
   def _part(self, examples: Examples, room: int, step: jax.Array) -> Batch:
     """Batch `step` of a pass over one set."""

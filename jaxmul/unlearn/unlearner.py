@@ -19,7 +19,7 @@ import optax
 from jaxmul import _article
 from jaxmul._examples import Batch, Examples
 from jaxmul._identity import describe, digest, tree_digest
-from jaxmul.binding import Network
+from jaxmul.binding import FROZEN, Network
 from jaxmul.unlearn._equality import holds_arrays, key_of_held, key_of_setting
 from jaxmul.unlearn._passes import Alternate, Passes
 
@@ -320,11 +320,17 @@ def increment(new: jax.Array, old: jax.Array) -> jax.Array:
 
 
 def apply_increments(network: Network, updates: Network) -> Network:
-  """Returns `optax.apply_updates(network, updates)`, where a bool changes if its update says so."""
+  """Returns `optax.apply_updates(network, updates)`, where a bool changes if its update says so.
+
+  What is frozen stays, whatever the updates hold.
+  """
   changed = optax.apply_updates(network, updates)  # pyright: ignore[reportArgumentType]
-  return jax.tree.map(
+  moved = jax.tree.map(
     lambda old, update, new: old ^ update if _is_bool(old) else new, network, updates, changed
   )
+  if isinstance(network.state, Mapping) and FROZEN in network.state:
+    moved = moved.replace(state={**moved.state, FROZEN: network.state[FROZEN]})
+  return moved
 
 
 def _is_bool(leaf: jax.Array) -> bool:

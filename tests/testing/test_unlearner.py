@@ -97,6 +97,8 @@ def algorithms(network):
     "localized_reset": unlearn.localized_reset(fresh),
     "regun": unlearn.regun(heldout, rate / 5),
     "sam": unlearn.sam(unlearn.neg_grad_plus(rate)),
+    "low_rank": unlearn.low_rank(unlearn.neg_grad_plus(rate), layers[-1:], 2),
+    "eul": unlearn.eul(rate / 500),
     "top_k": unlearn.top_k(rate / 5, noise=0.1),
     "random_k": unlearn.random_k(),
     "layer_attack": unlearn.layer_attack(models.features(make(3), layers[-1]), layers[-1], steps=5),

@@ -63,6 +63,8 @@ from jaxmul.data import Dataset
     (lambda: unlearn.undial(beta=-1), "beta=-1, must be at least 0"),
     (lambda: unlearn.rmu(models.features, steering=0), "steering=0, must be above 0"),
     (lambda: unlearn.task_vector(-1.0), "learning_rate=-1.0, must be in"),
+    (lambda: unlearn.eul(gamma=-1), "gamma=-1, must be at least 0"),
+    (lambda: unlearn.eul(warmup=1), r"warmup=1, must be in \[0, 1\)"),
   ],
 )
 def test_hyperparameters_out_of_range_get_one_line(make, message):
@@ -98,6 +100,7 @@ PUBLISHED = {
   unlearn.balanced_subnet: {"learning_rate": 0.1, "alpha": 0.05},
   unlearn.obs: {"block": 50, "damping": 1e-7},
   unlearn.bad_teacher: {"learning_rate": 1e-4},
+  unlearn.eul: {"learning_rate": 5e-5, "alpha": 0.8, "task": 1.0, "gamma": 0.2, "warmup": 0.06},
   unlearn.boundary_shrink: {"learning_rate": 1e-5},
   unlearn.boundary_expand: {"learning_rate": 1e-5},
   unlearn.amun: {"steps": 50},

@@ -90,6 +90,7 @@ WORK = {
   "integrated_gradient_neurons": unlearn.integrated_gradient_neurons(0.34, layers=HEAD),
   "slimming_neurons": unlearn.slimming_neurons(fraction=0.34, layers=HEAD),
   "hard_concrete_neurons": unlearn.hard_concrete_neurons(fraction=0.34, layers=HEAD),
+  "eul": unlearn.eul(0.01, warmup=0.0),
 }
 REFUSE = {
   "amun": unlearn.amun(),
@@ -110,6 +111,7 @@ def test_all_algorithms_are_here():
   made = {name for name in unlearn.__all__ if hasattr(getattr(unlearn, name), "__wrapped__")}
   # Which need convolutions, and a network of Linen.
   assert made == {*WORK, *REFUSE, "ct", "activation_neurons"}
+  assert made == {*WORK, *REFUSE, "ct", "low_rank"}  # which need layers of Linen's
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -283,6 +285,7 @@ def small_gpt():
     "durable": unlearn.durable(0.1),
     "durable_agg": unlearn.durable_agg(0.1),
     "obs": unlearn.obs(0.1),
+    "eul": unlearn.eul(1e-5),
   }
   return found, given, split, algorithms
 
