@@ -36,7 +36,8 @@ def over_seeds(seeds: Sequence[Sequence[Figure]]) -> list[Figure]:
     values = [find(figures, figure.name, figure.part).value for figures in seeds]
     what = {"name": figure.name, "part": figure.part}
     if np.isnan(values).any():
-      means.append(Figure(value=np.nan, note="a seed has no value", **what))
+      none = Figure(name=figure.name, part=figure.part, value=np.nan, note="a seed has no value")
+      means.append(none)
       continue
     within = BOUNDS.get(figure.name, metrics.figures.RATE)
     means.append(metrics.figures.over_seeds(values, within=within, **what))

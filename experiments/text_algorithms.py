@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from jaxmul import rum, unlearn
+from jaxmul import models, rum, unlearn
 
 Make = Callable[[float], unlearn.Unlearner]
 
@@ -33,7 +33,7 @@ class TextAlgorithm:
     return rum.Step(self.make(value), self.epochs, batch_size)
 
 
-def text_algorithms(learning_rate: float) -> dict[str, TextAlgorithm]:
+def text_algorithms(learning_rate: float, model: models.GPT) -> dict[str, TextAlgorithm]:
   """Returns {name: algorithm}, of a network that was trained by AdamW at this rate.
 
   Published rates are of SGD on images or of AdamW on networks a thousand times as large; what is
@@ -51,6 +51,7 @@ def text_algorithms(learning_rate: float) -> dict[str, TextAlgorithm]:
   def by_share(make: Make, published: float, tried: tuple[float, ...]) -> TextAlgorithm:
     return TextAlgorithm(make=make, published=published, tried=tried, epochs=1)
 
+  hidden = models.features(model, "norm")  # after the last block
   few, more = (0.001, 0.01, 0.1), (0.01, 0.1, 0.3)
   return {
     "fine_tune": by_sgd(unlearn.fine_tune, 0.01, 10),
@@ -63,11 +64,12 @@ def text_algorithms(learning_rate: float) -> dict[str, TextAlgorithm]:
     "npo": by_rate(unlearn.npo, 1e-5, 10),
     "npo, KL": by_rate(lambda r: unlearn.npo(r, keep="kl"), 1e-5, 10),
     "simnpo": by_rate(unlearn.simnpo, 1e-5, 10),
-    "rmu": by_rate(lambda r: unlearn.rmu(learning_rate=r), 5e-5, 5),
+    "eul": by_rate(unlearn.eul, 5e-5, 10),
+    "rmu": by_rate(lambda r: unlearn.rmu(hidden, learning_rate=r), 5e-5, 5),
     "undial": by_rate(unlearn.undial, 1e-4, 10),
-    "ce_u": by_rate(unlearn.ce_u, 1e-5, 5),
-    "wga": by_rate(unlearn.wga, 1e-5, 10),
-    "task_vector": by_rate(unlearn.task_vector, 1e-5, 5),
+    "ce_u": by_rate(unlearn.ce_u, 1e-5, 10),
+    "wga": by_rate(unlearn.wga, 1e-5, 5),
+    "task_vector": by_rate(unlearn.task_vector, 1e-5, 10),
     "greedy": TextAlgorithm(make=unlearn.greedy, published=0.01, tried=few, epochs=1),
     "durable": by_share(unlearn.durable, 0.01, few),
     "durable_agg": by_share(unlearn.durable_agg, 0.01, few),

@@ -149,6 +149,13 @@ def half_of_each(config: TextFlags, training: data.Dataset, copies: Sequence[int
   return training.with_copies(np.concatenate(chosen))
 
 
+def strata_of(dataset: data.Dataset) -> np.ndarray:
+  """Returns the number of each text's kind [n], 0 of clean ones."""
+  if dataset.strata is None:
+    raise ValueError("these texts have no strata: take those of texts.sequences.")
+  return dataset.strata
+
+
 def prompts_of(dataset: data.Dataset) -> tuple[int, int, int]:
   """Returns how many tokens a prompt has that is a quarter, half and three quarters of a text."""
   length = dataset.inputs.shape[1]

@@ -28,7 +28,7 @@ from experiments.judge import Judge
 from experiments.rows import Row
 from experiments.text_algorithms import text_algorithms
 from experiments.truth import cross_fitted, ground_truth
-from jaxmul import data, memorization, metrics, proxies, report, rum, train, unlearn
+from jaxmul import data, memorization, metrics, models, proxies, report, rum, train, unlearn
 from jaxmul.binding import Network
 from jaxmul.metrics import Figure, find, sequences
 from jaxmul.metrics.sequences import Tasks
@@ -73,7 +73,7 @@ class Config(texts.TextFlags):
   out: Path = Path("runs/unlearn_sequences")
 
   def __post_init__(self):
-    known = text_algorithms(self.learning_rate)
+    known = names_of(self)
     unknown = sorted(set(self.algorithms) - set(known))
     if unknown:
       raise ValueError(f"--algorithms {unknown[0]}: choose among {'; '.join(known)}.")
@@ -84,7 +84,12 @@ class Config(texts.TextFlags):
   @property
   def names(self) -> tuple[str, ...]:
     """The algorithms to run."""
-    return tuple(text_algorithms(self.learning_rate)) if self.all else self.algorithms
+    return names_of(self) if self.all else self.algorithms
+
+
+def names_of(config: Config) -> tuple[str, ...]:
+  """Returns the names of all algorithms of text."""
+  return tuple(text_algorithms(config.learning_rate, models.gpt()))
 
 
 class Texts:
@@ -101,8 +106,9 @@ class Texts:
     self.cross_fit = cross_fitted(config, self.recipe, self.training, config.folds)[0]
     self.tune_by = self.dataset.take(self.heldout.tune)
     # Texts of the marked kind that no network is trained on.
-    unseen = self.dataset.take(np.concatenate([*self.heldout, self.test]))
-    self.unseen = unseen.take(unseen.ids[unseen.strata == 1])
+    ids = np.concatenate([*self.heldout, self.test])
+    marked = self.dataset.ids[texts.strata_of(self.dataset) == 1]
+    self.unseen = self.dataset.take(np.intersect1d(ids, marked))
 
   @functools.lru_cache(2)  # noqa: B019 (as long as the script)
   def original(self, number: int) -> tuple[train.Fit, float]:
@@ -124,6 +130,13 @@ class Problem:
       if name == "backdoor"
       else texts.half_of_each(config, training, copies)
     )
+    model = models.gpt(
+      of.dataset.num_classes,
+      length=of.dataset.inputs.shape[1],
+      width=config.width,
+      depth=config.depth,
+    )
+    self.algorithms = text_algorithms(config.learning_rate, model)
     self.groups = self.refined(*setting.order_of(of.truth))
     self.split = setting.split_of(self.forget, training, of.heldout, of.test)
     self.compiled: set[str] = set()
@@ -185,8 +198,9 @@ class Seed:
       parts={"forget after a prompt": problem.tasks.verbatim},
     )
     # Halfway from what a network that never saw the texts says of them to what the original says.
-    self.level = np.mean([self._verbatim(each) for each in (self.original, self.judge.oracle)])
-    self.is_known = self._verbatim(self.original) > self.level
+    knowing = [self._verbatim(each) for each in (self.original, self.judge.oracle)]
+    self.level = sum(knowing) / 2
+    self.is_known = knowing[0] > self.level
 
   def _oracle(self, key: jax.Array) -> Network:
     of = self.problem.texts
@@ -196,7 +210,7 @@ class Seed:
     asked = self.problem.relearning[1]
     return float(sequences.rouge_l(sequences.continuations(network, asked), asked.labels).mean())
 
-  def judged(self, network: Network, seconds: float, **more: object) -> Row:
+  def judged(self, network: Network, seconds: float) -> Row:
     """All figures of a network, without intervals: those are over seeds."""
     problem = self.problem
     found = sequences.muse(network, self.oracles[0][0], problem.tasks)
@@ -210,12 +224,12 @@ class Seed:
       curve = sequences.relearned(network, *problem.relearning, steps=STEPS)
       steps = min(sequences.steps_until(curve, self.level).mean, STEPS + 1.0)
     kept.append(Figure(name="relearning steps", part="forget", value=steps))
-    return Row(figures=[*self.judge(network, seconds), *kept], **more)
+    return Row(figures=[*self.judge(network, seconds), *kept])
 
   def row(self, algorithm: str) -> Row:
     """What an algorithm scores with its published settings; compilation is not timed."""
     problem, config = self.problem, self.problem.config
-    chosen = text_algorithms(config.learning_rate)[algorithm]
+    chosen = problem.algorithms[algorithm]
     step = chosen.step(chosen.published, config.batch_size)
 
     def run() -> Network:
@@ -229,13 +243,13 @@ class Seed:
       after, seconds = cache.timed(run)
     except FloatingPointError:
       return Row()
-    return self.judged(after, seconds, first_call=first_call)
+    return dataclasses.replace(self.judged(after, seconds), first_call=first_call)
 
   def tuned_row(self, algorithm: str) -> Row:
     """What it scores with the number that has the best surrogate, of those that finish."""
     problem, config = self.problem, self.problem.config
     of, tried = problem.texts, []
-    steps = text_algorithms(config.learning_rate)[algorithm].steps(config.batch_size)
+    steps = problem.algorithms[algorithm].steps(config.batch_size)
 
     def tune() -> None:
       for name, step in steps.items():
@@ -252,7 +266,7 @@ class Seed:
     if not tried:
       return Row()
     value, name, after = max(tried, key=lambda trial: trial[0])
-    return self.judged(after, seconds, chosen=name, surrogate=value)
+    return dataclasses.replace(self.judged(after, seconds), chosen=name, surrogate=value)
 
   def rum_row(self, scores: np.ndarray | None, candidates: dict[str, rum.Step]) -> Row:
     """What RUM scores, whose groups the autopilot gives one of the candidates each."""
@@ -322,18 +336,20 @@ def work_on(
     work[algorithm] = lambda a=algorithm: seed().row(a)
     work[f"{algorithm}, tuned"] = lambda a=algorithm: seed().tuned_row(a)
   if len(config.names) > 1:
-    best = functools.partial(best_two, config, path_of)
+    best = functools.partial(best_two, config, seed, path_of)
     work["RUM, ground truth"] = lambda: seed().rum_row(None, best())
     work["RUM, confidence"] = lambda: seed().rum_row(seed().confidence, best())
   return work
 
 
-def best_two(config: Config, path_of: Callable[[str], Path]) -> dict[str, rum.Step]:
+def best_two(
+  config: Config, seed: Callable[[], Seed], path_of: Callable[[str], Path]
+) -> dict[str, rum.Step]:
   """Returns the two tuned algorithms that the surrogate found best, which are kept by then."""
   kept = {name: Row.read(path_of(f"{name}, tuned")) for name in config.names}
   found = {name: row for name, row in kept.items() if row.surrogate is not None}
   order = sorted(found, key=lambda name: -(found[name].surrogate or 0.0))[:2]
-  known = text_algorithms(config.learning_rate)
+  known = seed().problem.algorithms
   return {
     f"{name} {found[name].chosen}": known[name].step(
       float(found[name].chosen or "nan"), config.batch_size

@@ -72,11 +72,11 @@ def bases_of(
     return jax.grad(total)(zeros)
 
   summed = sum_blocks(factors, examples, size)
-  return {path: _basis(*of_kernel, keep) for path, of_kernel in summed.items()}
+  return {path: _basis(of_kernel, keep) for path, of_kernel in summed.items()}
 
 
-def _basis(inputs: jax.Array, outputs: jax.Array, keep: float | jax.Array) -> KroneckerBasis:
-  (of_inputs, v), (of_outputs, u) = (jnp.linalg.eigh(factor) for factor in (inputs, outputs))
+def _basis(factors: KroneckerFactors, keep: float | jax.Array) -> KroneckerBasis:
+  (of_inputs, v), (of_outputs, u) = (jnp.linalg.eigh(factor) for factor in factors)
   # Rounding can leave an eigenvalue of 0 just below it.
   curvature = jnp.maximum(of_inputs, 0)[:, None] * jnp.maximum(of_outputs, 0)
   falling = jnp.argsort(-curvature, axis=None, stable=True)

@@ -99,6 +99,7 @@ def algorithms(network, dtype):
     "obs": unlearn.obs(),
     "zero_out_neurons": unlearn.zero_out_neurons(0.25, layers=layers[-1:]),
     "activation_neurons": unlearn.activation_neurons(0.25, layers=layers[-1:]),
+    "kfac_edit": unlearn.kfac_edit(0.9),
     "integrated_gradient_neurons": unlearn.integrated_gradient_neurons(0.25, layers=layers[-1:]),
     "slimming_neurons": unlearn.slimming_neurons(fraction=0.25, layers=layers[-1:]),
     "hard_concrete_neurons": unlearn.hard_concrete_neurons(fraction=0.25, layers=layers[-1:]),

@@ -1,18 +1,18 @@
 """Kernels lose what they have in directions of low curvature: what is memorized, whatever it is."""
 
-from collections.abc import Sequence
-
 import jax
+import optax
 
 from jaxmul import _check
 from jaxmul._kronecker import bases_of, kernels_of, without_rest
 from jaxmul.binding import Network
+from jaxmul.unlearn._mlp_kernels import Layers, mlp_kernels, names
 from jaxmul.unlearn.objective import one_shot
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 
 @algorithm
-def kfac_edit(keep: float = 0.6, *, layers: Sequence[str] | None = None) -> Unlearner:
+def kfac_edit(keep: float = 0.6, *, layers: Layers = None) -> Unlearner:
   """Keeps of each kernel its directions of highest curvature on R, by K-FAC; the rest becomes 0.
 
   It takes no forget set: what single examples alone made the network learn is what goes, in S and
@@ -23,9 +23,8 @@ def kfac_edit(keep: float = 0.6, *, layers: Sequence[str] | None = None) -> Unle
   Args:
     keep: share of the curvature Σ λ_i μ_j that the kept directions have, in (0, 1]; 1 changes
       nothing. The paper keeps 0.6 in language models.
-    layers: names of the layers that are edited, such as ("dense1", "dense2"), the MLPs of
-      `models.gpt`, as in the paper, which edits a few blocks; None takes all dense and convolution
-      layers.
+    layers: as `greedy`; flax.linen dense or convolution layers. The paper edits the MLPs of a few
+      blocks.
 
   Returns:
     An `Unlearner` of one shot.
@@ -43,16 +42,26 @@ def kfac_edit(keep: float = 0.6, *, layers: Sequence[str] | None = None) -> Unle
   """
   _check.in_range("kfac_edit", 0, 1, keep=keep)
   _check.above("kfac_edit", 0, keep=keep)
-  names = None if layers is None else tuple(layers)
+  layers = names(layers, "kfac_edit")
 
   def change(network: Network, session: Session) -> Network:
-    zeros = kernels_of(network, session.retain, names, "kfac_edit")
+    known = kernels_of(network, session.retain, None, "kfac_edit")
+    mask = mlp_kernels(network.params, layers, "kfac_edit")
+    zeros = {
+      path: known[path]
+      for path, is_edited in zip(_paths(mask), jax.tree.leaves(mask), strict=True)
+      if is_edited and path in known
+    }
     bases = bases_of(network, session.retain, session.batch_size, zeros, keep)
-
-    def edited(path, leaf):
-      basis = bases.get(jax.tree_util.keystr(path, simple=True, separator="/"))
-      return leaf if basis is None else without_rest(leaf, basis)
-
-    return network.replace(params=jax.tree_util.tree_map_with_path(edited, network.params))
+    edited = [
+      without_rest(leaf, bases[path]) if path in bases else leaf
+      for path, leaf in zip(_paths(mask), jax.tree.leaves(network.params), strict=True)
+    ]
+    return network.replace(params=jax.tree.unflatten(jax.tree.structure(network.params), edited))
 
   return one_shot(change)
+
+
+def _paths(tree: optax.Params) -> list[str]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]

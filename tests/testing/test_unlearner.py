@@ -110,6 +110,7 @@ def algorithms(network):
     "obs": unlearn.obs(0.1),
     "zero_out_neurons": unlearn.zero_out_neurons(0.2, layers=layers[-1:]),
     "activation_neurons": unlearn.activation_neurons(0.2, layers=layers[-1:]),
+    "kfac_edit": unlearn.kfac_edit(0.9),
     "integrated_gradient_neurons": unlearn.integrated_gradient_neurons(
       0.2, steps=3, layers=layers[-1:]
     ),

@@ -101,6 +101,8 @@ REFUSE = {
   "layer_attack": unlearn.layer_attack(models.features(models.mlp(), "head"), "head"),
 }
 
+LINEN = ("activation_neurons", "kfac_edit", "low_rank")  # which need layers of Linen's
+
 
 def after(algorithm, length):
   given = (algorithm, network(), data(length), SPLIT, jax.random.key(0))
@@ -109,9 +111,7 @@ def after(algorithm, length):
 
 def test_all_algorithms_are_here():
   made = {name for name in unlearn.__all__ if hasattr(getattr(unlearn, name), "__wrapped__")}
-  # Which need convolutions, and a network of Linen.
-  assert made == {*WORK, *REFUSE, "ct", "activation_neurons"}
-  assert made == {*WORK, *REFUSE, "ct", "low_rank"}  # which need layers of Linen's
+  assert made == {*WORK, *REFUSE, "ct", *LINEN}  # "ct" needs convolutions
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -276,6 +276,7 @@ def small_gpt():
     "sam": unlearn.sam(unlearn.scrub(msteps=1)),
     "zero_out_neurons": unlearn.zero_out_neurons(0.1),
     "activation_neurons": unlearn.activation_neurons(0.1),
+    "kfac_edit": unlearn.kfac_edit(0.9),
     "integrated_gradient_neurons": unlearn.integrated_gradient_neurons(0.1, steps=3),
     "slimming_neurons": unlearn.slimming_neurons(fraction=0.1),
     "hard_concrete_neurons": unlearn.hard_concrete_neurons(fraction=0.1),
@@ -291,7 +292,7 @@ def small_gpt():
 
 
 @pytest.mark.parametrize(
-  "name", [pytest.param(name, marks=pytest.mark.slow) for name in (*WORK, "activation_neurons")]
+  "name", [pytest.param(name, marks=pytest.mark.slow) for name in (*WORK, *LINEN)]
 )
 def test_every_algorithm_that_works_keeps_the_contract_on_gpt(name):
   found, given, split, algorithms = small_gpt()

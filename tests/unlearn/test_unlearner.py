@@ -66,6 +66,7 @@ def algorithms(seed=0):
     "obs": unlearn.obs,
     "zero_out_neurons": unlearn.zero_out_neurons,
     "activation_neurons": unlearn.activation_neurons,
+    "kfac_edit": unlearn.kfac_edit,
     "integrated_gradient_neurons": unlearn.integrated_gradient_neurons,
     "slimming_neurons": unlearn.slimming_neurons,
     "hard_concrete_neurons": unlearn.hard_concrete_neurons,

@@ -5,6 +5,8 @@ References:
   follows.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -80,7 +82,7 @@ def forget_quality(unlearned: ArrayLike, retrained: ArrayLike) -> Figure:
   )
   from scipy.stats import ks_2samp
 
-  found = ks_2samp(ours, theirs)
+  found: Any = ks_2samp(ours, theirs)  # whose type SciPy does not tell
   # +1 where the distribution function of ours is the larger one: its ratios are the lower ones.
   side = "over-forgetting" if found.statistic_sign < 0 else "more is known"
   apart = f"{found.statistic:.2f} apart" + (f", {side}" if found.pvalue < _TOLD_APART else "")
