@@ -113,16 +113,20 @@ def warm_up_cosine(epoch: jax.Array, epochs: int | jax.Array) -> jax.Array:
   return jnp.minimum((epoch + 1) / 2, 1.0) * train.cosine(epoch, epochs)
 
 
-def recipe_of(config: TextFlags, dataset: data.Dataset) -> train.Recipe:
-  """Returns the recipe: a GPT by AdamW, with a warm-up."""
-  model = models.gpt(
+def model_of(config: TextFlags, dataset: data.Dataset) -> models.GPT:
+  """Returns the network, a GPT."""
+  return models.gpt(
     dataset.num_classes,
     length=dataset.inputs.shape[1],
     width=config.width,
     depth=config.depth,
   )
+
+
+def recipe_of(config: TextFlags, dataset: data.Dataset) -> train.Recipe:
+  """Returns the recipe: a GPT by AdamW, with a warm-up."""
   return train.Recipe(
-    model,
+    model_of(config, dataset),
     epochs=config.epochs,
     batch_size=config.batch_size,
     learning_rate=config.learning_rate,

@@ -126,17 +126,11 @@ class Problem:
     training = of.training
     copies = {"noise": (1,), "duplicated": (3, 10)}.get(name, texts.COPIES)
     self.forget = (
-      training.ids[training.strata > 0]
+      training.ids[texts.strata_of(training) > 0]
       if name == "backdoor"
       else texts.half_of_each(config, training, copies)
     )
-    model = models.gpt(
-      of.dataset.num_classes,
-      length=of.dataset.inputs.shape[1],
-      width=config.width,
-      depth=config.depth,
-    )
-    self.algorithms = text_algorithms(config.learning_rate, model)
+    self.algorithms = text_algorithms(config.learning_rate, texts.model_of(config, of.dataset))
     self.groups = self.refined(*setting.order_of(of.truth))
     self.split = setting.split_of(self.forget, training, of.heldout, of.test)
     self.compiled: set[str] = set()
