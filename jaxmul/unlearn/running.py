@@ -1,7 +1,7 @@
 """The loop that runs an unlearning algorithm, and retraining, which it is judged by."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -51,6 +51,7 @@ def run(
   batch_size: int = 256,
   freeze_statistics: bool = False,
   devices: Sequence[Any] | None = None,
+  stop: Callable[[Network], bool] | None = None,
 ) -> Network:
   """Unlearns a forget set.
 
@@ -67,6 +68,8 @@ def run(
       not updated, and there is no dropout. The papers run it in training mode.
     devices: split every batch over these, whose number must divide `batch_size`; `[device]` runs on
       that one. JAX's default device by default.
+    stop: asked after each epoch, of the network that would be returned then; True ends the run.
+      What it looks at decides the result: no test data. An algorithm of one shot does not ask.
 
   Returns:
     The unlearned network.
@@ -99,6 +102,8 @@ def run(
   _check.count(batch_size, "batch_size", "unlearn.run")
   if devices is not None and not len(devices):
     raise ValueError("unlearn.run got devices=[], must be at least one. Use jax.devices() or None.")
+  if stop is not None and not callable(stop):
+    raise ValueError(f"unlearn.run got stop={stop!r}, must be a function of a network, or None.")
   mesh = None if devices is None or len(devices) == 1 else _sharding.mesh("data", devices)
   if mesh is not None and batch_size % mesh.size:
     raise ValueError(
@@ -155,6 +160,8 @@ def run(
         finished(network),
       )
     network, state = after
+    if stop is not None and stop(finished(network)):
+      break
   return finished(network)
 
 

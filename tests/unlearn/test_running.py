@@ -524,3 +524,39 @@ def test_devices_that_do_not_divide_a_batch_are_refused(problem):
       devices=jax.devices(),
     )
   assert "\n" not in str(caught.value)
+
+
+def test_a_run_ends_after_the_epoch_that_is_good_enough(problem):
+  data, network, split = problem
+  key, algorithm = jax.random.key(3), unlearn.neg_grad(0.05)
+  seen = []
+
+  def is_enough(now):
+    seen.append(now.params)
+    return len(seen) == 2
+
+  stopped = unlearn.run(algorithm, network, data, split, key, epochs=5, stop=is_enough)
+  assert len(seen) == 2
+  jax.tree.map(np.testing.assert_array_equal, stopped.params, seen[-1])
+  two = unlearn.run(algorithm, network, data, split, key, epochs=2)
+  jax.tree.map(np.testing.assert_array_equal, stopped.params, two.params)
+  never = unlearn.run(algorithm, network, data, split, key, epochs=3, stop=lambda now: False)
+  three = unlearn.run(algorithm, network, data, split, key, epochs=3)
+  jax.tree.map(np.testing.assert_array_equal, never.params, three.params)
+  with pytest.raises(
+    ValueError, match=r"\Aunlearn.run got stop=3, must be a function"
+  ):
+    unlearn.run(algorithm, network, data, split, key, epochs=2, stop=3)
+
+
+def test_what_is_asked_is_the_network_that_would_be_returned(problem):
+  """After `finish`: of task_vector it is not the one that was tuned."""
+  data, network, split = problem
+  asked = []
+  done = unlearn.run(
+    *(unlearn.task_vector(0.01), network, data, split, jax.random.key(3)),
+    epochs=2,
+    stop=lambda now: asked.append(now),
+  )
+  jax.tree.map(np.testing.assert_array_equal, done.params, asked[-1].params)
+  assert len(asked) == 2
