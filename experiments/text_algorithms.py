@@ -1,4 +1,4 @@
-"""Every unlearning algorithm of text: with its published settings, and those that may be tried."""
+"""Unlearning algorithms of text: with published settings, and those that may be tried."""
 
 import dataclasses
 from collections.abc import Callable

@@ -7,6 +7,7 @@ they are unknown, and there `losses` answers an impossible label with NaN.
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import jax
@@ -332,6 +333,7 @@ def widths(value: object, name: str, caller: str) -> tuple[int, ...]:
 def in_range(caller: str, low: float, high: float, **numbers: float) -> None:
   """Raises ValueError where a number, given by its name, is outside [low, high]."""
   for name, value in numbers.items():
+    _number(value, f"{caller} got {name}")
     if not low <= value <= high:
       raise ValueError(f"{caller} got {name}={value}, must be in [{low}, {high}].")
 
@@ -339,6 +341,7 @@ def in_range(caller: str, low: float, high: float, **numbers: float) -> None:
 def at_least(caller: str, low: float, **numbers: float) -> None:
   """Raises ValueError where a number, given by its name, is below low."""
   for name, value in numbers.items():
+    _number(value, f"{caller} got {name}")
     if not value >= low:
       raise ValueError(f"{caller} got {name}={value}, must be at least {low}.")
 
@@ -346,14 +349,22 @@ def at_least(caller: str, low: float, **numbers: float) -> None:
 def above(caller: str, low: float, **numbers: float) -> None:
   """Raises ValueError where a number, given by its name, is not above low."""
   for name, value in numbers.items():
+    _number(value, f"{caller} got {name}")
     if not value > low:
       raise ValueError(f"{caller} got {name}={value}, must be above {low}.")
 
 
 def rate(value: float, name: str, below: float) -> None:
   """Raises ValueError where a learning rate, momentum, … is outside [0, below)."""
+  _number(value, name)
   if not 0 <= value < below:
     raise ValueError(f"{name}={value}, must be in [0, {below}).")
+
+
+def _number(value: object, what: str) -> None:
+  """Raises ValueError where text, None or a list stands in a number's place."""
+  if not isinstance(value, Real | Array):
+    raise ValueError(f"{what}={value!r}, must be a number.")
 
 
 def is_concrete(value: object) -> bool:

@@ -207,7 +207,13 @@ def test_the_share_keeps_the_contract_of_proxies(name):
     ),
     (lambda: _basis_of(network=bind(lambda p, x: x @ p, jnp.eye(6))), "found no flax.linen.Dense"),
     (lambda: _basis_of(network=None), "needs a Network, got a NoneType"),
-    (lambda: _share_of_another(), "the basis has .* Make the basis of this network"),
+    (lambda: _basis_of(layers="Dense_0"), "layers='Dense_0', must be a tuple of names"),
+    (
+      lambda: _edit_of_what_is_not_read(),
+      "cannot read the curvature of odd/kernel, .*layers=.'plain',.",
+    ),
+    (lambda: _share_of_another(8, 7), "the basis has Dense_0/kernel of .6, 8., the network .7, 8."),
+    (lambda: _share_of_another(9, 6), "the basis has .* Make the basis of this network"),
   ],
 )
 def test_mistakes_get_one_line(call, message):
@@ -222,7 +228,19 @@ def _basis_of(network=..., layers=None):
   return proxies.curvature_basis(mlp if network is ... else network, dataset, layers=layers)
 
 
-def _share_of_another():
+def _share_of_another(width, inputs):
   basis = _basis_of()
-  wide = models.init(models.mlp((9,)), jax.random.key(0), jnp.zeros((1, 6)))
-  return proxies.low_curvature(wide, basis, (jnp.zeros((1, 6)), jnp.zeros(1, int)))
+  other = models.init(models.mlp((width,)), jax.random.key(0), jnp.zeros((1, inputs)))
+  return proxies.low_curvature(other, basis, (jnp.zeros((1, inputs)), jnp.zeros(1, int)))
+
+
+class _General(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(2, name="plain")(nn.DenseGeneral(3, name="odd")(x))
+
+
+def _edit_of_what_is_not_read():
+  dataset = data.Dataset(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
+  network = models.init(_General(), jax.random.key(0), dataset.inputs[:1])
+  return unlearn.kfac_edit().init(network, session_of(dataset))

@@ -1,5 +1,6 @@
 """How much of an example's gradient lies where the data as a whole have little curvature."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,7 +59,9 @@ def curvature_basis(
     raise ValueError("curvature_basis needs a Dataset with at least one example.")
   _check.above("curvature_basis", 0, keep=keep)
   _check.in_range("curvature_basis", 0, 1, keep=keep)
-  _check.at_least("curvature_basis", 1, batch_size=batch_size)
+  _check.count(batch_size, "batch_size", "curvature_basis")
+  if isinstance(layers, str):
+    raise ValueError(f"curvature_basis got layers={layers!r}, must be a tuple of names, or None.")
   _check.tokens(network, dataset.inputs, "curvature_basis")
   _check.answers(network, dataset.example, dataset.labels, "curvature_basis")
   examples = examples_of(dataset)
@@ -131,8 +134,9 @@ def _refuse_other_kernels(network: Network, basis: Bases) -> None:
   }
   for path, of_kernel in basis.items():
     shape = kernels.get(path)
-    if shape is None or shape[-1] != len(of_kernel.outputs):
+    size = of_kernel.kept.shape
+    if shape is None or (math.prod(shape[:-1]), shape[-1]) != size:
       raise ValueError(
-        f"low_curvature: the basis has {path} with {len(of_kernel.outputs)} outputs, the network "
+        f"low_curvature: the basis has {path} of {list(size)}, the network "
         f"{'none' if shape is None else list(shape)}. Make the basis of this network."
       )

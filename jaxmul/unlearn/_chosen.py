@@ -77,18 +77,25 @@ def only(updates: optax.Updates, mask: optax.Params) -> optax.Updates:
 def in_layers(tree: optax.Params, names: Sequence[str], caller: str) -> optax.Params:
   """Returns a bool like each leaf of a tree: whether it belongs to a layer of these names.
 
+  A name may be a way, such as "blocks_1/dense2", which is `dense2` of that block alone.
+
   Raises:
     ValueError: a name is nowhere in the tree.
   """
-  layers = set().union(*(names_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)))
-  missing = sorted(set(names) - layers)
+  ways = [_way(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+  missing = sorted(name for name in set(names) if not any(f"/{name}/" in way for way in ways))
   if missing:
+    layers = sorted({layer for way in ways for layer in way.strip("/").split("/")})
     raise ValueError(
-      f"{caller}: the network has no layer {missing[0]!r}. It has {', '.join(sorted(layers))}."
+      f"{caller}: the network has no layer {missing[0]!r}. It has {', '.join(layers)}."
     )
   return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: bool(names_of(path) & set(names)), tree
+    lambda path, leaf: any(f"/{name}/" in _way(path) for name in names), tree
   )
+
+
+def _way(path) -> str:
+  return f"/{jax.tree_util.keystr(path, simple=True, separator='/')}/"
 
 
 def moves_only(

@@ -1,10 +1,10 @@
 """The kernels that edits of weights and of neurons work on: those of the MLPs of a network.
 
 A kernel [..., I, O] is a leaf of two axes or more; where any leaf is named "kernel", only those of
-this name are kernels, and tables of embeddings are none. The MLP of a transformer's block is found
-by shape: two kernels [D, M] and [M, D] of layers that lie side by side, M ≠ D. Its neurons are the
-M units between them. Each is a row of the second kernel: without this row the rest of the network
-is as if the unit were 0.
+this name are kernels, and tables of embeddings are none. The MLP of a block of our transformers is
+`dense1`, `gate` and `dense2`; that of another is found by shape: two kernels [D, M] and [M, D] of
+layers that lie side by side, M > D. Its neurons are the M units between them. Each is a row of the
+second kernel: without this row the rest of the network is as if the unit were 0.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,18 @@ import optax
 from jaxmul.binding import Network
 from jaxmul.unlearn._chosen import in_layers, smallest
 
+_FIRST, _SECOND = ("dense1", "gate"), "dense2"
 Layers = Sequence[str] | None
 """Names of layers, as `in_layers` takes them; None for those of the MLPs."""
 
 
 def names(layers: Layers, caller: str) -> tuple[str, ...] | None:
   """Returns names of layers as they can be hashed, or raises ValueError for a single text."""
-  if isinstance(layers, str) or (layers is not None and not len(layers)):
+  if layers is None:
+    return None
+  if not isinstance(layers, Sequence) or isinstance(layers, str) or not len(layers):
     raise ValueError(f"{caller} got layers={layers!r}, must be a tuple of names, or None.")
-  return None if layers is None else tuple(layers)
+  return tuple(layers)
 
 
 def mlp_kernels(params: optax.Params, layers: Layers, caller: str) -> optax.Params:
@@ -42,7 +45,7 @@ def mlp_kernels(params: optax.Params, layers: Layers, caller: str) -> optax.Para
     >>> mlp_kernels(tree, None, "subnet")["block"]["qkv"]
     {'kernel': False}
   """
-  every, pairs = _kernels(params), _of_pairs(params)
+  every, pairs = _kernels(params), _those(params, set.union(*_pairs(params)))
   if layers is not None:
     named = in_layers(params, layers, caller)
     chosen = jax.tree.map(lambda kernel, inside: kernel and inside, every, named)
@@ -60,11 +63,8 @@ def neuron_kernels(params: optax.Params, layers: Layers, caller: str) -> optax.P
   """
   if layers is not None:
     return mlp_kernels(params, layers, caller)
-  second = jax.tree.map(
-    lambda pair, leaf: pair and leaf.shape[0] > leaf.shape[1], _of_pairs(params), params
-  )
   return _some(
-    second,
+    _those(params, _pairs(params)[1]),
     caller,
     "no block of this network has an MLP [D, M], [M, D]. Name the layers that read "
     "the neurons: layers=(...)",
@@ -127,23 +127,52 @@ def _kernels(params: optax.Params) -> optax.Params:
   return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
-def _of_pairs(params: optax.Params) -> optax.Params:
-  """A bool like each leaf: kernels [D, M] beside one [M, D] with the same parent, M ≠ D."""
-  kernels = _kernels(params)
+def _pairs(params: optax.Params) -> tuple[set[str], set[str]]:
+  """Returns the paths of the kernels [D, M] and of those [M, D] of the MLPs of a transformer.
+
+  Those of our transformers are told by their names, of others by M > D of two side by side.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(params)
   shapes = {
-    (path[:-2], jnp.shape(leaf))
-    for (path, leaf), kernel in zip(
-      jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(kernels), strict=True
-    )
-    if kernel
+    path[:-1]: jnp.shape(leaf)
+    for (path, leaf), kernel in zip(leaves, jax.tree.leaves(_kernels(params)), strict=True)
+    if kernel and jnp.ndim(leaf) == 2 and len(path) > 1
   }
+  named = {
+    (_sibling(path, first), path)
+    for path in shapes
+    if _name(path).endswith(_SECOND)
+    for first in _FIRST
+  }
+  pairs = {pair for pair in named if shapes.get(pair[0]) == shapes[pair[1]][::-1]}
+  pairs = pairs or {
+    (first, second)
+    for first, (width, inner) in shapes.items()
+    for second, shape in shapes.items()
+    if inner > width and shape == (inner, width) and first[:-1] == second[:-1]
+  }
+  firsts, seconds = ({_text(pair[side]) for pair in pairs} for side in (0, 1))
+  return firsts, seconds
 
-  def in_pair(path, leaf, kernel):
-    shape = jnp.shape(leaf)
-    turned = shape[::-1]
-    return kernel and len(shape) == 2 and shape != turned and (path[:-2], turned) in shapes
 
-  return jax.tree_util.tree_map_with_path(in_pair, params, kernels)
+def _sibling(path, name: str):
+  """The path of the layer of this name beside one, whose prefix, such as "block0_", it shares."""
+  own = _name(path)
+  return (*path[:-1], jax.tree_util.DictKey(own[: -len(_SECOND)] + name))
+
+
+def _those(params: optax.Params, layers: set[str]) -> optax.Params:
+  """A bool like each leaf: whether it is the kernel of one of these layers."""
+
+  def is_theirs(path, leaf, kernel):
+    del leaf
+    return kernel and _text(path[:-1]) in layers
+
+  return jax.tree_util.tree_map_with_path(is_theirs, params, _kernels(params))
+
+
+def _text(path) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _name(path) -> str:

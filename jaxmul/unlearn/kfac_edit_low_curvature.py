@@ -1,5 +1,7 @@
 """Kernels lose what they have in directions of low curvature: what is memorized, whatever it is."""
 
+from collections.abc import Iterable
+
 import jax
 import optax
 
@@ -30,7 +32,8 @@ def kfac_edit(keep: float = 0.6, *, layers: Layers = None) -> Unlearner:
     An `Unlearner` of one shot.
 
   Raises:
-    ValueError: `keep` is outside its range. `init` raises it where the network has no such layer.
+    ValueError: `keep` is outside its range. `init` raises it where the network has no such layer,
+      or one whose curvature cannot be read.
 
   References:
     Merullo et al., [From Memorization to Reasoning in the Spectrum of Loss
@@ -47,17 +50,20 @@ def kfac_edit(keep: float = 0.6, *, layers: Layers = None) -> Unlearner:
   def change(network: Network, session: Session) -> Network:
     known = kernels_of(network, session.retain, None, "kfac_edit")
     mask = mlp_kernels(network.params, layers, "kfac_edit")
-    zeros = {
-      path: known[path]
-      for path, is_edited in zip(_paths(mask), jax.tree.leaves(mask), strict=True)
-      if is_edited and path in known
-    }
+    edited = [path for path, yes in zip(_paths(mask), jax.tree.leaves(mask), strict=True) if yes]
+    unread = [path for path in edited if path not in known]
+    if unread:
+      raise ValueError(
+        f"kfac_edit cannot read the curvature of {unread[0]}, no kernel of a flax.linen.Dense or a "
+        f"convolution. Name layers that are: layers={_layers(known)}."
+      )
+    zeros = {path: known[path] for path in edited}
     bases = bases_of(network, session.retain, session.batch_size, zeros, keep)
-    edited = [
+    kept = [
       without_rest(leaf, bases[path]) if path in bases else leaf
       for path, leaf in zip(_paths(mask), jax.tree.leaves(network.params), strict=True)
     ]
-    return network.replace(params=jax.tree.unflatten(jax.tree.structure(network.params), edited))
+    return network.replace(params=jax.tree.unflatten(jax.tree.structure(network.params), kept))
 
   return one_shot(change)
 
@@ -65,3 +71,7 @@ def kfac_edit(keep: float = 0.6, *, layers: Layers = None) -> Unlearner:
 def _paths(tree: optax.Params) -> list[str]:
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
+def _layers(paths: Iterable[str]) -> tuple[str, ...]:
+  return tuple(sorted({path.split("/")[-2] for path in paths if "/" in path}))

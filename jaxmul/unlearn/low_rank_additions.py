@@ -27,6 +27,9 @@ class _State(NamedTuple):
   inner: Any
 
 
+_OF_WEIGHTS = ("greedy", "subnet", "balanced_subnet", "slimming_neurons", "hard_concrete_neurons")
+
+
 @algorithm
 def low_rank(
   unlearner: Unlearner, layers: Sequence[str], rank: int = 8, *, scale: float = 1.0
@@ -46,8 +49,8 @@ def low_rank(
     scale: s, α / R in the paper.
 
   Raises:
-    ValueError: rank is below 1, or the algorithm makes no steps. `init` raises it where the network
-      has no such layer.
+    ValueError: rank is below 1, or the algorithm makes no steps or only zeroes weights. `init`
+      raises it where the network has no such layer.
 
   References:
     Hu et al., [LoRA](https://arxiv.org/abs/2106.09685), 2021.
@@ -64,10 +67,16 @@ def low_rank(
     raise ValueError(
       f"low_rank got {unlearner.name}, which makes no steps. Give an algorithm that descends."
     )
+  if unlearner.name in _OF_WEIGHTS:
+    raise ValueError(
+      f"low_rank got {unlearner.name}, which only makes weights 0, and those of B are. Give an "
+      "algorithm that moves them."
+    )
 
   def init(network: Network, session: Session) -> _State:
     inputs = session.forget.batch(jnp.int32(0), jnp.int32(1), 1).inputs
-    key = jax.random.fold_in(session.key, rank)
+    # Of a key of its own: the algorithm inside may split that of the session.
+    key = jax.random.fold_in(jax.random.fold_in(session.key, rank), rank)
     adapted = models.with_low_rank(network, inputs, layers, rank, key, scale=scale)
     return _State(adapted.replace(state=None), unlearner.init(adapted, session))
 

@@ -29,7 +29,7 @@ from jaxmul.unlearn._mlp_kernels import (
   picked,
   without_neurons,
 )
-from jaxmul.unlearn.objective import Turn, at_rate, batch_risk, descend
+from jaxmul.unlearn.objective import Turn, adamw, batch_risk, descend
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 _LOW, _HIGH = -0.1, 1.1
@@ -196,7 +196,7 @@ def _trained_gates(
 
   return descend(
     objective,
-    optax.chain(optax.scale_by_adam(), at_rate(learning_rate)),
+    adamw(learning_rate),
     passes="forget",
     remember=remember,
     start=lambda network, original: network.replace(params=original.gates),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _check, losses
+from jaxmul import _article, _check, losses
 from jaxmul._examples import Batch, Examples, examples_of
 from jaxmul._ids import find
 from jaxmul.binding import Network
@@ -175,6 +175,10 @@ def dpo(
     'retain'
   """
   _check.above("dpo", 0, beta=beta)
+  if not isinstance(alternatives, Dataset):
+    raise ValueError(
+      f"dpo got {_article.of(alternatives)} as alternatives, must be a Dataset with the ids of S."
+    )
 
   def remember(network: Network, session: Session) -> _Pairs:
     worse = _log_p_of_forget(network, session)

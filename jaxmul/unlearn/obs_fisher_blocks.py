@@ -9,7 +9,6 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 
 from jaxmul import _check
 from jaxmul._arrays import rows
@@ -112,11 +111,26 @@ def _inverse_diagonals(
     return jnp.tile(least * jnp.eye(block, dtype=dtype), (blocks, 1, 1))
 
   def diagonal(kernel, triangle):
-    identity = jnp.broadcast_to(jnp.eye(block, dtype=triangle.dtype), triangle.shape)
-    inverse = solve_triangular(triangle, identity)
-    squares = examples.count.astype(triangle.dtype) * jnp.sum(inverse**2, -1)
+    squares = examples.count.astype(triangle.dtype) * jnp.sum(_inverse(triangle) ** 2, -1)
     return squares.reshape(-1)[: kernel.size].reshape(kernel.shape)
 
   steps = -(-examples.count // size)
   triangles = lax.fori_loop(0, steps, step, [first(kernel) for kernel in kernels])
   return [diagonal(*pair) for pair in zip(kernels, triangles, strict=True)]
+
+
+def _inverse(triangle: jax.Array) -> jax.Array:
+  """Returns U⁻¹ of upper triangles [n, b, b], row by row from the last.
+
+  LAPACK's solver of many triangles hangs where several CPU devices call it at once: OpenBLAS makes
+  threads of its own within XLA's (JAX 0.10).
+  """
+  size = triangle.shape[-1]
+
+  def row(step, inverse):
+    at = size - 1 - step
+    own = jax.nn.one_hot(at, size, dtype=triangle.dtype)
+    later = jnp.einsum("nk,nkj->nj", triangle[:, at], inverse)  # rows before are still 0
+    return inverse.at[:, at].set((own - later) / triangle[:, at, at][:, None])
+
+  return lax.fori_loop(0, size, row, jnp.zeros_like(triangle))

@@ -64,6 +64,12 @@ def rmu(
     >>> rmu(models.features(models.gpt(depth=4), "blocks_2")).passes
     'retain'
   """
+  if not callable(hidden_fn):
+    raise ValueError(
+      f"rmu got hidden_fn={hidden_fn!r}, must be a function such as models.features(model, name)."
+    )
+  if isinstance(layers, str):
+    raise ValueError(f"rmu got layers={layers!r}, must be a tuple of names.")
   _check.above("rmu", 0, steering=steering)
   _check.at_least("rmu", 0, gamma=gamma, alpha=alpha)
 
@@ -82,7 +88,8 @@ def rmu(
     example = session.forget.batch(jnp.int32(0), jnp.int32(1), 1)
     shape = jax.eval_shape(lambda: hidden_fn(network, example.inputs))
     positions = example.labels.size
-    if shape.size % positions:
+    is_flat = len(shape.shape) <= 2  # as models.features gives them
+    if shape.size % positions or not (is_flat or shape.shape[:-1] == example.labels.shape):
       raise ValueError(
         f"rmu got hidden states {list(shape.shape)} of an example with labels "
         f"{list(example.labels.shape)}, must be a vector at each position."

@@ -8,7 +8,7 @@ import math
 
 import jax
 
-from jaxmul import _check
+from jaxmul import _article, _check
 from jaxmul.binding import ApplyFn, Network, bind
 from jaxmul.unlearn._class_only import refuse_own_loss
 from jaxmul.unlearn.objective import adamw, batch_risk, descend
@@ -93,6 +93,8 @@ def whp(network: Network, reinforced: Network, alpha: float = 1.0) -> Network:
   """
   _check.at_least("whp", 0, alpha=alpha)
   for each in (network, reinforced):
+    if not isinstance(each, Network):
+      raise ValueError(f"whp needs two networks, got {_article.of(each)}. See jaxmul.bind.")
     refuse_own_loss(each, "whp")
   both = {"base": network, "reinforced": reinforced}
   params = {name: each.params for name, each in both.items()}

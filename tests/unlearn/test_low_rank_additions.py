@@ -35,7 +35,7 @@ def test_it_is_the_algorithm_on_the_network_with_the_additions():
   init_key, _ = jax.random.split(KEY)
   adapted = models.with_low_rank(
     *(NETWORK, DATA.inputs[:1], ("Dense_0", "Dense_1"), 2),
-    jax.random.fold_in(init_key, 2),
+    jax.random.fold_in(jax.random.fold_in(init_key, 2), 2),
     scale=0.5,
   )
   other = models.merge_low_rank(run(inner, adapted, epochs=2))
@@ -55,7 +55,11 @@ def test_one_step_is_that_worked_by_hand():
     after = unlearn.run(algorithm, double, data, SPLIT, KEY, epochs=1, batch_size=16)
     init_key, _ = jax.random.split(KEY)
     fresh = models.with_low_rank(
-      double, data.inputs[:1], ("Dense_0",), 2, jax.random.fold_in(init_key, 2)
+      double,
+      data.inputs[:1],
+      ("Dense_0",),
+      2,
+      jax.random.fold_in(jax.random.fold_in(init_key, 2), 2),
     )
     a = np.asarray(fresh.params["Dense_0"]["a"])
   x, y = data.inputs[SPLIT.retain], data.labels[SPLIT.retain]

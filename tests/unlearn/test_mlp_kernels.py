@@ -103,3 +103,36 @@ def test_kernels_of_the_mlps_alone_lose_weights_and_nothing_else_moves(name):
     lost += moved.sum()
   steps = -(-len(tokens) // 8)
   assert lost == {"greedy": steps}.get(name, lost) > 0
+
+
+@pytest.mark.parametrize(
+  ("model", "middle"),
+  [
+    (models.llama(9, length=8, width=8, depth=1, heads=2, inner=6), ("dense1", "gate")),
+    (models.llama(9, length=8, width=8, depth=1, heads=2, inner=8), ("dense1", "gate")),
+    (models.neox(9, length=8, width=16, depth=1, heads=2, inner=48), ("dense1",)),
+  ],
+  ids=["narrow", "square", "as wide as qkv"],
+)
+def test_of_our_transformers_names_tell_and_not_shapes(model, middle):
+  params = shapes(model, jnp.zeros((1, 8), int))
+  of_block = {f"blocks_0/{name}/kernel" for name in (*middle, "dense2")}
+  assert paths(mlp_kernels(params, None, "x")) == of_block
+  assert paths(neuron_kernels(params, None, "x")) == {"blocks_0/dense2/kernel"}
+
+
+def test_of_another_transformer_the_wide_pair_is_its_mlp():
+  def kernel(*shape):
+    return {"kernel": np.zeros(shape)}
+
+  params = {"block": {"up": kernel(4, 8), "down": kernel(8, 4), "q": kernel(4, 4)}}
+  assert paths(mlp_kernels(params, None, "x")) == {"block/up/kernel", "block/down/kernel"}
+  assert paths(neuron_kernels(params, None, "x")) == {"block/down/kernel"}
+
+
+def test_a_layer_may_be_named_by_its_way():
+  gpt = shapes(models.gpt(9, length=8, width=8, depth=2, heads=2), jnp.zeros((1, 8), int))
+  chosen = mlp_kernels(gpt, ("blocks_1/dense2",), "x")
+  assert paths(chosen) == {"blocks_1/dense2/kernel"}
+  with pytest.raises(ValueError, match="no layer 'blocks_2/dense2'"):
+    mlp_kernels(gpt, ("blocks_2/dense2",), "x")

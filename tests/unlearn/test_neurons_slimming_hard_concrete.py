@@ -42,7 +42,7 @@ def adam(gates, slope, count):
   for step in range(1, count + 1):
     g = slope(gates)
     m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-    gates = gates - RATE * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+    gates = gates - RATE * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-6)
   return gates
 
 

@@ -543,9 +543,7 @@ def test_a_run_ends_after_the_epoch_that_is_good_enough(problem):
   never = unlearn.run(algorithm, network, data, split, key, epochs=3, stop=lambda now: False)
   three = unlearn.run(algorithm, network, data, split, key, epochs=3)
   jax.tree.map(np.testing.assert_array_equal, never.params, three.params)
-  with pytest.raises(
-    ValueError, match=r"\Aunlearn.run got stop=3, must be a function"
-  ):
+  with pytest.raises(ValueError, match=r"\Aunlearn.run got stop=3, must be a function"):
     unlearn.run(algorithm, network, data, split, key, epochs=2, stop=3)
 
 
