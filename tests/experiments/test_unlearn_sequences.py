@@ -14,7 +14,7 @@ from experiments.rows import Row
 from experiments.text_algorithms import text_algorithms
 from experiments.unlearn_sequences import Config, Problem
 from jaxmul import data, models, report
-from jaxmul.metrics import figures, find
+from jaxmul.metrics import Figure, figures, find
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,6 +82,38 @@ def test_unknown_algorithms_get_one_line():
   with pytest.raises(ValueError, match=r"\A--algorithms ga: choose among fine_tune; ") as caught:
     Config(algorithms=("ga",))
   assert "\n" not in str(caught.value)
+
+
+def test_a_table_marks_what_is_worse_and_what_is_over_forgotten(tmp_path):
+  """Gaps, steps and marks come from the rows; a seed that took too many steps is not averaged."""
+
+  def row(gap, tow, verbatim, steps, seconds=1.0):
+    parts = [("example gap", "forget", gap), ("ToW by group", "all", tow), ("ToW", "all", tow)]
+    parts += [("VerbMem gap", "forget", verbatim), ("KnowMem gap", "forget", 0.5)]
+    parts += [("PrivLeak", "forget", 20.0), ("relearning steps", "forget", steps)]
+    parts += [("accuracy", "forget after a prompt", 0.25), ("accuracy", "test", 0.75)]
+    parts += [("seconds", "all", seconds)]
+    return Row(figures=[Figure(name=n, part=p, value=v) for n, p, v in parts], chosen="0.1")
+
+  methods = {
+    "original": [row(0.1, 0.5, 0.4, 0), row(0.2, 0.6, 0.5, 0), row(0.3, 0.7, 0.6, 0)],
+    "npo": [row(0.3, 0.5, -0.3, 21), row(0.41, 0.6, -0.31, 21), row(0.5, 0.7, -0.32, 5)],
+    "durable": [row(0.1, 0.5, 0.4, 3), row(0.2, 0.6, 0.5, 4), row(0.3, 0.7, 0.6, 8)],
+    "wga": [Row()],
+  }
+  config = Config(algorithms=("npo", "durable"), out=tmp_path)
+  unlearn_sequences.write(config, {"noise": methods})
+  lines = (tmp_path / "table.md").read_text().splitlines()
+  npo, durable = (next(x for x in lines if x.startswith(f"| {n} |")) for n in ("npo", "durable"))
+  cells = [cell.strip() for cell in npo.split("|")[2:-1]]
+  assert cells[0].startswith("-0.310")
+  assert cells[3].startswith("0.403")
+  assert cells[5].startswith("0.250")
+  assert cells[7:9] == ["> 20", "1.00"]
+  assert cells[9] == "worse than the original by example gap; over-forgetting; chosen: 0.1"
+  assert [cell.strip() for cell in durable.split("|")[9:]] == ["4", "1.00", "chosen: 0.1", ""]
+  assert any(line.startswith("| wga | diverged |") for line in lines)
+  assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
 @pytest.mark.slow
