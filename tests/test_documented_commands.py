@@ -22,7 +22,7 @@ import tyro
 import yaml
 from markdown_it import MarkdownIt
 
-from experiments import paper, setting
+from experiments import paper, rum_sequences, setting, texts
 from experiments.evaluate import Config
 from experiments.setting import cut
 from jaxmul import checkpoint, metrics, models
@@ -112,6 +112,14 @@ def demo_text(command: str, folder: Path) -> None:
   assert any(line.endswith(f"/{TEXT_JOB}") for line in lines), lines
 
 
+def flags_of_text(command: str, folder: Path) -> None:
+  """Its flags are the script's, and there is so much prose; a slow test runs it small."""
+  del folder
+  config = tyro.cli(rum_sequences.Config, args=shlex.split(command)[3:])
+  assert (config.dataset, config.clean) == ("prose", 400)
+  assert (texts.sequences(config, config.dataset).strata > 1).any()
+
+
 def slow_tests(command: str, folder: Path) -> None:
   """Lists those of one file, and none of its quick ones."""
   listed = bash(f"{command} --collect-only -q tests/experiments/test_bench.py", ROOT)
@@ -163,6 +171,9 @@ def preset(command: str, folder: Path) -> None:
 RUM = "--dataset digits --num-models 8 --epochs 1 --seeds 1 --group-size 30 --audit-models 0 "
 RUM += "--proxy confidence"
 TEXT_JOB = "python -m experiments.rum_sequences --out runs/sequences"
+PROSE_JOB = (
+  "python -m experiments.rum_sequences --dataset prose --clean 400 --noisy 120 --out runs/prose"
+)
 TEXTS = "--num-models 4 --epochs 2 --seeds 1 --audit-models 0 --clean 200 --noisy 36 --trials 3"
 TRUTH = "--dataset digits --num-models 8 --epochs 1"
 SCORE = "--num-models 8 --epochs 1 --seeds 1 --planted 0 --proxy final_loss"
@@ -246,6 +257,7 @@ COMMANDS: dict[str, Check] = {
   "pip install -e '.[bench]'": install,
   "python -m experiments.rum --out runs/mine": small(RUM),
   TEXT_JOB: small(TEXTS),
+  PROSE_JOB: flags_of_text,
   "python -m experiments.rum --key 17 --seeds 5": small(f"{RUM} --out runs/new"),
   "python -m experiments.rum --forget random --out runs/random": small(RUM),
   "python -m experiments.rum --forget 3 --out runs/class": small(RUM),
