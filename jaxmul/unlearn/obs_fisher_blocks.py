@@ -81,7 +81,7 @@ def _inverse_diagonals(
   """Returns the diagonal of F⁻¹ like each kernel.
 
   A block of n F, n the size of the set, is held as a triangle U with UᵀU = n F, which begins at
-  √(nλ) I and takes in gradients by QR. In float32 F itself would hold nothing as small as λ.
+  √(nλ) I and takes in gradients one batch after another. In float32 F itself would hold nothing as small as λ.
   """
   mask = mlp_kernels(network.params, layers, "obs")
   kernels, (block, damping) = picked(network.params, mask), settings
@@ -97,7 +97,7 @@ def _inverse_diagonals(
     flat = jnp.where(real[:, None], g.reshape(len(g), -1), 0)
     flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % block)))
     new = jnp.moveaxis(flat.reshape(len(flat), -1, block), 1, 0)
-    return jnp.linalg.qr(jnp.concatenate([triangle, new.astype(triangle.dtype)], 1), mode="r")
+    return _triangle(jnp.concatenate([triangle, new.astype(triangle.dtype)], 1))
 
   def step(index, triangles):
     batch = examples.batch(index * size, (index + 1) * size, size)
@@ -119,12 +119,29 @@ def _inverse_diagonals(
   return [diagonal(*pair) for pair in zip(kernels, triangles, strict=True)]
 
 
-def _inverse(triangle: jax.Array) -> jax.Array:
-  """Returns U⁻¹ of upper triangles [n, b, b], row by row from the last.
+def _triangle(given: jax.Array) -> jax.Array:
+  """Returns the upper triangles U with UᵀU = AᵀA of A [n, m, b] of full rank, by Gram-Schmidt.
 
-  LAPACK's solver of many triangles hangs where several CPU devices call it at once: OpenBLAS makes
-  threads of its own within XLA's (JAX 0.10).
+  In products alone: LAPACK's QR and its solver of triangles hang where several CPU devices call
+  them at once, as OpenBLAS makes threads of its own within XLA's (JAX 0.10).
   """
+  size = given.shape[-1]
+
+  def column(at, carry):
+    left, triangle = carry
+    own = left[:, :, at]
+    direction = own / jnp.linalg.norm(own, axis=1, keepdims=True)
+    along = jnp.einsum("nm,nmj->nj", direction, left)
+    along = jnp.where(jnp.arange(size) >= at, along, 0)
+    left = left - direction[:, :, None] * along[:, None]
+    return left, triangle.at[:, at].set(along)
+
+  zero = jnp.zeros((len(given), size, size), given.dtype)
+  return lax.fori_loop(0, size, column, (given, zero))[1]
+
+
+def _inverse(triangle: jax.Array) -> jax.Array:
+  """Returns U⁻¹ of upper triangles [n, b, b], row by row from the last."""
   size = triangle.shape[-1]
 
   def row(step, inverse):
