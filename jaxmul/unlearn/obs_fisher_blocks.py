@@ -81,7 +81,8 @@ def _inverse_diagonals(
   """Returns the diagonal of F⁻¹ like each kernel.
 
   A block of n F, n the size of the set, is held as a triangle U with UᵀU = n F, which begins at
-  √(nλ) I and takes in gradients one batch after another. In float32 F itself would hold nothing as small as λ.
+  √(nλ) I and takes in gradients one batch after another. In float32 F itself would hold nothing as
+  small as λ.
   """
   mask = mlp_kernels(network.params, layers, "obs")
   kernels, (block, damping) = picked(network.params, mask), settings
