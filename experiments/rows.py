@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from experiments import logs, tables
+from experiments import cache, logs, tables
 from experiments.judge import over_seeds
 from jaxmul import metrics, report
 from jaxmul._progress import stages
+from jaxmul.binding import Network
 from jaxmul.metrics import Figure, find
 
 Results = dict[str, dict[str, list["Row"]]]
@@ -71,6 +72,23 @@ def computed(
           log(seed, logs.named(figures, name, row))
         results[name].setdefault(row, []).append(Row.read(path))
       yield results
+
+
+def timed_compiled(
+  run: Callable[[], Network], compiled: set[Hashable], shape: Hashable
+) -> tuple[Network, float, float | None]:
+  """Returns a network, its seconds without compilation, and those of the first run if it ran twice.
+
+  Args:
+    run: makes the network.
+    compiled: what was compiled before; the shape is added.
+    shape: what `run` is compiled for.
+  """
+  first_call = None
+  if shape not in compiled:
+    first_call = cache.timed(run)[1]
+    compiled.add(shape)
+  return *cache.timed(run), first_call
 
 
 def means_of(methods: Mapping[str, Sequence[Row]]) -> dict[str, list[Figure]]:

@@ -21,7 +21,7 @@ results.json are written after every forget set.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Literal
 
@@ -128,7 +128,7 @@ class Problem:
       self.groups = rum.select(scores, ids, size=size, soft=soft)
     setting.show_groups(self.groups, self.training, self.truth)
     self.sets = self.groups._asdict() | {"mixed": np.sort(np.concatenate(self.groups))}
-    self.compiled: set[tuple[str, int]] = set()
+    self.compiled: set[Hashable] = set()
 
   def model(self, num_classes: int):
     """The network, with so many classes."""
@@ -236,12 +236,8 @@ class Seed:
         chosen, original, training, split, self.key, epochs=epochs, batch_size=batch
       )
 
-    first_call = None
     try:
-      if shape not in problem.compiled:
-        first_call = cache.timed(run)[1]
-        problem.compiled.add(shape)
-      after, seconds = cache.timed(run)
+      after, seconds, first_call = rows.timed_compiled(run, problem.compiled, shape)
     except FloatingPointError:
       return Row()
     return Row(figures=self.judge(name)(after, seconds), first_call=first_call)

@@ -16,7 +16,7 @@ results.json are written after every forget set.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Literal
 
@@ -105,14 +105,14 @@ class Texts:
     self.truth = ground_truth(config, self.recipe, self.training)[0]
     self.cross_fit = cross_fitted(config, self.recipe, self.training, config.folds)[0]
     self.tune_by = self.dataset.take(self.heldout.tune)
-    # Texts of the marked kind that no network is trained on.
-    # Not those that tuning asks: they chose among networks.
+    # Of the kind that is forgotten, and trained on by no network. Those that tuning asks chose
+    # among networks, and are not here.
     ids = np.concatenate([self.heldout.proxy, self.heldout.attack, self.test])
     marked = self.dataset.ids[texts.strata_of(self.dataset) == 1]
     self.unseen = self.dataset.take(np.intersect1d(ids, marked))
+    self.original = functools.cache(self._original)
 
-  @functools.lru_cache(2)  # noqa: B019 (as long as the script)
-  def original(self, number: int) -> tuple[train.Fit, float]:
+  def _original(self, number: int) -> tuple[train.Fit, float]:
     """The network of a training seed, and its seconds."""
     events = {"events": proxies.trackers.learning_events()}
     key = jax.random.fold_in(self.key, 100 + number)
@@ -134,7 +134,7 @@ class Problem:
     self.algorithms = text_algorithms(config.learning_rate, texts.model_of(config, of.dataset))
     self.groups = self.refined(*setting.order_of(of.truth))
     self.split = setting.split_of(self.forget, training, of.heldout, of.test)
-    self.compiled: set[str] = set()
+    self.compiled: set[Hashable] = set()
 
   def refined(self, scores: np.ndarray, soft: np.ndarray | None = None) -> list[np.ndarray]:
     """The forget set in three groups by scores of all training examples."""
@@ -154,7 +154,8 @@ class Problem:
     """What MUSE asks: continuations, what follows the beginning, and losses."""
     training, (early, half, _) = self.texts.training, texts.prompts_of(self.texts.dataset)
     forget = training.take(training.first_of_each(self.forget))
-    retain = self.texts.dataset.take(self.texts.test)
+    clean = training.ids[texts.strata_of(training) == 0]
+    retain = training.take(np.intersect1d(clean, self.split.retain))
     return Tasks(
       verbatim=data.after_prompt(forget, half),
       forget=forget,
@@ -230,12 +231,8 @@ class Seed:
     def run() -> Network:
       return step.run(self.original, problem.texts.training, problem.split, self.key)
 
-    first_call = None
     try:
-      if algorithm not in problem.compiled:
-        first_call = cache.timed(run)[1]
-        problem.compiled.add(algorithm)
-      after, seconds = cache.timed(run)
+      after, seconds, first_call = rows.timed_compiled(run, problem.compiled, algorithm)
     except FloatingPointError:
       return Row()
     return dataclasses.replace(self.judged(after, seconds), first_call=first_call)

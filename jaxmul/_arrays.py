@@ -55,6 +55,19 @@ def rows(tree: Tree, which: Any) -> Tree:
   return jax.tree.map(lambda leaf: leaf[which], tree)
 
 
+def by_way(tree: Any) -> dict[str, Any]:
+  """Returns the leaves of a pytree by the way to each, in their order.
+
+  Example:
+    >>> by_way({"block": {"dense": {"kernel": 1, "bias": 2}}})
+    {'block/dense/bias': 2, 'block/dense/kernel': 1}
+  """
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
 def size(tree: object) -> int:
   """Returns the number of rows of a pytree of arrays [n, ...].
 

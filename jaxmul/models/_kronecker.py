@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmul._arrays import Inputs
+from jaxmul._arrays import Inputs, by_way
 from jaxmul.binding import Network
 from jaxmul.models._conv import Conv
 from jaxmul.models._ghost import rule_of, tapped_by
@@ -55,13 +55,10 @@ def zero_factors(network: Network, inputs: Inputs) -> dict[str, KroneckerFactors
 
   Nothing is computed: the forward pass is traced.
   """
-  paths = _paths_of(network)
   found = {}
 
   def forward(network, inputs):
-    ids = {
-      id(leaf): name for name, leaf in zip(paths, jax.tree.leaves(network.params), strict=True)
-    }
+    ids = {id(leaf): name for name, leaf in by_way(network.params).items()}
 
     def record(next_fn, args, kwargs, context):
       if isinstance(context.module, _LINEAR) and rule_of(context, args, kwargs):
@@ -80,7 +77,7 @@ def zero_factors(network: Network, inputs: Inputs) -> dict[str, KroneckerFactors
     dtype = jnp.promote_types(kernel.dtype, jnp.float32)
     return KroneckerFactors(jnp.zeros((rows, rows), dtype), jnp.zeros((columns, columns), dtype))
 
-  return {name: zeros(found[name]) for name in paths if name in found}
+  return {name: zeros(found[name]) for name in by_way(network.params) if name in found}
 
 
 def tapped_factors(
@@ -123,8 +120,8 @@ def tapped_energies(
 
 def _tapped_kernels(read, network, inputs, given):
   """Outputs of a network whose kernels are tapped: `given` are {path: (what is known, zeros)}."""
-  paths = zip(_paths_of(network), jax.tree.leaves(network.params), strict=True)
-  known = {id(leaf): given[name] for name, leaf in paths if name in given}
+  leaves = by_way(network.params)
+  known = {id(leaf): given[name] for name, leaf in leaves.items() if name in given}
 
   def reader(rule, module):
     kernel = module.variables["params"].get("kernel")
@@ -134,10 +131,3 @@ def _tapped_kernels(read, network, inputs, given):
     return lambda x, g: read(*rule(x, g)["kernel"], value), zeros
 
   return tapped_by(reader, network, inputs)
-
-
-def _paths_of(network: Network) -> list[str]:
-  return [
-    jax.tree_util.keystr(path, simple=True, separator="/")
-    for path, _ in jax.tree_util.tree_leaves_with_path(network.params)
-  ]

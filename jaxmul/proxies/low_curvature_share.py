@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmul import _article, _check, _sharding, models
+from jaxmul import _arrays, _article, _check, _sharding, models
 from jaxmul._blocks import small_blocks
 from jaxmul._examples import examples_of
 from jaxmul._kronecker import Bases, bases_of, kernels_of
@@ -128,12 +128,9 @@ def low_curvature(
 
 def _refuse_other_kernels(network: Network, basis: Bases) -> None:
   """Raises ValueError where a kernel of the basis is not in the network, or of another shape."""
-  kernels = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(network.params)
-  }
+  kernels = _arrays.by_way(network.params)
   for path, of_kernel in basis.items():
-    shape = kernels.get(path)
+    shape = jnp.shape(kernels[path]) if path in kernels else None
     size = of_kernel.kept.shape
     if shape is None or (math.prod(shape[:-1]), shape[-1]) != size:
       raise ValueError(

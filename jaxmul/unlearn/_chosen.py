@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxmul._arrays import by_way
 from jaxmul.binding import Network
 from jaxmul.unlearn.objective import Turn
 
@@ -82,20 +83,15 @@ def in_layers(tree: optax.Params, names: Sequence[str], caller: str) -> optax.Pa
   Raises:
     ValueError: a name is nowhere in the tree.
   """
-  ways = [_way(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+  ways = [f"/{way}/" for way in by_way(tree)]
   missing = sorted(name for name in set(names) if not any(f"/{name}/" in way for way in ways))
   if missing:
     layers = sorted({layer for way in ways for layer in way.strip("/").split("/")})
     raise ValueError(
       f"{caller}: the network has no layer {missing[0]!r}. It has {', '.join(layers)}."
     )
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: any(f"/{name}/" in _way(path) for name in names), tree
-  )
-
-
-def _way(path) -> str:
-  return f"/{jax.tree_util.keystr(path, simple=True, separator='/')}/"
+  inside = [any(f"/{name}/" in way for name in names) for way in ways]
+  return jax.tree.unflatten(jax.tree.structure(tree), inside)
 
 
 def moves_only(
@@ -124,11 +120,8 @@ def refuse_unlike(name: str, initial: Network, network: Network) -> None:
 
 
 def _shapes(tree: optax.Params) -> dict[str, tuple[int, ...]]:
-  """The shape of each leaf by its path, such as "head/kernel"."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
+  """The shape of each leaf by the way to it, such as "head/kernel"."""
+  return {way: jnp.shape(leaf) for way, leaf in by_way(tree).items()}
 
 
 def names_of(path) -> set[str]:

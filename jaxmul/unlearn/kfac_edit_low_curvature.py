@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 import jax
-import optax
 
 from jaxmul import _check
+from jaxmul._arrays import by_way
 from jaxmul._kronecker import bases_of, kernels_of, without_rest
 from jaxmul.binding import Network
 from jaxmul.unlearn._mlp_kernels import Layers, mlp_kernels, names
@@ -50,7 +50,7 @@ def kfac_edit(keep: float = 0.6, *, layers: Layers = None) -> Unlearner:
   def change(network: Network, session: Session) -> Network:
     known = kernels_of(network, session.retain, None, "kfac_edit")
     mask = mlp_kernels(network.params, layers, "kfac_edit")
-    edited = [path for path, yes in zip(_paths(mask), jax.tree.leaves(mask), strict=True) if yes]
+    edited = [path for path, is_edited in by_way(mask).items() if is_edited]
     unread = [path for path in edited if path not in known]
     if unread:
       raise ValueError(
@@ -61,16 +61,11 @@ def kfac_edit(keep: float = 0.6, *, layers: Layers = None) -> Unlearner:
     bases = bases_of(network, session.retain, session.batch_size, zeros, keep)
     kept = [
       without_rest(leaf, bases[path]) if path in bases else leaf
-      for path, leaf in zip(_paths(mask), jax.tree.leaves(network.params), strict=True)
+      for path, leaf in by_way(network.params).items()
     ]
     return network.replace(params=jax.tree.unflatten(jax.tree.structure(network.params), kept))
 
   return one_shot(change)
-
-
-def _paths(tree: optax.Params) -> list[str]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
 def _layers(paths: Iterable[str]) -> tuple[str, ...]:
