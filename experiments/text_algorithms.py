@@ -61,8 +61,10 @@ def text_algorithms(learning_rate: float, model: models.GPT) -> dict[str, TextAl
     "random_label": by_sgd(unlearn.random_label, 0.1, 10),
     "salun": by_sgd(unlearn.salun, 0.1, 10),
     "scrub": by_sgd(unlearn.scrub, 5e-3, 5),
+    "l1_sparse": by_sgd(unlearn.l1_sparse, 0.01, 10),
     "npo": by_rate(unlearn.npo, 1e-5, 10),
     "npo, KL": by_rate(lambda r: unlearn.npo(r, keep="kl"), 1e-5, 10),
+    "npo, low rank": by_rate(_low_rank_npo, 1e-5, 10, 10.0),
     "simnpo": by_rate(unlearn.simnpo, 1e-5, 10),
     "eul": by_rate(unlearn.eul, 5e-5, 10),
     "rmu": by_rate(lambda r: unlearn.rmu(hidden, learning_rate=r), 5e-5, 5),
@@ -79,6 +81,11 @@ def text_algorithms(learning_rate: float, model: models.GPT) -> dict[str, TextAl
     "zero_out_neurons": by_share(unlearn.zero_out_neurons, 0.01, more),
     "activation_neurons": by_share(unlearn.activation_neurons, 0.01, more),
     "integrated_gradient_neurons": by_share(unlearn.integrated_gradient_neurons, 0.01, more),
+    "slimming_neurons": TextAlgorithm(make=_slimming, published=0.01, tried=more, epochs=5),
+    "hard_concrete_neurons": TextAlgorithm(
+      make=_hard_concrete, published=0.01, tried=more, epochs=5
+    ),
+    "ssd": by_share(unlearn.ssd, 10.0, (1.0, 10.0, 100.0)),
     "kfac_edit": by_share(unlearn.kfac_edit, 0.6, (0.6, 0.9, 0.99)),
   }
 
@@ -89,3 +96,15 @@ def _subnet(fraction: float) -> unlearn.Unlearner:
 
 def _balanced_subnet(fraction: float) -> unlearn.Unlearner:
   return unlearn.balanced_subnet(fraction=fraction)
+
+
+def _slimming(fraction: float) -> unlearn.Unlearner:
+  return unlearn.slimming_neurons(fraction=fraction)
+
+
+def _hard_concrete(fraction: float) -> unlearn.Unlearner:
+  return unlearn.hard_concrete_neurons(fraction=fraction)
+
+
+def _low_rank_npo(learning_rate: float) -> unlearn.Unlearner:
+  return unlearn.low_rank(unlearn.npo(learning_rate), ("dense1", "dense2"))

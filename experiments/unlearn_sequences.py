@@ -389,6 +389,7 @@ def _cells(mean: list[Figure], methods: dict[str, list[Row]], method: str) -> li
   # A seed that took more than were tried is not averaged: the median of the seeds is told.
   median = float(np.median(steps.seeds or [steps.value]))
   relearned = f"> {STEPS}" if median > STEPS else f"{median:.0f}"
+  relearned = "" if np.isnan(median) else relearned  # the original knew no more than an oracle
   cells = [rows.spread(figure) for figure in shown]
   return [*cells, relearned, f"{find(mean, 'seconds').value:.2f}", "; ".join(notes)]
 

@@ -100,6 +100,7 @@ def test_a_table_marks_what_is_worse_and_what_is_over_forgotten(tmp_path):
     "npo": [row(0.3, 0.5, -0.3, 21), row(0.41, 0.6, -0.31, 21), row(0.5, 0.7, -0.32, 5)],
     "durable": [row(0.1, 0.5, 0.4, 3), row(0.2, 0.6, 0.5, 4), row(0.3, 0.7, 0.6, 8)],
     "wga": [Row()],
+    "obs": [row(0.1, 0.5, 0.4, np.nan), row(0.2, 0.6, 0.5, 3), row(0.3, 0.7, 0.6, 3)],
   }
   config = Config(algorithms=("npo", "durable"), out=tmp_path)
   unlearn_sequences.write(config, {"noise": methods})
@@ -112,6 +113,8 @@ def test_a_table_marks_what_is_worse_and_what_is_over_forgotten(tmp_path):
   assert cells[7:9] == ["> 20", "1.00"]
   assert cells[9] == "worse than the original by example gap; over-forgetting; chosen: 0.1"
   assert [cell.strip() for cell in durable.split("|")[9:]] == ["4", "1.00", "chosen: 0.1", ""]
+  obs = next(x for x in lines if x.startswith("| obs |"))
+  assert obs.split("|")[9].strip() == ""  # nothing of one seed was known: no step is told
   assert any(line.startswith("| wga | diverged |") for line in lines)
   assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
