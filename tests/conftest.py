@@ -27,12 +27,18 @@ if not hasattr(jax, "enable_x64"):  # before jax 0.8
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled(tmp_path_factory):
-  """What processes that tests start compile, the next one reads; this one compiles for itself."""
+  """What was compiled once is read from disk: most tests make the same programs anew.
+
+  Processes that tests start share a folder. This process has its own, as JAX's files are not
+  written under a temporary name, and another worker could read half of one.
+  """
   if os.environ.get("JAXMUL_QUICK_TESTS"):
     folder = tmp_path_factory.getbasetemp()
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(shared / "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled_here"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
