@@ -28,9 +28,9 @@ from jaxmul.metrics.sequences.greedy_continuations import continuations
 from jaxmul.metrics.sequences.members_beside_heldout import priv_leak
 from jaxmul.metrics.sequences.rouge_scores import rouge_l, rouge_l_of_texts
 from jaxmul.metrics.sequences.text_gaps import beside_retrained
-from jaxmul.proxies.tokens import min_k
 
-_MIN_K = jax.tree_util.Partial(min_k, share=0.4)  # MUSE's Min-40 %
+SHARE = 0.4
+"""Of the tokens of a text, the least likely, whose mean loss tells members: Min-40 %."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,6 +177,10 @@ def _rouge(
 
 
 def _min_k(network: Network, dataset: Dataset, batch_size: int) -> np.ndarray:
-  values = score(_MIN_K, network, dataset, batch_size=batch_size).astype(np.float64)
+  values = score(_least_likely, network, dataset, batch_size=batch_size).astype(np.float64)
   refuse_diverged(values, dataset, "losses")
   return values
+
+
+def _least_likely(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+  return losses.mean_of_least_likely(network(batch[0]), batch[1], SHARE)
