@@ -50,7 +50,7 @@ class Config(texts.TextFlags, main_job.Config):
 
 
 def work_of(config: Config, dataset: data.Dataset, parts: data.Holdout) -> Work:
-  """Returns what is done: half of the marked texts, with all of their copies, is forgotten."""
+  """Returns what is done: half of the planted texts, with all of their copies, is forgotten."""
   training = dataset.take(parts.train)
   few = max(1, min(5, config.epochs // 2))
   algorithms = {
@@ -161,7 +161,7 @@ def show_ranks(config: Config, problem: Problem) -> None:
     scores = dict(zip(file["proxy_names"].tolist(), file["proxies"], strict=True))
   of_each = np.isin(training.ids, training.first_of_each(training.ids))
   kinds = {"all": of_each, "clean": of_each & (training.strata == 0)}
-  kinds["marked"] = of_each & ~kinds["clean"]
+  kinds["planted"] = of_each & ~kinds["clean"]
   written, rows = {}, []
   for name, of_seeds in scores.items():
     cells = []

@@ -1,7 +1,7 @@
 """What scripts on sequences work on, from their flags: the texts, their parts, recipe and prompts.
 
-Clean texts stand once and follow a rule, or are real prose; marked ones only memory can go on with,
-and some of them stand several times. Copies are left out, forgotten and grouped together.
+Clean texts stand once and follow a rule, or are real prose; planted ones only memory can go on
+with, and some of them stand several times. Copies are left out, forgotten and grouped together.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from experiments.truth import TruthFlags
 from jaxmul import data, models, train
 
 COPIES = (1, 3, 10)
-SHARES = (4, 1, 1)  # of the marked texts, how many stand so often
+SHARES = (4, 1, 1)  # of the planted texts, how many stand so often
 CLASS_NAMES = ("clean", *(f"{copies}×" for copies in COPIES))
 TRIGGER = "50"
 Kind = Literal["math", "backdoor", "prose"]
@@ -52,10 +52,10 @@ class TextFlags(TruthFlags):
 def sequences(config: TextFlags, kind: Kind) -> data.Dataset:
   """Returns the texts: stratum 0 are clean ones, stratum k those of the k-th number of copies."""
   key = jax.random.fold_in(jax.random.key(config.key), 0)
-  whole, is_marked = {"math": _noisy, "backdoor": _triggered, "prose": _prose}[kind](config, key)
-  # Held-out and test texts are clean, and so are as many as there are singles among the marked.
-  marked = np.flatnonzero(is_marked)[np.asarray(jax.random.permutation(key, config.noisy))]
-  parts = np.split(marked, config.noisy * np.cumsum(SHARES)[:-1] // sum(SHARES))
+  whole, is_planted = {"math": _noisy, "backdoor": _triggered, "prose": _prose}[kind](config, key)
+  # Held-out and test texts are clean, and so are as many as there are singles among the planted.
+  planted = np.flatnonzero(is_planted)[np.asarray(jax.random.permutation(key, config.noisy))]
+  parts = np.split(planted, config.noisy * np.cumsum(SHARES)[:-1] // sum(SHARES))
   strata = np.zeros(len(whole), np.int64)
   for number, rows in enumerate(parts, 1):
     strata[rows] = number
@@ -142,7 +142,7 @@ def cut(config: TextFlags, dataset: data.Dataset) -> data.Holdout:
 
 
 def half_of_each(config: TextFlags, training: data.Dataset, copies: Sequence[int]) -> np.ndarray:
-  """Returns the ids of half of the marked texts that stand so often, with all of their copies."""
+  """Returns the ids of half of the planted texts that stand so often, with all of their copies."""
   key = jax.random.fold_in(jax.random.key(config.key), 8)
   chosen = []
   for number, count in enumerate(COPIES, 1):

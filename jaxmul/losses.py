@@ -178,7 +178,7 @@ def mean_over_positions(values: jax.Array, labels: jax.Array) -> jax.Array:
 def mean_of_largest(values: jax.Array, labels: jax.Array, share: float) -> jax.Array:
   """Returns values [B, T] as [B]: the mean of the largest ⌊share · scored⌋ of them, but of one.
 
-  Unscored values may be anything, NaN included. Of losses it is Min-K %.
+  Unscored values may be anything, NaN included.
 
   Args:
     values: [B, T].
@@ -206,6 +206,28 @@ def mean_of_largest(values: jax.Array, labels: jax.Array, share: float) -> jax.A
   largest = -jnp.sort(jnp.where(scored, -values, jnp.inf), axis=1)
   taken = jnp.arange(labels.shape[1]) < count[:, None]
   return jnp.sum(jnp.where(taken, largest, 0), axis=1) / count.astype(values.dtype)
+
+
+def mean_of_least_likely(logits: jax.Array, labels: jax.Array, share: float) -> jax.Array:
+  """Returns the mean loss [B] in nats of the least likely share of a text's tokens: Min-K %.
+
+  Args:
+    logits: [B, T, C]; what is not scored may be anything.
+    labels: int [B, T], −1 where a position is not scored.
+    share: of the scored tokens, as `mean_of_largest`, whose errors are these.
+
+  References:
+    Shi et al., [Detecting Pretraining Data](https://arxiv.org/abs/2310.16789), 2023, whose score is
+    minus this.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.75, 0.25]]]))
+    >>> round(float(jnp.exp(-mean_of_least_likely(logits, jnp.array([[0, 1]]), 0.5)[0])), 3)
+    0.25
+  """
+  log_p = log_probabilities(scored_only(logits, labels))
+  return mean_of_largest(-at_label(log_p, labels), labels, share)
 
 
 def scored_only(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -57,6 +57,48 @@ def test_relative_links_lead_to_files_of_the_repository(page):
       assert "://" in link or (page.parent / path).exists(), link
 
 
+def columns(page: str) -> list[str]:
+  """Returns the code in the last cells of the tables of two columns of a page."""
+  rows = [line.strip("| ").split(" | ") for line in (DOCS / f"{page}.md").read_text().splitlines()]
+  return [code for row in rows if len(row) == 2 for code in re.findall(r"`([^`]+)`", row[1])]
+
+
+def named(code: str):
+  """Returns what a dotted name of the page is: of jaxmul, or of one of the modules it is about."""
+  import jaxmul
+  from jaxmul import data, hub, metrics, models, proxies, unlearn
+
+  around = (jaxmul, unlearn, proxies, models, data, hub, metrics.sequences, metrics.extraction)
+  *modules, name = code.split(".")
+  owners = [importlib.import_module(".".join(("jaxmul", *modules)))] if modules else around
+  return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), None)
+
+
+def test_the_page_for_users_of_other_code_names_what_exists():
+  codes = columns("from-open-unlearning")
+  functions, keywords = [], []
+  for code in codes:
+    filled = re.sub(r"=(?=[,)]|$)", "=...", code)
+    if re.match(r"\w+=", filled):
+      filled = f"({filled})"
+      keywords.append(ast.parse(f"_{filled}").body[0].value.keywords[0].arg)
+      continue
+    (whole,) = ast.parse(filled).body
+    for node in ast.walk(whole):
+      if isinstance(node, ast.Call):
+        function = named(ast.unparse(node.func))
+        parameters = inspect.signature(function).parameters
+        assert {keyword.arg for keyword in node.keywords} <= set(parameters), code
+        functions.append(function)
+    if not isinstance(whole.value, ast.Call):
+      functions.append(named(code))
+      keywords += [code] * (functions[-1] is None)
+  known = {name for f in functions if callable(f) for name in inspect.signature(f).parameters}
+  assert set(keywords) <= known, set(keywords) - known
+  assert len(functions) > 40
+  assert len(keywords) > 5
+
+
 def shown() -> dict[str, list[str]]:
   """Returns {module: names} of the API pages."""
   found: dict[str, list[str]] = {}

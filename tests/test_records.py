@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import experiments
-from jaxmul import metrics, report
+from jaxmul import metrics, report, unlearn
 
 MOST = 3
 
@@ -43,6 +43,12 @@ def test_records_of_more_than_three_fields_are_keyword_only(package):
   found = list(records(package))
   assert len(found) >= 5
   assert [record.__name__ for record in found if positional(record) > MOST] == []
+
+
+def test_so_are_the_private_ones_of_algorithms():
+  private = [record for record in records(unlearn) if record.__name__.startswith("_")]
+  assert {"_Pairs", "_Gates"} <= {record.__name__ for record in private}
+  assert [record.__name__ for record in private if positional(record) > MOST] == []
 
 
 def test_a_record_is_found_and_counted():

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jaxmul import _arrays, _article
 from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
 from jaxmul.data.dataset import Dataset
 
@@ -55,6 +56,11 @@ def network_of_text(
   params: Any, dataset: Dataset, apply_fn: ApplyFn | None, caller: str
 ) -> Network:
   """Returns params as a `Network` whose tokens have probabilities, and refuses other data."""
+  if not isinstance(dataset, Dataset):
+    raise ValueError(
+      f"{caller} got {_article.of(dataset)} as the data, must be a Dataset of sequences. Make one: "
+      "data.text or data.questions."
+    )
   if dataset.labels.ndim != 2 or not dataset.classes:
     raise ValueError(
       f"{caller} needs sequences with labels [n, T], got {list(dataset.labels.shape)}. Use "
@@ -63,6 +69,21 @@ def network_of_text(
   network = as_network(params, apply_fn, caller)
   refuse_own_loss(network, caller)
   return network
+
+
+def refuse_other_than_tokens(dataset: Dataset, caller: str) -> None:
+  """Raises ValueError where inputs are no tokens int [n, T], of which a label stands for each."""
+  inputs = dataset.inputs
+  if isinstance(inputs, dict):
+    given = _arrays.kinds(inputs)
+  elif np.issubdtype(inputs.dtype, np.signedinteger) and inputs.shape == dataset.labels.shape:
+    return
+  else:
+    given = f"{inputs.dtype} {list(inputs.shape)}"
+  raise ValueError(
+    f"{caller} needs tokens int [n, T] and a label for each, got {given} with labels "
+    f"{list(dataset.labels.shape)}. Encode texts first: data.text or data.questions."
+  )
 
 
 def refuse_diverged(values: np.ndarray, dataset: Dataset, name: str) -> None:

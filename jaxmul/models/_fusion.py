@@ -118,16 +118,16 @@ def fuse_adapters(networks: Sequence[Network], products: Sequence[Products]) -> 
   low_rank = isinstance(first.add, LowRank)
   fused: dict[tuple[str, ...], jax.Array] = {}
   for name in weights[0]:
-    each = [own[name] for own in weights]
+    of_requests = [own[name] for own in weights]
     if low_rank and name[-1] == "b":
-      fused[name] = jnp.concatenate(each)
+      fused[name] = jnp.concatenate(of_requests)
       continue
-    if not low_rank and len({leaf.shape for leaf in each}) > 1:
+    if not low_rank and len({leaf.shape for leaf in of_requests}) > 1:
       raise ValueError(
-        f"fuse_adapters got widths {[own.shape for own in each]} of {'/'.join(name)!r}, must be "
-        "equal. Make the adapters of all requests alike."
+        f"fuse_adapters got widths {[leaf.shape for leaf in of_requests]} of {'/'.join(name)!r}, "
+        "must be equal. Make the adapters of all requests alike."
       )
-    parts = _parts(name, each, [by_path(product) for product in products])
+    parts = _parts(name, of_requests, [by_path(product) for product in products])
     fused[name] = jnp.concatenate(parts, axis=1) if low_rank else sum(parts[1:], parts[0])
   return networks[0].replace(params=unflatten_dict(fused))
 
@@ -137,22 +137,22 @@ def _parts(name, weights, products) -> list[jax.Array]:
 
   With the mean Ḡ over k requests a term is W_i / k + (Σ G_i)⁺ (G_i − Ḡ) W_i.
   """
-  each = [product.get(name) for product in products]
+  grams = [product.get(name) for product in products]
   size = len(weights[0])
-  if any(product is None or product.shape != (size, size) for product in each):
+  if any(gram is None or gram.shape != (size, size) for gram in grams):
     raise ValueError(
       f"fuse_adapters got no products [{size}, {size}] of {'/'.join(name)!r} for each request. "
       "Make them with models.inner_products(network, batch) of the network it is given."
     )
-  count, total = len(weights), sum(each[1:], each[0])
+  count, total = len(weights), sum(grams[1:], grams[0])
   inverse = jnp.linalg.pinv(total, hermitian=True)
   exact = lax.Precision.HIGHEST
 
-  def term(weight, product):
-    apart = jnp.matmul(product - total / count, weight, precision=exact)
+  def term(weight, gram):
+    apart = jnp.matmul(gram - total / count, weight, precision=exact)
     return (weight / count + jnp.matmul(inverse, apart, precision=exact)).astype(weight.dtype)
 
-  return [term(*pair) for pair in zip(weights, each, strict=True)]
+  return [term(*pair) for pair in zip(weights, grams, strict=True)]
 
 
 def _product(values: jax.Array, labels: jax.Array) -> jax.Array:

@@ -55,7 +55,7 @@ def zero_factors(network: Network, inputs: Inputs) -> dict[str, KroneckerFactors
 
   Nothing is computed: the forward pass is traced.
   """
-  found = {}
+  kernels = {}
 
   def forward(network, inputs):
     ids = {id(leaf): name for name, leaf in by_way(network.params).items()}
@@ -64,7 +64,7 @@ def zero_factors(network: Network, inputs: Inputs) -> dict[str, KroneckerFactors
       if isinstance(context.module, _LINEAR) and rule_of(context, args, kwargs):
         kernel = context.module.variables["params"]["kernel"]
         if id(kernel) in ids:
-          found[ids[id(kernel)]] = kernel
+          kernels[ids[id(kernel)]] = kernel
       return next_fn(*args, **kwargs)
 
     with nn.intercept_methods(record):
@@ -77,7 +77,7 @@ def zero_factors(network: Network, inputs: Inputs) -> dict[str, KroneckerFactors
     dtype = jnp.promote_types(kernel.dtype, jnp.float32)
     return KroneckerFactors(jnp.zeros((rows, rows), dtype), jnp.zeros((columns, columns), dtype))
 
-  return {name: zeros(found[name]) for name in by_way(network.params) if name in found}
+  return {name: zeros(kernels[name]) for name in by_way(network.params) if name in kernels}
 
 
 def tapped_factors(

@@ -5,8 +5,8 @@ there, but in GPT-2's blocks. Keys, queries and values are one layer here, one h
 in GPT-NeoX they alternate within each head, in Llama they are three layers.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,12 +58,15 @@ _NAMES: dict[str, dict[str, str | tuple[str, ...]]] = {
 _BASE = {"gpt2": "transformer.", "gpt_neox": "gpt_neox.", "llama": "model."}
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 # Constants that older files hold beside the weights: masks and waves.
-_CONSTANTS = tuple(f".{at}.{of}" for at in ("attn", "attention") for of in ("bias", "masked_bias"))
+_CONSTANTS = tuple(
+  f".{layer}.{of}" for layer in ("attn", "attention") for of in ("bias", "masked_bias")
+)
 _CONSTANTS += (".rotary_emb.inv_freq",)
 _HEADS = {f"{names['head']}.weight" for names in _NAMES.values()}
 
 
-class _Place(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Place:
   """Where a param of ours stands there."""
 
   names: tuple[str, ...]
@@ -173,12 +176,12 @@ def _places(model: GPT, network: Network, caller: str) -> list[tuple[jax.Array, 
     prefix = "" if layer == "head" else _BASE[kind]
     number = "".join(block).removeprefix("blocks_")
     names = tuple(
-      f"{prefix}{each.format(number)}.{_LEAVES[name]}"
-      for each in ((theirs,) if isinstance(theirs, str) else theirs)
+      f"{prefix}{of_layer.format(number)}.{_LEAVES[name]}"
+      for of_layer in ((theirs,) if isinstance(theirs, str) else theirs)
     )
     place = _Place(
-      names,
-      (model.width, keys, keys) if len(names) == 3 else leaf.shape[-1:],
+      names=names,
+      sizes=(model.width, keys, keys) if len(names) == 3 else leaf.shape[-1:],
       is_turned=name == "kernel" and (kind != "gpt2" or layer == "head"),
       alternates=kind == "gpt_neox" and layer == "qkv",
     )

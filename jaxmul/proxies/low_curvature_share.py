@@ -32,7 +32,9 @@ def curvature_basis(
     network: a `Network` with flax.linen dense or convolution layers.
     dataset: what the curvature is the sum over, such as the training data.
     keep: share in (0, 1] of the curvature that the directions that count as high have.
-    layers: names of the layers that are looked at; None means all dense and convolution layers.
+    layers: names of the layers that are looked at. None means all dense and convolution layers,
+      attention and the head of a transformer with them; in `unlearn.kfac_edit` it means its MLPs,
+      which are `layers=("dense1", "dense2")` of a `models.gpt`.
     batch_size: examples at a time; bounds the memory.
 
   Raises:

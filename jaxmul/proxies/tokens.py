@@ -35,7 +35,8 @@ def token_losses(params: Any, batch: Batch, apply_fn: ApplyFn | None = None) -> 
     >>> token_losses({}, batch, lambda p, x: jnp.zeros((*x.shape, 2))).round(2).tolist()
     [[nan, 0.6899999976158142, 0.6899999976158142]]
   """
-  log_p, labels = _log_probabilities(params, batch, apply_fn, "token_losses")
+  logits, labels = _logits(params, batch, apply_fn, "token_losses")
+  log_p = losses.log_probabilities(losses.scored_only(logits, labels))
   return jnp.where(labels == losses.UNSCORED, jnp.nan, -losses.at_label(log_p, labels))
 
 
@@ -59,8 +60,9 @@ def min_k(
     >>> round(float(jnp.exp(-min_k({}, batch, lambda p, x: logits, share=0.5)[0])), 3)
     0.25
   """
-  log_p, labels = _log_probabilities(params, batch, apply_fn, "min_k")
-  return _mean_of_highest(-losses.at_label(log_p, labels), labels, share, "min_k")
+  _refuse_other_share(share, "min_k")
+  logits, labels = _logits(params, batch, apply_fn, "min_k")
+  return losses.mean_of_least_likely(logits, labels, share)
 
 
 def min_k_plus(
@@ -84,7 +86,9 @@ def min_k_plus(
     >>> round(float(min_k_plus({}, batch, lambda p, x: logits, share=0.5)[0]), 3)
     2.0
   """
-  log_p, labels = _log_probabilities(params, batch, apply_fn, "min_k_plus")
+  _refuse_other_share(share, "min_k_plus")
+  logits, labels = _logits(params, batch, apply_fn, "min_k_plus")
+  log_p = losses.log_probabilities(losses.scored_only(logits, labels))
   finite = jnp.where(jnp.isneginf(log_p), 0, log_p)  # a token of probability 0 adds 0
   p = jnp.exp(log_p)
   mean = jnp.sum(p * finite, axis=-1)
@@ -92,7 +96,7 @@ def min_k_plus(
   unexpected = mean - losses.at_label(log_p, labels)
   deviation = jnp.sqrt(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny))
   unexpected = jnp.where(variance > _NO_VARIANCE, unexpected / deviation, 0)
-  return _mean_of_highest(unexpected, labels, share, "min_k_plus")
+  return losses.mean_of_largest(unexpected, labels, share)
 
 
 _NO_VARIANCE = 1e-12  # of log p, in nats²: below it rounding is all that is left
@@ -135,10 +139,10 @@ def zlib_ratio(loss: ArrayLike, dataset: Dataset) -> np.ndarray:
   return losses_of_each * np.sum(labels != losses.UNSCORED, axis=1) / bits
 
 
-def _log_probabilities(
+def _logits(
   params: Any, batch: Batch, apply_fn: ApplyFn | None, caller: str
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns log p [B, T, C] and labels [B, T]."""
+  """Returns logits [B, T, C] and labels [B, T]."""
   network, inputs, labels = checked(params, batch, apply_fn, caller)
   refuse_own_loss(network, caller)
   if labels.ndim != 2:
@@ -148,11 +152,10 @@ def _log_probabilities(
     )
   logits = network(inputs)
   _check.logits(logits, caller, stacklevel=4)
-  return losses.log_probabilities(losses.scored_only(logits, labels)), labels
+  return logits, labels
 
 
-def _mean_of_highest(values: jax.Array, labels: jax.Array, share: float, caller: str) -> jax.Array:
-  """Returns the mean [B] of the highest share of the values [B, T] that are scored."""
+def _refuse_other_share(share: float, caller: str) -> None:
+  """Raises ValueError where a share of the tokens is not in (0, 1]."""
   if not 0 < share <= 1:
     raise ValueError(f"{caller} got share={share}, must be in (0, 1].")
-  return losses.mean_of_largest(values, labels, share)

@@ -69,8 +69,8 @@ def weighed(
   def objective(network, turn, both):
     memory, teacher = both
     new = network
-    each = forget_losses(network, turn, memory)
-    value = gamma * losses.masked_mean(each, turn.forget.mask)
+    away = forget_losses(network, turn, memory)
+    value = gamma * losses.masked_mean(away, turn.forget.mask)
     if alpha:
       kept, new = retain_term(keep, network, turn, teacher)
       value += alpha * kept

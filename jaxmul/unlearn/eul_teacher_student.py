@@ -75,8 +75,8 @@ def eul(
   def terms(student, teacher, batch, distance, loss):
     target = logits_to_imitate(teacher, batch)
     apart = divergence(target, student, labels=batch.labels)
-    each = distance * apart + loss * losses.cross_entropy(student, batch.labels)
-    return losses.masked_mean(each, batch.mask)
+    values = distance * apart + loss * losses.cross_entropy(student, batch.labels)
+    return losses.masked_mean(values, batch.mask)
 
   def away(network, turn, teacher):
     student, _ = train_logits(network, turn.forget, turn.key)

@@ -144,6 +144,6 @@ def _steepest(caller: str, fraction: float, *, layers: Layers, together: bool) -
     flatness = [-jnp.abs(slope) for slope in picked(gradient, mask)]
     if together:
       return zeroed(network, mask, smallest(flatness, fraction))
-    return zeroed(network, mask, [smallest(each, fraction) for each in flatness])
+    return zeroed(network, mask, [smallest(of_kernel, fraction) for of_kernel in flatness])
 
   return one_shot(change)

@@ -25,8 +25,9 @@ def kfac_edit(keep: float = 0.6, *, layers: Layers = None) -> Unlearner:
   Args:
     keep: share of the curvature Σ λ_i μ_j that the kept directions have, in (0, 1]; 1 changes
       nothing. The paper keeps 0.6 in language models.
-    layers: as `greedy`; flax.linen dense or convolution layers. The paper edits the MLPs of a few
-      blocks.
+    layers: names of flax.linen dense or convolution layers, as of `greedy`. None means the MLPs of
+      a transformer, and of a network without these all kernels; in `proxies.curvature_basis` it
+      means all kernels always. The paper edits the MLPs of a few blocks.
 
   Returns:
     An `Unlearner` of one shot.

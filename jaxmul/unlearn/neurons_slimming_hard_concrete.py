@@ -11,6 +11,7 @@ References:
   Memorization in Language Models](https://arxiv.org/abs/2410.02159), 2024 (TinyMem).
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -95,7 +96,12 @@ def slimming_neurons(
     learning_rate,
     fraction,
     layers,
-    gates=_Gates(first, lambda gates, key: [_cut(gate) for gate in gates], price, penalty),
+    gates=_Gates(
+      first=first,
+      drawn=lambda gates, key: [_cut(gate) for gate in gates],
+      price=price,
+      penalty=penalty,
+    ),
   )
 
 
@@ -151,11 +157,12 @@ def hard_concrete_neurons(
     learning_rate,
     fraction,
     layers,
-    gates=_Gates(first, drawn, price, penalty),
+    gates=_Gates(first=first, drawn=drawn, price=price, penalty=penalty),
   )
 
 
-class _Gates(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Gates:
   """How gates begin, what they are in a step, and what they cost."""
 
   first: Callable[[jax.Array, int], jax.Array]

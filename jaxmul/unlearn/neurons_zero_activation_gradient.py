@@ -143,8 +143,8 @@ def _without(caller: str, scores: Scores, fraction: float, layers: Layers) -> Un
 
   def change(network: Network, session: Session) -> Network:
     mask = neuron_kernels(network.params, layers, caller)
-    found = scores(network, session.forget, session.batch_size, layers)
-    return without_neurons(network, mask, found, fraction)
+    scores_of_s = scores(network, session.forget, session.batch_size, layers)
+    return without_neurons(network, mask, scores_of_s, fraction)
 
   return one_shot(change)
 
@@ -186,7 +186,7 @@ def _activations(network: Network, examples: Examples, size: int, layers: Layers
 
   def sums(batch: Batch) -> list[jax.Array]:
     means = [_mean(h, batch.labels) for h in models.layer_inputs(network, batch.inputs, chosen)]
-    return [jnp.sum(jnp.where(batch.mask[:, None], each, 0), 0) for each in means]
+    return [jnp.sum(jnp.where(batch.mask[:, None], mean, 0), 0) for mean in means]
 
   sizes = [
     jnp.sqrt(jnp.sum(jnp.moveaxis(kernel, -2, 0).reshape(kernel.shape[-2], -1) ** 2, 1))
@@ -217,11 +217,11 @@ def _integrated(
     return jnp.sum(jnp.where(batch.mask, losses.mean_over_positions(p, batch.labels), 0))
 
   def of_layer(place: int, batch: Batch) -> jax.Array:
-    def at(step, so_far):
+    def with_slope(step, so_far):
       slope = jax.grad(total)(gates[place] * (step + 0.5) / steps, place, batch)
       return so_far + slope / steps
 
-    return lax.fori_loop(0, steps, at, jnp.zeros_like(gates[place]))
+    return lax.fori_loop(0, steps, with_slope, jnp.zeros_like(gates[place]))
 
   def of_all(batch: Batch) -> list[jax.Array]:
     return [of_layer(place, batch) for place in range(len(gates))]

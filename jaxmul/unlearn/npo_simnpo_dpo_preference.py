@@ -5,7 +5,7 @@ the original network. Each algorithm descends γ L_S + α L_R with an L_S that f
 fallen, so that it does not diverge as ascent does; see `_weighing` for L_R.
 """
 
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -119,10 +119,16 @@ def simnpo(
   return weighed("simnpo", forget_losses, weights, optimizer)
 
 
-class _Pairs(NamedTuple):
-  """What is preferred to S: the answers, each row's place among them, and log p₀ of both [N], [m].
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pairs:
+  """What is preferred to S.
 
-  Places are int32 [N] by row of the data set, 0 where a row has none.
+  Attributes:
+    answers: m of them.
+    places: int32 [N], the answer to each row of the data set, 0 where a row has none.
+    worse: log p₀ [N] of the rows.
+    better: log p₀ [m] of the answers.
   """
 
   answers: Examples
@@ -188,13 +194,13 @@ def dpo(
     places = _places(alternatives, session)
     answers = examples_of(alternatives)
     better = map_members(_log_p, (network,), answers, session.batch_size)
-    return _Pairs(answers, jnp.asarray(places), worse, better)
+    return _Pairs(answers=answers, places=jnp.asarray(places), worse=worse, better=better)
 
   def forget_losses(network, turn, pairs):
-    at = pairs.places[turn.forget.rows]
-    answers = pairs.answers.gather(at, turn.forget.mask)
+    places = pairs.places[turn.forget.rows]
+    answers = pairs.answers.gather(places, turn.forget.mask)
     logits, _ = train_logits(network, answers, jax.random.fold_in(turn.key, 2))
-    better = losses.sequence_log_probability(logits, answers.labels) - pairs.better[at]
+    better = losses.sequence_log_probability(logits, answers.labels) - pairs.better[places]
     worse = _forget_log_p(network, turn) - pairs.worse[turn.forget.rows]
     return -2 / beta * jax.nn.log_sigmoid(beta * (better - worse))
 

@@ -102,8 +102,8 @@ def _inverse_diagonals(
 
   def step(index, triangles):
     batch = examples.batch(index * size, (index + 1) * size, size)
-    each = jax.vmap(slopes)(batch.inputs, batch.labels)
-    return [taken_in(*pair, batch.mask) for pair in zip(triangles, each, strict=True)]
+    gradients = jax.vmap(slopes)(batch.inputs, batch.labels)
+    return [taken_in(*pair, batch.mask) for pair in zip(triangles, gradients, strict=True)]
 
   def first(kernel):
     dtype = jnp.promote_types(kernel.dtype, jnp.float32)
@@ -128,14 +128,14 @@ def _triangle(given: jax.Array) -> jax.Array:
   """
   size = given.shape[-1]
 
-  def column(at, carry):
+  def column(number, carry):
     left, triangle = carry
-    own = left[:, :, at]
+    own = left[:, :, number]
     direction = own / jnp.linalg.norm(own, axis=1, keepdims=True)
     along = jnp.einsum("nm,nmj->nj", direction, left)
-    along = jnp.where(jnp.arange(size) >= at, along, 0)
+    along = jnp.where(jnp.arange(size) >= number, along, 0)
     left = left - direction[:, :, None] * along[:, None]
-    return left, triangle.at[:, at].set(along)
+    return left, triangle.at[:, number].set(along)
 
   zero = jnp.zeros((len(given), size, size), given.dtype)
   return lax.fori_loop(0, size, column, (given, zero))[1]
@@ -146,9 +146,9 @@ def _inverse(triangle: jax.Array) -> jax.Array:
   size = triangle.shape[-1]
 
   def row(step, inverse):
-    at = size - 1 - step
-    own = jax.nn.one_hot(at, size, dtype=triangle.dtype)
-    later = jnp.einsum("nk,nkj->nj", triangle[:, at], inverse)  # rows before are still 0
-    return inverse.at[:, at].set((own - later) / triangle[:, at, at][:, None])
+    number = size - 1 - step
+    own = jax.nn.one_hot(number, size, dtype=triangle.dtype)
+    later = jnp.einsum("nk,nkj->nj", triangle[:, number], inverse)  # rows before are still 0
+    return inverse.at[:, number].set((own - later) / triangle[:, number, number][:, None])
 
   return lax.fori_loop(0, size, row, jnp.zeros_like(triangle))

@@ -79,8 +79,8 @@ def rmu(
 
   def distance(h: jax.Array, target: jax.Array, batch: Batch) -> jax.Array:
     squares = losses.scored_only((h - target) ** 2, batch.labels)
-    each = losses.mean_over_positions(jnp.mean(squares, axis=-1), batch.labels)
-    return losses.masked_mean(each, batch.mask)
+    distances = losses.mean_over_positions(jnp.mean(squares, axis=-1), batch.labels)
+    return losses.masked_mean(distances, batch.mask)
 
   def remember(network: Network, session: Session) -> tuple[jax.Array, Network | None]:
     refuse_own_loss(network, "rmu")

@@ -92,13 +92,13 @@ def whp(network: Network, reinforced: Network, alpha: float = 1.0) -> Network:
     [[-2.0, -2.0]]
   """
   _check.at_least("whp", 0, alpha=alpha)
-  for each in (network, reinforced):
-    if not isinstance(each, Network):
-      raise ValueError(f"whp needs two networks, got {_article.of(each)}. See jaxmul.bind.")
-    refuse_own_loss(each, "whp")
   both = {"base": network, "reinforced": reinforced}
-  params = {name: each.params for name, each in both.items()}
-  state = {name: each.state for name, each in both.items()}
+  for own in both.values():
+    if not isinstance(own, Network):
+      raise ValueError(f"whp needs two networks, got {_article.of(own)}. See jaxmul.bind.")
+    refuse_own_loss(own, "whp")
+  params = {name: own.params for name, own in both.items()}
+  state = {name: own.state for name, own in both.items()}
   return bind(_Lowered(network.apply_fn, reinforced.apply_fn, alpha), params, state)
 
 

@@ -174,5 +174,5 @@ def _logits_of_forget(network: Network, turn: Turn) -> jax.Array:
 def _cross_entropy_to(target: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Returns −Σ_c softmax(t)_c log softmax(z)_c [B], the mean over scored positions."""
   share = jnp.exp(losses.log_probabilities(target))
-  each = -jnp.sum(share * losses.log_probabilities(logits), axis=-1)
-  return losses.mean_over_positions(each, labels)
+  entropies = -jnp.sum(share * losses.log_probabilities(logits), axis=-1)
+  return losses.mean_over_positions(entropies, labels)

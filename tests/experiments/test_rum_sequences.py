@@ -83,7 +83,7 @@ def test_a_small_run_leaves_tables_and_a_report(tmp_path, text):
   original = figures.read(told["original"]["figures"])
   assert 0 <= find(original, "accuracy", "kept, 10×").value <= 1
   ranks = json.loads((tmp_path / "ranks.json").read_text())
-  assert {"all, exact", "marked, e^−ℓ"} <= set(ranks["confidence"])
+  assert {"all, exact", "planted, e^−ℓ"} <= set(ranks["confidence"])
   with np.load(tmp_path / "tokens.npz") as file:
     probability, tokens = file["probability"], file["tokens"]
   assert probability.shape == (len(told), 1, *tokens.shape)

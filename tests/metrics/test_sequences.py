@@ -546,7 +546,32 @@ def test_questions_of_all_lengths_become_one_data_set():
   assert data.questions([[1]], [[2]], num_classes=50).num_classes == 50
 
 
+@pytest.mark.parametrize("add", [models.with_adapters, models.with_low_rank])
+def test_rounding_reaches_the_frozen_weights_of_a_network_with_adapters(add):
+  x = jnp.ones((2, 3))
+  network = models.init(models.mlp((8,), 2), jax.random.key(0), x)
+  adapted = add(network, x, ("Dense_0",), 2, jax.random.key(1))
+  params = jax.tree.map(
+    lambda leaf: leaf + 0.01 * jnp.arange(leaf.size).reshape(leaf.shape), adapted.params
+  )
+  rounded = sequences.quantized(adapted.replace(params=params), 4)
+  by_hand = sequences.quantized(network, 4)
+  jax.tree.map(
+    np.testing.assert_array_equal, models.without_adapters(rounded).params, by_hand.params
+  )
+  assert (by_hand.params["Dense_0"]["kernel"] != network.params["Dense_0"]["kernel"]).any()
+  for small, whole in zip(jax.tree.leaves(rounded.params), jax.tree.leaves(params), strict=True):
+    np.testing.assert_array_equal(small, sequences.quantized(bind(jnp.matmul, whole), 4).params)
+    assert (small != whole).any()
+
+
 IMAGES = data.Dataset(np.eye(3, dtype=np.float32), np.array([0, 1, 2]))
+NO_TOKENS = {
+  "dict": data.Dataset({"id": np.ones((2, 3), np.float32)}, np.ones((2, 3), int)),
+  "floats": data.Dataset(np.ones((2, 3), np.float32), np.ones((2, 3), int)),
+  "vectors": data.Dataset(np.ones((2, 3, 4), np.float32), np.ones((2, 3), int)),
+  "bytes": data.Dataset(np.ones((2, 3), np.uint8), np.ones((2, 3), int)),
+}
 SHORT = members(range(2))
 
 
@@ -586,12 +611,42 @@ SHORT = members(range(2))
     (lambda: dataclasses.replace(TASKS, verbatim=None), "verbatim to be a Dataset"),
     (lambda: dataclasses.replace(TASKS, decode="utf-8"), "decode='utf-8'"),
     (lambda: sequences.muse([], RETRAINED, TASKS), "got no unlearned network"),
+    (lambda: sequences.muse({"w": 1.0}, RETRAINED, TASKS), r"params is a dict with keys \['w'\]"),
+    (lambda: sequences.muse(UNLEARNED, 0.5, TASKS), "params is a float, not callable"),
+    (lambda: sequences.muse(UNLEARNED, RETRAINED, {}), r"got a dict, must be sequences\.Tasks"),
+    (lambda: sequences.continuations(UNLEARNED, {}), "got a dict as the data, must be a Dataset"),
+    (lambda: sequences.relearned(UNLEARNED, SHORT, 0.5), "got a float as the data"),
+    (
+      lambda: sequences.relearned(UNLEARNED, SHORT.take([0]), NO_TOKENS["floats"].take([1])),
+      r"relearned needs tokens int \[n, T\]",
+    ),
+    (lambda: sequences.priv_leak(0.5, ([1.0], [2.0])), "got a float as losses of unlearned"),
+    (lambda: sequences.priv_leak(([1.0], [2.0]), [1.0]), "got a list as losses of retrained"),
   ],
 )
 def test_mistakes_get_one_line(call, said):
   with pytest.raises(ValueError, match=said) as caught:
     call()
   assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("kind", "said"),
+  [
+    ("dict", "got a dict of"),
+    ("floats", r"got float32 \[2, 3\]"),
+    ("vectors", r"got float32 \[2, 3, 4\]"),
+    ("bytes", r"got uint8 \[2, 3\]"),
+  ],
+)
+def test_what_is_no_text_gets_one_line(kind, said):
+  for call in (
+    lambda: dataclasses.replace(TASKS, retain=NO_TOKENS[kind]),
+    lambda: sequences.continuations(UNLEARNED, NO_TOKENS[kind]),
+  ):
+    with pytest.raises(ValueError, match=rf"needs tokens int \[n, T\] .*{said}") as caught:
+      call()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_network_that_diverged_is_named_by_the_text():

@@ -58,8 +58,8 @@ def exposure_of_drawn(canary_loss: ArrayLike, drawn_losses: ArrayLike, size: int
     exposure by sampling; the interval is ours.
 
   Example:
-    >>> found = exposure_of_drawn([0.1], np.linspace(1, 2, 99), size=2**20)[0]
-    >>> found.mean, round(found.low, 2), found.high
+    >>> exposure = exposure_of_drawn([0.1], np.linspace(1, 2, 99), size=2**20)[0]
+    >>> exposure.mean, round(exposure.low, 2), exposure.high
     (20.0, 4.77, 20.0)
   """
   below, up_to, count = _ranked(canary_loss, drawn_losses, "exposure_of_drawn")
@@ -78,7 +78,7 @@ def exposure_of_drawn(canary_loss: ArrayLike, drawn_losses: ArrayLike, size: int
     np.log2(size) - np.log2(1 + share * (size - 1))
     for share in ((below + up_to) / 2 / count, most, fewest)
   ]
-  return [Interval(*map(float, each)) for each in zip(*ends, strict=True)]
+  return [Interval(*map(float, triple)) for triple in zip(*ends, strict=True)]
 
 
 def _ranked(

@@ -15,7 +15,7 @@ from jaxmul import losses
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network
 from jaxmul.data.dataset import Dataset
-from jaxmul.metrics._given import network_of_text, refuse_diverged
+from jaxmul.metrics._given import network_of_text, refuse_diverged, refuse_other_than_tokens
 
 _DIVERGED = -2
 
@@ -36,7 +36,8 @@ def continuations(
     On CPU they are the same whatever the batch size.
 
   Raises:
-    ValueError: examples have one label each, a logit is NaN, or as `metrics.accuracy`.
+    ValueError: inputs are no tokens, such as a dict or floats, a logit is NaN, or as
+      `metrics.accuracy`.
 
   Example:
     >>> import jax
@@ -47,6 +48,7 @@ def continuations(
     [[4, 5, 6], [-1, 3, 4]]
   """
   network = network_of_text(params, dataset, apply_fn, "continuations")
+  refuse_other_than_tokens(dataset, "continuations")
   made = score(_continued, network, dataset, batch_size=batch_size)
   diverged = np.where((made == _DIVERGED).any(1), np.nan, 0.0)
   refuse_diverged(diverged, dataset, "logits")

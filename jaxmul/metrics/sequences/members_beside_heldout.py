@@ -15,10 +15,11 @@ References:
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmul import _article
 from jaxmul.metrics._given import of_models
 from jaxmul.metrics.figures import EXAMPLES, RATE, Figure, over_seeds, with_interval
 from jaxmul.metrics.intervals import Interval
-from jaxmul.metrics.sequences.text_gaps import marked
+from jaxmul.metrics.sequences.text_gaps import noting_over_forgetting
 
 _RESAMPLES = 1000
 Losses = tuple[ArrayLike, ArrayLike]
@@ -53,6 +54,12 @@ def priv_leak(unlearned: Losses, retrained: Losses | None) -> list[Figure]:
       "priv_leak needs the losses of a retrained network: its AUC is no ½ that could be guessed. "
       "Train one: unlearn.retrain(recipe, dataset, split, key).network."
     )
+  for networks, losses in (("unlearned", unlearned), ("retrained", retrained)):
+    if not isinstance(losses, tuple | list) or len(losses) != 2:
+      raise ValueError(
+        f"priv_leak got {_article.of(losses)} as losses of {networks} networks, must be two arrays "
+        "(forget, heldout)."
+      )
   ours, theirs = ([_checked(side) for side in sides] for sides in (unlearned, retrained))
   for name, one, other in zip(("forget", "heldout"), ours, theirs, strict=True):
     if one.shape[1] != other.shape[1]:
@@ -71,16 +78,17 @@ def priv_leak(unlearned: Losses, retrained: Losses | None) -> list[Figure]:
     for side in (ours, theirs)
   )
   what = {"name": "Min-K AUC", "part": "forget"}
-  found = [
+  aucs = [
     _figure(auc, RATE, of=of, **what) for auc, of in ((auc_u, "unlearned"), (auc_r, "oracle"))
   ]
   reference = auc_r.mean(0)
   if not reference[0]:
     note = "the oracles' AUC is 0: there is nothing to divide by"
-    return [*found, Figure(name="PrivLeak", part="forget", value=float("nan"), note=note)]
+    return [*aucs, Figure(name="PrivLeak", part="forget", value=float("nan"), note=note)]
   with np.errstate(divide="ignore", invalid="ignore"):  # a resample in which AUC_r is 0
     leak = 100 * (auc_u - reference) / reference
-  return [*found, marked(_figure(leak, (-100.0, np.inf), name="PrivLeak", part="forget"))]
+  figure = _figure(leak, (-100.0, np.inf), name="PrivLeak", part="forget")
+  return [*aucs, noting_over_forgetting(figure)]
 
 
 def _auc(

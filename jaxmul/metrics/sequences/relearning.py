@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from jaxmul import _check
 from jaxmul.binding import Network, losses_of, refuse_untrainable
 from jaxmul.data.dataset import Dataset
-from jaxmul.metrics._given import network_of_text
+from jaxmul.metrics._given import network_of_text, refuse_other_than_tokens
 from jaxmul.metrics.intervals import Interval
 from jaxmul.metrics.sequences.greedy_continuations import continuations
 from jaxmul.metrics.sequences.rouge_scores import rouge_l
@@ -58,7 +58,9 @@ def relearned(
     >>> curve.tolist()
     [[0.0], [0.5]]
   """
-  network = network_of_text(network, little, None, "relearned")
+  for dataset in (little, asked):
+    network = network_of_text(network, dataset, None, "relearned")
+  refuse_other_than_tokens(asked, "relearned")
   refuse_untrainable(network, "relearned")
   _check.count(steps, "steps", "relearned")
   _check.above("relearned", 0, learning_rate=learning_rate)

@@ -35,7 +35,7 @@ def rouge_l(continuations: ArrayLike, labels: ArrayLike) -> np.ndarray:
     [0.75, 0.4]
   """
   made, true = np.asarray(continuations), np.asarray(labels)
-  is_whole = all(np.issubdtype(each.dtype, np.integer) for each in (made, true))
+  is_whole = all(np.issubdtype(tokens.dtype, np.integer) for tokens in (made, true))
   if made.ndim != 2 or true.ndim != 2 or len(made) != len(true) or not is_whole:
     raise ValueError(
       f"rouge_l needs continuations int [B, A] and labels int [B, T], got {made.dtype} "

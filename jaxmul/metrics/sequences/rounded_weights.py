@@ -1,10 +1,13 @@
 """Weights of few bits: what was only hidden in small changes of weights comes back."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxmul import _check
-from jaxmul.binding import Network
+from jaxmul.binding import FROZEN, Network
 
 
 def quantized(network: Network, bits: int) -> Network:
@@ -12,7 +15,9 @@ def quantized(network: Network, bits: int) -> Network:
 
   Each channel, the last axis of a weight, has its own step s = max |w| / (2^{b−1} − 1), and w
   becomes s · round(w / s). Params of fewer than two axes, such as biases, stay as they are, and so
-  does what is no float.
+  does what is no float. Of a network with adapters the frozen weights are rounded as well as the
+  adapters, each of them for itself: of K + s A B all three. To round the sum, make it one kernel
+  first, with `models.merge_low_rank`.
 
   Args:
     network: a `Network`.
@@ -46,4 +51,11 @@ def quantized(network: Network, bits: int) -> Network:
     step = jnp.max(jnp.abs(leaf), axis=tuple(range(leaf.ndim - 1)), keepdims=True) / largest
     return jnp.where(step > 0, step * jnp.round(leaf / jnp.where(step > 0, step, 1)), leaf)
 
-  return network.replace(params=jax.tree.map(rounded, network.params))
+  def all_rounded(params: Any) -> Any:
+    return jax.tree.map(rounded, params)
+
+  state = network.state
+  if isinstance(state, Mapping) and FROZEN in state:
+    weights = state[FROZEN]
+    state = {**state, FROZEN: {**weights, "params": all_rounded(weights["params"])}}
+  return network.replace(params=all_rounded(network.params), state=state)

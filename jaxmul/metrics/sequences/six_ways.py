@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from jaxmul import losses
+from jaxmul import _article, losses
 from jaxmul._scoring import score
 from jaxmul.binding import Network
 from jaxmul.data.dataset import Dataset
-from jaxmul.metrics._given import network_of_text, refuse_diverged
+from jaxmul.metrics._given import network_of_text, refuse_diverged, refuse_other_than_tokens
 from jaxmul.metrics.accuracies import correct_of
 from jaxmul.metrics.figures import Figure
 from jaxmul.metrics.sequences.greedy_continuations import continuations
@@ -48,7 +48,7 @@ class Tasks:
       the tokens of one text. Without it ROUGE compares tokens.
 
   Raises:
-    ValueError: a part is no `Dataset` of sequences, or `decode` is no function.
+    ValueError: a part is no `Dataset` of tokens, or `decode` is no function.
   """
 
   verbatim: Dataset
@@ -69,6 +69,7 @@ class Tasks:
           f"Tasks needs {field.name} to be a Dataset of sequences with labels [n, T], got "
           f"{type(part).__name__}. See data.after_prompt and data.questions."
         )
+      refuse_other_than_tokens(part, f"Tasks({field.name}=...)")
     if self.decode is not None and not callable(self.decode):
       raise ValueError(
         f"Tasks got decode={self.decode!r}, must be a function of a list of tokens, or None."
@@ -112,9 +113,11 @@ def muse(
     >>> after = data.after_prompt(text, 1)
     >>> tasks = Tasks(verbatim=after, forget=text.take([0]), heldout=text.take([1]))
     >>> figures = muse(counts, constant, tasks)
-    >>> [(each.title, round(each.value, 2)) for each in figures[:3]]
+    >>> [(figure.title, round(figure.value, 2)) for figure in figures[:3]]
     [('VerbMem', 0.83), ('oracle VerbMem', 0.0), ('VerbMem gap', 0.83)]
   """
+  if not isinstance(tasks, Tasks):
+    raise ValueError(f"muse got {_article.of(tasks)}, must be sequences.Tasks(verbatim=...).")
   sides = [_networks(unlearned, tasks, "unlearned"), _networks(retrained, tasks, "retrained")]
 
   def beside(function: Callable[[Network], np.ndarray], name: str, part: str) -> list[Figure]:
@@ -124,18 +127,18 @@ def muse(
   def repeats(dataset: Dataset) -> Callable[[Network], np.ndarray]:
     return lambda network: _rouge(network, dataset, tasks.decode, batch_size)
 
-  found = beside(repeats(tasks.verbatim), "VerbMem", "forget")
+  figures = beside(repeats(tasks.verbatim), "VerbMem", "forget")
   for part, asked in (("forget", tasks.forget_questions), ("retain", tasks.retain_questions)):
     if asked is not None:
-      found += beside(repeats(asked), "KnowMem", part)
+      figures += beside(repeats(asked), "KnowMem", part)
   retain = tasks.retain
   if retain is not None:
-    found += beside(lambda network: correct_of(network, retain, batch_size), "accuracy", "retain")
+    figures += beside(lambda network: correct_of(network, retain, batch_size), "accuracy", "retain")
   members, nonmembers = (
     [np.stack([_min_k(network, dataset, batch_size) for network in side]) for side in sides]
     for dataset in (tasks.forget, tasks.heldout)
   )
-  return found + priv_leak((members[0], nonmembers[0]), (members[1], nonmembers[1]))
+  return figures + priv_leak((members[0], nonmembers[0]), (members[1], nonmembers[1]))
 
 
 def _networks(given: Network | Sequence[Network], tasks: Tasks, side: str) -> list[Network]:
@@ -180,6 +183,4 @@ def _min_k(network: Network, dataset: Dataset, batch_size: int) -> np.ndarray:
 
 
 def _least_likely(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-  inputs, labels = batch
-  log_p = losses.log_probabilities(losses.scored_only(network(inputs), labels))
-  return losses.mean_of_largest(-losses.at_label(log_p, labels), labels, SHARE)
+  return losses.mean_of_least_likely(network(batch[0]), batch[1], SHARE)

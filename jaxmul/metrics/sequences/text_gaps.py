@@ -35,10 +35,10 @@ def beside_retrained(
     ValueError: the texts differ in number, or a score is NaN or outside [0, 1].
 
   Example:
-    >>> found = beside_retrained([0.0, 0.0, 0.1], [0.5, 0.4, 0.6], name="VerbMem")
-    >>> [(each.title, round(each.value, 2)) for each in found]
+    >>> figures = beside_retrained([0.0, 0.0, 0.1], [0.5, 0.4, 0.6], name="VerbMem")
+    >>> [(figure.title, round(figure.value, 2)) for figure in figures]
     [('VerbMem', 0.03), ('oracle VerbMem', 0.5), ('VerbMem gap', -0.47)]
-    >>> found[2].note
+    >>> figures[2].note
     '95 % bootstrap over examples; over-forgetting'
   """
   both = np.atleast_2d(unlearned), np.atleast_2d(retrained)
@@ -53,16 +53,16 @@ def beside_retrained(
   return [
     _mean(ours, RATE, name=name, part=part),
     _mean(theirs, RATE, name=name, part=part, of="oracle"),
-    marked(gap) if part == _FORGET else gap,
+    noting_over_forgetting(gap) if part == _FORGET else gap,
   ]
 
 
-def marked(gap: Figure) -> Figure:
+def noting_over_forgetting(gap: Figure) -> Figure:
   """Returns the gap of a forget set with a note where it is below 0, which is not better."""
   if not gap.value < 0:
     return gap
-  found = "over-forgetting" if gap.high < 0 else "over-forgetting, or chance"
-  return dataclasses.replace(gap, note="; ".join(filter(None, (gap.note, found))))
+  remark = "over-forgetting" if gap.high < 0 else "over-forgetting, or chance"
+  return dataclasses.replace(gap, note="; ".join(filter(None, (gap.note, remark))))
 
 
 def _mean(scores: np.ndarray, within: tuple[float, float], **what: str) -> Figure:

@@ -1,8 +1,9 @@
 """TOFU's truth ratio and forget quality: are right answers still likelier than wrong ones.
 
 References:
-  Maini et al., [TOFU](https://arxiv.org/abs/2401.06121), 2024, and its code, which OpenUnlearning
-  follows.
+  Maini et al., [TOFU](https://arxiv.org/abs/2401.06121), 2024. Its formula averages probabilities
+  of wrong answers, its code and OpenUnlearning's their logarithms, as was told to its authors in
+  [issue 26](https://github.com/locuslab/open-unlearning/issues/26) of the code.
 """
 
 from typing import Any
@@ -18,8 +19,11 @@ def truth_ratio(right_loss: ArrayLike, wrong_losses: ArrayLike) -> np.ndarray:
   """Returns how likely wrong answers are beside the right one, float64 [n], at least 0.
 
   R = p(wrong) / p(right), p = e^−ℓ with ℓ the mean loss of an answer's tokens, p(wrong) the
-  geometric mean over wrong answers, as TOFU's code has it. A network that knows the answer gives R
-  near 0, one that has no idea near 1. TOFU's score of a forget set is the mean of min(R, 1 / R).
+  geometric mean over k wrong answers. The formula in TOFU's paper has their arithmetic mean, which
+  is at least as high, and R with it; TOFU's code and OpenUnlearning's have the geometric one, and
+  so have the published figures, which is why it is taken here. With one wrong answer the two are
+  the same. A network that knows the answer gives R near 0, one that has no idea near 1. TOFU's
+  score of a forget set is the mean of min(R, 1 / R).
 
   Args:
     right_loss: [n], mean token loss in nats of a paraphrase of each right answer, such as
@@ -82,14 +86,12 @@ def forget_quality(unlearned: ArrayLike, retrained: ArrayLike) -> Figure:
   )
   from scipy.stats import ks_2samp
 
-  found: Any = ks_2samp(ours, theirs)  # whose type SciPy does not tell
+  test: Any = ks_2samp(ours, theirs)  # whose type SciPy does not tell
   # +1 where the distribution function of ours is the larger one: its ratios are the lower ones.
-  side = "over-forgetting" if found.statistic_sign < 0 else "more is known"
-  apart = f"{found.statistic:.2f} apart" + (f", {side}" if found.pvalue < _TOLD_APART else "")
+  side = "over-forgetting" if test.statistic_sign < 0 else "more is known"
+  apart = f"{test.statistic:.2f} apart" + (f", {side}" if test.pvalue < _TOLD_APART else "")
   note = f"p of a Kolmogorov-Smirnov test, which has no interval; {apart}"
-  return Figure(
-    name="forget quality", part="forget", kind="p", value=float(found.pvalue), note=note
-  )
+  return Figure(name="forget quality", part="forget", kind="p", value=float(test.pvalue), note=note)
 
 
 _TOLD_APART = 0.05
