@@ -37,20 +37,19 @@ def pseudo_label(
 
   Features of the examples without a label are put into C clusters by k-means. The certainty of an
   example is 1 − (distance to its centre) / (distance to the next centre): 0 on the boundary of two
-  clusters. The surest of every cluster make the first batch, those next to a boundary the last.
-  A linear head, by ridge regression of the one-hot labels on the features in closed form, is fitted
-  to what has a label, labels a batch, and is fitted anew to that too, until all have one. As long
-  as no example of a class has a label, the network's own answer decides on it: so it labels the
-  first batch where nothing is known.
+  clusters. The surest of every cluster make the first batch, those next to a boundary the last. The
+  network, which learned from labels, answers on the first batch. Then a linear head, the ridge
+  regression of one-hot labels on the features in closed form, is fitted to all that has a label by
+  now, labels the next batch, and so on. On a class of which no example has a label yet, the network
+  goes on to answer.
 
-  From the paper are the order by clusters, the batches, the boundary at the end and the refit; the
-  measure of certainty, the equal share of all clusters in a batch, the ridge head and the start
-  from the network are ours: we read no more of it than its abstract.
+  From the paper are the order by clusters, the batches, the boundary at the end and the refit. The
+  measure of certainty, the equal share of all clusters in a batch, the network as the first
+  classifier and the ridge head are ours: we read no more of it than its abstract.
 
-  Where the network was trained on the true labels of these very examples, it still knows them: its
-  own answers were right more often than these labels on all that we measured, and there is no
-  reason to call this. See docs/data.md. Whoever labels R by a network that knows the forget set, in
-  this way or by its own answers, trains on labels that the forget set had a part in.
+  Where the network was trained on the true labels of these very examples, it still knows them:
+  look at docs/data.md before you prefer these labels to its own answers. Either way the forget set
+  had a part in the labels, because the network was trained on it.
 
   Args:
     network: whose features and answers [B, C] are used, in evaluation mode.
@@ -60,7 +59,7 @@ def pseudo_label(
     key: for the first centres of the clusters.
     features: `(network, inputs [B, ...]) -> φ [B, F]` in evaluation mode, such as
       `models.features(module, head)`.
-    batches: how often the head is fitted. 1 labels everything at once.
+    batches: into how many the examples are cut; 1 returns the network's own answers.
 
   Returns:
     The same examples in the same order, with labels int32 [n], as `unlearn.run` takes them. The
@@ -78,7 +77,7 @@ def pseudo_label(
   Example:
     >>> import jax, numpy as np
     >>> from jaxmul import bind
-    >>> toy = Dataset(np.array([[0.0, 9], [9, 0], [1, 9], [9, 1]]), np.array([0, 1, 0, 0]))
+    >>> toy = Dataset(np.array([[9.0, 0], [0, 9], [9, 1], [1, 9]]), np.array([0, 1, 0, 0]))
     >>> network = bind(lambda params, inputs: inputs, {})
     >>> phi = lambda network, inputs: inputs
     >>> pseudo_label(network, toy, [0, 1], jax.random.key(0), features=phi).labels.tolist()
@@ -102,7 +101,9 @@ def pseudo_label(
   labels = np.where(is_known, dataset.labels[order], _NO_LABEL)
   missing = np.flatnonzero(~is_known)
   turns = missing[_surest_first(phi[missing], ids[missing], key, dataset.num_classes)]
-  for batch in np.array_split(turns, min(batches, len(turns))):
+  first, *others = np.array_split(turns, min(batches, len(turns)))
+  labels[first] = answers[first]
+  for batch in others:
     labels[batch] = _by_head(phi, labels, batch, answers[batch])
   filled = np.empty_like(labels)
   filled[order] = labels
@@ -172,8 +173,6 @@ def _by_head(
   """
   has_label = labels != _NO_LABEL
   classes = np.unique(labels[has_label])
-  if not len(classes):
-    return answers
   fitted = phi[has_label]
   centre = fitted.mean(0)
   fitted = fitted - centre
