@@ -263,7 +263,8 @@ def write(config: Config, results: rows.Results) -> None:
   methods = results[SET]
   figures = rows.means_of(methods)
   count = len(methods["original"])
-  title = f"{config.dataset.rsplit('/', 1)[-1]}, `{config.model}` ({count} seeds)"
+  seeds = f"{count} seed{'s' if count > 1 else ''}"
+  title = f"{config.dataset.rsplit('/', 1)[-1]}, `{config.model}` ({seeds})"
   lines = [f"### {title}: labels that are right", ""]
   lines += ["| of | missing of R |" + "".join(f" {source} |" for source in LABELS)]
   lines += ["|---" * (2 + len(LABELS)) + "|"]

@@ -114,6 +114,12 @@ def _seen(
   features: Callable[[Network, Inputs], jax.Array], network: Network, dataset: Dataset
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns features float64 [n, F] and the classes int [n] that the network answers."""
+  shape = jax.eval_shape(lambda inputs: features(network, inputs), dataset.example).shape
+  if len(shape) != 2:
+    raise ValueError(
+      f"pseudo_label needs features [B, F], got {list(shape)}. Flatten them: "
+      "phi.reshape(len(phi), -1)."
+    )
   seen = _scoring.score(Partial(_features_and_answer, Partial(features)), network, dataset)
   phi, answers = seen[:, :-1].astype(np.float64), seen[:, -1].astype(np.int32)
   _check.finite(phi, "pseudo_label: features")
@@ -128,13 +134,7 @@ def _seen(
 def _features_and_answer(features, network: Network, *, batch) -> jax.Array:
   """Returns φ with the class that the network answers as its last column, float32 [B, F + 1]."""
   inputs, _ = batch
-  phi, outputs = features(network, inputs), network(inputs)
-  if phi.ndim != 2:
-    raise ValueError(
-      f"pseudo_label needs features [B, F], got {list(phi.shape)}. Flatten them: "
-      "phi.reshape(len(phi), -1)."
-    )
-  columns = (phi, jnp.argmax(outputs, -1)[:, None])
+  columns = (features(network, inputs), jnp.argmax(network(inputs), -1)[:, None])
   return jnp.concatenate([column.astype(jnp.float32) for column in columns], -1)
 
 
