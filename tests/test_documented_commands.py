@@ -283,11 +283,6 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.unlabelled --out runs/unlabelled": small(
     f"{TRUTH} --algorithms neg_grad --missing 0.9 --seeds 1 --group-size 30"
   ),
-  "python -m experiments.unlabelled --dataset cifar10_small.npz --model cnn --epochs 20 "
-  "--truth experiments/truths/cifar10_small_cnn.npz --out runs/unlabelled_cifar": small(
-    f"--algorithms neg_grad --missing 0.9 --seeds 1 --group-size 30 --epochs 1 {OWN_TRUTH} "
-    "--num-models 8"
-  ),
   "python -m experiments.evaluate --unlearned unlearned/scrub/seed* --forget forget.txt "
   "--out runs/judged": small("--dataset digits --originals originals.npz --oracles oracles.npz"),
   "python -m experiments.evaluate --unlearned unlearned/salun/seed* --forget forget.txt "

@@ -48,7 +48,7 @@ def pseudo_label(
   classifier and the ridge head are ours: we read no more of it than its abstract.
 
   Where the network was trained on the true labels of these very examples, it still knows them:
-  look at docs/data.md before you prefer these labels to its own answers. Either way the forget set
+  look at docs/unlearning.md before you prefer these labels to its own answers. Either way the forget set
   had a part in the labels, because the network was trained on it.
 
   Args:
