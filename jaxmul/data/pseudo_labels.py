@@ -47,8 +47,8 @@ def pseudo_label(
   measure of certainty, the equal share of all clusters in a batch, the network as the first
   classifier and the ridge head are ours: we read no more of it than its abstract.
 
-  Where the network was trained on the true labels of these very examples, it still knows them:
-  look at docs/unlearning.md before you prefer these labels to its own answers. Either way the forget set
+  Where the network was trained on the true labels of these very examples, it still knows them: look
+  at docs/unlearning.md before you prefer these labels to its own answers. Either way the forget set
   had a part in the labels, because the network was trained on it.
 
   Args:
@@ -56,7 +56,8 @@ def pseudo_label(
     dataset: n examples of one class each; labels of examples that are not known are never looked
       at and may be any class. It must say `num_classes`, C, where no known label is the last one.
     known: int [m], ids whose labels are true: also those of the forget set. It may be empty.
-    key: for the first centres of the clusters.
+    key: for the first centres of the clusters. SciPy warns where a cluster ends up empty, which
+      does no harm.
     features: `(network, inputs [B, ...]) -> φ [B, F]` in evaluation mode, such as
       `models.features(module, head)`.
     batches: into how many the examples are cut; 1 returns the network's own answers.
