@@ -106,7 +106,8 @@ class Seed:
     self.original = fit.network
     retain = problem.split.retain
     self.order = retain[np.asarray(jax.random.permutation(keys[5], len(retain)))]
-    model, layers = problem.recipe.model, LAYERS[problem.config.model]
+    layers = LAYERS[problem.config.model]
+    model = getattr(models, problem.config.model)(num_classes=problem.dataset.num_classes)
     self.features = models.features(model, layers[-1])
     fresh = models.init(model, keys[6], problem.training.example)
     self.given = Given(
