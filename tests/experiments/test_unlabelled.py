@@ -103,3 +103,24 @@ def test_the_tables_of_kept_rows(tmp_path):
   assert [line.startswith("| scrub | left out | 50 % | 0.812") for line in marked] == [True]
   for table in "\n".join(lines).split("###")[1:]:
     assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*their scores are NaN")
+def test_the_script_from_its_flags_to_its_tables(tmp_path, capsys):
+  config = unlabelled.Config(
+    dataset="digits",
+    num_models=8,
+    epochs=1,
+    algorithms=("neg_grad",),
+    missing=(0.9,),
+    seeds=1,
+    group_size=30,
+    out=tmp_path,
+  )
+  unlabelled.main(config)
+  table = (tmp_path / "table.md").read_text()
+  assert table in capsys.readouterr().out
+  assert "| neg_grad | left out | 90 % |" in table
+  unlabelled.main(config)
+  assert "seed 1, original" not in capsys.readouterr().out  # read back
