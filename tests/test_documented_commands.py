@@ -22,7 +22,7 @@ import tyro
 import yaml
 from markdown_it import MarkdownIt
 
-from experiments import paper, rum_sequences, setting, texts
+from experiments import paper, rum_sequences, setting, texts, unlabelled
 from experiments.evaluate import Config
 from experiments.setting import cut
 from jaxmul import checkpoint, metrics, models
@@ -118,6 +118,12 @@ def flags_of_text(command: str, folder: Path) -> None:
   config = tyro.cli(rum_sequences.Config, args=shlex.split(command)[3:])
   assert (config.dataset, config.clean) == ("prose", 400)
   assert (texts.sequences(config, config.dataset).strata > 1).any()
+
+
+def flags_of_unlabelled(command: str, folder: Path) -> None:
+  """Its flags are the script's; a slow test runs it small."""
+  config = tyro.cli(unlabelled.Config, args=shlex.split(command)[3:])
+  assert (config.dataset, config.seeds, config.missing) == ("mnist5k", 3, (0.5, 0.9, 1.0))
 
 
 def slow_tests(command: str, folder: Path) -> None:
@@ -280,6 +286,7 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.unlearn --all --out runs/unlearn": small(
     f"{TRUTH} --no-all --algorithms ssd --sets high --seeds 1 --trials 0 --group-size 30"
   ),
+  "python -m experiments.unlabelled --out runs/unlabelled": flags_of_unlabelled,
   "python -m experiments.evaluate --unlearned unlearned/scrub/seed* --forget forget.txt "
   "--out runs/judged": small("--dataset digits --originals originals.npz --oracles oracles.npz"),
   "python -m experiments.evaluate --unlearned unlearned/salun/seed* --forget forget.txt "

@@ -95,6 +95,9 @@ MISTAKES = {
       "cut_heldout": lambda key: data.cut_heldout(DIGITS.ids, key),
       "holdout": lambda key: data.holdout(DIGITS, key, heldout=5, test=5),
       "math_sequences": lambda key: data.math_sequences([1, 2], key, noisy=1),
+      "pseudo_label": lambda key: data.pseudo_label(
+        network(), DIGITS, [], key, features=lambda network, inputs: inputs
+      ),
       "shuffle": lambda key: rum.shuffle(DIGITS.ids, key),
       "clusters": lambda key: rum.clusters(np.eye(64), DIGITS.ids, key),
       "meta_unlearn": lambda key: rum.meta_unlearn(PLAN, network(), DIGITS, [SPLIT.forget], key),

@@ -5,6 +5,7 @@ from jaxmul.data.dataset import Dataset, as_inputs
 from jaxmul.data.documents import after_prompt, english_prose, near_duplicates, repeated, text
 from jaxmul.data.grain import from_grain
 from jaxmul.data.huggingface import from_huggingface
+from jaxmul.data.pseudo_labels import pseudo_label
 from jaxmul.data.question_answers import questions
 from jaxmul.data.scenarios import forget_class, forget_random, forget_subclass
 from jaxmul.data.sources import digits, from_folder, from_npz, mnist5k
@@ -39,6 +40,7 @@ __all__ = [
   "math_sequences",
   "mnist5k",
   "near_duplicates",
+  "pseudo_label",
   "questions",
   "repeated",
   "text",

@@ -17,10 +17,9 @@ from numpy.typing import ArrayLike
 
 from jaxmul import _check
 from jaxmul._ids import check_ids, find
+from jaxmul._kmeans import kmeans
 from jaxmul._ties import SOFT_DECIMALS, TIES, scattered
 from jaxmul.data.dataset import Dataset
-
-_LLOYD_STEPS = 100  # SciPy takes all of them, also where nothing moves any more
 
 
 class Selection(NamedTuple):
@@ -203,8 +202,6 @@ def clusters(
     >>> [g.tolist() for g in clusters(features, [1, 2, 3], jax.random.key(0), num_groups=2)]
     [[1, 3], [2]]
   """
-  from scipy.cluster.vq import kmeans2
-
   features = np.asarray(features, float)
   if features.ndim != 2 or not features.shape[1]:
     raise ValueError(f"clusters needs features [k, F], got {list(features.shape)}.")
@@ -213,11 +210,8 @@ def clusters(
   _check.key(key, "clusters")
   different = len(np.unique(features, axis=0))
   _refuse_groups(num_groups, different, "clusters")
-  order = np.lexsort((scattered(ids), *features.T))
-  features, ids = features[order], ids[order]
-  rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
-  centres, nearest = kmeans2(features, num_groups, iter=_LLOYD_STEPS, minit="++", rng=rng)
-  members = [ids[nearest == cluster] for cluster in range(num_groups)]
+  centres, cluster_of = kmeans(features, ids, key, num_groups)
+  members = [ids[cluster_of == cluster] for cluster in range(num_groups)]
   order = sorted(range(num_groups), key=lambda k: (-len(members[k]), centres[k].tolist()))
   return [np.sort(members[cluster]) for cluster in order if len(members[cluster])]
 

@@ -15,13 +15,25 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cache, evaluate, main_job, memorize, paper, score, setting, truth, unlearn
+from experiments import (
+  cache,
+  evaluate,
+  main_job,
+  memorize,
+  paper,
+  score,
+  setting,
+  truth,
+  unlabelled,
+  unlearn,
+)
 from jaxmul import _identity, data, metrics, retraining
 from jaxmul.memorization import Estimate
 from jaxmul.metrics.oracle import Outputs
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = {"rum": main_job, "score": score, "unlearn": unlearn}
+SCRIPTS = {"rum": main_job, "score": score, "unlearn": unlearn, "unlabelled": unlabelled}
+PROBLEMS = ("unlearn", "unlabelled")  # scripts whose rows are named by a Problem
 
 
 def estimate(ids, seed=0):
@@ -66,7 +78,7 @@ def write(path, arrays):
 def config_of(script, folder, **flags):
   given = {"dataset": str(folder / "digits.npz"), "truth": folder / "truth.npz", "epochs": 1}
   given |= {"model": "mlp", "out": folder / "run"} | flags
-  if script == "unlearn":
+  if script in PROBLEMS:
     given |= {"algorithms": ("fine_tune",), "group_size": 5}
   if script == "rum":
     given |= {"group_size": 5}
@@ -78,15 +90,15 @@ def problem_of(script, config):
   if script == "rum":
     dataset, parts = setting.cut(config)
     return main_job.prepare(config, dataset, parts, setting.recipe_of(config, dataset.num_classes))
-  return score.prepare(config) if script == "score" else unlearn.Problem(config)
+  return score.prepare(config) if script == "score" else SCRIPTS[script].Problem(config)
 
 
 def name_of(script, config, problem=None):
   problem = problem_of(script, config) if problem is None else problem
-  if script == "unlearn":
+  if script in PROBLEMS:
     problem = copy.copy(problem)
     problem.config = config
-    return unlearn.name_of_rows(problem)
+    return SCRIPTS[script].name_of_rows(problem)
   return SCRIPTS[script].name_of_seeds(config, problem)
 
 
@@ -119,7 +131,7 @@ MORE = ("heldout for tune", "heldout for attack", "test")
 @pytest.mark.parametrize(
   ("script", "part"),
   [(script, part) for script in SCRIPTS for part in PARTS]
-  + [(script, part) for script in ("rum", "unlearn") for part in MORE],
+  + [(script, part) for script in ("rum", *PROBLEMS) for part in MORE],
 )
 def test_data_that_were_changed_in_place_are_other_data(files, script, part):
   config = config_of(script, files)
@@ -128,7 +140,7 @@ def test_data_that_were_changed_in_place_are_other_data(files, script, part):
   assert name_of(script, config) != before
 
 
-@pytest.mark.parametrize("script", ["rum", "unlearn"])
+@pytest.mark.parametrize("script", ["rum", *PROBLEMS])
 def test_a_truth_that_was_overwritten_is_another_truth(files, script):
   config = config_of(script, files)
   before = name_of(script, config)
@@ -199,6 +211,7 @@ def test_every_flag_is_told_but_those_that_are_named_as_others(files, script):
     ("rum", {"seeds", "first_seed", "audit_models", "checkpoints", "log", "out", "export"}),
     ("score", {"seeds", "log", "out", "truth", "num_models", "fraction", "sample"}),
     ("unlearn", {"all", "algorithms", "sets", "seeds", "log", "out"}),
+    ("unlabelled", {"algorithms", "seeds", "log", "out"}),
   ],
 )
 def test_what_is_not_told_decides_nothing_or_is_told_by_its_content(script, idle):
