@@ -1,6 +1,7 @@
 """Training of an ensemble, requests for deletion from it, and what a request costs."""
 
 import dataclasses
+import itertools
 import os
 
 import jax
@@ -98,8 +99,9 @@ def forget(ensemble: Ensemble, dataset: Dataset, ids: ArrayLike) -> Ensemble:
   """Deletes examples: networks that have seen one are trained again from before its slice.
 
   The result is, bit for bit, that of `fit` on the other examples with the same key, shards and
-  slices. Checkpoints that have seen one are removed from the store first. After a kill `fit` on the
-  other examples, with the same store, does the rest.
+  slices. Before anything is trained all checkpoints are removed from the store but those of this
+  ensemble that have seen none of the examples. After a kill `fit` on the other examples, with the
+  same store, does the rest.
 
   Args:
     ensemble: of `fit`, or of the request before.
@@ -122,9 +124,10 @@ def forget(ensemble: Ensemble, dataset: Dataset, ids: ArrayLike) -> Ensemble:
     refuse_few(ensemble.shards[number].network, ensemble.recipe, number, part[1], "sisa.forget")
     dataset.rows(part[0])
   work = Work(ensemble.recipe, dataset, ensemble.key, ensemble.slices, ensemble.store)
-  for number, (_, _, first) in left.items():
-    work.checkpoints.remove(ensemble.shards[number].files[first:])
-  made = {number: work.shard(number, kept, slices) for number, (kept, slices, _) in left.items()}
+  before = {number: first for number, (_, _, first) in left.items()}  # none of the ids is in these
+  files = (shard.files[: before.get(number)] for number, shard in enumerate(ensemble.shards))
+  work.checkpoints.keep_only(set(itertools.chain(*files)))
+  made = {number: work.shard(number, own, slices) for number, (own, slices, _) in left.items()}
   shards = tuple(made.get(number, shard) for number, shard in enumerate(ensemble.shards))
   return dataclasses.replace(ensemble, shards=shards)
 

@@ -33,8 +33,8 @@ def epochs_of(epochs: int, slices: int) -> list[int]:
 
   Slice r is trained with all slices before it, so that R slices of as many examples make, at e
   epochs each, e (R + 1) / 2 passes over the whole: e = 2 E / (R + 1). Where that is no integer,
-  slices take ⌊e r⌋ − ⌊e (r − 1)⌋ epochs for r = 1 … R, as in the authors' code; that is less than one
-  pass more or less.
+  slices take ⌊e r⌋ − ⌊e (r − 1)⌋ epochs, as in the authors' code, for r = 1 … R: less than one pass
+  more or less.
 
   Args:
     epochs: E, of training without slices.

@@ -5,8 +5,9 @@ those before it, JAX's settings and versions. It is sealed and nothing in it can
 """
 
 import dataclasses
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import jax
@@ -17,6 +18,8 @@ from jaxmul import _identity, _settings
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul.data.dataset import Dataset
 from jaxmul.train import Carry, Recipe
+
+_NAME = re.compile(r"\.?shard\d+-slice\d+-[0-9a-f]{16}\.npz(\..*\.tmp)?")
 
 
 def names_of(
@@ -74,10 +77,13 @@ class Checkpoints:
     leaves = {f"{at}": np.asarray(leaf) for at, leaf in enumerate(jax.tree.leaves(carry))}
     write_sealed(self.folder / name, npz(leaves, compressed=False), "zip")
 
-  def remove(self, names: Sequence[str]) -> None:
-    """Removes checkpoints, those that are there."""
-    for name in names:
-      (self.folder / name).unlink(missing_ok=True)
+  def keep_only(self, names: Collection[str]) -> None:
+    """Removes all other checkpoints, also of other versions and of writes that were killed."""
+    if not self.folder.is_dir():
+      return
+    for path in self.folder.iterdir():
+      if _NAME.fullmatch(path.name) and path.name not in names:
+        path.unlink()
 
   def _read(self, path: Path) -> Carry | None:
     shapes, structure = jax.tree.flatten(self.like)

@@ -259,12 +259,17 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path, monkeypatch, trained):
 def test_a_killed_request_leaves_nothing_that_has_seen_the_examples(tmp_path, monkeypatch):
   ensemble = fitted(store=tmp_path)
   ids = [in_slice(ensemble, 0, 0), in_slice(ensemble, 1, 1)]
+  # Of another version, and of a write that was killed: they may have seen the examples too.
+  older, part = "shard0-slice0-0123456789abcdef.npz", f".{ensemble.shards[0].files[0]}.x1.tmp"
+  for name in (older, part, "notes.txt"):
+    (tmp_path / name).touch()
   with monkeypatch.context() as patched:
     killed_after(1, patched)
     with pytest.raises(Killed):
       sisa.forget(ensemble, TOY, ids)
   stale = {*ensemble.shards[0].files, *ensemble.shards[1].files[1:]}
-  assert not stale & {path.name for path in tmp_path.iterdir()}
+  assert not ({*stale, older, part}) & {path.name for path in tmp_path.iterdir()}
+  (tmp_path / "notes.txt").unlink()
   afresh = fitted(without(ids))
   assert same(fitted(without(ids), store=tmp_path).network, afresh.network)
   assert {path.name for path in tmp_path.iterdir()} == set(files(afresh))
