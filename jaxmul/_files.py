@@ -132,8 +132,12 @@ def write_atomic(path: Path, data: bytes) -> None:
   sync(path.parent)
 
 
-def npz(arrays: Mapping[str, ArrayLike]) -> bytes:
-  """Returns the content of a compressed `.npz`, from which every array was read back, bit by bit.
+def npz(arrays: Mapping[str, ArrayLike], *, compressed: bool = True) -> bytes:
+  """Returns the content of an `.npz`, from which every array was read back, bit by bit.
+
+  Args:
+    arrays: by name.
+    compressed: not worth its time for params, which hardly get smaller.
 
   Raises:
     ValueError: an array does not come back as it is: it holds objects, or its dtype is none of
@@ -141,7 +145,8 @@ def npz(arrays: Mapping[str, ArrayLike]) -> bytes:
   """
   buffer = io.BytesIO()
   given = {name: np.asarray(array) for name, array in arrays.items()}
-  np.savez_compressed(buffer, **given)  # pyright: ignore[reportArgumentType]
+  save = np.savez_compressed if compressed else np.savez
+  save(buffer, **given)  # pyright: ignore[reportArgumentType]
   buffer.seek(0)
   with np.load(buffer, allow_pickle=False) as file:
     for name, array in given.items():

@@ -366,6 +366,11 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
   def rate(count):
     return recipe.learning_rate * recipe.schedule(count // steps_per_epoch, recipe.epochs)
 
+  return optimizer_at(recipe, rate)
+
+
+def optimizer_at(recipe: Recipe, rate: optax.Schedule) -> optax.GradientTransformation:
+  """Returns the recipe's optax transformation at a rate, `step -> learning rate`."""
   if recipe.optimizer is not None:
     made = recipe.optimizer(rate)
     if not hasattr(made, "init") or not hasattr(made, "update"):

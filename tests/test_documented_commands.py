@@ -23,6 +23,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from experiments import paper, rum_sequences, setting, texts, unlabelled
+from experiments import exact_baselines, paper, rum_sequences, setting, texts
 from experiments.evaluate import Config
 from experiments.setting import cut
 from jaxmul import checkpoint, metrics, models
@@ -124,6 +125,11 @@ def flags_of_unlabelled(command: str, folder: Path) -> None:
   """Its flags are the script's; a slow test runs it small."""
   config = tyro.cli(unlabelled.Config, args=shlex.split(command)[3:])
   assert (config.dataset, config.seeds, config.missing) == ("mnist5k", 3, (0.5, 0.9, 1.0))
+def flags_of_exact(command: str, folder: Path) -> None:
+  """Its flags are the script's; the command without them is run small."""
+  del folder
+  config = tyro.cli(exact_baselines.Config, args=shlex.split(command)[3:])
+  assert config.out != exact_baselines.Config.out
 
 
 def slow_tests(command: str, folder: Path) -> None:
@@ -230,6 +236,7 @@ def rehearsed(command: str, folder: Path) -> None:
 
 
 NET = "--config flags.json --checkpoint"
+EXACT = "python -m experiments.exact_baselines"
 
 COMMANDS: dict[str, Check] = {
   "python mynet.py": mynet,
@@ -292,6 +299,13 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.evaluate --unlearned unlearned/salun/seed* --forget forget.txt "
   "--originals runs/judged/originals.npz --oracles runs/judged/oracles.npz "
   "--against runs/judged/evaluation.json --out runs/judged_other": small("--dataset digits"),
+  f"{EXACT} --out runs/exact": small(
+    "--dataset digits --epochs 1 --hidden 8 --seeds 1 --sizes 4 --shards 2 --slices 1 --draws 5 "
+    "--timed 1"
+  ),
+  f"{EXACT} --hidden 512 512 --out runs/exact_large": flags_of_exact,
+  f"{EXACT} --dataset cifar10_small.npz --model cnn --epochs 20 --timed 1 "
+  "--out runs/exact_cifar": flags_of_exact,
   "python -m experiments.bench models_per_second": benchmark,
   "python -m experiments.bench proxies": benchmark,
   "python -m experiments.bench sequences": benchmark,
