@@ -22,8 +22,15 @@ import tyro
 import yaml
 from markdown_it import MarkdownIt
 
-from experiments import paper, rum_sequences, setting, texts, unlabelled
-from experiments import exact_baselines, paper, rum_sequences, setting, texts
+from experiments import (
+  exact_baselines,
+  paper,
+  rum_sequences,
+  setting,
+  texts,
+  unlabelled,
+  unlearn_sequences,
+)
 from experiments.evaluate import Config
 from experiments.setting import cut
 from jaxmul import checkpoint, metrics, models
@@ -125,11 +132,20 @@ def flags_of_unlabelled(command: str, folder: Path) -> None:
   """Its flags are the script's; a slow test runs it small."""
   config = tyro.cli(unlabelled.Config, args=shlex.split(command)[3:])
   assert (config.dataset, config.seeds, config.missing) == ("mnist5k", 3, (0.5, 0.9, 1.0))
+
+
 def flags_of_exact(command: str, folder: Path) -> None:
   """Its flags are the script's; the command without them is run small."""
   del folder
   config = tyro.cli(exact_baselines.Config, args=shlex.split(command)[3:])
   assert config.out != exact_baselines.Config.out
+
+
+def flags_of_texts(command: str, folder: Path) -> None:
+  """Its flags are the script's, and all algorithms run; a slow test runs two of them small."""
+  del folder
+  config = tyro.cli(unlearn_sequences.Config, args=shlex.split(command)[3:])
+  assert config.names == unlearn_sequences.names_of(config)
 
 
 def slow_tests(command: str, folder: Path) -> None:
@@ -293,6 +309,10 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.unlearn --all --out runs/unlearn": small(
     f"{TRUTH} --no-all --algorithms ssd --sets high --seeds 1 --trials 0 --group-size 30"
   ),
+  "python -m experiments.unlearn_sequences --all --sets noise duplicated backdoor "
+  "--out runs/unlearn_sequences": flags_of_texts,
+  "python -m experiments.unlearn_sequences --all --sets prose --clean 400 --noisy 120 "
+  "--out runs/unlearn_prose": flags_of_texts,
   "python -m experiments.unlabelled --out runs/unlabelled": flags_of_unlabelled,
   "python -m experiments.evaluate --unlearned unlearned/scrub/seed* --forget forget.txt "
   "--out runs/judged": small("--dataset digits --originals originals.npz --oracles oracles.npz"),
