@@ -1,0 +1,53 @@
+"""Random networks that embed inputs: what `distill` compares means under, a fresh one each step.
+
+They are written out here, as data know no models. Kernels are drawn as He et al. do, biases are 0.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+_WIDTH = 32
+_UNITS = (256, 256)
+_EPSILON = 1e-5
+
+
+def convolutions(key: jax.Array, inputs: jax.Array) -> jax.Array:
+  """Returns features [B, F] of images [B, H, W] or [B, H, W, I] under a network of the key.
+
+  Three times a 3 × 3 convolution, a normalization of each channel of each image, ReLU and the mean
+  over 2 × 2 windows, where the map still has two rows and columns.
+  """
+  x = inputs[..., None] if inputs.ndim == 3 else inputs
+  for layer in jax.random.split(key, 3):
+    kernel = _he(layer, (3, 3, x.shape[-1], _WIDTH))
+    layout = ("NHWC", "HWIO", "NHWC")
+    x = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+    x = x - x.mean((1, 2), keepdims=True)
+    x = x * lax.rsqrt(jnp.square(x).mean((1, 2), keepdims=True) + _EPSILON)
+    x = _halved(jnp.maximum(x, 0))
+  return x.reshape(len(x), -1)
+
+
+def layers(key: jax.Array, inputs: jax.Array) -> jax.Array:
+  """Returns features [B, 256] of vectors [B, D] under two dense layers of the key, with ReLU."""
+  x = inputs.reshape(len(inputs), -1)
+  for layer, units in zip(jax.random.split(key, len(_UNITS)), _UNITS, strict=True):
+    x = jnp.maximum(x @ _he(layer, (x.shape[-1], units)), 0)
+  return x
+
+
+def _he(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  scale = math.sqrt(2 / math.prod(shape[:-1]))
+  return scale * jax.random.normal(key, shape, jnp.float32)
+
+
+def _halved(x: jax.Array) -> jax.Array:
+  """Returns the mean over 2 × 2 windows, or the map itself where it is too small."""
+  batch, height, width, channels = x.shape
+  if min(height, width) < 2:
+    return x
+  x = x[:, : height // 2 * 2, : width // 2 * 2]
+  return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
