@@ -79,10 +79,11 @@ def distill(
   Example:
     >>> import jax, numpy as np
     >>> from jaxmul.data import Dataset
-    >>> points = np.random.default_rng(0).normal(size=(40, 2)) + 9 * np.arange(2).repeat(20)[:, None]
-    >>> small = distill(Dataset(points, np.arange(2).repeat(20)), 1, jax.random.key(0))
-    >>> len(small), small.labels.tolist(), np.abs(small.inputs - [[0, 0], [9, 9]]).max() < 2
-    (2, [0, 1], True)
+    >>> labels = np.arange(2).repeat(20)
+    >>> points = np.random.default_rng(0).normal(size=(40, 2)) + 9 * labels[:, None]
+    >>> small = distill(Dataset(points, labels), 1, jax.random.key(0))
+    >>> small.labels.tolist(), bool(np.abs(small.inputs - [[0, 0], [9, 9]]).max() < 2)
+    ([0, 1], True)
   """
   _check.key(key, "distill")
   _check.count(per_class, "per_class", "distill")
@@ -170,7 +171,7 @@ def _learned(
   def step(carry, number):
     learned, state = carry
     network_key, place_key = jax.random.split(jax.random.fold_in(step_key, number))
-    starts = jax.random.randint(place_key, (num_classes,), 0, counts)
+    starts = jax.random.randint(place_key, (num_classes,), 0, counts, jnp.int32)
 
     def of_class(own):
       learned, kept, rows, count, first = own
@@ -203,8 +204,8 @@ def _normal_draws(examples: Examples, count: int, key: jax.Array) -> jax.Array:
     return x.sum(0), shares.sum(0), jnp.tensordot(shares, x, ((0,), (0,)))
 
   total, weight, mixed = sum_blocks(sums, examples, _BATCH)
-  mean = total / examples.count
-  weight = weight.reshape(-1, *(1,) * mean.ndim)
+  mean = total[None] / examples.count
+  weight = weight.reshape(-1, *(1,) * total.ndim)
   return mean + (mixed - weight * mean) / jnp.sqrt(examples.count.astype(jnp.float32))
 
 
