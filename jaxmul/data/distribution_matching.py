@@ -27,7 +27,7 @@ import optax
 from jax import lax
 from numpy.typing import ArrayLike
 
-from jaxmul import _check
+from jaxmul import _arrays, _check
 from jaxmul._examples import Batch, Examples, sum_blocks
 from jaxmul.data import _random_networks
 from jaxmul.data.dataset import Dataset, as_inputs
@@ -51,8 +51,8 @@ def distill(
   They begin as draws from a normal distribution with the mean and the covariance of the class, in
   which each of m examples has a share of about 1/√m: none is copied. Of a class with few examples
   this hides little, and what is learned from a single one comes near it. Inputs stay within the
-  range of the data. On the device are the data in their own dtype and, as floats, one batch of one
-  class at a time.
+  range of what is distilled. On the device are the data in their own dtype and, as floats, one
+  batch of one class at a time.
 
   Args:
     dataset: images [n, H, W] or [n, H, W, C], or vectors [n, D] such as embeddings; one class each.
@@ -89,20 +89,25 @@ def distill(
   _check.count(per_class, "per_class", "distill")
   _check.count(steps, "steps", "distill")
   _refuse(dataset)
-  source = dataset.take(np.sort(dataset.ids if ids is None else np.asarray(ids).reshape(-1)))
-  if not len(source):
+  rows = dataset.rows(np.sort(dataset.ids if ids is None else np.asarray(ids).reshape(-1)))
+  if not len(rows):
     raise ValueError("distill got no example. Pass at least one id.")
   if embed is None:
-    embed = _random_networks.layers if source.inputs.ndim == 2 else _random_networks.convolutions
-  classes, counts = np.unique(source.labels, return_counts=True)
-  members = np.zeros((len(classes), counts.max()), np.int32)
-  for own, label in zip(members, classes, strict=True):
-    rows = np.flatnonzero(source.labels == label)
-    own[: len(rows)] = rows
+    embed = _random_networks.layers if dataset.inputs.ndim == 2 else _random_networks.convolutions
+  classes, counts = np.unique(dataset.labels[rows], return_counts=True)
+  # Room for a power of two: parts of similar size share a compiled program.
+  members = np.zeros((len(classes), 1 << int(counts.max() - 1).bit_length()), np.int32)
+  for own, label, count in zip(members, classes, counts, strict=True):
+    own[:count] = rows[dataset.labels[rows] == label]
+  ranks = np.zeros(len(dataset), np.int32)
+  ranks[rows] = np.arange(len(rows))
+  inputs = dataset.inputs[rows]
+  bounds = as_inputs(np.stack([inputs.min(), inputs.max()]))
+  sets = Examples(*map(jnp.asarray, (dataset.inputs, ranks, members, counts.astype(np.int32))))
   kept = np.arange(per_class) < counts[:, None]
-  learned, _ = _learned(embed, steps, jnp.asarray(source.inputs), members, counts, kept, key)
+  learned, _ = _learned(embed, steps, sets, kept, bounds, key)
   inputs = np.asarray(learned)[kept]
-  if source.inputs.dtype == np.uint8:
+  if dataset.inputs.dtype == np.uint8:
     inputs = np.rint(255 * inputs).astype(np.uint8)
   labels = np.repeat(classes, kept.sum(1))
   return Dataset(inputs, labels, _fresh(dataset.ids, len(labels), key), dataset.num_classes)
@@ -132,57 +137,51 @@ def matching_loss(
 def _learned(
   embed: Embed,
   steps: int,
-  inputs: jax.Array,
-  members: jax.Array,
-  counts: jax.Array,
+  sets: Examples,
   kept: jax.Array,
+  bounds: jax.Array,
   key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns learned inputs [C, k, ...] of each class, and the loss [steps] before each step.
 
   Args:
     embed, steps: as of `distill`.
-    inputs: [n, ...], in the data set's own dtype.
-    members: int32 [C, m], rows of the examples of each class, padded.
-    counts: int32 [C], how many there are.
+    sets: of each class, rows [C, m] and count [C], of the same data; labels are ranks by id.
     kept: bool [C, k], which learned inputs there are.
+    bounds: [2], the range that they stay in.
     key: as of `distill`.
   """
-  order_key, start_key, step_key = jax.random.split(key, 3)
 
-  def set_of(rows, count, key):
-    return Examples(inputs, jnp.zeros(len(inputs)), rows, count).shuffled(key).rows
+  def of_class(rows: jax.Array, count: jax.Array) -> Examples:
+    return sets._replace(rows=rows, count=count)
+
+  def begun(own):
+    rows, count, order_key, start_key = own
+    examples = of_class(rows, count).shuffled(order_key)
+    return examples.rows, _normal_draws(examples, per_class, start_key)
 
   num_classes, per_class = kept.shape
-  order_keys = jax.random.split(order_key, num_classes)
-  members = jax.vmap(set_of)(members, counts, order_keys)
-  low, high = as_inputs(jnp.stack([inputs.min(), inputs.max()]))
-
-  def begun(of_class):
-    rows, count, key = of_class
-    own = Examples(inputs, jnp.zeros(len(inputs)), rows, count)
-    return _normal_draws(own, per_class, key)
-
-  start_keys = jax.random.split(start_key, num_classes)
-  start = jnp.clip(lax.map(begun, (members, counts, start_keys)), low, high)
+  *begin_keys, step_key = jax.random.split(key, 3)
+  begin_keys = [jax.random.split(one, num_classes) for one in begin_keys]
+  members, start = lax.map(begun, (sets.rows, sets.count, *begin_keys))
+  start = jnp.clip(start, *bounds)
   scale = start.std()
   optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, steps))
 
   def step(carry, number):
     learned, state = carry
     network_key, place_key = jax.random.split(jax.random.fold_in(step_key, number))
-    starts = jax.random.randint(place_key, (num_classes,), 0, counts, jnp.int32)
+    first = jax.random.randint(place_key, (num_classes,), 0, sets.count, jnp.int32)
 
-    def of_class(own):
+    def gradient(own):
       learned, kept, rows, count, first = own
       places = jnp.arange(_BATCH)
-      examples = Examples(inputs, jnp.zeros(len(inputs)), rows, count)
-      real = examples.gather((first + places) % count, places < count)
+      real = of_class(rows, count).gather((first + places) % count, places < count)
       return jax.value_and_grad(matching_loss, 2)(embed, network_key, learned, kept, real)
 
-    losses, gradients = lax.map(of_class, (learned, kept, members, counts, starts))
+    losses, gradients = lax.map(gradient, (learned, kept, members, sets.count, first))
     updates, state = optimizer.update(gradients, state)
-    learned = jnp.clip(learned + scale * updates, low, high).astype(learned.dtype)
+    learned = jnp.clip(learned + scale * updates, *bounds).astype(learned.dtype)
     return (learned, state), losses.sum()
 
   (learned, _), losses = lax.scan(step, (start, optimizer.init(start)), jnp.arange(steps))
@@ -192,14 +191,15 @@ def _learned(
 def _normal_draws(examples: Examples, count: int, key: jax.Array) -> jax.Array:
   """Returns `count` draws from a normal distribution with the mean and covariance of a set.
 
-  μ + Σ_i g_i (x_i − μ) / √m with g_i from N(0, 1), which never needs the covariance itself.
+  μ + Σ_i g_i (x_i − μ) / √m with g_i from N(0, 1), which never needs the covariance itself. Labels
+  of the set are ranks.
   """
 
   def sums(batch: Batch) -> tuple[jax.Array, ...]:
-    # One key a row: what is drawn does not depend on how the set is cut into blocks.
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch.rows)
+    # A key for each rank by id: neither the order of the data nor the blocks matter.
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch.labels)
     shares = jax.vmap(lambda key: jax.random.normal(key, (count,), jnp.float32))(keys)
-    x = jnp.where(batch.mask.reshape(-1, *(1,) * (batch.inputs.ndim - 1)), batch.inputs, 0)
+    x = _arrays.without_padding(batch.inputs, batch.mask)
     shares = jnp.where(batch.mask[:, None], shares, 0)
     return x.sum(0), shares.sum(0), jnp.tensordot(shares, x, ((0,), (0,)))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmul import data
-from jaxmul._examples import Batch, examples_of
+from jaxmul._examples import Batch, Examples, examples_of
 from jaxmul.data import Dataset, distill
 from jaxmul.data import distribution_matching as matching
 from jaxmul.data._random_networks import convolutions, layers
@@ -76,7 +76,7 @@ def test_random_convolutions_by_hand():
 
 def test_inputs_begin_as_draws_with_the_mean_and_covariance_of_the_class():
   x = np.array([[0.0, 0.0], [2.0, 1.0], [4.0, 5.0]], np.float32)
-  examples = examples_of(Dataset(np.vstack([x, [[99.0, 99.0]]]), np.zeros(4, int)))
+  examples = examples_of(Dataset(np.vstack([x, [[99.0, 99.0]]]), np.arange(4)))  # ranks
   own = examples.subset(np.arange(3), 70)  # two blocks, the second of padding alone
   draws = matching._normal_draws(own, 4000, KEY)
   shares = np.stack(
@@ -98,9 +98,9 @@ def test_where_features_are_the_inputs_the_mean_of_each_class_is_met():
 
 
 def test_the_loss_falls_and_each_step_has_a_network_of_its_own():
-  counts = np.array([12, 12])
-  members = np.stack([np.flatnonzero(IMAGES.labels == label) for label in (0, 1)]).astype(np.int32)
-  given = (jnp.asarray(IMAGES.inputs), members, counts, np.ones((2, 3), bool))
+  members = np.stack([np.flatnonzero(IMAGES.labels == label) for label in (0, 1)])
+  sets = Examples(jnp.asarray(IMAGES.inputs), jnp.arange(24), jnp.asarray(members), jnp.full(2, 12))
+  given = (sets, np.ones((2, 3), bool), np.array([0.0, 1.0], np.float32))
   learned, losses = matching._learned(convolutions, 60, *given, KEY)
   assert np.mean(losses[-5:]) < np.mean(losses[:5]) / 2
   assert len(np.unique(losses)) == 60
@@ -152,7 +152,7 @@ def test_ids_clash_with_none():
   assert not np.isin(first[:2], again).any()
 
 
-def test_another_key_of_the_same_shapes_traces_nothing():
+def test_another_part_of_similar_size_traces_nothing():
   traced = []
 
   def embed(key, inputs):
@@ -161,18 +161,17 @@ def test_another_key_of_the_same_shapes_traces_nothing():
 
   distill(VECTORS, 2, KEY, embed=embed, steps=3)
   count = len(traced)
-  distill(VECTORS, 2, jax.random.key(1), embed=embed, steps=3)
+  distill(VECTORS, 2, jax.random.key(1), ids=VECTORS.ids[3:], embed=embed, steps=3)
   assert count
   assert len(traced) == count
 
 
 def test_memory_does_not_grow_with_the_examples_but_by_their_rows():
   """As floats the data would take 32 megabytes."""
-  shape = jax.ShapeDtypeStruct
-  compiled = matching._learned.lower(
-    *(same, 3, shape((40_000, 200), np.uint8), shape((2, 20_000), np.int32)),
-    *(shape((2,), np.int32), shape((2, 5), bool), KEY),
-  ).compile()
+  shapes = (((40_000, 200), np.uint8), ((40_000,), np.int32), ((2, 20_000), np.int32))
+  sets = Examples(*(jax.ShapeDtypeStruct(*one) for one in (*shapes, ((2,), np.int32))))
+  kept, bounds = (jax.ShapeDtypeStruct(*one) for one in (((2, 5), bool), ((2,), np.float32)))
+  compiled = matching._learned.lower(same, 3, sets, kept, bounds, KEY).compile()
   assert compiled.memory_analysis().temp_size_in_bytes < 4e6
 
 
@@ -213,13 +212,12 @@ def test_data_sets_are_joined_and_other_kinds_refused():
   assert both.take([91, 3]).strata.tolist() == [8, 3]
   assert data.concatenate([IMAGES, more]).strata is None
   tables = [
-    Dataset({"a": np.full((2, 1), i), "b": np.ones((2, 3))}, [0, 1], [i, i + 9])
-    for i in (0.0, 1.0)
-    for i in (int(i),)
+    Dataset({"a": np.full((2, 1), float(i)), "b": np.ones((2, 3))}, [0, 1], [i, i + 9])
+    for i in (0, 1)
   ]
   assert data.concatenate(tables).inputs["a"].ravel().tolist() == [0, 0, 1, 1]
   floats = Dataset(np.ones((1, 4, 5)), [0], [70])
-  with pytest.raises(ValueError, match="uint8 .* and inputs float32 .*, must be of one kind"):
+  with pytest.raises(ValueError, match=r"uint8 .* and inputs float32 .*, must be of one kind"):
     data.concatenate([IMAGES, floats])
   with pytest.raises(ValueError, match="id 0 more than once"):
     data.concatenate([IMAGES, IMAGES])
