@@ -280,6 +280,10 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.unlearn --all --out runs/unlearn": small(
     f"{TRUTH} --no-all --algorithms ssd --sets high --seeds 1 --trials 0 --group-size 30"
   ),
+  "python -m experiments.distilled --truth experiments/truths/mnist5k_mlp.npz": small(
+    f"{TRUTH} --truth None --seeds 1 --algorithms fine_tune --per-class 1 --steps 2 --shards 3 "
+    "--group-size 30"
+  ),
   "python -m experiments.evaluate --unlearned unlearned/scrub/seed* --forget forget.txt "
   "--out runs/judged": small("--dataset digits --originals originals.npz --oracles oracles.npz"),
   "python -m experiments.evaluate --unlearned unlearned/salun/seed* --forget forget.txt "
