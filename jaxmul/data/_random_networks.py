@@ -17,11 +17,14 @@ _EPSILON = 1e-5
 def convolutions(key: jax.Array, inputs: jax.Array) -> jax.Array:
   """Returns features [B, F] of images [B, H, W] or [B, H, W, I] under a network of the key.
 
-  Three times a 3 × 3 convolution, a normalization of each channel of each image, ReLU and the mean
-  over 2 × 2 windows, where the map still has two rows and columns.
+  Three times, or as often as the map has two rows and columns, a 3 × 3 convolution, a normalization
+  of each channel of each image, ReLU and the mean over 2 × 2 windows. A map of one pixel would be 0
+  when normalized, whatever the image.
   """
   x = inputs[..., None] if inputs.ndim == 3 else inputs
   for layer in jax.random.split(key, 3):
+    if min(x.shape[1:3]) < 2:
+      break
     kernel = _he(layer, (3, 3, x.shape[-1], _WIDTH))
     layout = ("NHWC", "HWIO", "NHWC")
     x = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
@@ -45,9 +48,7 @@ def _he(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _halved(x: jax.Array) -> jax.Array:
-  """Returns the mean over 2 × 2 windows, or the map itself where it is too small."""
+  """Returns the mean over 2 × 2 windows."""
   batch, height, width, channels = x.shape
-  if min(height, width) < 2:
-    return x
   x = x[:, : height // 2 * 2, : width // 2 * 2]
   return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
