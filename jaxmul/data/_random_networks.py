@@ -17,13 +17,13 @@ _EPSILON = 1e-5
 def convolutions(key: jax.Array, inputs: jax.Array) -> jax.Array:
   """Returns features [B, F] of images [B, H, W] or [B, H, W, I] under a network of the key.
 
-  Three times, or as often as the map has two rows and columns, a 3 × 3 convolution, a normalization
-  of each channel of each image, ReLU and the mean over 2 × 2 windows. A map of one pixel would be 0
-  when normalized, whatever the image.
+  Three times, or as often as the map has four rows and columns, a 3 × 3 convolution, a
+  normalization of each channel of each image, ReLU and the mean over 2 × 2 windows. The mean of all
+  of a normalized map would be nearly the same whatever the image.
   """
   x = inputs[..., None] if inputs.ndim == 3 else inputs
   for layer in jax.random.split(key, 3):
-    if min(x.shape[1:3]) < 2:
+    if min(x.shape[1:3]) < 4:
       break
     kernel = _he(layer, (3, 3, x.shape[-1], _WIDTH))
     layout = ("NHWC", "HWIO", "NHWC")
