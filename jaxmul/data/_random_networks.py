@@ -25,9 +25,7 @@ def convolutions(key: jax.Array, inputs: jax.Array) -> jax.Array:
   for layer in jax.random.split(key, 3):
     if min(x.shape[1:3]) < 4:
       break
-    kernel = _he(layer, (3, 3, x.shape[-1], _WIDTH))
-    layout = ("NHWC", "HWIO", "NHWC")
-    x = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+    x = _patches(x) @ _he(layer, (9 * x.shape[-1], _WIDTH))
     x = x - x.mean((1, 2), keepdims=True)
     x = x * lax.rsqrt(jnp.square(x).mean((1, 2), keepdims=True) + _EPSILON)
     x = _halved(jnp.maximum(x, 0))
@@ -40,6 +38,17 @@ def layers(key: jax.Array, inputs: jax.Array) -> jax.Array:
   for layer, units in zip(jax.random.split(key, len(_UNITS)), _UNITS, strict=True):
     x = jnp.maximum(x @ _he(layer, (x.shape[-1], units)), 0)
   return x
+
+
+def _patches(x: jax.Array) -> jax.Array:
+  """Returns the 3 × 3 pixels around each, zeros around the map: [B, H, W, I] -> [B, H, W, 9 I].
+
+  A product with them is the convolution; XLA's own is slow in a loop on CPU, gradients above all.
+  """
+  height, width = x.shape[1:3]
+  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  shifts = [x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+  return jnp.concatenate(shifts, -1)
 
 
 def _he(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

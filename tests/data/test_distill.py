@@ -55,7 +55,8 @@ def test_random_convolutions_by_hand():
   maps = np.float64(images)
   for key in jax.random.split(KEY, 3)[:2]:  # then 2 × 2 pixels are left
     _, height, width, channels = maps.shape
-    kernel = np.float64(jax.random.normal(key, (3, 3, channels, 32))) * np.sqrt(2 / (9 * channels))
+    kernel = np.float64(jax.random.normal(key, (9 * channels, 32))) * np.sqrt(2 / (9 * channels))
+    kernel = kernel.reshape(3, 3, channels, 32)
     padded = np.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
     y = np.zeros((2, height, width, 32))
     for i in range(height):
