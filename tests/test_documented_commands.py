@@ -314,6 +314,10 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.unlearn_sequences --all --sets prose --clean 400 --noisy 120 "
   "--out runs/unlearn_prose": flags_of_texts,
   "python -m experiments.unlabelled --out runs/unlabelled": flags_of_unlabelled,
+  "python -m experiments.distilled --truth experiments/truths/mnist5k_mlp.npz": small(
+    f"{TRUTH} --truth None --seeds 1 --algorithms fine_tune --per-class 1 --steps 2 --shards 3 "
+    "--group-size 30"
+  ),
   "python -m experiments.evaluate --unlearned unlearned/scrub/seed* --forget forget.txt "
   "--out runs/judged": small("--dataset digits --originals originals.npz --oracles oracles.npz"),
   "python -m experiments.evaluate --unlearned unlearned/salun/seed* --forget forget.txt "

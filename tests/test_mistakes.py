@@ -93,6 +93,7 @@ MISTAKES = {
     for name, call in {
       "forget_random": lambda key: data.forget_random(DIGITS, 3, key),
       "cut_heldout": lambda key: data.cut_heldout(DIGITS.ids, key),
+      "distill": lambda key: data.distill(DIGITS, 1, key),
       "holdout": lambda key: data.holdout(DIGITS, key, heldout=5, test=5),
       "math_sequences": lambda key: data.math_sequences([1, 2], key, noisy=1),
       "pseudo_label": lambda key: data.pseudo_label(

@@ -2,12 +2,14 @@
 
 from jaxmul.data.dataframe import from_dataframe
 from jaxmul.data.dataset import Dataset, as_inputs
+from jaxmul.data.distribution_matching import distill
 from jaxmul.data.documents import after_prompt, english_prose, near_duplicates, repeated, text
 from jaxmul.data.grain import from_grain
 from jaxmul.data.huggingface import from_huggingface
 from jaxmul.data.pseudo_labels import pseudo_label
 from jaxmul.data.question_answers import questions
 from jaxmul.data.scenarios import forget_class, forget_random, forget_subclass
+from jaxmul.data.several_datasets import concatenate
 from jaxmul.data.sources import digits, from_folder, from_npz, mnist5k
 from jaxmul.data.split import Heldout, Holdout, Split, cut_heldout, holdout
 from jaxmul.data.tfds import from_tfds, from_tfds_folder
@@ -23,8 +25,10 @@ __all__ = [
   "after_prompt",
   "as_inputs",
   "as_text",
+  "concatenate",
   "cut_heldout",
   "digits",
+  "distill",
   "english_prose",
   "forget_class",
   "forget_random",

@@ -156,6 +156,27 @@ def gallery(
   save(figure, path)
 
 
+def sheets(path: Path, images: Mapping[str, np.ndarray], *, columns: int = 20) -> None:
+  """Draws sheets of images under their titles, in the order in which they are given.
+
+  Args:
+    path: of the PNG.
+    images: {title: [n, H, W] or [n, H, W, 3]}; floats in [0, 1].
+    columns: images a row.
+  """
+  plt = pyplot()
+  rows = [-(-len(part) // columns) for part in images.values()]
+  size = (columns * 0.45, sum(0.55 * count + 0.4 for count in rows))
+  figure, parts = plt.subplots(
+    len(images), 1, figsize=size, layout="constrained", squeeze=False, height_ratios=rows
+  )
+  for axes, (title, part), count in zip(parts.flat, images.items(), rows, strict=True):
+    axes.axis("off")
+    axes.set_title(title, fontsize=10)
+    axes.imshow(_sheet(part, count, columns)[0], cmap="gray_r", vmin=0, vmax=1)
+  save(figure, path)
+
+
 def by_kind(path: Path, scores: Mapping[str, Mapping[str, np.ndarray]], label: str) -> None:
   """Draws every score of each kind of example, with the mean of the kind and its 95 % interval.
 

@@ -5,6 +5,7 @@ FPR with intervals.
 """
 
 from jaxmul.metrics.attacks.by_id import label_confidence, on_split, refuse_overlap, svc_on_split
+from jaxmul.metrics.attacks.distilled_sets import mean_of_distilled, nearest_distilled
 from jaxmul.metrics.attacks.lira_attack import lira
 from jaxmul.metrics.attacks.population import entropy, loss, modified_entropy
 from jaxmul.metrics.attacks.rates_with_intervals import Rates, best_threshold, rates
@@ -19,7 +20,9 @@ __all__ = [
   "label_confidence",
   "lira",
   "loss",
+  "mean_of_distilled",
   "modified_entropy",
+  "nearest_distilled",
   "on_split",
   "rates",
   "refuse_overlap",
