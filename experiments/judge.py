@@ -134,10 +134,21 @@ class Judge:
     members, retain = np.split(self.split.retain[order], [len(self.attack_ids)])
     split = dataclasses.replace(self.split, retain=retain)
     rates = metrics.evaluate(network, self.dataset, split)
-    rates["attack"] = metrics.attacks.svc_on_split(
-      network, self.dataset, members=members, nonmembers=self.attack_ids, targets=split.forget
-    )
+    rates["attack"] = self._attack_rate(network, members)
     return rates, [metrics.accuracy(network, self.dataset.take(i)) for i in self.groups.values()]
+
+  def _attack_rate(self, network: Network, members: np.ndarray) -> float:
+    """Returns the rate of the attack; NaN where one p_y for all leaves nothing to fit."""
+    fitted_on = self.dataset.take(np.concatenate([members, self.attack_ids]))
+    if np.ptp(metrics.attacks.label_confidence(network, fitted_on)) == 0:
+      return np.nan
+    return metrics.attacks.svc_on_split(
+      network,
+      self.dataset,
+      members=members,
+      nonmembers=self.attack_ids,
+      targets=self.split.forget,
+    )
 
   @functools.cached_property
   def _of_oracle(self) -> tuple[dict[str, float], list[float]]:
@@ -153,12 +164,14 @@ class Judge:
     def pair(name: str) -> list[tuple[float, float, float]]:
       return [(rates[name], rates["retain"], rates["test"]) for rates, _ in (ours, theirs)]
 
+    attacked = [rates["attack"] for rates, _ in (ours, theirs)]
+    tow_mia = np.nan if np.isnan(attacked).any() else metrics.tow_mia(*pair("attack"))
     groups = [(accuracies, rates["retain"], rates["test"]) for rates, accuracies in (ours, theirs)]
     return [
       Figure(name="example gap", part="forget", value=gap),
       Figure(name="ToW by group", value=metrics.tow_by_group(*groups)),
       Figure(name="ToW", value=metrics.tow(*pair("forget"))),
-      Figure(name="ToW-MIA", value=metrics.tow_mia(*pair("attack"))),
+      Figure(name="ToW-MIA", value=tow_mia),
       *(Figure(name="accuracy", part=part, value=ours[0][part]) for part in PARTS),
       *(
         Figure(name="accuracy", part=part, value=metrics.accuracy(network, examples))
