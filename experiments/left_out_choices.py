@@ -122,9 +122,9 @@ def spend(
 
 
 def scored(config: Config, strategy: str, budget: int, drawn: Drawn) -> dict[str, float]:
-  """Returns precision at each k, and widths: the median over the memorized, and the widest tenth.
+  """Returns precision at each k, and widths: the median over the memorized, and 0.99 quantile of all.
 
-  The truth says who is memorized. Examples without a score are ranked last; widths are at most 2.
+  The truth says who is memorized. Examples without a score are ranked last; their width is 2.
   """
   score, width = spend(config, strategy, budget, drawn)
   truth = np.nan_to_num(drawn.outcomes.truth)
@@ -134,7 +134,7 @@ def scored(config: Config, strategy: str, budget: int, drawn: Drawn) -> dict[str
     assert agreement.precision_at_k is not None
     result[f"precision at {k}"] = agreement.precision_at_k
   result["median width"] = float(np.median(width[np.abs(truth) >= _MEMORIZED]))
-  result["widest tenth"] = float(np.quantile(width, 0.9))
+  result["widest hundredth"] = float(np.quantile(width, 0.99))
   return result
 
 
