@@ -122,7 +122,7 @@ def spend(
 
 
 def scored(config: Config, strategy: str, budget: int, drawn: Drawn) -> dict[str, float]:
-  """Returns precision at each k, and widths: the median over the memorized, and 0.99 quantile of all.
+  """Returns precision at each k, the median width over the memorized, and 0.99 quantile of all.
 
   The truth says who is memorized. Examples without a score are ranked last; their width is 2.
   """
