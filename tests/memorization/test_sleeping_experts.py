@@ -167,7 +167,7 @@ def test_active_spends_models_on_those_that_the_experts_draw(tmp_path, monkeypat
 
   def watched(experts, width, narrow, count, key):
     experts, rows = choose(experts, width, narrow, count, key)
-    seen.append((experts, width, narrow, rows))
+    seen.append((experts, jax.random.key_data(key).tolist(), narrow, rows))
     return experts, rows
 
   schedule = retraining.leave_out(toys.RECIPE, toy, jax.random.key(0), num_models=32)
@@ -192,6 +192,7 @@ def test_active_spends_models_on_those_that_the_experts_draw(tmp_path, monkeypat
   np.testing.assert_array_equal(models, expected)
   assert result.count_out.sum() == 16 * 7 + 2 * 8 * 3
   assert len(seen) == 2
+  assert seen[0][1] != seen[1][1]  # each round draws with a key of its own
   assert (seen[1][0].squares >= seen[0][0].squares).all()  # what the first round taught is kept
   assert result.design.endswith("then 2 rounds of 8 on 6 examples drawn by sleeping experts")
   assert spent().digest == result.digest
