@@ -275,7 +275,7 @@ COMMANDS: dict[str, Check] = {
     f"--dataset digits {SPENT}"
   ),
   f"{CHOICES} --dataset cifar10_small.npz --model cnn --epochs 20 "
-  "--truth experiments/truths/cifar10_small_cnn.npz --budgets 16 32 64 "
+  "--truth experiments/truths/cifar10_small_cnn.npz --budgets 16 32 50 "
   "--out runs/choices_cifar10_small": small(f"--model mlp {SPENT}"),
   "python -m experiments.score --model mlp --epochs 10 --out runs/score_mnist5k": small(
     f"--dataset digits {SCORE}"
