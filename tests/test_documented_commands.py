@@ -206,6 +206,9 @@ TEXTS = "--num-models 4 --epochs 2 --seeds 1 --audit-models 0 --clean 200 --nois
 TRUTH = "--dataset digits --num-models 8 --epochs 1"
 SCORE = "--num-models 8 --epochs 1 --seeds 1 --planted 0 --proxy final_loss"
 
+CHOICES = "python -m experiments.left_out_choices"
+SPENT = "--epochs 1 --seeds 1 --repetitions 2 --budgets 16"
+
 OWN_TRUTH = "--truth None --model mlp"  # of the digits, and not of cifar10_small
 CIFAR10 = "python -m experiments.rum --dataset cifar10_small.npz --model cnn --epochs 20 "
 CIFAR10 += "--truth experiments/truths/cifar10_small_cnn.npz"
@@ -216,11 +219,15 @@ CIFAR, TINY = "--data-dir ~/tensorflow_datasets", "--data-dir ~/tiny-imagenet-20
 MEMORIZE = "python -m experiments.memorize run --out runs/truth --num-models 400"
 
 
-def on_truth(command: str, folder: Path) -> None:
+def on_truth(flags: str = "") -> Check:
   """Runs it on the store that the command above it on the page makes."""
-  if not (folder / "runs" / "truth" / "estimate.npz").exists():
-    bash(f"{MEMORIZE} {TRUTH}", folder)
-  bash(command, folder)
+
+  def check(command: str, folder: Path) -> None:
+    if not (folder / "runs" / "truth" / "estimate.npz").exists():
+      bash(f"{MEMORIZE} {TRUTH}", folder)
+    bash(f"{command} {flags}", folder)
+
+  return check
 
 
 def mynet(command: str, folder: Path) -> None:
@@ -291,8 +298,14 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.rum --forget random --out runs/random": small(RUM),
   "python -m experiments.rum --forget 3 --out runs/class": small(RUM),
   MEMORIZE: small(TRUTH),
-  "python -m experiments.memorize status runs/truth": on_truth,
-  "python -m experiments.memorize verify runs/truth": on_truth,
+  "python -m experiments.memorize status runs/truth": on_truth(),
+  "python -m experiments.memorize verify runs/truth": on_truth(),
+  f"{CHOICES} --truth runs/truth/estimate.npz --out runs/choices": on_truth(
+    f"--dataset digits {SPENT}"
+  ),
+  f"{CHOICES} --dataset cifar10_small.npz --model cnn --epochs 20 "
+  "--truth experiments/truths/cifar10_small_cnn.npz --budgets 16 32 50 "
+  "--out runs/choices_cifar10_small": small(f"--model mlp {SPENT}"),
   "python -m experiments.score --model mlp --epochs 10 --out runs/score_mnist5k": small(
     f"--dataset digits {SCORE}"
   ),
