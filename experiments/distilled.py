@@ -125,7 +125,8 @@ class Problem:
       return {"inputs": small.inputs, "labels": small.labels, "ids": small.ids}
 
     arrays, seconds = self.kept(name, make)
-    return data.Dataset(**arrays, num_classes=self.dataset.num_classes), seconds
+    parts = (arrays["inputs"], arrays["labels"], arrays["ids"])
+    return data.Dataset(*parts, num_classes=self.dataset.num_classes), seconds
 
   def real(self, like: data.Dataset, ids: np.ndarray, key: jax.Array) -> np.ndarray:
     """Returns the ids of as many real examples of each class, drawn among these."""

@@ -181,7 +181,11 @@ def _learned(
 
     losses, gradients = lax.map(gradient, (learned, kept, members, sets.count, first))
     updates, state = optimizer.update(gradients, state)
-    learned = jnp.clip(learned + scale * updates, *bounds).astype(learned.dtype)
+    learned = jax.tree.map(
+      lambda inputs, update: jnp.clip(inputs + scale * update, *bounds).astype(inputs.dtype),
+      learned,
+      updates,
+    )
     return (learned, state), losses.sum()
 
   (learned, _), losses = lax.scan(step, (start, optimizer.init(start)), jnp.arange(steps))
