@@ -24,7 +24,9 @@ from jaxmul import _arrays, _article, _check, _tracking, losses, models
 from jaxmul._arrays import Inputs
 from jaxmul._blocks import even_rows, shuffled_rows
 from jaxmul._examples import Examples, examples_of
+from jaxmul._spectral_penalty import SpectralNormState, add_spectral_norm
 from jaxmul._tracking import Need, Step, Tracker
+from jaxmul._truncation import LossTruncation, LossWindow, Weighting
 from jaxmul.binding import Network, as_network, losses_of, refuse_lone_rows, warn_without_train_fn
 from jaxmul.data.dataset import Dataset, as_inputs
 
@@ -32,13 +34,18 @@ __all__ = [
   "Diverged",
   "Fit",
   "History",
+  "LossTruncation",
+  "LossWindow",
   "MultiStep",
   "Need",
   "Recipe",
   "Run",
   "Schedule",
+  "SpectralNormState",
   "Step",
   "Tracker",
+  "Weighting",
+  "add_spectral_norm",
   "constant",
   "cosine",
   "fit",
@@ -110,9 +117,12 @@ class Recipe:
     optimizer: `rate -> optax transformation` in the place of SGD, where rate is optax's schedule
       `step -> learning rate`: `optax.adamw`, or `functools.partial(optax.adamw, weight_decay=0.1)`.
       `momentum` and `weight_decay` are of SGD alone, and stay as they are with it.
+    weighting: how much each example of a step counts, by its loss, such as `LossTruncation()`; None
+      is the mean of all. History and trackers are of all examples.
 
   Raises:
-    ValueError: a number is outside its range, or SGD's are given beside another optimizer.
+    ValueError: a number is outside its range, SGD's are given beside another optimizer, or inputs
+      are augmented of a model that tells examples by what they hold.
 
   Example:
     >>> from jaxmul import models
@@ -129,6 +139,7 @@ class Recipe:
   weight_decay: float = 5e-4
   augment: Callable[[jax.Array, Inputs], Inputs] | None = None
   optimizer: Callable[[optax.Schedule], optax.GradientTransformation] | None = None
+  weighting: Weighting | None = dataclasses.field(default=None, metadata={"later": True})
 
   def __post_init__(self):
     if self.optimizer is not None:
@@ -145,6 +156,16 @@ class Recipe:
       if isinstance(self.optimizer, functools.partial):
         # Two partials never equal one another: each would be compiled anew.
         object.__setattr__(self, "optimizer", _Partial.of(self.optimizer))
+    if self.augment is not None and isinstance(self.model, models.ExampleTiedDropout):
+      raise ValueError(
+        "Recipe got augment beside ExampleTiedDropout, which tells an example by what it holds: "
+        "each view would be another one. Drop one of them."
+      )
+    if self.weighting is not None and not hasattr(self.weighting, "update"):
+      raise ValueError(
+        f"Recipe got a weighting that is {_article.of(self.weighting)}, must have init and update, "
+        "as train.LossTruncation() does."
+      )
     _check.count(self.epochs, "epochs", "Recipe")
     _check.count(self.batch_size, "batch_size", "Recipe")
     rates = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
@@ -317,11 +338,8 @@ def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: 
   refuse_lone_rows(network, len(examples.rows), recipe.batch_size, "run")
   steps = -(-len(examples.rows) // recipe.batch_size)
   job = Job(recipe, optimizer(recipe, steps), trackers)
-  start = Carry(
-    network,
-    job.optimizer.init(network.params),
-    tuple(_tracking.start(tracker, embedded, recipe.epochs) for tracker in trackers),
-  )
+  tracked = tuple(_tracking.start(tracker, embedded, recipe.epochs) for tracker in trackers)
+  start = first_carry(job, network)._replace(tracked=tracked)
 
   def epoch(state, number):
     last, alive = state
@@ -394,11 +412,29 @@ class Job(NamedTuple):
 
 
 class Carry(NamedTuple):
-  """What a training run carries from step to step; `tracked` is the state of each tracker."""
+  """What a training run carries from step to step.
+
+  Attributes:
+    network: in training.
+    optimizer: state of the optimizer.
+    weighting: state of the recipe's weighting, None without one.
+    tracked: the state of each tracker.
+  """
 
   network: Network
   optimizer: optax.OptState
+  weighting: Any = None
   tracked: tuple[Any, ...] = ()
+
+
+def first_carry(job: Job, network: Network) -> Carry:
+  """Returns what a run carries before its first step, without trackers."""
+  weighting = job.recipe.weighting
+  return Carry(
+    network,
+    job.optimizer.init(network.params),
+    None if weighting is None else weighting.init(),
+  )
 
 
 def epoch_of(
@@ -431,7 +467,7 @@ def step_of(
 
   A place from n = len(examples.rows) on is padding: n + i is example i, at weight 0.
   """
-  (recipe, transform, trackers), (network, opt_state, tracked) = job, carry
+  (recipe, transform, trackers), (network, opt_state, weighting, tracked) = job, carry
   count = len(examples.rows)
   batch = examples.gather(places % count, places < count)
   augment_key, train_key = jax.random.split(key)
@@ -442,9 +478,13 @@ def step_of(
   def risk(theta):
     outputs, state = network.replace(params=theta).train(inputs, train_key, batch.mask)
     loss = losses_of(network, outputs, batch.labels)
-    return losses.masked_mean(loss, batch.mask), (outputs, loss, state)
+    if recipe.weighting is None:
+      return losses.masked_mean(loss, batch.mask), (outputs, loss, state, None)
+    weights, after = recipe.weighting.update(weighting, lax.stop_gradient(loss), batch.mask)
+    weighted = lax.stop_gradient(weights) * loss
+    return losses.masked_mean(weighted, batch.mask), (outputs, loss, state, after)
 
-  gradient, (outputs, loss, state) = jax.grad(risk, has_aux=True)(network.params)
+  gradient, (outputs, loss, state, weighting) = jax.grad(risk, has_aux=True)(network.params)
   rate = jnp.asarray(recipe.learning_rate * recipe.schedule(number, recipe.epochs), loss.dtype)
   seen = Step(
     rows=jnp.minimum(places, count),
@@ -462,5 +502,5 @@ def step_of(
     hits = jnp.sum(batch.mask & losses.is_correct(outputs, batch.labels))
   else:
     hits = jnp.full((), jnp.nan)  # without classes nothing is right or wrong
-  moved = Carry(network.replace(params=params, state=state), opt_state, tracked)
+  moved = Carry(network.replace(params=params, state=state), opt_state, weighting, tracked)
   return moved, (jnp.sum(jnp.where(batch.mask, loss, 0)), hits)

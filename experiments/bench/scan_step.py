@@ -29,7 +29,7 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   recipe = train.Recipe(models.cnn(), batch_size=BATCH, learning_rate=0.01)
   job = train.Job(recipe, train.optimizer(recipe, STEPS))
   network = models.init(recipe.model, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-  first = train.Carry(network, job.optimizer.init(network.params))
+  first = train.first_carry(job, network)
   batches = jnp.arange(count).reshape(STEPS, BATCH)
   step = functools.partial(train.step_of, job, examples, jax.random.key(1))
   number = jnp.int32(0)

@@ -7,6 +7,7 @@ from jaxmul.models._adapters import (
   without_adapters,
 )
 from jaxmul.models._conv import Conv, conv, max_pool
+from jaxmul.models._example_tied import ExampleTiedDropout, without_tied_neurons
 from jaxmul.models._features import features, layer_inputs
 from jaxmul.models._fusion import fuse_adapters, inner_products
 from jaxmul.models._ghost import has_ghost_norms, tapped, tapped_squares
@@ -34,6 +35,7 @@ __all__ = [
   "MLP",
   "VGG",
   "Conv",
+  "ExampleTiedDropout",
   "KroneckerBasis",
   "KroneckerFactors",
   "Layout",
@@ -69,5 +71,6 @@ __all__ = [
   "with_adapters",
   "with_low_rank",
   "without_adapters",
+  "without_tied_neurons",
   "zero_factors",
 ]

@@ -38,6 +38,7 @@ from jaxmul.models._additions import (
   by_path,
 )
 from jaxmul.models._initializers import lecun_normal
+from jaxmul.models._named_layers import named_layers, refuse_no_names
 
 
 def with_adapters(
@@ -201,36 +202,14 @@ def _layers(
   network: Network, inputs: Inputs, names: Sequence[str], caller: str
 ) -> dict[Path, tuple[type, Any, Any]]:
   """Returns kind, x and y of each layer of these names, as shapes, by its path."""
-  if isinstance(names, str) or not names:
-    raise ValueError(f"{caller} got layers={names!r}, must be a tuple of names of layers.")
+  refuse_no_names(names, caller)
   network = as_network(network, None, caller)
   if isinstance(network.apply_fn, Adapted):
     raise ValueError(
       f"{caller} got a network that has adapters. Train those, take them out with "
       "models.without_adapters, or fuse those of several requests with models.fuse_adapters."
     )
-  if not isinstance(network.params, Mapping):
-    raise ValueError(f"{caller} needs a network of Linen layers, whose params are a dict.")
-  seen: dict[Path, tuple[type, Any, Any]] = {}
-
-  def look(call, args, kwargs, context):
-    y = call(*args, **kwargs)
-    if context.method_name == "__call__" and args:
-      seen[context.module.path] = type(context.module), args[0], y
-    return y
-
-  with nn.intercept_methods(look):
-    # A function made here: one that JAX has traced before is not run again.
-    jax.eval_shape(lambda network, x: network(x), network, inputs)
-  chosen: dict[Path, tuple[type, Any, Any]] = {}
-  for name in names:
-    called = {path for path in seen if "/".join(("", *path)).endswith(f"/{name}")}
-    if not called:
-      known = sorted({path[-1] for path in seen if path})
-      has = f"It has {', '.join(known)}" if known else "Linen layers are found, no others"
-      raise ValueError(f"{caller}: the network has no layer {name!r}. {has}.")
-    chosen |= {path: seen[path] for path in called}
-  return dict(sorted(chosen.items()))
+  return named_layers(network, inputs, names, caller)
 
 
 def _added(

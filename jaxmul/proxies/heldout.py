@@ -104,7 +104,7 @@ def _retrain(recipe, patience, network, examples, key) -> Network:
     lower = history.loss < best
     return new, number + 1, jnp.minimum(best, history.loss), jnp.where(lower, 0, since + 1)
 
-  first = train.Carry(network, job.optimizer.init(network.params))
+  first = train.first_carry(job, network)
   carry = lax.while_loop(go_on, epoch, (first, 0, jnp.inf, 0))
   return carry[0].network
 

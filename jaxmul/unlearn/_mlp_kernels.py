@@ -1,7 +1,6 @@
 """The kernels that edits of weights and of neurons work on: those of the MLPs of a network.
 
-A kernel [..., I, O] is a leaf of two axes or more; where any leaf is named "kernel", only those of
-this name are kernels, and tables of embeddings are none. The MLP of a block of our transformers is
+Which leaves are kernels is told by `kernels_of`. The MLP of a block of our transformers is
 `dense1`, `gate` and `dense2`; that of another is found by shape: two kernels [D, M] and [M, D] of
 layers that lie side by side, M > D. Its neurons are the M units between them. Each is a row of the
 second kernel: without this row the rest of the network is as if the unit were 0.
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmul._kernels import kernels_of, name_of
 from jaxmul.binding import Network
 from jaxmul.unlearn._chosen import in_layers, smallest
 
@@ -45,7 +45,7 @@ def mlp_kernels(params: optax.Params, layers: Layers, caller: str) -> optax.Para
     >>> mlp_kernels(tree, None, "subnet")["block"]["qkv"]
     {'kernel': False}
   """
-  every, pairs = _kernels(params), _those(params, set.union(*_pairs(params)))
+  every, pairs = kernels_of(params), _those(params, set.union(*_pairs(params)))
   if layers is not None:
     named = in_layers(params, layers, caller)
     chosen = jax.tree.map(lambda kernel, inside: kernel and inside, every, named)
@@ -117,16 +117,6 @@ def without_neurons(
   return zeroed(network, mask, lost)
 
 
-def _kernels(params: optax.Params) -> optax.Params:
-  by_name = any(_name(path) == "kernel" for path, _ in jax.tree_util.tree_leaves_with_path(params))
-
-  def is_kernel(path, leaf):
-    name = _name(path)
-    return jnp.ndim(leaf) >= 2 and (name == "kernel" if by_name else name != "embedding")
-
-  return jax.tree_util.tree_map_with_path(is_kernel, params)
-
-
 def _pairs(params: optax.Params) -> tuple[set[str], set[str]]:
   """Returns the paths of the kernels [D, M] and of those [M, D] of the MLPs of a transformer.
 
@@ -135,13 +125,13 @@ def _pairs(params: optax.Params) -> tuple[set[str], set[str]]:
   leaves = jax.tree_util.tree_leaves_with_path(params)
   shapes = {
     path[:-1]: jnp.shape(leaf)
-    for (path, leaf), kernel in zip(leaves, jax.tree.leaves(_kernels(params)), strict=True)
+    for (path, leaf), kernel in zip(leaves, jax.tree.leaves(kernels_of(params)), strict=True)
     if kernel and jnp.ndim(leaf) == 2 and len(path) > 1
   }
   named = {
     (_sibling(path, first), path)
     for path in shapes
-    if _name(path).endswith(_SECOND)
+    if name_of(path).endswith(_SECOND)
     for first in _FIRST
   }
   pairs = {pair for pair in named if shapes.get(pair[0]) == shapes[pair[1]][::-1]}
@@ -157,7 +147,7 @@ def _pairs(params: optax.Params) -> tuple[set[str], set[str]]:
 
 def _sibling(path, name: str):
   """The path of the layer of this name beside one, whose prefix, such as "block0_", it shares."""
-  own = _name(path)
+  own = name_of(path)
   return (*path[:-1], jax.tree_util.DictKey(own[: -len(_SECOND)] + name))
 
 
@@ -168,15 +158,11 @@ def _those(params: optax.Params, layers: set[str]) -> optax.Params:
     del leaf
     return kernel and _text(path[:-1]) in layers
 
-  return jax.tree_util.tree_map_with_path(is_theirs, params, _kernels(params))
+  return jax.tree_util.tree_map_with_path(is_theirs, params, kernels_of(params))
 
 
 def _text(path) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _name(path) -> str:
-  return jax.tree_util.keystr(path[-1:], simple=True)
 
 
 def _some(mask: optax.Params, caller: str, otherwise: str) -> optax.Params:
