@@ -264,6 +264,10 @@ COMMANDS: dict[str, Check] = {
   MEMORIZE: small(TRUTH),
   "python -m experiments.memorize status runs/truth": on_truth,
   "python -m experiments.memorize verify runs/truth": on_truth,
+  "python -m experiments.attribution --out runs/attribution": small(
+    "--dataset digits --epochs 1 --models 20 --heldout 10 --fraction 0.5 --networks 1 --dims 16 "
+    "--num-test 10"
+  ),
   "python -m experiments.score --model mlp --epochs 10 --out runs/score_mnist5k": small(
     f"--dataset digits {SCORE}"
   ),
