@@ -22,11 +22,11 @@ import numpy as np
 from experiments import cache, cli, setting, tables
 from experiments.truth import chunks_of, truth_key
 from jaxmul import data, memorization, metrics, report, retraining, train
+from jaxmul._ids import find
 from jaxmul._ranks import spearman
 from jaxmul.memorization import Attribution, SubsetModels
 from jaxmul.metrics import Figure
 
-CHUNK = 20
 EXAMPLES = "95 % bootstrap over test examples"
 BOTH = "95 % bootstrap over test examples and held-out models"
 
@@ -42,7 +42,7 @@ class Config(setting.Flags):
     fraction: share of the training set that each model sees, in (0, 1).
     networks: models whose weights TRAK and EK-FAC take; they are also scored with one.
     dims: numbers that TRAK projects a gradient to, one or several.
-    num_test: test examples that the outputs are kept of.
+    num_test: test examples that every estimate is made for, at random.
     damping: of EK-FAC.
   """
 
@@ -50,7 +50,7 @@ class Config(setting.Flags):
   models: tuple[int, ...] = (100, 200, 400)
   heldout: int = 100
   fraction: float = 0.7
-  networks: int = 10
+  networks: int = 5
   dims: tuple[int, ...] = (512, 2048)
   num_test: int = 500
   damping: float = 0.1
@@ -85,7 +85,10 @@ class Estimated(NamedTuple):
 
 
 def prepare(config: Config) -> Problem:
-  """Cuts the data as the other scripts do, and schedules their models, with some more."""
+  """Cuts the data as the other scripts do, and schedules their models, with some more.
+
+  Outputs of the models are kept on all examples that are not trained on.
+  """
   dataset, parts = setting.cut(config)
   recipe = setting.recipe_of(config, dataset.num_classes)
   training = dataset.take(parts.train)
@@ -98,9 +101,9 @@ def prepare(config: Config) -> Problem:
     truth_key(config),
     num_models=max(config.models) + config.heldout,
     fraction=config.fraction,
-    test=test,
-    target="log_odds",
-    chunk_size=CHUNK,
+    test=dataset.take(np.concatenate([parts.heldout, parts.test])),
+    target="logits",
+    chunk_size=1,
   )
   return Problem(training, test, recipe, schedule)
 
@@ -109,7 +112,7 @@ def main(config: Config) -> None:
   """Trains, estimates, scores, and writes a table."""
   problem = prepare(config)
   report.write_json(config.out / "config.json", {"config": config, "versions": report.versions()})
-  models, seconds_each = all_models(config, problem.schedule)
+  models, seconds_each = all_models(config, problem)
   used = models.take(models.numbers < max(config.models))
   heldout = models.take(models.numbers >= max(config.models))
   best = used.influence()
@@ -142,8 +145,9 @@ def main(config: Config) -> None:
   print(f"written: {config.out}/attribution.json")
 
 
-def all_models(config: Config, schedule: retraining.Schedule) -> tuple[SubsetModels, float]:
-  """Returns all models and the seconds that one took, from the part that was trained at once."""
+def all_models(config: Config, problem: Problem) -> tuple[SubsetModels, float]:
+  """Returns all models, and the seconds that one took, of those that were trained at once."""
+  schedule, test = problem.schedule, problem.test
   chunks = chunks_of(config.out, schedule)
   clock = chunks.with_suffix(".json")
   before = retraining.Store(chunks, schedule).missing()
@@ -151,6 +155,8 @@ def all_models(config: Config, schedule: retraining.Schedule) -> tuple[SubsetMod
   new = sum(len(schedule.models(number)) for number in before)
   if new:
     report.write_json(clock, {"seconds each": seconds / new})
+  columns = find(models.test_ids, test.ids)
+  models = dataclasses.replace(models, test_ids=test.ids, outputs=models.outputs[:, columns])
   return models, json.loads(clock.read_text())["seconds each"]
 
 
