@@ -95,16 +95,17 @@ def lds(
   by_example = spearman(predicted, outputs)
   rng = np.random.default_rng(seed)
   tests, count = outputs.shape
+  orders = _order(predicted), _order(outputs)
   resampled = []
   with np.errstate(invalid="ignore"):  # of one value alone a draw of models has no ρ
     for _ in range(resamples):
       rows, models = rng.integers(tests, size=tests), rng.integers(count, size=count)
-      rho = spearman(predicted[:, models], outputs[:, models])[rows]
+      rho = _rho_of_drawn(*orders, np.bincount(models, minlength=count))[rows]
       known = np.isfinite(rho)
       if known.any():
         resampled.append(rho[known].mean())
   value = by_example.mean()
-  # A draw holds models twice, and its ρ is somewhat nearer to 0 than that of as many different ones.
+  # A draw holds some models twice; its ρ is nearer to 0 than that of as many different ones.
   shifted = np.percentile(resampled, [2.5, 97.5]) + value - np.mean(resampled)
   low, high = np.clip(shifted, -1, 1)
   return DatamodelingScore(
@@ -115,6 +116,28 @@ def lds(
     by_example=by_example,
     num_models=count,
   )
+
+
+def _order(values: np.ndarray) -> np.ndarray:
+  """Returns the place int [t, M] of each model among all, from 0; equal values have one place."""
+  from scipy.stats import rankdata
+
+  return rankdata(values, method="dense", axis=1).astype(int) - 1
+
+
+def _rho_of_drawn(a: np.ndarray, b: np.ndarray, times: np.ndarray) -> np.ndarray:
+  """Returns Spearman's ρ [t] of a draw that holds model m `times[m]` times, without sorting it."""
+  a, b = _ranks_of_drawn(a, times), _ranks_of_drawn(b, times)
+  return (a * b) @ times / np.sqrt((a * a) @ times * ((b * b) @ times))
+
+
+def _ranks_of_drawn(places: np.ndarray, times: np.ndarray) -> np.ndarray:
+  """Returns the rank of each model's value in a draw, less their mean; equal ones share theirs."""
+  tests, count = places.shape
+  flat = (places + count * np.arange(tests)[:, None]).ravel()
+  held = np.bincount(flat, np.tile(times, tests), tests * count).reshape(tests, count)
+  middle = held.cumsum(1) - held / 2
+  return np.take_along_axis(middle, places, axis=1) - count / 2
 
 
 def _sums(attribution: Attribution, heldout: SubsetModels) -> np.ndarray:

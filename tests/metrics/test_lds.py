@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 from jaxmul import metrics
 from jaxmul.memorization import Attribution, SubsetModels
+from jaxmul.metrics import linear_datamodeling
 
 N, TESTS, MODELS = 12, 4, 40
 
@@ -41,6 +42,18 @@ def test_it_is_the_mean_of_scipys_correlations():
   np.testing.assert_allclose(found.value, np.mean(rho), atol=1e-12)
   assert found.low < found.value < found.high
   assert found.num_models == MODELS
+
+
+@pytest.mark.parametrize("decimals", [8, 0])
+def test_a_draw_of_models_has_the_rho_of_its_values(decimals):
+  """Without sorting it, ties included."""
+  rng = np.random.default_rng(0)
+  a, b = (rng.normal(size=(TESTS, MODELS)).round(decimals) for _ in range(2))
+  drawn = rng.integers(MODELS, size=MODELS)
+  places = linear_datamodeling._order(a), linear_datamodeling._order(b)
+  found = linear_datamodeling._rho_of_drawn(*places, np.bincount(drawn, minlength=MODELS))
+  rho = [spearmanr(a[test, drawn], b[test, drawn]).statistic for test in range(TESTS)]
+  np.testing.assert_allclose(found, rho, atol=1e-12)
 
 
 def test_exact_sums_score_one_and_their_negative_minus_one():
