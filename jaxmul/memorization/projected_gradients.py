@@ -37,8 +37,8 @@ def trak(
 ) -> Attribution:
   """Estimates what each training example adds to the log-odds of each test example, by TRAK.
 
-  It costs a gradient of each example and network, and 2·P·k operations more. The paper's soft
-  thresholding, which sets small scores to 0, is left out, as in the authors' code.
+  It costs a gradient of each example and network, and 2·P·k operations more. Of a text p is e^−ℓ.
+  The paper's soft thresholding, which sets small scores to 0, is left out, as in the authors' code.
 
   Args:
     networks: trained ones, with classes; the more, the better. The paper trains each on a random
