@@ -132,7 +132,9 @@ def test_ekfac_of_one_layer_is_its_matrix_inverted():
   np.testing.assert_array_equal(found.ids, TRAINING.ids)
 
 
-@pytest.mark.parametrize("name", ["cnn", "gpt"])
+@pytest.mark.parametrize(
+  "name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cnn", "gpt"))]
+)
 def test_much_damping_leaves_products_of_gradients(name, monkeypatch):
   """Then H is λ of each kernel, damping · mean ‖∂ℓ/∂W‖² / size, whatever its directions are."""
   network, (inputs, labels) = testing.small_networks()[name]
@@ -177,7 +179,13 @@ def test_labels_are_drawn_from_the_predictions():
 RECIPE = train.Recipe(models.mlp((6,), CLASSES), epochs=2, batch_size=8)
 
 
-@pytest.mark.parametrize("target", ["correct", "confidence", "log_odds", "logits"])
+@pytest.mark.parametrize(
+  "target",
+  [
+    *("log_odds", "logits"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("correct", "confidence")),
+  ],
+)
 def test_influence_of_kept_models_is_that_of_the_stream(target, tmp_path):
   options = {"num_models": 10, "test": TEST, "target": target, "chunk_size": 4}
   schedule = retraining.leave_out(RECIPE, TRAINING, jax.random.key(1), **options)
