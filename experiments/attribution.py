@@ -51,7 +51,7 @@ class Config(setting.Flags):
   heldout: int = 100
   fraction: float = 0.7
   networks: int = 5
-  dims: tuple[int, ...] = (512, 2048)
+  dims: tuple[int, ...] = (512,)
   num_test: int = 500
   damping: float = 0.1
   out: Path = Path("runs/attribution")
