@@ -46,7 +46,8 @@ def trak(
     dataset: the n training examples, all of them for every network.
     test: t examples.
     key: of the projections, one for each network.
-    dim: k, numbers that a gradient is projected to, at most n. The authors' code takes 2,048.
+    dim: k, numbers that a gradient is projected to, at most n. The authors' code takes 2,048, of
+      50,000 examples; of 3,500 digits 512 foretold more.
 
   Returns:
     An `Attribution`: value [t, n] in log-odds, up to a factor; higher = helps the test example.
