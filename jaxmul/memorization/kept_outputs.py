@@ -8,6 +8,7 @@ import dataclasses
 import warnings
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -137,7 +138,8 @@ def subset_models(
       elif schedule.target == "log_odds":
         kept = kept[..., 0]
       elif schedule.target == "logits":
-        kept = np.stack([np.asarray(losses.log_odds(one, test.labels)) for one in kept])
+        labels = jnp.asarray(test.labels)
+        kept = np.stack([np.asarray(losses.log_odds(jnp.asarray(one), labels)) for one in kept])
       outputs.append(np.asarray(kept, np.float32))
   return SubsetModels(
     ids=schedule.dataset.ids,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,7 +54,7 @@ def test_every_estimate_is_judged_by_the_same_models_and_read_back(tmp_path):
   (folder,) = (tmp_path / "cache").glob("attribution-*")
   for number in range(2):  # what TRAK and EK-FAC were taken of are the models of the schedule
     network = checkpoint.load(folder / f"network-{number}", like)
-    phi = losses.log_odds(network(problem.test.batch()[0]), problem.test.labels)
+    phi = losses.log_odds(network(problem.test.batch()[0]), jnp.asarray(problem.test.labels))
     np.testing.assert_allclose(np.asarray(phi), kept.outputs[number], atol=1e-3)
 
 

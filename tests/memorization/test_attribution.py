@@ -68,7 +68,8 @@ def test_trak_of_all_directions_is_that_of_whole_gradients(blocks, monkeypatch):
   if blocks == "cut":  # five weights at a time of nine and three, and four examples of 24
     monkeypatch.setattr(projected_gradients, "_SIGNS", 40)
     monkeypatch.setattr("jaxmul._gradients._BUDGET", 4 * 12 * 4)
-  networks, weights = zip(linear(1), linear(2), strict=True)
+  (first, of_first), (second, of_second) = linear(1), linear(2)
+  networks, weights = (first, second), (of_first, of_second)
   found = memorization.trak(networks, TRAINING, TEST, KEY, dim=8)
   wanted = trak_by_hand(weights)
   np.testing.assert_allclose(found.value, wanted, atol=2e-3 * np.abs(wanted).max())
@@ -154,9 +155,8 @@ def test_much_damping_leaves_products_of_gradients(name, monkeypatch):
     }
 
   own, of_drawn = kernels(jnp.asarray(labels)), kernels(jnp.asarray(drawn(network, dataset)[1]))
-  wanted = sum(
-    own[path] @ own[path].T / (1e4 * (of_drawn[path] ** 2).mean()) / len(labels) for path in own
-  )
+  parts = [own[path] @ own[path].T / (1e4 * (of_drawn[path] ** 2).mean()) for path in own]
+  wanted = np.sum(parts, axis=0) / len(labels)
   test = dataset.take(dataset.ids[:7])
   found = memorization.ekfac_influence(network, dataset, test, KEY, damping=1e4)
   np.testing.assert_allclose(found.value, wanted[:7], atol=2e-2 * np.abs(wanted).max())
@@ -222,7 +222,7 @@ def test_what_cannot_be_attributed_is_refused_in_one_line():
   own = network.replace(loss=lambda outputs, labels: jnp.zeros(len(labels)))
   given = (TRAINING, TEST, KEY)
   trak, ekfac = memorization.trak, memorization.ekfac_influence
-  refuse("a list of at least one", lambda: trak(network, *given, dim=2))
+  refuse("a list of at least one", lambda: trak(network, *given, dim=2))  # pyright: ignore
   refuse("a list of at least one", lambda: trak([], *given, dim=2))
   refuse(r"dim=25, must be in \[1, 24\]", lambda: trak([network], *given, dim=25))
   refuse("got key=3", lambda: trak([network], TRAINING, TEST, 3, dim=2))  # pyright: ignore
@@ -233,11 +233,11 @@ def test_what_cannot_be_attributed_is_refused_in_one_line():
   nan = jax.tree.map(lambda leaf: leaf * jnp.nan, network)
   refuse("NaN, inf or all 0", lambda: ekfac(nan, *given))
   refuse("NaN, inf or all 0", lambda: trak([nan], *given, dim=2))
-  refuse(
-    r"value \[1, 2\] for 2 test and 1",
-    lambda: Attribution(ids=[1], test_ids=[1, 2], value=[[0, 1]]),
-  )  # pyright: ignore
-  refuse("id 1 more than once", lambda: Attribution(ids=[1, 1], test_ids=[2], value=[[0, 1]]))  # pyright: ignore
+  one, two = np.array([1]), np.array([1, 2])
+  wide = {"test_ids": two, "value": np.zeros((1, 2))}
+  refuse(r"value \[1, 2\] for 2 test and 1", lambda: Attribution(ids=one, **wide))
+  again = {"ids": np.array([1, 1]), "test_ids": one, "value": np.zeros((1, 2))}
+  refuse("id 1 more than once", lambda: Attribution(**again))
   options = {"num_models": 4, "test": TEST}
   for schedule in (
     retraining.repeat(RECIPE, TRAINING, KEY, **options),
