@@ -34,7 +34,8 @@ def models(noise, seed=1, count=MODELS):
 def test_it_is_the_mean_of_scipys_correlations():
   heldout, of = models(noise=3.0), scores()
   rho = [
-    spearmanr(heldout.member @ of.value[test], heldout.outputs[:, test])[0] for test in range(TESTS)
+    np.asarray(spearmanr(heldout.member @ of.value[test], heldout.outputs[:, test]))[0]
+    for test in range(TESTS)
   ]
   found = metrics.lds(of, heldout, resamples=50)
   np.testing.assert_allclose(found.by_example, rho, atol=1e-12)
@@ -51,7 +52,7 @@ def test_a_draw_of_models_has_the_rho_of_its_values(decimals):
   drawn = rng.integers(MODELS, size=MODELS)
   places = linear_datamodeling._order(a), linear_datamodeling._order(b)
   found = linear_datamodeling._rho_of_drawn(*places, np.bincount(drawn, minlength=MODELS))
-  rho = [spearmanr(a[test, drawn], b[test, drawn])[0] for test in range(TESTS)]
+  rho = [np.asarray(spearmanr(a[test, drawn], b[test, drawn]))[0] for test in range(TESTS)]
   np.testing.assert_allclose(found, rho, atol=1e-12)
 
 
