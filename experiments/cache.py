@@ -107,7 +107,8 @@ class Kept:
   def __call__(self, name: str, make: Callable[[], T], /) -> tuple[T, float]:
     """Returns the network or the {name: array} that `make` returns, and its seconds."""
     path = self.folder / name.replace(" ", "-")
-    arrays, clock = path.with_suffix(".npz"), path.with_suffix(".json")
+    # Not with_suffix, which takes the end of a name such as "rate 0.1 of 2" for one.
+    arrays, clock = (path.parent / f"{path.name}{suffix}" for suffix in (".npz", ".json"))
     if clock.exists():
       seconds = json.loads(clock.read_text())["seconds"]
       kept = read_npz(arrays) if arrays.exists() else checkpoint.load(path, self.like)

@@ -6,6 +6,7 @@ in the same pass where every layer of the network has a ghost norm; elsewhere th
 `vmap(grad)`, a few examples at a time.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -91,25 +92,38 @@ def per_example(values: jax.Array, like: jax.Array) -> jax.Array:
   return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
+def trained(network: Network) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Network]]:
+  """Returns the float leaves θ of a network's params, and the network as a function of them."""
+  leaves, structure = jax.tree.flatten(network.params)
+  is_trained = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in map(_array, leaves)]
+
+  def at(theta: list[jax.Array]) -> Network:
+    left = iter(theta)
+    merged = [next(left) if yes else leaf for leaf, yes in zip(leaves, is_trained, strict=True)]
+    return network.replace(params=jax.tree.unflatten(structure, merged))
+
+  return [leaf for leaf, yes in zip(leaves, is_trained, strict=True) if yes], at
+
+
+def rows_at_a_time(theta: list[jax.Array]) -> int:
+  """Returns of how many examples the gradients with respect to θ exist at a time."""
+  return max(1, _BUDGET // max(1, sum(4 * leaf.size for leaf in theta)))
+
+
 def _materialised_norms(network: Network, inputs: Inputs, labels: jax.Array) -> jax.Array:
   """‖∂ℓ_b/∂θ‖₂ [B] from the gradients themselves, as many at a time as the budget holds."""
-  leaves, structure = jax.tree.flatten(network.params)
-  trained = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in map(_array, leaves)]
-  theta = [leaf for leaf, yes in zip(leaves, trained, strict=True) if yes]
+  theta, at = trained(network)
   theta = _sharding.local(theta, inputs, labels)
 
   def loss(theta, x, y):
-    left = iter(theta)
-    merged = [next(left) if yes else leaf for leaf, yes in zip(leaves, trained, strict=True)]
-    at_theta = network.replace(params=jax.tree.unflatten(structure, merged))
-    return losses_of(network, at_theta(_arrays.rows(x, None)), y[None])[0]
+    return losses_of(network, at(theta)(_arrays.rows(x, None)), y[None])[0]
 
   def norm(x, y):
     value, gradient = jax.value_and_grad(loss)(theta, x, y)
     wide = [g.astype(jnp.promote_types(g.dtype, jnp.float32)) for g in gradient]
     return jnp.where(jnp.isnan(value), jnp.nan, jnp.sqrt(sum(jnp.sum(g**2) for g in wide)))
 
-  size = max(1, _BUDGET // max(1, sum(4 * leaf.size for leaf in theta)))
+  size = rows_at_a_time(theta)
   if size >= len(labels):
     return jax.vmap(norm)(inputs, labels)
   return map_blocks(jax.vmap(norm), (inputs, labels), size)

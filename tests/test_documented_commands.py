@@ -306,6 +306,10 @@ COMMANDS: dict[str, Check] = {
   f"{CHOICES} --dataset cifar10_small.npz --model cnn --epochs 20 "
   "--truth experiments/truths/cifar10_small_cnn.npz --budgets 16 32 50 "
   "--out runs/choices_cifar10_small": small(f"--model mlp {SPENT}"),
+  "python -m experiments.attribution --out runs/attribution": small(
+    "--dataset digits --epochs 1 --models 20 --heldout 10 --fraction 0.5 --networks 1 --dims 16 "
+    "--num-test 10"
+  ),
   "python -m experiments.score --model mlp --epochs 10 --out runs/score_mnist5k": small(
     f"--dataset digits {SCORE}"
   ),

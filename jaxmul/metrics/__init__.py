@@ -7,6 +7,7 @@ from jaxmul.metrics.batch_norm import batch_norm_control, batch_stats_changed
 from jaxmul.metrics.figures import Blind, Figure, compare, find, table
 from jaxmul.metrics.figures_beside_oracles import beside_oracles
 from jaxmul.metrics.gaps import average_gap, example_gap, run_time_efficiency
+from jaxmul.metrics.linear_datamodeling import DatamodelingScore, lds
 from jaxmul.metrics.per_example import by_example
 from jaxmul.metrics.tug_of_war import tow, tow_by_group, tow_mia
 
@@ -14,6 +15,7 @@ __all__ = [
   "Audit",
   "Blind",
   "Control",
+  "DatamodelingScore",
   "Figure",
   "accuracy",
   "attacks",
@@ -31,6 +33,7 @@ __all__ = [
   "find",
   "game",
   "intervals",
+  "lds",
   "oracle",
   "outputs",
   "run_time_efficiency",

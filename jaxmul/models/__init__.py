@@ -15,6 +15,7 @@ from jaxmul.models._init import Model, init, shapes
 from jaxmul.models._kronecker import (
   KroneckerBasis,
   KroneckerFactors,
+  tapped_components,
   tapped_energies,
   tapped_factors,
   zero_factors,
@@ -62,6 +63,7 @@ __all__ = [
   "resnet50",
   "shapes",
   "tapped",
+  "tapped_components",
   "tapped_energies",
   "tapped_factors",
   "tapped_squares",

@@ -118,6 +118,26 @@ def tapped_energies(
   )
 
 
+def tapped_components(
+  network: Network,
+  inputs: Inputs,
+  bases: dict[str, KroneckerBasis],
+  components: dict[str, jax.Array],
+) -> jax.Array:
+  """Returns outputs whose cotangent with respect to `components` are Vᵀ ∂ℓ_b/∂W U.
+
+  `components` are zeros [B, I, O]; what they become are the gradients of each example in the
+  eigenbases, of what is kept and what is not.
+  Differentiate Σ ℓ_b with respect to them.
+  """
+
+  def rotated(a, g, basis):
+    return jnp.einsum("bti,bto->bio", a @ basis.inputs, g @ basis.outputs)
+
+  given = {name: (bases[name], zeros) for name, zeros in components.items()}
+  return _tapped_kernels(rotated, network, inputs, given)
+
+
 def _tapped_kernels(read, network, inputs, given):
   """Outputs of a network whose kernels are tapped: `given` are {path: (what is known, zeros)}."""
   leaves = by_way(network.params)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check
+from jaxmul._ranks import spearman
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,13 +67,13 @@ def agreement(
   with np.errstate(invalid="ignore"):  # a resample of a single value has no ρ
     for size in np.diff(np.r_[0 : resamples : max(1, 2_000_000 // len(scores)), resamples]):
       rows = rng.integers(len(scores), size=(size, len(scores)))
-      resampled.append(_spearman(scores[rows], truth[rows]))
+      resampled.append(spearman(scores[rows], truth[rows]))
   low, high = np.nanpercentile(np.concatenate(resampled), [2.5, 97.5])
   precision = None
   if top_k is not None:
     precision = float(_share_of_top(scores, top_k) @ _share_of_top(truth, top_k)) / top_k
   return Agreement(
-    spearman=float(_spearman(scores, truth)),
+    spearman=float(spearman(scores, truth)),
     low=float(low),
     high=float(high),
     precision_at_k=precision,
@@ -84,15 +85,6 @@ def _share_of_top(values: np.ndarray, k: int) -> np.ndarray:
   edge = np.sort(values)[-k]
   above, level = values > edge, values == edge
   return above + level * (k - above.sum()) / level.sum()
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Returns ρ along the last axis: Pearson's correlation of ranks, ties sharing their mean rank."""
-  from scipy.stats import rankdata
-
-  a, b = (rankdata(values, axis=-1) for values in (a, b))
-  a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (a, b))
-  return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
 
 
 def _checked(given: ArrayLike, name: str) -> np.ndarray:

@@ -43,3 +43,11 @@ def test_a_checkpoint_of_a_run_that_was_killed_before_its_clock_is_made_again(tm
   for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(read), strict=True):
     np.testing.assert_array_equal(ours, theirs)
   assert not np.array_equal(jax.tree.leaves(read)[1], jax.tree.leaves(network)[1])
+
+
+def test_names_that_differ_after_a_dot_are_two_results(tmp_path, network):
+  keep = Kept(tmp_path, network)
+  for number in range(2):
+    keep(f"damping 0.1 of {number}", lambda number=number: {"value": np.array([number])})
+  for number in range(2):
+    assert keep(f"damping 0.1 of {number}", never)[0]["value"].tolist() == [number]
