@@ -219,7 +219,8 @@ def lds_of(name: str, scores: Attribution, heldout: SubsetModels) -> Figure:
 
 def agreement_of(name: str, scores: np.ndarray, truth: np.ndarray) -> Figure:
   """Returns ρ of scores [t, n] over training examples, its mean over test examples."""
-  found = metrics.intervals.over_examples(spearman(scores, truth))
+  known = np.isfinite(scores).all(0) & np.isfinite(truth).all(0)  # in and out of a subset
+  found = metrics.intervals.over_examples(spearman(scores[:, known], truth[:, known]))
   return Figure(
     name="agreement",
     of=name,

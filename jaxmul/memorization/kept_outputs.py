@@ -1,85 +1,16 @@
-"""Each leave-subset-out model by itself: what it was trained on, and its output on test examples.
+"""Each leave-subset-out model by itself: its subset, and its output on each test example."""
 
-The influence of an example is what they say on average with it and without it. Others of the same
-models judge it, or any other estimate, by `metrics.lds`: those that made it may not.
-"""
-
-import dataclasses
-import warnings
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from jaxmul import losses
-from jaxmul.memorization.attribution import Attribution
+from jaxmul._attribution import SubsetModels
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.retraining.progress import Progress
 from jaxmul.retraining.streaming import stream
-
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class SubsetModels:
-  """M models of a schedule, one by one.
-
-  Attributes:
-    ids: int64 [n], training examples, sorted.
-    test_ids: int64 [t].
-    numbers: int64 [M], which models of the schedule.
-    member: bool [M, n], whether an example was in the model's subset.
-    outputs: float32 [M, t], one number of each test example; see `subset_models`.
-  """
-
-  ids: np.ndarray
-  test_ids: np.ndarray
-  numbers: np.ndarray
-  member: np.ndarray
-  outputs: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.numbers)
-
-  def take(self, rows: ArrayLike | slice) -> "SubsetModels":
-    """Returns some of the models, by their rows, such as `slice(0, 100)`."""
-    rows = rows if isinstance(rows, slice) else np.asarray(rows)
-    parts = {name: getattr(self, name)[rows] for name in ("numbers", "member", "outputs")}
-    return dataclasses.replace(self, **parts)
-
-  def influence(self) -> Attribution:
-    """Returns the mean output with each training example less that without it.
-
-    It is `memorization.influence` of all examples, by models that it names.
-
-    Returns:
-      An `Attribution` in the unit of the outputs; NaN, with a warning, where an example was never
-      in or never out.
-
-    References:
-      Feldman & Zhang, [What Neural Networks Memorize](https://arxiv.org/abs/2008.03703), 2020.
-
-    Example:
-      >>> two = SubsetModels(
-      ...   ids=np.array([5, 6]), test_ids=np.array([8]), numbers=np.arange(2),
-      ...   member=np.eye(2, dtype=bool), outputs=np.array([[3.0], [1.0]], np.float32))
-      >>> two.influence().value.tolist()
-      [[2.0, -2.0]]
-    """
-    inside, outputs = self.member.astype(float), self.outputs.astype(float)
-    count_in = inside.sum(0)
-    count_out = len(self) - count_in
-    undefined = int(np.sum((count_in == 0) | (count_out == 0)))
-    if undefined:
-      warnings.warn(
-        f"{undefined} of {len(self.ids)} examples were never in or never out of {len(self)} "
-        "subsets; their influence is NaN. Train more models.",
-        stacklevel=2,
-      )
-    sums = outputs.T @ inside
-    with np.errstate(invalid="ignore", divide="ignore"):
-      value = sums / count_in - (outputs.sum(0)[:, None] - sums) / count_out
-    return Attribution(ids=self.ids, test_ids=self.test_ids, value=value, member=self.member)
 
 
 def subset_models(

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _arrays, _check, losses, models
+from jaxmul._attribution import Attribution
 from jaxmul._blocks import map_blocks
 from jaxmul._examples import Examples, examples_of, sum_blocks
 from jaxmul._gradients import rows_at_a_time
@@ -32,7 +33,7 @@ from jaxmul._kronecker import Bases, bases_of, kernels_of
 from jaxmul._progress import shown
 from jaxmul.binding import Network, losses_of, refuse_batch_stats, refuse_own_loss
 from jaxmul.data.dataset import Dataset, as_inputs
-from jaxmul.memorization.attribution import Attribution, check_examples, check_finite
+from jaxmul.memorization._given import check_examples, check_finite
 
 _BLOCK = 256
 

@@ -21,12 +21,13 @@ import numpy as np
 from jax import lax
 
 from jaxmul import _arrays, _article, _check, losses
+from jaxmul._attribution import Attribution
 from jaxmul._blocks import map_blocks
 from jaxmul._gradients import rows_at_a_time, trained
 from jaxmul._progress import shown
 from jaxmul.binding import Network, refuse_batch_stats, refuse_own_loss
 from jaxmul.data.dataset import Dataset, as_inputs
-from jaxmul.memorization.attribution import Attribution, check_examples, check_finite
+from jaxmul.memorization._given import check_examples, check_finite
 
 _SIGNS = 2**24  # numbers of the projection that exist at a time
 _LEAST = 1e-12  # share of the largest eigenvalue of ΦᵀΦ that float32 features can resolve

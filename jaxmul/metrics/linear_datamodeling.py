@@ -16,10 +16,9 @@ import dataclasses
 import numpy as np
 
 from jaxmul import _article, _check
+from jaxmul._attribution import Attribution, SubsetModels
 from jaxmul._ids import rows_of
 from jaxmul._ranks import spearman
-from jaxmul.memorization.attribution import Attribution
-from jaxmul.memorization.kept_outputs import SubsetModels
 
 _LEAST_MODELS = 10
 
