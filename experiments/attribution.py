@@ -14,7 +14,7 @@ at all, the influence by one half of its models and by the other half says.
 import dataclasses
 import json
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import numpy as np
@@ -66,7 +66,8 @@ class Config(setting.Flags):
       raise ValueError(f"--networks {self.networks}: must be in [1, {max(self.models)}].")
 
 
-class Problem(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Problem:
   """What all estimates share: data, the recipe, and all models, those that judge last."""
 
   training: data.Dataset
@@ -75,7 +76,8 @@ class Problem(NamedTuple):
   schedule: retraining.Schedule
 
 
-class Estimated(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Estimated:
   """An estimate: its name, its scores, and the seconds of training its models and of the rest."""
 
   name: str
@@ -105,7 +107,7 @@ def prepare(config: Config) -> Problem:
     target="logits",
     chunk_size=1,
   )
-  return Problem(training, test, recipe, schedule)
+  return Problem(training=training, test=test, recipe=recipe, schedule=schedule)
 
 
 def main(config: Config) -> None:
@@ -118,24 +120,25 @@ def main(config: Config) -> None:
   best = used.influence()
   estimates = [
     Estimated(
-      f"influence, {count} models",
-      used.take(used.numbers < count).influence(),
-      count * seconds_each,
-      0.0,
+      name=f"influence, {count} models",
+      scores=used.take(used.numbers < count).influence(),
+      training=count * seconds_each,
+      rest=0.0,
     )
     for count in config.models
   ]
   estimates += by_gradients(config, problem, models)
   rows, figures = [], []
-  for name, scores, training, rest in estimates:
+  for estimate in estimates:
+    name, scores = estimate.name, estimate.scores
     lds = lds_of(name, scores, heldout)
     agrees = agreement_of(name, scores.value, best.value)
     if name == f"influence, {max(config.models)} models":
       agrees = dataclasses.replace(agrees, value=np.nan, low=np.nan, high=np.nan, note="is itself")
     figures += [lds, agrees]
-    figures += [Figure(name="seconds", of=name, value=training, kind="training")]
-    figures += [Figure(name="seconds", of=name, value=rest, kind="estimate")]
-    rows.append((name, lds, agrees, training, rest))
+    figures += [Figure(name="seconds", of=name, value=estimate.training, kind="training")]
+    figures += [Figure(name="seconds", of=name, value=estimate.rest, kind="estimate")]
+    rows.append((name, lds, agrees, estimate.training, estimate.rest))
   ceiling = halves(used)
   figures.append(ceiling)
   names = ("estimate", "LDS", f"ρ with {max(config.models)} models", "s training", "s estimate")
@@ -162,7 +165,8 @@ def all_models(config: Config, problem: Problem) -> tuple[SubsetModels, float]:
 
 def by_gradients(config: Config, problem: Problem, models: SubsetModels) -> list[Estimated]:
   """Returns TRAK and EK-FAC of one network, and of all that there are."""
-  training, test, recipe, schedule = problem
+  training, test = problem.training, problem.test
+  recipe, schedule = problem.recipe, problem.schedule
   name = cache.name_of(schedule.hash, "attribution")
   like = train.check_labels(recipe.model, training, "attribution")
   keep = cache.Kept(config.out / "cache" / f"attribution-{name}", like)
@@ -191,7 +195,7 @@ def by_gradients(config: Config, problem: Problem, models: SubsetModels) -> list
 
     influences.append(kept(f"ekfac {config.damping} of {number}", influence))
     print(f"EK-FAC, network {number + 1} of {len(networks)}: {influences[-1][1]:.1f} s", flush=True)
-  found = []
+  estimates = []
   for count in sorted({1, config.networks}):
     seconds = sum(training_seconds[:count])
     for dim in config.dims:
@@ -200,13 +204,15 @@ def by_gradients(config: Config, problem: Problem, models: SubsetModels) -> list
         return memorization.trak(networks[:count], training, test, key, dim=dim)
 
       scores, own = kept(f"trak {dim} of {count}", projected)
-      found.append(Estimated(f"TRAK, {_of(count)}, k = {dim}", scores, seconds, own))
-      print(f"{found[-1].name}: {own:.1f} s", flush=True)
+      name = f"TRAK, {_of(count)}, k = {dim}"
+      estimates.append(Estimated(name=name, scores=scores, training=seconds, rest=own))
+      print(f"{name}: {own:.1f} s", flush=True)
     values = [scores.value for scores, _ in influences[:count]]
     scores = dataclasses.replace(influences[0][0], value=np.mean(values, axis=0))
     rest = sum(own for _, own in influences[:count])
-    found.append(Estimated(f"EK-FAC, {_of(count)}", scores, seconds, rest))
-  return found
+    name = f"EK-FAC, {_of(count)}"
+    estimates.append(Estimated(name=name, scores=scores, training=seconds, rest=rest))
+  return estimates
 
 
 def lds_of(name: str, scores: Attribution, heldout: SubsetModels) -> Figure:

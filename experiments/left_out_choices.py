@@ -16,7 +16,7 @@ whether strategies differ on these models, and not what other networks would giv
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import numpy as np
@@ -82,7 +82,8 @@ class Config(TruthFlags):
     }
 
 
-class Drawn(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Drawn:
   """What the strategies of one repetition share."""
 
   repetition: int
@@ -145,7 +146,12 @@ def compared(
   results: dict[str, dict[str, list[float]]] = {name: {} for name in config.strategies}
   for repetition in range(config.repetitions):
     outcomes = outcomes_of(truth, np.random.default_rng([config.key, repetition, 1]))
-    drawn = Drawn(repetition, truth.ids, outcomes, scores[repetition % len(scores)])
+    drawn = Drawn(
+      repetition=repetition,
+      ids=truth.ids,
+      outcomes=outcomes,
+      proxy=scores[repetition % len(scores)],
+    )
     for name, of_strategy in results.items():
       for figure, value in scored(config, name, budget, drawn).items():
         of_strategy.setdefault(figure, []).append(value)

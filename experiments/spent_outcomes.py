@@ -6,6 +6,7 @@ more models without an example gets its next three outcomes without it. One half
 the other half is a truth that no strategy has seen.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,8 @@ class Counts(NamedTuple):
     return Counts(self.inside + other.inside, self.outside + other.outside)
 
 
-class Outcomes(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Outcomes:
   """Outcomes of n examples, in the order in which they are spent.
 
   Attributes:
@@ -62,7 +64,7 @@ def outcomes_of(estimate: memorization.Estimate, rng: np.random.Generator) -> Ou
     others_out = estimate.correct_out - right_out[rows, limit.outside]
     truth = others_in / (estimate.count_in - limit.inside)
     truth -= others_out / (estimate.count_out - limit.outside)
-  return Outcomes(right_in, right_out, limit, truth)
+  return Outcomes(right_in=right_in, right_out=right_out, limit=limit, truth=truth)
 
 
 def _running(correct: np.ndarray, count: np.ndarray, rng: np.random.Generator) -> np.ndarray:

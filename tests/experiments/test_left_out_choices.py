@@ -73,7 +73,7 @@ def test_each_strategy_spends_as_many_models():
       spent["counts"] = counts
       return outcomes.seen(counts)
 
-  drawn = left_out_choices.Drawn(0, estimate.ids, Recorded(), -p)
+  drawn = left_out_choices.Drawn(repetition=0, ids=estimate.ids, outcomes=Recorded(), proxy=-p)
   total = {}
   for name in config.strategies:
     score, _ = left_out_choices.spend(config, name, 40, drawn)
