@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import attribution as script
-from experiments.truth import chunks_of
-from jaxmul import checkpoint, losses, memorization, train
+from jaxmul import checkpoint, losses, train
 from jaxmul.metrics import find
 from jaxmul.metrics.figures import read
 
@@ -48,8 +47,8 @@ def test_every_estimate_is_judged_by_the_same_models_and_read_back(tmp_path):
     dataset="digits", epochs=1, models=(20, 30), heldout=10, fraction=0.5, num_test=20, out=tmp_path
   )
   problem = script.prepare(config)
-  chunks = chunks_of(tmp_path, problem.schedule)
-  kept = memorization.subset_models(problem.schedule, store=chunks)
+  kept, seconds = script.all_models(config, problem)
+  assert seconds > 0
   like = train.check_labels(problem.recipe.model, problem.training, "test")
   (folder,) = (tmp_path / "cache").glob("attribution-*")
   for number in range(2):  # what TRAK and EK-FAC were taken of are the models of the schedule
