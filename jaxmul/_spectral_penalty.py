@@ -77,7 +77,7 @@ def add_spectral_norm(penalty: float = 0.01) -> optax.GradientTransformation:
     if params is None:
       raise ValueError("add_spectral_norm needs params: update(updates, state, params).")
     kernels = _kernels(params)
-    pairs = [_followed(*each) for each in zip(kernels, state.right, strict=True)]
+    pairs = [_followed(w, right) for w, right in zip(kernels, state.right, strict=True)]
     left = iter(pairs)
 
     def added(is_kernel, moved):

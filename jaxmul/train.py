@@ -166,6 +166,11 @@ class Recipe:
         f"Recipe got a weighting that is {_article.of(self.weighting)}, must have init and update, "
         "as train.LossTruncation() does."
       )
+    if isinstance(self.weighting, LossTruncation) and self.weighting.window < self.batch_size:
+      raise ValueError(
+        f"Recipe got batch_size={self.batch_size} and a LossTruncation of window="
+        f"{self.weighting.window}, which must hold a step. Use window={self.batch_size} or more."
+      )
     _check.count(self.epochs, "epochs", "Recipe")
     _check.count(self.batch_size, "batch_size", "Recipe")
     rates = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}

@@ -40,15 +40,15 @@ def named_layers(
   with nn.intercept_methods(look):
     # A function made here: one that JAX has traced before is not run again.
     jax.eval_shape(lambda network, x: network(x), network, inputs)
-  chosen: dict[Path, tuple[type, Any, Any]] = {}
+  layers: dict[Path, tuple[type, Any, Any]] = {}
   for name in names:
     called = {path for path in seen if "/".join(("", *path)).endswith(f"/{name}")}
     if not called:
       known = sorted({path[-1] for path in seen if path})
       has = f"It has {', '.join(known)}" if known else "Linen layers are found, no others"
       raise ValueError(f"{caller}: the network has no layer {name!r}. {has}.")
-    chosen |= {path: seen[path] for path in called}
-  return dict(sorted(chosen.items()))
+    layers |= {path: seen[path] for path in called}
+  return dict(sorted(layers.items()))
 
 
 def refuse_no_names(names: object, caller: str) -> None:
