@@ -125,7 +125,7 @@ def flags_of_text(command: str, folder: Path) -> None:
   del folder
   config = tyro.cli(rum_sequences.Config, args=shlex.split(command)[3:])
   assert (config.dataset, config.clean) == ("prose", 400)
-  assert (texts.sequences(config, config.dataset).strata > 1).any()
+  assert (texts.strata_of(texts.sequences(config, config.dataset)) > 1).any()
 
 
 def flags_of_unlabelled(command: str, folder: Path) -> None:
