@@ -62,6 +62,19 @@ def ensemble_store(
   return out / "cache" / f"ensemble-{name}"
 
 
+def oracles(
+  out: Path,
+  recipe: train.Recipe,
+  dataset: data.Dataset,
+  split: data.Split,
+  key: jax.Array,
+  num_models: int,
+) -> metrics.oracle.Outputs:
+  """Returns the outputs of oracles, whose models are kept in a run directory."""
+  store = ensemble_store(out, recipe, dataset, split, key, num_models)
+  return metrics.oracle.oracles(recipe, dataset, split, key, num_models=num_models, store=store)
+
+
 def timed(function: Callable[[], T]) -> tuple[T, float]:
   """Returns a finished result and its wall-clock seconds, compilation included."""
   start = time.perf_counter()

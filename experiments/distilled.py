@@ -26,20 +26,19 @@ from typing import Literal
 import jax
 import numpy as np
 
-from experiments import cache, cli, logs, rows, setting
+from experiments import cache, cli, logs, mixed_set, rows, setting
 from experiments.algorithms import ALGORITHMS, LAYERS, Given
 from experiments.judge import HEADLINE, PARTS, Judge
+from experiments.mixed_set import MixedSet
 from experiments.rows import Row
-from experiments.truth import TruthFlags, ground_truth
+from experiments.truth import TruthFlags
 from jaxmul import data, metrics, models, report, train, unlearn
 from jaxmul.binding import Network
 from jaxmul.metrics import Figure, find
 from jaxmul.metrics.attacks import mean_of_distilled, nearest_distilled
 
-NAME = "mixed"  # the one forget set
 RETAIN = ("R", "distilled", "as many real")
 ATTACKS = {"nearest": nearest_distilled, "mean": mean_of_distilled}
-ORACLES = 8  # whose mean p_y the example gap is measured from
 LAYOUT = 1  # of what is kept of a row: raise it where an older file cannot be read
 # What changes no row, and what is told by its content: the data and the ground truth.
 OTHERS = (*("algorithms", "seeds", "shards", "log", "out"), *("dataset", "data_dir", "truth"))
@@ -76,63 +75,46 @@ class Config(TruthFlags):
 
 
 class Problem:
-  """The data, its parts, the recipe and the forget set, shared by all seeds."""
+  """The mixed forget set, and what is distilled of the data; shared by all seeds."""
 
   def __init__(self, config: Config):
-    self.config, self.key = config, jax.random.key(config.key)
-    self.dataset, parts = setting.cut(config)
-    self.training, self.test = self.dataset.take(parts.train), parts.test
-    self.heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(self.key, 2))
-    self.recipe = setting.recipe_of(config, self.dataset.num_classes)
-    self.truth = ground_truth(config, self.recipe, self.training)[0]
-    size = setting.group_size_of(config.group_size, self.training)
-    self.groups = setting.forget_groups("memorization", size, self.training, self.truth, self.key)
-    setting.show_groups(self.groups, self.training, self.truth)
-    forget = np.sort(np.concatenate(self.groups))
-    self.split = setting.split_of(forget, self.training, self.heldout, self.test)
+    self.config, self.mixed = config, MixedSet(config, config.group_size)
     self.compiled: set[Hashable] = set()
-    self.version = cache.name_of(
-      cache.told(config, *OTHERS), self.dataset, self.split, self.recipe, self.truth.digest, LAYOUT
-    )
-    like = models.shapes(self.recipe.model, self.training.example)
+    mixed, told = self.mixed, cache.told(config, *OTHERS)
+    decides = (mixed.dataset, mixed.split, mixed.recipe, mixed.truth.digest, LAYOUT)
+    self.version = cache.name_of(told, *decides)
+    like = models.shapes(mixed.recipe.model, mixed.training.example)
     self.kept = cache.Kept(config.out / "cache" / f"sets-{self.version}", like)
-
-  @functools.cached_property
-  def oracles(self) -> metrics.oracle.Outputs:
-    """Oracles of other seeds than those that are judged; kept in a store."""
-    given = (self.recipe, self.dataset, self.split, jax.random.fold_in(self.key, 3))
-    store = cache.ensemble_store(self.config.out, *given, ORACLES)
-    return metrics.oracle.oracles(*given, num_models=ORACLES, store=store)
 
   def keys(self, number: int) -> jax.Array:
     """The keys of a training seed."""
-    return jax.random.split(jax.random.fold_in(self.key, 100 + number), 8)
+    return jax.random.split(jax.random.fold_in(self.mixed.key, 100 + number), 8)
 
   def small(self, number: int) -> tuple[data.Dataset, float]:
     """What is distilled of the retain set in a training seed, and its seconds."""
-    return self.distilled(f"seed {number}", self.split.retain, self.keys(number)[5])
+    return self.distilled(f"seed {number}", self.mixed.split.retain, self.keys(number)[5])
 
   def as_many(self, number: int) -> np.ndarray:
     """The ids of as many real examples of the retain set."""
-    return self.real(self.small(number)[0], self.split.retain, self.keys(number)[6])
+    return self.real(self.small(number)[0], self.mixed.split.retain, self.keys(number)[6])
 
   def distilled(self, name: str, ids: np.ndarray, key: jax.Array) -> tuple[data.Dataset, float]:
     """Returns what is distilled of these training examples, and its seconds; kept in a file."""
     config = self.config
 
     def make() -> dict[str, np.ndarray]:
-      small = data.distill(self.training, config.per_class, key, ids=ids, steps=config.steps)
+      small = data.distill(self.mixed.training, config.per_class, key, ids=ids, steps=config.steps)
       return {"inputs": small.inputs, "labels": small.labels, "ids": small.ids}
 
     arrays, seconds = self.kept(name, make)
     parts = (arrays["inputs"], arrays["labels"], arrays["ids"])
-    return data.Dataset(*parts, num_classes=self.dataset.num_classes), seconds
+    return data.Dataset(*parts, num_classes=self.mixed.dataset.num_classes), seconds
 
   def real(self, like: data.Dataset, ids: np.ndarray, key: jax.Array) -> np.ndarray:
     """Returns the ids of as many real examples of each class, drawn among these."""
     order = np.asarray(jax.random.permutation(key, len(ids)))
-    drawn = self.training.take(np.sort(ids)[order])
-    counts = np.bincount(like.labels, minlength=self.dataset.num_classes)
+    drawn = self.mixed.training.take(np.sort(ids)[order])
+    counts = np.bincount(like.labels, minlength=self.mixed.dataset.num_classes)
     return np.concatenate([drawn.ids[drawn.labels == c][:k] for c, k in enumerate(counts)])
 
 
@@ -140,42 +122,44 @@ class Seed:
   """One training seed: the original, its oracle, a judge, and what R is replaced by."""
 
   def __init__(self, problem: Problem, number: int):
-    self.problem = problem
+    self.problem, mixed = problem, problem.mixed
     keys = problem.keys(number)
     self.second_key, self.key, self.train_key = keys[2], keys[3], keys[7]
-    fit, self.seconds = cache.timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
+    fit, self.seconds = cache.timed(lambda: train.fit(mixed.recipe, mixed.training, keys[0]))
     self.original = fit.network
-    inputs, classes = problem.training.example, problem.dataset.num_classes
+    inputs, classes = mixed.training.example, mixed.dataset.num_classes
     make, layers = getattr(models, problem.config.model), LAYERS[problem.config.model]
     self.given = Given(
       fresh=models.init(make(num_classes=classes), keys[4], inputs),
       wide=models.init(make(num_classes=classes + 1), keys[4], inputs),
-      reference=problem.dataset.take(problem.heldout.proxy),
+      reference=mixed.dataset.take(mixed.heldout.proxy),
       features=models.features(make(num_classes=classes), layers[-1]),
       layers=layers,
       influence=None,
     )
-    split = problem.split
+    split = mixed.split
     self.small, _ = problem.small(number)
-    both = data.concatenate([problem.training.take(split.forget), self.small])
+    both = data.concatenate([mixed.training.take(split.forget), self.small])
     self.worked_on: dict[str, tuple[data.Dataset, data.Split]] = {
-      "R": (problem.training, split),
+      "R": (mixed.training, split),
       "distilled": (both, data.Split(split.forget, self.small.ids)),
-      "as many real": (problem.training, data.Split(split.forget, problem.as_many(number))),
+      "as many real": (mixed.training, data.Split(split.forget, problem.as_many(number))),
     }
     self.judge = Judge(
-      dataset=problem.dataset,
+      dataset=mixed.dataset,
       split=split,
-      attack_ids=problem.heldout.attack,
-      groups=problem.groups._asdict(),
-      oracles=problem.oracles,
+      attack_ids=mixed.heldout.attack,
+      groups=mixed.groups._asdict(),
+      oracles=mixed.oracles,
       oracle=self._oracle(keys[1]),
       key=self.key,
     )
 
   def _oracle(self, key: jax.Array) -> Network:
     problem = self.problem
-    return unlearn.retrain(problem.recipe, problem.training, problem.split, key).network
+    return unlearn.retrain(
+      problem.mixed.recipe, problem.mixed.training, problem.mixed.split, key
+    ).network
 
   def original_row(self) -> Row:
     """What doing nothing scores."""
@@ -187,7 +171,7 @@ class Seed:
 
   def trained_row(self) -> Row:
     """What a network scores that was trained on the distilled set alone."""
-    recipe = self.problem.recipe
+    recipe = self.problem.mixed.recipe
     fit, seconds = cache.timed(lambda: train.fit(recipe, self.small, self.train_key))
     return Row(figures=self.judge(fit.network, seconds))
 
@@ -229,8 +213,8 @@ def attacked(problem: Problem) -> dict[str, list[Figure]]:
 
   Figures are of all training examples and of the forget set.
   """
-  config, ids = problem.config, np.sort(problem.training.ids)
-  key = jax.random.fold_in(problem.key, 11)
+  config, ids = problem.config, np.sort(problem.mixed.training.ids)
+  key = jax.random.fold_in(problem.mixed.key, 11)
   order_key, *keys = jax.random.split(key, 1 + 2 * config.shards)
   order = np.asarray(jax.random.permutation(order_key, len(ids)))
   shards = np.array_split(ids[order], config.shards)
@@ -240,19 +224,19 @@ def attacked(problem: Problem) -> dict[str, list[Figure]]:
     for number, (shard, own) in enumerate(zip(shards, keys, strict=True))
   ]
   real = [
-    problem.training.take(problem.real(own_small, shard, own))
+    problem.mixed.training.take(problem.real(own_small, shard, own))
     for own_small, shard, own in zip(small, shards, real_keys, strict=True)
   ]
   kinds = {
     "distilled": small,
     "as many real": real,
-    "the whole shard": [problem.training.take(shard) for shard in shards],
+    "the whole shard": [problem.mixed.training.take(shard) for shard in shards],
   }
   own = np.zeros(len(ids), int)
   for number, shard in enumerate(shards):
     own[np.searchsorted(ids, shard)] = number
-  examples = problem.training.take(ids)
-  asked = np.isin(ids, problem.split.forget)
+  examples = problem.mixed.training.take(ids)
+  asked = np.isin(ids, problem.mixed.split.forget)
   return {
     kind: [
       leak(np.stack([attack(examples, one) for one in sets])[:, chosen], own[chosen], name, part)
@@ -326,20 +310,20 @@ def main(config: Config) -> None:
 
   seed_of = functools.lru_cache(1)(functools.partial(Seed, problem))
   work = {
-    (number, NAME): work_on(config, functools.partial(seed_of, number))
+    (number, mixed_set.NAME): work_on(config, functools.partial(seed_of, number))
     for number in range(config.seeds)
   }
   results: rows.Results = {}
   for results in rows.computed(work, kept, log):
-    (config.out / "table.md").write_text("\n".join(table(config, results[NAME])))
+    (config.out / "table.md").write_text("\n".join(table(config, results[mixed_set.NAME])))
   attacks = attacked(problem) if config.shards else {}
   seconds = [problem.small(number)[1] for number in range(config.seeds)]
-  lines = table(config, results[NAME]) + (attack_table(attacks) if attacks else [])
+  lines = table(config, results[mixed_set.NAME]) + (attack_table(attacks) if attacks else [])
   lines.append(f"Distilling took {', '.join(f'{one:.1f}' for one in seconds)} s, compiled anew.")
   (config.out / "table.md").write_text("\n".join(lines) + "\n")
-  record = {"rows": results[NAME], "attacks": attacks, "seconds_of_distilling": seconds}
+  record = {"rows": results[mixed_set.NAME], "attacks": attacks, "seconds_of_distilling": seconds}
   report.write_json(config.out / "results.json", record)
-  small, real = problem.small(0)[0], problem.training.take(problem.as_many(0))
+  small, real = problem.small(0)[0], problem.mixed.training.take(problem.as_many(0))
   if small.inputs.ndim > 2:
     images = {"distilled": small.inputs, "as many real": real.inputs}
     report.plots.sheets(config.out / "distilled.png", images)

@@ -163,8 +163,7 @@ def prepare(
   cross_fit, cross_fit_seconds = cross_fitted(config, recipe, training, config.folds)
   split = setting.split_of(np.sort(np.concatenate(groups)), training, heldout, parts.test)
   key, count = jax.random.fold_in(key, 3), config.audit_models or ORACLES
-  store = cache.ensemble_store(config.out, recipe, dataset, split, key, count)
-  oracles = metrics.oracle.oracles(recipe, dataset, split, key, num_models=count, store=store)
+  oracles = cache.oracles(config.out, recipe, dataset, split, key, count)
   return Problem(
     dataset=dataset,
     training=training,

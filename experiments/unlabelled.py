@@ -27,17 +27,16 @@ from typing import Literal
 import jax
 import numpy as np
 
-from experiments import cache, cli, logs, rows, setting
+from experiments import cache, cli, logs, mixed_set, rows, setting
 from experiments.algorithms import ALGORITHMS, LAYERS, Given
 from experiments.judge import Judge
+from experiments.mixed_set import MixedSet
 from experiments.rows import Row
-from experiments.truth import TruthFlags, ground_truth
-from jaxmul import data, metrics, models, report, train, unlearn
+from experiments.truth import TruthFlags
+from jaxmul import data, models, report, train, unlearn
 from jaxmul.binding import Network
 from jaxmul.metrics import Figure, find
 
-ORACLES = 8  # whose mean p_y the example gap is measured from
-SET = "mixed"  # forget set: low, medium and high memorization together
 SOURCES = ("argmax", "self-training", "left out")  # of the labels that algorithms get
 LABELS = {"argmax": 1, "self-training": 10}  # in how many batches of pseudo_label
 FIGURES = ("ToW", "ToW by group", "example gap")
@@ -72,42 +71,19 @@ class Config(TruthFlags):
       raise ValueError(f"--missing {outside[0]}: must be in (0, 1].")
 
 
-class Problem:
-  """The data, its parts, the recipe and the forget set, shared by all seeds."""
-
-  def __init__(self, config: Config):
-    self.config, self.key = config, jax.random.key(config.key)
-    self.dataset, self.parts = setting.cut(config)
-    self.training = self.dataset.take(self.parts.train)
-    self.heldout = data.cut_heldout(self.parts.heldout, jax.random.fold_in(self.key, 2))
-    self.recipe = setting.recipe_of(config, self.dataset.num_classes)
-    self.truth = ground_truth(config, self.recipe, self.training)[0]
-    size = setting.group_size_of(config.group_size, self.training)
-    self.groups = setting.forget_groups("memorization", size, self.training, self.truth, self.key)
-    setting.show_groups(self.groups, self.training, self.truth)
-    forget = np.sort(np.concatenate(self.groups))
-    self.split = setting.split_of(forget, self.training, self.heldout, self.parts.test)
-
-  def oracles(self) -> metrics.oracle.Outputs:
-    """Oracles of other seeds than those that are judged; kept in a store."""
-    given = (self.recipe, self.dataset, self.split, jax.random.fold_in(self.key, 3))
-    store = cache.ensemble_store(self.config.out, *given, ORACLES)
-    return metrics.oracle.oracles(*given, num_models=ORACLES, store=store)
-
-
 class Seed:
   """One training seed: the original, its judge, and which labels are missing."""
 
-  def __init__(self, problem: Problem, number: int):
-    self.problem = problem
+  def __init__(self, config: Config, problem: MixedSet, number: int):
+    self.config, self.problem = config, problem
     keys = jax.random.split(jax.random.fold_in(problem.key, 100 + number), 7)
     self.oracle_keys, self.key, self.label_key = keys[1:3], keys[3], keys[4]
     fit, self.seconds = cache.timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
     self.original = fit.network
     retain = problem.split.retain
     self.order = retain[np.asarray(jax.random.permutation(keys[5], len(retain)))]
-    layers = LAYERS[problem.config.model]
-    model = getattr(models, problem.config.model)(num_classes=problem.dataset.num_classes)
+    layers = LAYERS[config.model]
+    model = getattr(models, config.model)(num_classes=problem.dataset.num_classes)
     self.features = models.features(model, layers[-1])
     fresh = models.init(model, keys[6], problem.training.example)
     self.given = Given(
@@ -128,7 +104,7 @@ class Seed:
       split=problem.split,
       attack_ids=problem.heldout.attack,
       groups=problem.groups._asdict(),
-      oracles=problem.oracles(),
+      oracles=problem.oracles,
       oracle=self._oracle(0),
       key=self.key,
     )
@@ -141,7 +117,7 @@ class Seed:
     """What doing nothing scores, and how many labels are right, of each source."""
     figures = self.judge(self.original, self.seconds)
     training, heldout = self.problem.training, self.problem.parts.heldout
-    for share in self.problem.config.missing:
+    for share in self.config.missing:
       absent = self.absent(share)
       known = np.setdiff1d(training.ids, absent)
       for source in LABELS:
@@ -176,7 +152,7 @@ class Seed:
           split,
           self.key,
           epochs=epochs,
-          batch_size=self.problem.config.batch_size,
+          batch_size=self.config.batch_size,
         )
       )
     except FloatingPointError:
@@ -229,28 +205,28 @@ def work_on(config: Config, seed: Callable[[], Seed]) -> dict[str, Callable[[], 
   return work
 
 
-def name_of_rows(problem: Problem) -> str:
+def name_of_rows(config: Config, problem: MixedSet) -> str:
   """Returns what the rows of all seeds are named by: everything that decides them."""
   ids = (problem.training.ids, problem.heldout, problem.parts.test, problem.split.forget)
   given = (ids, problem.recipe, problem.truth.digest)
-  return cache.name_of(cache.told(problem.config, *OTHERS), problem.dataset, *given)
+  return cache.name_of(cache.told(config, *OTHERS), problem.dataset, *given)
 
 
 def main(config: Config) -> None:
   """Runs what is missing, and writes the tables."""
   log = logs.start(config.out, config.log, vars(config))
-  problem = Problem(config)
+  problem = MixedSet(config, config.group_size)
   record = {"config": config, "versions": report.versions(), "ties": setting.TIES_RULE}
   report.write_json(config.out / "config.json", record)
-  version = name_of_rows(problem)
+  version = name_of_rows(config, problem)
 
   def kept(name: str, seed: int, row: str) -> Path:
     label = row.replace(", ", "-").replace(" ", "-").replace("%", "percent")
     return config.out / "cache" / f"{name}-{seed}-{label}-{version}.json"
 
-  seed_of = functools.lru_cache(1)(functools.partial(Seed, problem))
+  seed_of = functools.lru_cache(1)(functools.partial(Seed, config, problem))
   work = {
-    (number, SET): work_on(config, functools.partial(seed_of, number))
+    (number, mixed_set.NAME): work_on(config, functools.partial(seed_of, number))
     for number in range(config.seeds)
   }
   for results in rows.computed(work, kept, log):
@@ -261,7 +237,7 @@ def main(config: Config) -> None:
 def write(config: Config, results: rows.Results) -> None:
   """Writes results.json and table.md of what there is."""
   report.write_json(config.out / "results.json", results)
-  methods = results[SET]
+  methods = results[mixed_set.NAME]
   figures = rows.means_of(methods)
   count = len(methods["original"])
   seeds = f"{count} seed{'s' if count > 1 else ''}"

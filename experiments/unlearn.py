@@ -145,10 +145,8 @@ class Problem:
 
   def oracles(self, name: str) -> metrics.oracle.Outputs:
     """Oracles of a forget set, of other seeds than those that are judged; kept in a store."""
-    recipe, dataset, split = self.recipe, self.dataset, self.split(name)
-    key = jax.random.fold_in(self.key, 3)
-    store = cache.ensemble_store(self.config.out, recipe, dataset, split, key, ORACLES)
-    return metrics.oracle.oracles(recipe, dataset, split, key, num_models=ORACLES, store=store)
+    given = (self.recipe, self.dataset, self.split(name), jax.random.fold_in(self.key, 3))
+    return cache.oracles(self.config.out, *given, ORACLES)
 
   @functools.cached_property
   def influence(self) -> memorization.ChosenInfluence | None:

@@ -144,10 +144,7 @@ class Problem:
   def oracles(self) -> metrics.oracle.Outputs:
     """Of other seeds than those that are judged; kept in a store."""
     of, key = self.texts, jax.random.fold_in(self.texts.key, 3)
-    store = cache.ensemble_store(self.config.out, of.recipe, of.dataset, self.split, key, ORACLES)
-    return metrics.oracle.oracles(
-      of.recipe, of.dataset, self.split, key, num_models=ORACLES, store=store
-    )
+    return cache.oracles(self.config.out, of.recipe, of.dataset, self.split, key, ORACLES)
 
   @functools.cached_property
   def tasks(self) -> Tasks:

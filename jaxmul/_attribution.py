@@ -118,6 +118,15 @@ class SubsetModels:
     return Attribution(ids=self.ids, test_ids=self.test_ids, value=value, member=self.member)
 
 
+def refuse_not_finite(value: ArrayLike, caller: str) -> None:
+  """Raises ValueError where gradients gave NaN or inf, which no sum of scores survives."""
+  if not np.isfinite(value).all():
+    raise ValueError(
+      f"{caller} got gradients of the network that are NaN, inf or all 0. Look at its outputs on "
+      "these examples; give a network that is trained and has not diverged."
+    )
+
+
 def _ids(ids: ArrayLike) -> np.ndarray:
   given = np.asarray(ids)
   check_ids(given, len(given), "Attribution")

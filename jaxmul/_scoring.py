@@ -15,7 +15,7 @@ import numpy as np
 from jaxmul import _arrays, _article, _check, _sharding
 from jaxmul._blocks import map_blocks
 from jaxmul._progress import shown
-from jaxmul.binding import ApplyFn, as_network
+from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.data.dataset import Dataset, as_inputs
 
 _BLOCK = 32
@@ -88,6 +88,23 @@ def score(
     scores.append(_score(static, arrays, *batch))
     jax.block_until_ready(scores[-2:-1])  # at most two batches on the way: memory is bounded
   return np.concatenate([np.asarray(part) for part in scores])[: len(dataset)]
+
+
+def check_examples(network: Network, caller: str, **given: Dataset) -> None:
+  """Raises ValueError where a network is none, or data sets, by name, are not what it answers."""
+  if not isinstance(network, Network):
+    raise ValueError(
+      f"{caller} needs a Network, got {_article.of(network)}. That of train.fit is .network; else "
+      "see jaxmul.bind."
+    )
+  for name, dataset in given.items():
+    if not isinstance(dataset, Dataset) or not len(dataset):
+      raise ValueError(
+        f"{caller} needs {name}=Dataset of at least one example. Make one: "
+        "data.Dataset(inputs, labels)."
+      )
+    _check.tokens(network, dataset.inputs, caller)
+    _check.answers(network, dataset.example, dataset.labels, caller)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -20,14 +20,14 @@ import optax
 from jax import lax
 from numpy.typing import ArrayLike
 
-from jaxmul import _arrays, _article, _check, _tracking, losses, models
+from jaxmul import _arrays, _article, _check, _tracking, models
 from jaxmul._arrays import Inputs
-from jaxmul._blocks import even_rows, shuffled_rows
 from jaxmul._examples import Examples, examples_of
 from jaxmul._spectral_penalty import SpectralNormState, add_spectral_norm
+from jaxmul._steps import History, Job, epoch_of, first_carry
 from jaxmul._tracking import Need, Step, Tracker
 from jaxmul._truncation import LossTruncation, LossWindow, Weighting
-from jaxmul.binding import Network, as_network, losses_of, refuse_lone_rows, warn_without_train_fn
+from jaxmul.binding import Network, as_network, refuse_lone_rows, warn_without_train_fn
 from jaxmul.data.dataset import Dataset, as_inputs
 
 __all__ = [
@@ -177,16 +177,6 @@ class Recipe:
     _check.at_least("Recipe", 0, **rates)
     if not 0 <= self.momentum < 1:
       raise ValueError(f"Recipe got momentum={self.momentum}, must be in [0, 1).")
-
-
-class History(NamedTuple):
-  """Per epoch: mean loss [E] in nats and accuracy [E] in [0, 1], of the steps' own forward pass.
-
-  Of a network with a loss of its own: that loss, and NaN for the accuracy.
-  """
-
-  loss: jax.Array
-  accuracy: jax.Array
 
 
 class Run(NamedTuple):
@@ -406,106 +396,3 @@ def optimizer_at(recipe: Recipe, rate: optax.Schedule) -> optax.GradientTransfor
     optax.add_decayed_weights(recipe.weight_decay),
     optax.sgd(rate, recipe.momentum or None),
   )
-
-
-class Job(NamedTuple):
-  """What a training run is made of, all static: recipe, its optimizer, trackers."""
-
-  recipe: Recipe
-  optimizer: optax.GradientTransformation
-  trackers: tuple[Tracker, ...] = ()
-
-
-class Carry(NamedTuple):
-  """What a training run carries from step to step.
-
-  Attributes:
-    network: in training.
-    optimizer: state of the optimizer.
-    weighting: state of the recipe's weighting, None without one.
-    tracked: the state of each tracker.
-  """
-
-  network: Network
-  optimizer: optax.OptState
-  weighting: Any = None
-  tracked: tuple[Any, ...] = ()
-
-
-def first_carry(job: Job, network: Network) -> Carry:
-  """Returns what a run carries before its first step, without trackers."""
-  weighting = job.recipe.weighting
-  return Carry(
-    network,
-    job.optimizer.init(network.params),
-    None if weighting is None else weighting.init(),
-  )
-
-
-def epoch_of(
-  job: Job, examples: Examples, key: jax.Array, carry: Carry, number: jax.Array
-) -> tuple[Carry, History]:
-  """One pass over the data in an order of its own; the history is of scalars."""
-  order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
-  count = len(examples.rows)
-
-  def step(carry, batch):
-    places, index = batch
-    return step_of(job, examples, jax.random.fold_in(step_key, index), carry, number, places)
-
-  deal = shuffled_rows if carry.network.train_fn is None else even_rows
-  batches = deal(order_key, count, job.recipe.batch_size)
-  carry, (loss, hits) = lax.scan(step, carry, (batches, jnp.arange(len(batches))))
-  loss, accuracy = jnp.sum(loss) / count, jnp.sum(hits) / count
-  return carry, History(loss.astype(jnp.float32), accuracy.astype(jnp.float32))
-
-
-def step_of(
-  job: Job,
-  examples: Examples,
-  key: jax.Array,
-  carry: Carry,
-  number: jax.Array,
-  places: jax.Array,
-) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
-  """One step on the examples at these places [B]; also returns summed loss and number right.
-
-  A place from n = len(examples.rows) on is padding: n + i is example i, at weight 0.
-  """
-  (recipe, transform, trackers), (network, opt_state, weighting, tracked) = job, carry
-  count = len(examples.rows)
-  batch = examples.gather(places % count, places < count)
-  augment_key, train_key = jax.random.split(key)
-  inputs = batch.inputs
-  if recipe.augment is not None:
-    inputs = recipe.augment(augment_key, inputs)
-
-  def risk(theta):
-    outputs, state = network.replace(params=theta).train(inputs, train_key, batch.mask)
-    loss = losses_of(network, outputs, batch.labels)
-    if recipe.weighting is None:
-      return losses.masked_mean(loss, batch.mask), (outputs, loss, state, None)
-    weights, after = recipe.weighting.update(weighting, lax.stop_gradient(loss), batch.mask)
-    weighted = lax.stop_gradient(weights) * loss
-    return losses.masked_mean(weighted, batch.mask), (outputs, loss, state, after)
-
-  gradient, (outputs, loss, state, weighting) = jax.grad(risk, has_aux=True)(network.params)
-  rate = jnp.asarray(recipe.learning_rate * recipe.schedule(number, recipe.epochs), loss.dtype)
-  seen = Step(
-    rows=jnp.minimum(places, count),
-    labels=batch.labels,
-    logits=outputs,
-    losses=loss,
-    epoch=number,
-    inputs=inputs,
-    learning_rate=rate,
-  )
-  tracked = _tracking.update(trackers, tracked, seen, network)
-  updates, opt_state = transform.update(gradient, opt_state, network.params)
-  params = optax.apply_updates(network.params, updates)
-  if network.loss is losses.cross_entropy:
-    hits = jnp.sum(batch.mask & losses.is_correct(outputs, batch.labels))
-  else:
-    hits = jnp.full((), jnp.nan)  # without classes nothing is right or wrong
-  moved = Carry(network.replace(params=params, state=state), opt_state, weighting, tracked)
-  return moved, (jnp.sum(jnp.where(batch.mask, loss, 0)), hits)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from experiments.bench.pairs import alternate
-from jaxmul import models, train
+from jaxmul import _steps, models, train
 from jaxmul._examples import examples_of
 from jaxmul.data import Dataset
 
@@ -27,11 +27,11 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   inputs = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
   examples = examples_of(Dataset(inputs, rng.integers(0, 10, count)))
   recipe = train.Recipe(models.cnn(), batch_size=BATCH, learning_rate=0.01)
-  job = train.Job(recipe, train.optimizer(recipe, STEPS))
+  job = _steps.Job(recipe, train.optimizer(recipe, STEPS))
   network = models.init(recipe.model, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-  first = train.first_carry(job, network)
+  first = _steps.first_carry(job, network)
   batches = jnp.arange(count).reshape(STEPS, BATCH)
-  step = functools.partial(train.step_of, job, examples, jax.random.key(1))
+  step = functools.partial(_steps.step_of, job, examples, jax.random.key(1))
   number = jnp.int32(0)
   scanned = jax.jit(
     lambda carry: lax.scan(lambda c, rows: step(c, number, rows), carry, batches)[0]

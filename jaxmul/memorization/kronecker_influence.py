@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _arrays, _check, losses, models
-from jaxmul._attribution import Attribution
+from jaxmul import _arrays, _check, _scoring, losses, models
+from jaxmul._attribution import Attribution, refuse_not_finite
 from jaxmul._blocks import map_blocks
 from jaxmul._examples import Examples, examples_of, sum_blocks
 from jaxmul._gradients import rows_at_a_time
@@ -33,7 +33,6 @@ from jaxmul._kronecker import Bases, bases_of, kernels_of
 from jaxmul._progress import shown
 from jaxmul.binding import Network, losses_of, refuse_batch_stats, refuse_own_loss
 from jaxmul.data.dataset import Dataset, as_inputs
-from jaxmul.memorization._given import check_examples, check_finite
 
 _BLOCK = 256
 
@@ -78,7 +77,7 @@ def ekfac_influence(
   """
   _check.key(key, "ekfac_influence")
   _check.above("ekfac_influence", 0, damping=damping)
-  check_examples(network, dataset, test, "ekfac_influence")
+  _scoring.check_examples(network, "ekfac_influence", dataset=dataset, test=test)
   refuse_batch_stats(network, "ekfac_influence")
   refuse_own_loss(network, "ekfac_influence", "Use memorization.influence, of p = e^−ℓ")
   examples = examples_of(dataset)
@@ -96,7 +95,7 @@ def ekfac_influence(
     batch = _arrays.rows((test.inputs, test.labels), rows)
     values.append(np.asarray(_products(network, bases, damped, batch, examples, size)))
   value = np.concatenate(values, axis=1).T[: len(test)].astype(float) / len(dataset)
-  check_finite(value, "ekfac_influence")
+  refuse_not_finite(value, "ekfac_influence")
   return Attribution(ids=dataset.ids, test_ids=test.ids, value=value)
 
 

@@ -20,14 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmul import _arrays, _article, _check, losses
-from jaxmul._attribution import Attribution
+from jaxmul import _arrays, _article, _check, _scoring, losses
+from jaxmul._attribution import Attribution, refuse_not_finite
 from jaxmul._blocks import map_blocks
 from jaxmul._gradients import rows_at_a_time, trained
 from jaxmul._progress import shown
 from jaxmul.binding import Network, refuse_batch_stats, refuse_own_loss
 from jaxmul.data.dataset import Dataset, as_inputs
-from jaxmul.memorization._given import check_examples, check_finite
 
 _SIGNS = 2**24  # numbers of the projection that exist at a time
 _LEAST = 1e-12  # share of the largest eigenvalue of ΦᵀΦ that float32 features can resolve
@@ -77,7 +76,7 @@ def trak(
       f"trak got {_article.of(networks)} of networks, must be a list of at least one: [network]."
     )
   for network in networks:
-    check_examples(network, dataset, test, "trak")
+    _scoring.check_examples(network, "trak", dataset=dataset, test=test)
     refuse_batch_stats(network, "trak")
     refuse_own_loss(network, "trak", "Use memorization.influence, of p = e^−ℓ")
   _check.in_range("trak", 1, len(dataset), dim=dim)
@@ -102,7 +101,7 @@ def _features(
   inputs = jax.tree.map(jnp.asarray, dataset.inputs)
   phi, odds = _projected(static, dim, arrays, inputs, *given)
   phi, odds = np.asarray(phi, float), np.asarray(odds, float)
-  check_finite(phi, "trak")
+  refuse_not_finite(phi, "trak")
   return phi, odds
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmul import _check, losses, train
+from jaxmul import _check, _steps, losses, train
 from jaxmul._examples import examples_of
 from jaxmul.binding import (
   ApplyFn,
@@ -92,7 +92,7 @@ def heldout_retrain(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _retrain(recipe, patience, network, examples, key) -> Network:
-  job = train.Job(recipe, train.optimizer(recipe, -(-len(examples.rows) // recipe.batch_size)))
+  job = _steps.Job(recipe, train.optimizer(recipe, -(-len(examples.rows) // recipe.batch_size)))
 
   def go_on(carry):
     _, number, _, since = carry
@@ -100,11 +100,11 @@ def _retrain(recipe, patience, network, examples, key) -> Network:
 
   def epoch(carry):
     last, number, best, since = carry
-    new, history = train.epoch_of(job, examples, key, last, number)
+    new, history = _steps.epoch_of(job, examples, key, last, number)
     lower = history.loss < best
     return new, number + 1, jnp.minimum(best, history.loss), jnp.where(lower, 0, since + 1)
 
-  first = train.first_carry(job, network)
+  first = _steps.first_carry(job, network)
   carry = lax.while_loop(go_on, epoch, (first, 0, jnp.inf, 0))
   return carry[0].network
 

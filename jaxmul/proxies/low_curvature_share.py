@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmul import _arrays, _article, _check, _sharding, models
+from jaxmul import _arrays, _check, _scoring, _sharding, models
 from jaxmul._blocks import small_blocks
 from jaxmul._examples import examples_of
 from jaxmul._kronecker import Bases, bases_of, kernels_of
@@ -53,19 +53,12 @@ def curvature_basis(
     >>> sorted(curvature_basis(network, toy))
     ['Dense_0/kernel', 'Dense_1/kernel']
   """
-  if not isinstance(network, Network):
-    raise ValueError(
-      f"curvature_basis needs a Network, got {_article.of(network)}. That of train.fit is .network."
-    )
-  if not isinstance(dataset, Dataset) or not len(dataset):
-    raise ValueError("curvature_basis needs a Dataset with at least one example.")
+  _scoring.check_examples(network, "curvature_basis", dataset=dataset)
   _check.above("curvature_basis", 0, keep=keep)
   _check.in_range("curvature_basis", 0, 1, keep=keep)
   _check.count(batch_size, "batch_size", "curvature_basis")
   if isinstance(layers, str):
     raise ValueError(f"curvature_basis got layers={layers!r}, must be a tuple of names, or None.")
-  _check.tokens(network, dataset.inputs, "curvature_basis")
-  _check.answers(network, dataset.example, dataset.labels, "curvature_basis")
   examples = examples_of(dataset)
   zeros = kernels_of(network, examples, layers, "curvature_basis")
   return bases_of(network, examples, min(batch_size, len(dataset)), zeros, keep)

@@ -18,7 +18,8 @@ from jax import lax
 from jaxmul import models
 from jaxmul._arrays import Inputs
 from jaxmul._examples import Examples
-from jaxmul.train import Carry, Job, Recipe, optimizer_at, step_of
+from jaxmul._steps import Carry, Job, first_carry, step_of
+from jaxmul.train import Recipe, optimizer_at
 
 
 class Slice(NamedTuple):
@@ -39,7 +40,7 @@ class Slice(NamedTuple):
 def untrained(recipe: Recipe, key: jax.Array, example: Inputs) -> Carry:
   """Returns a network before its first step; of the example [1, ...] only shapes should matter."""
   network = models.init(recipe.model, key, jax.tree.map(jnp.zeros_like, example))
-  return Carry(network, _optimizer_of(recipe, 0).init(network.params))
+  return first_carry(Job(recipe, _optimizer_of(recipe, 0)), network)
 
 
 def trained_on(recipe: Recipe, key: jax.Array, carry: Carry, part: Slice) -> tuple[Carry, int]:
@@ -48,7 +49,7 @@ def trained_on(recipe: Recipe, key: jax.Array, carry: Carry, part: Slice) -> tup
   Args:
     recipe: its epochs are those of all slices.
     key: of order, augmentation and dropout, the same for all slices of a shard.
-    carry: the network before, with the state of its optimizer.
+    carry: the network before, with the states of its optimizer and its weighting.
     part: what to train on.
 
   Returns:

@@ -27,6 +27,7 @@ from experiments import (
   unlabelled,
   unlearn,
 )
+from experiments.mixed_set import MixedSet
 from jaxmul import _identity, data, metrics, retraining
 from jaxmul.memorization import Estimate
 from jaxmul.metrics.oracle import Outputs
@@ -90,15 +91,19 @@ def problem_of(script, config):
   if script == "rum":
     dataset, parts = setting.cut(config)
     return main_job.prepare(config, dataset, parts, setting.recipe_of(config, dataset.num_classes))
-  return score.prepare(config) if script == "score" else SCRIPTS[script].Problem(config)
+  if script == "unlabelled":
+    return MixedSet(config, config.group_size)
+  return score.prepare(config) if script == "score" else unlearn.Problem(config)
 
 
 def name_of(script, config, problem=None):
   problem = problem_of(script, config) if problem is None else problem
-  if script in PROBLEMS:
+  if script == "unlabelled":
+    return unlabelled.name_of_rows(config, problem)
+  if script == "unlearn":
     problem = copy.copy(problem)
     problem.config = config
-    return SCRIPTS[script].name_of_rows(problem)
+    return unlearn.name_of_rows(problem)
   return SCRIPTS[script].name_of_seeds(config, problem)
 
 
