@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxmul import _arrays
 from jaxmul._arrays import Inputs
-from jaxmul.data.dataset import Dataset, as_inputs
+from jaxmul._dataset import Dataset, as_inputs
 
 Tree = TypeVar("Tree")
 

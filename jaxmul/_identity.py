@@ -22,8 +22,8 @@ import numpy as np
 
 import jaxmul
 from jaxmul import _arrays, _article
+from jaxmul._dataset import Dataset
 from jaxmul.binding import Network, is_a
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.losses import cross_entropy
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from jaxmul import _arrays, _article, _check, _sharding
 from jaxmul._blocks import map_blocks
+from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._progress import shown
 from jaxmul.binding import ApplyFn, Network, as_network
-from jaxmul.data.dataset import Dataset, as_inputs
 
 _BLOCK = 32
 

@@ -22,13 +22,13 @@ from numpy.typing import ArrayLike
 
 from jaxmul import _arrays, _article, _check, _tracking, models
 from jaxmul._arrays import Inputs
+from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._examples import Examples, examples_of
 from jaxmul._spectral_penalty import SpectralNormState, add_spectral_norm
 from jaxmul._steps import History, Job, epoch_of, first_carry
 from jaxmul._tracking import Need, Step, Tracker
 from jaxmul._truncation import LossTruncation, LossWindow, Weighting
 from jaxmul.binding import Network, as_network, refuse_lone_rows, warn_without_train_fn
-from jaxmul.data.dataset import Dataset, as_inputs
 
 __all__ = [
   "Diverged",

@@ -73,6 +73,26 @@ def test_submodules_and_names_load_when_named():
     operator.attrgetter("curvature")(jaxmul)
 
 
+FIRST = """
+import importlib, json, pkgutil, sys
+import jaxmul
+found = {}
+names = {each.name for each in pkgutil.iter_modules(jaxmul.__path__)} - {"__main__"}
+for name in sorted(names):
+  for loaded in [each for each in sys.modules if each.startswith("jaxmul.")]:
+    del sys.modules[loaded]
+  try:
+    importlib.import_module(f"jaxmul.{name}")
+  except ImportError as error:
+    found[name] = str(error)
+print(json.dumps([len(found), found]))
+"""
+
+
+def test_every_module_and_package_can_be_the_first_that_is_imported():
+  assert probe(FIRST) == [0, {}]
+
+
 def imports(path):
   """Top-level names of every import in a file, wherever in the file it stands."""
   names = set()

@@ -1,7 +1,7 @@
 """Data sets with ids, their splits, and where they come from."""
 
+from jaxmul._dataset import Dataset, as_inputs
 from jaxmul.data.dataframe import from_dataframe
-from jaxmul.data.dataset import Dataset, as_inputs
 from jaxmul.data.distribution_matching import distill
 from jaxmul.data.documents import after_prompt, english_prose, near_duplicates, repeated, text
 from jaxmul.data.grain import from_grain

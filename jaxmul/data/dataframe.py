@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from jaxmul import _article
-from jaxmul.data.dataset import Dataset
+from jaxmul._dataset import Dataset
 
 
 class Column(Protocol):

@@ -28,9 +28,9 @@ from jax import lax
 from numpy.typing import ArrayLike
 
 from jaxmul import _arrays, _check
+from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._examples import Batch, Examples, sum_blocks
 from jaxmul.data import _random_networks
-from jaxmul.data.dataset import Dataset, as_inputs
 
 Embed = Callable[[jax.Array, jax.Array], jax.Array]
 _BATCH = 64  # real examples of a class, a step

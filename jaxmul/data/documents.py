@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check
+from jaxmul._dataset import Dataset
 from jaxmul._ids import rows_of
 from jaxmul._paths import local
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.sources import MAX_BYTES
 
 SHINGLE = 8

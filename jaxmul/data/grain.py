@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _article
+from jaxmul._dataset import Dataset
 from jaxmul.data import sources
-from jaxmul.data.dataset import Dataset
 
 Example = Mapping[str, ArrayLike] | Sequence[ArrayLike] | None
 Key = str | int

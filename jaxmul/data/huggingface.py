@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxmul import _article
+from jaxmul._dataset import Dataset
 from jaxmul.data import _probe, sources
-from jaxmul.data.dataset import Dataset
 
 if TYPE_CHECKING:
   import datasets

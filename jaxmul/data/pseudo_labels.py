@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike
 
 from jaxmul import _check, _scoring
 from jaxmul._arrays import Inputs
+from jaxmul._dataset import Dataset
 from jaxmul._kmeans import kmeans
 from jaxmul._ties import scattered
 from jaxmul.binding import Network, as_network
-from jaxmul.data.dataset import Dataset
 
 _NO_LABEL = -1  # of an example that has none yet
 _RIDGE = 0.01  # of the mean square of a feature: ours, never tuned

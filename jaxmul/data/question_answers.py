@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul.data.dataset import Dataset
+from jaxmul._dataset import Dataset
 
 
 def questions(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxmul import _check
-from jaxmul.data.dataset import Dataset
+from jaxmul._dataset import Dataset
 
 
 def forget_class(dataset: Dataset, label: int) -> np.ndarray:

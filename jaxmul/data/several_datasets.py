@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxmul import _arrays
-from jaxmul.data.dataset import Dataset
+from jaxmul._dataset import Dataset
 
 
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _article
+from jaxmul._dataset import Dataset
 from jaxmul._paths import local
 from jaxmul._progress import shown
-from jaxmul.data.dataset import Dataset
 
 MAX_BYTES = 16 << 30
 """The most that a source unpacks: a small file can claim to hold terabytes."""

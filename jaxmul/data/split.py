@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from jaxmul import _check
+from jaxmul._dataset import Dataset
 from jaxmul._ids import check_ids
-from jaxmul.data.dataset import Dataset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

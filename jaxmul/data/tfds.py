@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxmul._dataset import Dataset
 from jaxmul.data import _probe, sources
-from jaxmul.data.dataset import Dataset
 
 
 def from_tfds(

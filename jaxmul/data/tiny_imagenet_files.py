@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from jaxmul._dataset import Dataset
 from jaxmul._paths import local
 from jaxmul.data import sources
-from jaxmul.data.dataset import Dataset
 
 _EACH = 500  # training images a class
 _FIRST_VAL = 100_000

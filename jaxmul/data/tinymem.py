@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check
-from jaxmul.data.dataset import Dataset
+from jaxmul._dataset import Dataset
 
 Rule = Literal["add", "multiply", "exponentiate", "power"]
 START, END, SPACE, PAD = 10, 11, 12, 13

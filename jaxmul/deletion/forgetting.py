@@ -20,9 +20,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from jaxmul import _check, memorization, rum, train
+from jaxmul._dataset import Dataset
 from jaxmul._paths import local
 from jaxmul.binding import Network
-from jaxmul.data.dataset import Dataset
 from jaxmul.deletion import evidence_and_cost as levels
 from jaxmul.deletion import sealed_record
 from jaxmul.deletion.given import refuse_other

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _article, _check, models, train
+from jaxmul._dataset import Dataset
 from jaxmul.binding import Network
-from jaxmul.data.dataset import Dataset
 
 
 def refuse_other(dataset: Any, recipe: Any, key: Any, caller: str) -> None:

@@ -16,11 +16,11 @@ import jax
 import numpy as np
 
 from jaxmul import _check, _settings, memorization, models, rum, train
+from jaxmul._dataset import Dataset
 from jaxmul._identity import digest, versions
 from jaxmul._paths import local
 from jaxmul._ties import scattered
 from jaxmul.binding import Network
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.deletion import evidence_and_cost as evidence
 from jaxmul.deletion.forgetting import affordable, chosen

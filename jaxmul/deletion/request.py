@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from jaxmul import memorization, proxies, retraining, rum, train
+from jaxmul._dataset import Dataset
 from jaxmul._ids import rows_of
 from jaxmul.binding import Network, as_network, refuse_own_loss
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.documents import SHINGLE, near_duplicates
 from jaxmul.data.split import Heldout, Split, cut_heldout
 from jaxmul.deletion.given import ids_of, refuse_other_network

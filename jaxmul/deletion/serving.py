@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from jaxmul import _article, _check, proxies, rum
+from jaxmul._dataset import Dataset
 from jaxmul._identity import digest
 from jaxmul._paths import local
 from jaxmul.binding import Network, as_network
-from jaxmul.data.dataset import Dataset
 from jaxmul.deletion import sealed_record
 from jaxmul.deletion.given import (
   ids_of,

@@ -27,12 +27,12 @@ import numpy as np
 from jaxmul import _arrays, _check, _scoring, losses, models
 from jaxmul._attribution import Attribution, refuse_not_finite
 from jaxmul._blocks import map_blocks
+from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._examples import Examples, examples_of, sum_blocks
 from jaxmul._gradients import rows_at_a_time
 from jaxmul._kronecker import Bases, bases_of, kernels_of
 from jaxmul._progress import shown
 from jaxmul.binding import Network, losses_of, refuse_batch_stats, refuse_own_loss
-from jaxmul.data.dataset import Dataset, as_inputs
 
 _BLOCK = 256
 

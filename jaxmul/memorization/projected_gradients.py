@@ -23,10 +23,10 @@ from jax import lax
 from jaxmul import _arrays, _article, _check, _scoring, losses
 from jaxmul._attribution import Attribution, refuse_not_finite
 from jaxmul._blocks import map_blocks
+from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._gradients import rows_at_a_time, trained
 from jaxmul._progress import shown
 from jaxmul.binding import Network, refuse_batch_stats, refuse_own_loss
-from jaxmul.data.dataset import Dataset, as_inputs
 
 _SIGNS = 2**24  # numbers of the projection that exist at a time
 _LEAST = 1e-12  # share of the largest eigenvalue of ΦᵀΦ that float32 features can resolve

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxmul import _arrays, _article
+from jaxmul._dataset import Dataset
 from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
-from jaxmul.data.dataset import Dataset
 
 
 def probabilities(values: npt.ArrayLike, caller: str, name: str) -> np.ndarray:

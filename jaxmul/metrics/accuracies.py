@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import losses
+from jaxmul._dataset import Dataset
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.metrics._given import refuse_diverged
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from jaxmul import models
+from jaxmul._dataset import Dataset
 from jaxmul._progress import shown
 from jaxmul.binding import Network
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.metrics.oracle.ensembles import original
 from jaxmul.metrics.oracle.model_outputs import Outputs, outputs

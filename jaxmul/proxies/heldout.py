@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, _steps, losses, train
+from jaxmul._dataset import Dataset
 from jaxmul._examples import examples_of
 from jaxmul.binding import (
   ApplyFn,
@@ -22,7 +23,6 @@ from jaxmul.binding import (
   refuse_untrainable,
   warn_without_train_fn,
 )
-from jaxmul.data.dataset import Dataset
 from jaxmul.proxies.outputs import Batch
 
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from jaxmul import _arrays, _check, _scoring, _sharding, models
 from jaxmul._blocks import small_blocks
+from jaxmul._dataset import Dataset
 from jaxmul._examples import examples_of
 from jaxmul._kronecker import Bases, bases_of, kernels_of
 from jaxmul.binding import ApplyFn, Network, losses_of, refuse_batch_stats
-from jaxmul.data.dataset import Dataset
 from jaxmul.proxies.outputs import Batch, checked
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check, losses
+from jaxmul._dataset import Dataset
 from jaxmul.binding import ApplyFn, refuse_own_loss
-from jaxmul.data.dataset import Dataset
 from jaxmul.proxies.outputs import Batch, checked
 
 

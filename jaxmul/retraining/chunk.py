@@ -19,9 +19,9 @@ import numpy as np
 
 from jaxmul import _identity, _settings, losses
 from jaxmul._blocks import map_blocks
+from jaxmul._dataset import as_inputs
 from jaxmul._examples import Examples, examples_of
 from jaxmul.binding import Network, losses_of
-from jaxmul.data.dataset import as_inputs
 from jaxmul.retraining.leave_out_schedule import (
   Learner,
   Schedule,

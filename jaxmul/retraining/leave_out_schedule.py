@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _article, _check, _identity, _settings
+from jaxmul._dataset import Dataset
 from jaxmul.binding import Network, refuse_own_loss
-from jaxmul.data.dataset import Dataset
 from jaxmul.train import Learner, Recipe, check_labels
 
 Target = Literal["correct", "confidence", "log_odds", "logits"]

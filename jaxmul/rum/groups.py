@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check
+from jaxmul._dataset import Dataset
 from jaxmul._ids import check_ids, find
 from jaxmul._kmeans import kmeans
 from jaxmul._ties import SOFT_DECIMALS, TIES, scattered
-from jaxmul.data.dataset import Dataset
 
 
 class Selection(NamedTuple):

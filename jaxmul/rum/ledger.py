@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check, checkpoint
+from jaxmul._dataset import Dataset
 from jaxmul._files import write_atomic
 from jaxmul._ids import check_ids
 from jaxmul._paths import local
 from jaxmul.binding import Network, as_network
-from jaxmul.data.dataset import Dataset
 from jaxmul.rum.groups import by_cuts, copies_together, refine
 from jaxmul.rum.meta import Kept, Work, chained, params_hash
 from jaxmul.rum.plan import Plan, refuse_no_plan, without_empty

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check, _settings, checkpoint, metrics
+from jaxmul._dataset import Dataset
 from jaxmul._identity import describe_functions, digest, tree_digest, versions
 from jaxmul._paths import local
 from jaxmul.binding import Network, as_network, refuse_own_loss
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.rum.plan import Plan, Step, refuse_no_plan
 

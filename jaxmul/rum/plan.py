@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from jaxmul import _article, _check, unlearn
+from jaxmul._dataset import Dataset
 from jaxmul.binding import Network
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.unlearn.unlearner import refuse_uncalled
 

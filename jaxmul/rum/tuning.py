@@ -28,10 +28,10 @@ import jax
 import numpy as np
 
 from jaxmul import _article, _check, metrics, unlearn
+from jaxmul._dataset import Dataset
 from jaxmul._ids import find
 from jaxmul._progress import stages
 from jaxmul.binding import Network, as_network, refuse_own_loss
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.memorization import Estimate
 from jaxmul.rum.groups import class_counts

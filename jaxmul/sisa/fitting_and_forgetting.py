@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _article, _check, train
+from jaxmul._dataset import Dataset
 from jaxmul._paths import local
 from jaxmul.binding import refuse_own_loss, warn_without_train_fn
-from jaxmul.data.dataset import Dataset
 from jaxmul.sisa.ensemble import Ensemble, left_without
 from jaxmul.sisa.shard_training import Work, refuse_few
 from jaxmul.sisa.shards_and_slices import epochs_of, passes_over, places_of

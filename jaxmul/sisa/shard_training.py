@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import train
+from jaxmul._dataset import Dataset
 from jaxmul._examples import Examples, examples_of
 from jaxmul.binding import Network, refuse_lone_rows
-from jaxmul.data.dataset import Dataset
 from jaxmul.sisa.ensemble import Shard
 from jaxmul.sisa.shards_and_slices import epochs_of
 from jaxmul.sisa.slice_checkpoints import Checkpoints, names_of

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from jaxmul import _identity
+from jaxmul._dataset import Dataset
 from jaxmul._ties import scattered
-from jaxmul.data.dataset import Dataset
 
 
 def places_of(

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _identity, _settings
+from jaxmul._dataset import Dataset
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._steps import Carry
-from jaxmul.data.dataset import Dataset
 from jaxmul.train import Recipe
 
 _NAME = re.compile(r"\.?shard\d+-slice\d+-[0-9a-f]{16}\.npz(\..*\.tmp)?")

@@ -17,9 +17,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxmul import _sharding, unlearn
+from jaxmul._dataset import Dataset
 from jaxmul._gradients import per_example
 from jaxmul.binding import Network
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.unlearn.unlearner import apply_increments
 

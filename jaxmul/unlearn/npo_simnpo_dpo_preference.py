@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _article, _check, losses
+from jaxmul._dataset import Dataset
 from jaxmul._examples import Batch, Examples, examples_of
 from jaxmul._ids import find
 from jaxmul.binding import Network
-from jaxmul.data.dataset import Dataset
 from jaxmul.unlearn._weighing import Keep, Weights, weighed
 from jaxmul.unlearn._whole import is_member, map_members
 from jaxmul.unlearn.objective import Turn, adamw, train_logits

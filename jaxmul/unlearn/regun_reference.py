@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul import _check, losses
+from jaxmul._dataset import Dataset
 from jaxmul.binding import Network
-from jaxmul.data.dataset import Dataset
 from jaxmul.unlearn._class_only import refuse_positions
 from jaxmul.unlearn._teachers import divergence
 from jaxmul.unlearn._whole import is_member

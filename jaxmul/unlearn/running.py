@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _arrays, _check, _sharding
+from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._examples import examples_of
 from jaxmul.binding import (
   Network,
@@ -17,7 +18,6 @@ from jaxmul.binding import (
   refuse_untrainable,
   warn_without_train_fn,
 )
-from jaxmul.data.dataset import Dataset, as_inputs
 from jaxmul.data.split import Split
 from jaxmul.train import Learner, Recipe, fit
 from jaxmul.unlearn._passes import Sets, Walk, counts, walk_over

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.evaluate import Config, batch_norm_changed, main, read_models, split_of
 from experiments.setting import cut, recipe_of
-from jaxmul import checkpoint, data, models, train
+from jaxmul import checkpoint, data, losses, models, train
 from jaxmul.metrics import find
 from jaxmul.metrics.figures import read
 from jaxmul.metrics.oracle import Outputs
@@ -140,8 +140,8 @@ def test_a_checkpoint_of_a_gpt_is_read_and_logits_are_refused_for_text(text, tmp
   outputs = read_models(paths, recipe, dataset, split.forget)
   assert (len(outputs), outputs.logits) == (3, None)
   few = dataset.take(split.forget)
-  losses = train.losses.cross_entropy(network(few.batch()[0]), few.batch()[1])
-  np.testing.assert_allclose(outputs.probability[0], np.exp(-losses), rtol=1e-4)
+  ours = losses.cross_entropy(network(few.batch()[0]), few.batch()[1])
+  np.testing.assert_allclose(outputs.probability[0], np.exp(-ours), rtol=1e-4)
   labels = np.zeros(len(split.forget), int)
   Outputs.of_logits(split.forget, labels, np.zeros((1, len(labels), 5))).save(tmp_path / "of.npz")
   with pytest.raises(ValueError, match=r"of.npz holds logits, of one label each, but labels of"):

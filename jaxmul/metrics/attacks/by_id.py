@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxmul import losses
+from jaxmul._dataset import Dataset
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
-from jaxmul.data.dataset import Dataset
 from jaxmul.metrics._given import refuse_diverged, refuse_positions
 from jaxmul.metrics.attacks.rates_with_intervals import Rates, best_threshold, rates
 from jaxmul.metrics.attacks.svc_attacks import refuse_unequal, svc

@@ -8,7 +8,7 @@ tell more than those of members beside other examples.
 
 import numpy as np
 
-from jaxmul.data.dataset import Dataset
+from jaxmul._dataset import Dataset
 
 _BLOCK_NUMBERS = 2**22
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check, losses
+from jaxmul._dataset import Dataset
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.documents import after_prompt
 from jaxmul.metrics._given import network_of_text, refuse_diverged
 from jaxmul.metrics.accuracies import correct_of

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from jaxmul import _check, models
+from jaxmul._dataset import Dataset
 from jaxmul._paths import local
 from jaxmul.binding import refuse_own_loss
-from jaxmul.data.dataset import Dataset
 from jaxmul.data.split import Split
 from jaxmul.metrics.oracle.model_outputs import Outputs, outputs_of
 from jaxmul.retraining.executors import Executor

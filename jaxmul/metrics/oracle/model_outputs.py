@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxmul import losses
+from jaxmul._dataset import Dataset
 from jaxmul._files import npz, write_atomic
 from jaxmul._ids import check_ids, find, rows_of
 from jaxmul._paths import local
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network
-from jaxmul.data.dataset import Dataset
 from jaxmul.metrics.outputs import log_odds, logits_of
 from jaxmul.retraining.chunk import Chunk
 from jaxmul.retraining.leave_out_schedule import Schedule

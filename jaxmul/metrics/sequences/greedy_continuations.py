@@ -12,9 +12,9 @@ import numpy as np
 from jax import lax
 
 from jaxmul import losses
+from jaxmul._dataset import Dataset
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network
-from jaxmul.data.dataset import Dataset
 from jaxmul.metrics._given import network_of_text, refuse_diverged, refuse_other_than_tokens
 
 _DIVERGED = -2

@@ -14,8 +14,8 @@ import optax
 from numpy.typing import ArrayLike
 
 from jaxmul import _check
+from jaxmul._dataset import Dataset
 from jaxmul.binding import Network, losses_of, refuse_untrainable
-from jaxmul.data.dataset import Dataset
 from jaxmul.metrics._given import network_of_text, refuse_other_than_tokens
 from jaxmul.metrics.intervals import Interval
 from jaxmul.metrics.sequences.greedy_continuations import continuations

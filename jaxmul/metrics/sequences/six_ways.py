@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 from jaxmul import _article, losses
+from jaxmul._dataset import Dataset
 from jaxmul._scoring import score
 from jaxmul.binding import Network
-from jaxmul.data.dataset import Dataset
 from jaxmul.metrics._given import network_of_text, refuse_diverged, refuse_other_than_tokens
 from jaxmul.metrics.accuracies import correct_of
 from jaxmul.metrics.figures import Figure

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import losses
+from jaxmul._dataset import Dataset
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network
-from jaxmul.data.dataset import Dataset
 from jaxmul.metrics._given import network_of_text, refuse_diverged
 
 
