@@ -39,7 +39,9 @@ class Config(setting.Flags):
     until_width: stop when the median width of the interval, over the examples with |memorization|
       of at least 0.1 (at least 50 of them), is at most this.
     influence: keep what each model says of the held-out and test examples, for influence.
-    active: spend the second half of the models where the intervals are widest.
+    active: spend the second half of the models on the uncertain examples.
+    strategy: which those are, with --active: of the widest intervals, or drawn by weights that are
+      learned (sleeping_experts).
     executor: who trains; auto is processes on CPU, devices elsewhere.
     part: compute only this part of the chunks, such as 3/16, into the shared folder.
     distributed: one JAX job of several processes; on Slurm, MPI and TPU pods it finds the others.
@@ -51,6 +53,7 @@ class Config(setting.Flags):
   until_width: float | None = None
   influence: bool = False
   active: bool = False
+  strategy: Literal["widest", "sleeping_experts"] = "widest"
   executor: Literal["auto", "serial", "processes", "devices", "ray"] = "auto"
   part: str | None = None
   distributed: bool = False
@@ -61,6 +64,8 @@ class Config(setting.Flags):
       raise ValueError(
         "--active chooses its own models: leave out --influence, --part and --until-width."
       )
+    if self.strategy != "widest" and not self.active:
+      raise ValueError(f"--strategy {self.strategy} chooses for --active: say both.")
     if self.until_width is not None and (self.part or self.distributed):
       raise ValueError("--until-width needs all chunks: leave out --part and --distributed.")
     check_part(self.part, self.distributed)
@@ -97,7 +102,9 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
     compute_part(schedule, store, executor, config.part)
     return
   if config.active:
-    estimate = memorization.active(schedule, store=store, executor=executor)
+    estimate = memorization.active(
+      schedule, strategy=config.strategy, store=store, executor=executor
+    )
   else:
     estimate = memorization.estimate(
       schedule, until_width=config.until_width, store=store, executor=executor

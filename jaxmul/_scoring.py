@@ -66,7 +66,7 @@ def score(
     )
   if not len(dataset):
     raise ValueError("score got an empty data set. Pass at least one example.")
-  _check.at_least("score", 1, batch_size=batch_size)
+  _check.count(batch_size, "batch_size", "score")
   network = as_network(params, apply_fn, "score")
   if not isinstance(proxy, jax.tree_util.Partial):
     proxy = jax.tree_util.Partial(proxy)

@@ -52,8 +52,10 @@ def refuse_dear(plan: rum.Plan, request: Request) -> None:
 
 def cheaper(request: Request) -> str:
   """Returns why retraining is the better answer."""
+  count = len(request.groups)
+  groups = "one group" if count == 1 else f"{count} groups"
   return (
-    f"forget: a plan for {len(request.groups)} groups takes as much as retraining, which is "
+    f"forget: a plan for {groups} takes as much as retraining, which is "
     f"{request.recipe.epochs} epochs on {len(request.split.retain)} examples and exact. Retrain: "
     "unlearn.retrain(recipe, dataset, split, key)."
   )

@@ -10,9 +10,20 @@ from jaxmul._dataset import Dataset
 from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
 
 
+def numbers(values: npt.ArrayLike, caller: str, name: str) -> np.ndarray:
+  """Returns an array of numbers as float64, whatever its shape."""
+  try:
+    return np.asarray(values, dtype=np.float64)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f"{caller} needs {name} as an array of numbers, got {_article.of(values)}. Where there are "
+      "several, stack them: np.stack(list_of_arrays)."
+    ) from error
+
+
 def probabilities(values: npt.ArrayLike, caller: str, name: str) -> np.ndarray:
   """Returns p_y of any shape, all in [0, 1]."""
-  p = np.asarray(values, dtype=np.float64)
+  p = numbers(values, caller, name)
   outside = np.argwhere(~((p >= 0) & (p <= 1)))
   if len(outside):
     place = outside[0].tolist()
@@ -27,7 +38,7 @@ def probabilities(values: npt.ArrayLike, caller: str, name: str) -> np.ndarray:
 
 def of_models(values: npt.ArrayLike, caller: str, name: str) -> np.ndarray:
   """Returns one number of each model and example, [K, n], none of them NaN."""
-  array = np.asarray(values, dtype=np.float64)
+  array = numbers(values, caller, name)
   if array.ndim != 2 or not array.size:
     raise ValueError(f"{caller} needs {name} [K, n], not empty, got shape {array.shape}.")
   missing = int(np.isnan(array).sum())

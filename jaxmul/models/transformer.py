@@ -301,6 +301,8 @@ def gpt(
 def checked(model: GPT, caller: str) -> GPT:
   """Returns a model whose fields fit together, or raises ValueError."""
   width, heads, layout = model.width, model.heads, model.layout
+  for name in ("num_classes", "length", "width", "depth", "heads"):
+    _check.count(getattr(model, name), name, caller)
   if width % heads:
     raise ValueError(f"{caller} got width={width} and heads={heads}; heads must divide the width.")
   if model.positions not in typing.get_args(Positions):

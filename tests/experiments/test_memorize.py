@@ -110,6 +110,7 @@ def test_parts_make_a_whole(whole, tmp_path, capsys, monkeypatch):
   [
     ({"part": "3/2"}, "--part 3/2: write the part and their number, such as 3/16."),
     ({"active": True, "part": "1/2"}, "--active chooses its own models"),
+    ({"strategy": "sleeping_experts"}, "--strategy sleeping_experts chooses for --active"),
     ({"part": "1/2", "until_width": 0.2}, "--until-width needs all chunks"),
     ({"part": "1/2", "distributed": True}, "--part and --distributed both"),
   ],

@@ -263,6 +263,8 @@ def scored(inputs, labels):
 @pytest.mark.parametrize(
   ("call", "says"),
   [
+    (lambda: models.gpt("a"), "gpt got num_classes='a', must be an integer of at least 1"),
+    (lambda: models.gpt(heads=0), "gpt got heads=0, must be an integer of at least 1"),
     (lambda: models.gpt(width=10, heads=4), "width=10 and heads=4; heads must divide"),
     (
       lambda: models.gpt(activation="tanh"),

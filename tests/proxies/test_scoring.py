@@ -171,8 +171,10 @@ def test_scores_follow_the_ids():
 def test_impossible_calls_are_refused():
   with one_line("score got an empty data set"):
     proxies.score(proxies.loss, network(), data(0))
-  with one_line("batch_size=0, must be at least 1"):
+  with one_line("batch_size=0, must be an integer of at least 1"):
     proxies.score(proxies.loss, network(), data(3), batch_size=0)
+  with one_line(r"batch_size=2\.5, must be an integer"):
+    proxies.score(proxies.loss, network(), data(3), batch_size=2.5)
   with one_line(r"score got label 3, outside \[0, 3\)"):
     proxies.score(proxies.loss, network(), Dataset(np.zeros((1, INPUTS)), np.array([3])))
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from jaxmul import _check
 from jaxmul._dataset import Dataset
 from jaxmul.binding import Network, losses_of, refuse_untrainable
-from jaxmul.metrics._given import network_of_text, refuse_other_than_tokens
+from jaxmul.metrics._given import network_of_text, numbers, refuse_other_than_tokens
 from jaxmul.metrics.intervals import Interval
 from jaxmul.metrics.sequences.greedy_continuations import continuations
 from jaxmul.metrics.sequences.rouge_scores import rouge_l
@@ -104,14 +104,14 @@ def steps_until(curve: ArrayLike, level: float) -> Interval:
     >>> steps_until([[0.0, 0.1], [0.3, 0.5], [0.9, 1.0]], 0.4)
     Interval(mean=1.0, low=1.0, high=2.0)
   """
-  values = np.asarray(curve, np.float64)
+  values = numbers(curve, "steps_until", "curve [steps + 1, n]")
   if values.ndim != 2 or not values.size or np.isnan(values[0]).any():
     raise ValueError(
       f"steps_until needs a curve [steps + 1, n], got {list(values.shape)}"
       f"{' that begins with NaN' if values.ndim == 2 and values.size else ''}. See relearned."
     )
-  if not 0 < level <= 1:
-    raise ValueError(f"steps_until got level={level}, must be in (0, 1].")
+  _check.above("steps_until", 0, level=level)
+  _check.in_range("steps_until", 0, 1, level=level)
   count = values.shape[1]
   rng = np.random.default_rng(0)
   drawn = rng.multinomial(count, np.full(count, 1 / count), _RESAMPLES) / count

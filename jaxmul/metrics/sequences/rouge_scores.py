@@ -8,12 +8,12 @@ References:
   takes without its stemmer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul import losses
+from jaxmul import _article, losses
 
 
 def rouge_l(continuations: ArrayLike, labels: ArrayLike) -> np.ndarray:
@@ -68,6 +68,11 @@ def rouge_l_of_texts(continuations: Sequence[str], texts: Sequence[str]) -> np.n
     ImportError: `rouge-score` is not installed.
     ValueError: there are not as many of each, or they are no strings.
   """
+  for several in (continuations, texts):
+    if isinstance(several, str) or not isinstance(several, Iterable):
+      raise ValueError(
+        f"rouge_l_of_texts needs lists of strings, got {_article.of(several)}. One text is [text]."
+      )
   made, true = list(continuations), list(texts)
   if len(made) != len(true) or not all(isinstance(text, str) for text in (*made, *true)):
     raise ValueError(

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul.metrics._given import of_both
+from jaxmul.metrics._given import numbers, of_both
 from jaxmul.metrics.figures import EXAMPLES, RATE, Figure, over_seeds, with_interval
 from jaxmul.metrics.intervals import over_examples
 
@@ -41,8 +41,11 @@ def beside_retrained(
     >>> figures[2].note
     '95 % bootstrap over examples; over-forgetting'
   """
-  both = np.atleast_2d(unlearned), np.atleast_2d(retrained)
-  ours, theirs = of_both(both[0], both[1], "beside_retrained")
+  both = {"unlearned": unlearned, "retrained": retrained}
+  ours, theirs = (
+    np.atleast_2d(numbers(scores, "beside_retrained", name)) for name, scores in both.items()
+  )
+  ours, theirs = of_both(ours, theirs, "beside_retrained")
   for scores in (ours, theirs):
     outside = scores[(scores < 0) | (scores > 1)]
     if len(outside):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul.metrics._given import of_models
+from jaxmul.metrics._given import numbers, of_models
 from jaxmul.metrics.figures import Figure
 
 
@@ -37,7 +37,8 @@ def truth_ratio(right_loss: ArrayLike, wrong_losses: ArrayLike) -> np.ndarray:
     >>> truth_ratio([0.0, 1.0], [[np.log(2), np.log(8)], [1.0, 1.0]]).round(3).tolist()
     [0.25, 1.0]
   """
-  right, wrong = np.asarray(right_loss, np.float64), np.asarray(wrong_losses, np.float64)
+  right = numbers(right_loss, "truth_ratio", "right_loss [n]")
+  wrong = numbers(wrong_losses, "truth_ratio", "wrong_losses [n, k]")
   if wrong.ndim == 1:
     wrong = wrong[:, None]
   if right.ndim != 1 or wrong.ndim != 2 or len(right) != len(wrong) or not wrong.size:
@@ -80,9 +81,9 @@ def forget_quality(unlearned: ArrayLike, retrained: ArrayLike) -> Figure:
     >>> round(figure.value, 3)
     1.0
   """
+  asked = ("forget_quality", "truth ratios")
   ours, theirs = (
-    of_models(np.asarray(values, np.float64)[None], "forget_quality", "truth ratios")[0]
-    for values in (unlearned, retrained)
+    of_models(numbers(values, *asked)[None], *asked)[0] for values in (unlearned, retrained)
   )
   from scipy.stats import ks_2samp
 
