@@ -110,8 +110,9 @@ def steps_until(curve: ArrayLike, level: float) -> Interval:
       f"steps_until needs a curve [steps + 1, n], got {list(values.shape)}"
       f"{' that begins with NaN' if values.ndim == 2 and values.size else ''}. See relearned."
     )
-  _check.above("steps_until", 0, level=level)
-  _check.in_range("steps_until", 0, 1, level=level)
+  _check.at_least("steps_until", 0, level=level)
+  if not 0 < level <= 1:
+    raise ValueError(f"steps_until got level={level}, must be in (0, 1].")
   count = values.shape[1]
   rng = np.random.default_rng(0)
   drawn = rng.multinomial(count, np.full(count, 1 / count), _RESAMPLES) / count
