@@ -32,8 +32,9 @@ def fit(
   that of `train.fit` on the ids of the shard, whose initial params must not depend on the inputs.
   An epoch passes over its slice and all slices before it; there are so many epochs for each slice
   that the passes over examples are about as many as without slices. The rate follows the recipe's
-  schedule over all of them, and the optimizer and a weighting keep their state from slice to slice:
-  both are ours, and told by neither the authors' code nor the abstract, which is what we read.
+  schedule over all of them, and the optimizer and a weighting keep their state from slice to slice
+  and in checkpoints. Both are ours: in the authors' code the rate is constant, and a checkpoint
+  holds weights alone. Of the paper we read the abstract.
 
   Args:
     recipe: of each network. Its epochs are those without slices.

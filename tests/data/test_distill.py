@@ -48,12 +48,13 @@ def test_the_loss_of_a_class_by_hand():
   np.testing.assert_allclose(loss, sum((total[0] - total[1]) ** 2), rtol=1e-5)
 
 
-def test_random_convolutions_by_hand():
+@pytest.mark.parametrize(("size", "times"), [((9, 8), 2), ((17, 16), 3)])
+def test_random_convolutions_by_hand(size, times):
   """Every sum is a loop: convolution with zeros around, normalization, ReLU, means of windows."""
-  images = RNG.normal(size=(2, 9, 8, 3)).astype(np.float32)
+  images = RNG.normal(size=(2, *size, 3)).astype(np.float32)
   features = convolutions(KEY, jnp.asarray(images))
   maps = np.float64(images)
-  for key in jax.random.split(KEY, 3)[:2]:  # then 2 × 2 pixels are left
+  for key in jax.random.split(KEY, 3)[:times]:  # then 2 × 2 pixels are left
     _, height, width, channels = maps.shape
     kernel = np.float64(jax.random.normal(key, (9 * channels, 32))) * np.sqrt(2 / (9 * channels))
     kernel = kernel.reshape(3, 3, channels, 32)
@@ -91,6 +92,67 @@ def test_inputs_begin_as_draws_with_the_mean_and_covariance_of_the_class():
   np.testing.assert_allclose(np.cov(draws.T), np.cov(x.T, bias=True), rtol=0.1)
 
 
+def test_one_step_by_hand():
+  """Draws, the loss under one random matrix and Adam's first step, whose size is its rate."""
+  points = RNG.integers(0, 2, (52, 4)).astype(np.float32)
+  points[20:23] = 9  # not distilled
+  ids = np.delete(np.arange(52), [20, 21, 22])
+  results, learn = [], matching._learned
+
+  def matrix(key, x):
+    return x @ jax.random.normal(key, (4, 3))
+
+  def kept(*given):
+    results.append(learn(*given))
+    return results[-1]
+
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(matching, "_learned", kept)
+    small = distill(Dataset(points, LABELS), 2, KEY, ids=ids, embed=matrix, steps=1)
+  _, draw_key, step_key = jax.random.split(KEY, 3)
+  start = np.zeros((3, 2, 4))
+  for place, (label, key) in enumerate(zip((0, 1, 3), jax.random.split(draw_key, 3), strict=True)):
+    rows = [row for row in ids if LABELS[row] == label]
+    mean = points[rows].mean(0)
+    start[place] = mean
+    for row in rows:
+      shares = jax.random.normal(jax.random.fold_in(key, int(np.sum(ids < row))), (2,))
+      start[place] += np.outer(shares, points[row] - mean) / np.sqrt(len(rows))
+  assert (start < 0).any()
+  assert (start > 1).any()
+  start = np.clip(start, 0, 1)
+  kernel = jax.random.normal(jax.random.split(jax.random.fold_in(step_key, 0))[0], (4, 3))
+  loss, after = 0, np.zeros_like(start)
+  for place, label in enumerate((0, 1, 3)):
+    real = points[[row for row in ids if LABELS[row] == label]].mean(0)
+    apart = (start[place].mean(0) - real) @ kernel
+    loss += sum(apart**2)
+    after[place] = np.clip(start[place] - 0.1 * start.std() * np.sign(kernel @ apart), 0, 1)
+  np.testing.assert_allclose(results[0][1], [loss], rtol=1e-4)
+  np.testing.assert_allclose(small.inputs, after.reshape(6, 4), atol=1e-5)
+
+
+def test_of_a_large_class_all_examples_are_met_in_any_order():
+  """More than a batch, sorted by what they hold."""
+  ramp = Dataset(np.arange(400, dtype=np.float32)[:, None] / 100, np.zeros(400, int))
+  small = distill(ramp, 4, KEY, embed=same)
+  np.testing.assert_allclose(small.inputs.mean(), ramp.inputs.mean(), atol=0.05)
+
+
+def test_what_is_learned_goes_with_the_scale_of_the_data():
+  small = distill(VECTORS, 3, KEY, steps=4)
+  large = distill(Dataset(1000 * VECTORS.inputs, LABELS, VECTORS.ids), 3, KEY, steps=4)
+  np.testing.assert_allclose(large.inputs, 1000 * small.inputs, rtol=1e-3, atol=1)
+
+
+def test_of_a_single_example_bytes_come_back_as_they_were():
+  every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+  one = Dataset(every, [0], num_classes=5)
+  small = distill(one, 1, KEY, embed=lambda key, x: jnp.zeros((len(x), 1)), steps=1)
+  np.testing.assert_array_equal(small.inputs, every)
+  assert small.num_classes == 5
+
+
 def test_where_features_are_the_inputs_the_mean_of_each_class_is_met():
   small = distill(VECTORS, 3, KEY, embed=same, steps=300)
   for label in (0, 1, 3):
@@ -111,6 +173,7 @@ def test_the_loss_on_images_falls_and_they_stay_bytes_within_the_range_of_the_da
   assert np.mean(losses[-5:]) < np.mean(losses[:5]) / 2
   assert small.inputs.shape == (6, 4, 5)
   assert small.inputs.dtype == np.uint8
+  assert np.abs(small.inputs - 255 * results[0][0].reshape(6, 4, 5)).max() < 0.501
   low, high = IMAGES.inputs.min(), IMAGES.inputs.max()
   assert small.inputs.min() >= low
   assert small.inputs.max() <= high
@@ -129,9 +192,8 @@ def test_each_step_has_a_network_of_its_own():
 
 
 def test_a_class_with_fewer_examples_gets_as_many_as_it_has():
-  small = distill(VECTORS, 3, KEY, steps=4)
-  assert small.labels.tolist() == [0] * 3 + [1] * 3 + [3] * 2
-  assert small.num_classes == 4
+  small = distill(VECTORS, 3, KEY, ids=np.delete(VECTORS.ids, np.arange(21, 50)), steps=4)
+  assert small.labels.tolist() == [0] * 3 + [1] + [3] * 2
   assert small.inputs.dtype == np.float32
 
 

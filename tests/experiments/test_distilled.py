@@ -1,10 +1,14 @@
 """What `experiments.distilled` compares, and its attack on sets of which the answer is known."""
 
+import types
+
+import jax
 import numpy as np
 import pytest
 
 from experiments import distilled
 from experiments.rows import Row
+from jaxmul import data, models, rum, train
 from jaxmul.metrics import Figure
 
 
@@ -15,9 +19,92 @@ def test_the_attack_is_blind_to_noise_and_sees_what_raises_the_own_score():
   blind = distilled.leak(noise, own, "nearest", "train")
   assert blind.low < 0.5 < blind.high
   assert blind.high - blind.low < 0.12
+  # Of two shards the scores of an example mirror one another: deviations of 1/√12 add up.
+  two = distilled.leak(noise[:2], own % 2, "nearest", "train")
+  assert two.high - two.low == pytest.approx(2 * 1.96 * 2 / np.sqrt(12 * 400), rel=0.15)
   seeing = distilled.leak(noise + 2 * (np.arange(4)[:, None] == own), own, "nearest", "train")
   assert seeing.low > 0.85
   assert (seeing.name, seeing.kind, seeing.part) == ("AUC", "nearest", "train")
+
+
+class Stub(distilled.Problem):
+  """Two features, three classes; a set is distilled to one of its own examples a class."""
+
+  def __init__(self):
+    rng = np.random.default_rng(1)
+    labels = np.arange(60) % 3
+    training = data.Dataset(rng.normal(size=(60, 2)), labels, rng.permutation(60) * 3)
+    forget, none = training.ids[:15], np.zeros(0, int)
+    mixed = {
+      "training": training,
+      "dataset": training,
+      "split": data.Split(forget, training.ids[15:]),
+      "key": jax.random.key(0),
+      "recipe": train.Recipe(models.mlp((3,), 3), epochs=1),
+      "heldout": data.Heldout(none, none, none),
+      "groups": rum.Selection(forget, forget, forget),
+      "oracles": None,
+    }
+    self.config, self.mixed = distilled.Config(shards=3), types.SimpleNamespace(**mixed)
+    self.asked, self.compiled = [], set()
+
+  def distilled(self, name, ids, key):
+    self.asked.append((name, ids, key))
+    own = self.mixed.training.take(ids)
+    rows = [np.flatnonzero(own.labels == label)[0] for label in range(3)]
+    return data.Dataset(own.inputs[rows], own.labels[rows], [1, 2, 4], num_classes=3), 0.0
+
+
+def test_each_shard_is_distilled_and_attacked_on_its_own(monkeypatch):
+  problem, given = Stub(), []
+  monkeypatch.setattr(distilled, "leak", lambda *what: given.append(what))
+  assert list(distilled.attacked(problem)) == ["distilled", "as many real", "the whole shard"]
+  training, forget = problem.mixed.training, problem.mixed.split.forget
+  names, shards, keys = zip(*problem.asked, strict=True)
+  assert sorted(np.concatenate(shards)) == sorted(training.ids)
+  assert len(set(names)) == len({str(jax.random.key_data(key)) for key in keys}) == 3
+  parts, copies = {"train": np.sort(training.ids), "forget": np.sort(forget)}, []
+  for scores, own, attack, part in given:
+    assert all(one in shards[shard] for one, shard in zip(parts[part], own, strict=True))
+    if attack == "nearest":
+      shard, place = np.nonzero(np.isclose(scores, 0, atol=1e-6))
+      np.testing.assert_array_equal(shard, own[place])
+      copies.append(len(place))
+  assert copies[::2] == [9, 9, 60]  # one a class and shard, one a class and shard, all
+  assert copies[5] == len(forget)
+
+
+def test_as_many_real_are_of_the_retain_set_and_of_each_class():
+  problem = Stub()
+  ids = problem.as_many(0)
+  (_, retain, _), split = problem.asked[0], problem.mixed.split
+  assert sorted(retain) == sorted(split.retain)
+  assert np.isin(ids, split.retain).all()
+  assert sorted(problem.mixed.training.take(ids).labels) == [0, 1, 2]
+
+
+def test_a_seed_works_on_what_its_row_says(monkeypatch):
+  monkeypatch.setattr(distilled, "Judge", lambda **_: lambda *_: [])
+  problem, given = Stub(), []
+  seed, training = distilled.Seed(problem, 0), problem.mixed.training
+
+  def run(chosen, original, dataset, split, key, **_):
+    given.append((dataset, split))
+    return original
+
+  monkeypatch.setattr(distilled.unlearn, "run", run)
+  real = training.take(problem.as_many(0))
+  retain = (training.take(problem.mixed.split.retain), seed.small, real)
+  for name, expected in zip(distilled.RETAIN, retain, strict=True):
+    seed.row("fine_tune", name)
+    dataset, split = given[-1]
+    np.testing.assert_array_equal(dataset.take(split.retain).inputs, expected.inputs)
+    forget = training.take(problem.mixed.split.forget)
+    np.testing.assert_array_equal(dataset.take(split.forget).inputs, forget.inputs)
+  monkeypatch.setattr(distilled.train, "fit", lambda recipe, dataset, key: given.append(dataset))
+  with pytest.raises(AttributeError):  # it has no network
+    seed.trained_row()
+  assert given[-1] is seed.small
 
 
 def test_the_tables():

@@ -18,6 +18,7 @@ from jaxmul.data import Dataset
 from jaxmul.sisa import shard_training as module
 from jaxmul.sisa.aggregation import mean_of, votes_of
 from jaxmul.sisa.shards_and_slices import epochs_of, places_of
+from jaxmul.sisa.slice_checkpoints import names_of
 from jaxmul.sisa.slice_training import dealt, order_of
 
 KEY = jax.random.key(5)
@@ -94,9 +95,25 @@ def test_a_network_with_a_training_mode_is_dealt_even_steps():
   of_all = ensemble.shards[0].network
   assert same((alone.params, alone.state), (of_all.params, of_all.state))
   inputs = TOY.batch()[0]
-  np.testing.assert_allclose(
-    jax.nn.softmax(ensemble.network(inputs)), jax.nn.softmax(alone(inputs)), rtol=1e-5
-  )
+  two = fitted(shards=2, slices=1, recipe=recipe)
+  for trained in (ensemble, two):
+    each = [jax.nn.softmax(shard.network(inputs)) for shard in trained.shards]
+    np.testing.assert_allclose(np.exp(trained.network(inputs)), np.mean(each, 0), rtol=1e-5)
+
+
+def test_running_means_go_on_from_slice_to_slice():
+  """Steps of all examples at rate 0: only the statistics move, by 1 % a step."""
+  recipe = train.Recipe(Normed(), epochs=3, batch_size=40, learning_rate=0.0)
+  (shard,) = fitted(shards=1, recipe=recipe).shards
+  dense, mean = shard.network.params["Dense_0"], np.zeros(4)
+  for at in (0, 1, 1, 2):
+    inputs = TOY.take(shard.ids[shard.slice_of <= at]).inputs
+    mean = 0.99 * mean + 0.01 * (inputs @ dense["kernel"] + dense["bias"]).mean(0)
+  mine = shard.network.state["batch_stats"]["BatchNorm_0"]["mean"]
+  np.testing.assert_allclose(mine, mean, rtol=1e-4, atol=1e-6)
+  module.refuse_few(shard.network, recipe, 0, np.array([0, 0, 1]), "fit")  # steps of 2 and 3
+  with pytest.raises(ValueError, match="a batch of 1 example"):
+    module.refuse_few(shard.network, recipe, 0, np.array([0, 1, 1]), "fit")
 
 
 def test_forgetting_is_training_on_the_rest_bit_for_bit(trained):
@@ -158,13 +175,27 @@ def layers(network):
   return [network.params[f"Dense_{at}"][name] for at in (0, 1) for name in ("kernel", "bias")]
 
 
-def test_training_by_hand():
+@dataclasses.dataclass(frozen=True)
+class Fading:
+  """A weighting of 1 / (1 + s) in step s."""
+
+  def init(self):
+    return jnp.zeros(())
+
+  def update(self, state, losses, mask):
+    del mask
+    return jnp.full(losses.shape, 1 / (1 + state)), state + 1
+
+
+@pytest.mark.parametrize("weighting", [None, Fading()])
+def test_training_by_hand(weighting):
   """One shard, three slices of 1, 2 and 1 epochs: SGD with momentum and decay, in NumPy."""
-  (shard,) = fitted(shards=1).shards
+  (shard,) = fitted(shards=1, recipe=dataclasses.replace(RECIPE, weighting=weighting)).shards
   init_key, order_key = jax.random.split(jax.random.fold_in(KEY, 0))
   network = models.init(RECIPE.model, init_key, jnp.zeros((1, 3)))
   weights = [np.asarray(leaf, float) for leaf in layers(network)]
   velocities = [np.zeros_like(leaf) for leaf in weights]
+  steps = 0
   for number, at in enumerate((0, 1, 1, 2)):
     part = TOY.take(shard.ids[shard.slice_of <= at])
     rate = 0.1 * 0.5 * (1 + np.cos(np.pi * number / 4))
@@ -174,8 +205,9 @@ def test_training_by_hand():
       gradients = gradient_by_hand(weights, part.inputs[rows], part.labels[rows])
       for leaf, velocity, gradient in zip(weights, velocities, gradients, strict=True):
         velocity *= 0.9
-        velocity += gradient + 5e-4 * leaf
+        velocity += (gradient if weighting is None else gradient / (1 + steps)) + 5e-4 * leaf
         leaf -= rate * velocity
+      steps += 1
   for mine, theirs in zip(layers(shard.network), weights, strict=True):
     np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
 
@@ -235,12 +267,24 @@ def test_networks_answer_with_the_mean_probability_or_by_vote():
 
   p = np.array([[[0.6, 0.4, 0.0]], [[0.6, 0.4, 0.0]], [[0.0, 0.9, 0.1]]]) + 1e-9
   apply_fn = network(np.log(p[0])).apply_fn
-  networks = [network(np.log(part)).replace(apply_fn=apply_fn) for part in p]
+  networks = [  # logits are log-probabilities up to a constant, of which nothing may depend
+    network(np.log(part) + shift).replace(apply_fn=apply_fn)
+    for part, shift in zip(p, (-2, 3, 0), strict=True)
+  ]
   together, one = mean_of(networks), jnp.ones((1, 1))
   np.testing.assert_allclose(np.exp(together(one)), p.mean(0), rtol=1e-5)
   assert together(one).argmax() == 1
   assert votes_of(networks, one).tolist() == [0]
   assert votes_of(networks[1:], one).tolist() == [1]  # one vote each, 1 the more probable
+
+
+def test_all_networks_of_an_ensemble_answer(trained):
+  inputs = (3 * RNG.normal(size=(400, 3))).astype(np.float32)
+  each = np.stack([jax.nn.softmax(shard.network(inputs)) for shard in trained.shards])
+  np.testing.assert_allclose(np.exp(trained.network(inputs)), each.mean(0), rtol=1e-5)
+  votes = (each.argmax(-1) == 1).sum(0) >= 2
+  np.testing.assert_array_equal(trained.vote(inputs), votes)
+  assert (votes != each.mean(0).argmax(-1)).any(), "the mean says the same"
 
 
 class Killed(Exception):
@@ -299,8 +343,12 @@ def test_a_damaged_checkpoint_is_computed_again(tmp_path, trained):
   damaged = bytearray(path.read_bytes())
   damaged[len(damaged) // 2] ^= 1
   path.write_bytes(damaged)
+  others = [tmp_path / name for shard in ensemble.shards for name in shard.files]
+  others.remove(path)
+  written = [other.stat().st_mtime_ns for other in others]
   with pytest.warns(UserWarning, match="is damaged and is computed again"):
     assert same(fitted(store=tmp_path).network, trained.network)
+  assert [other.stat().st_mtime_ns for other in others] == written
 
 
 def test_other_data_or_recipes_find_nothing(tmp_path):
@@ -316,12 +364,31 @@ def test_other_data_or_recipes_find_nothing(tmp_path):
     assert not first & {shard.files[0] for shard in other.shards}
 
 
-def test_slices_that_lose_all_of_their_examples_are_passed_over():
-  ensemble = fitted(shards=1)
+def test_files_are_named_by_all_that_decides_them(monkeypatch):
+  def names(recipe=RECIPE, key=KEY, parts=(TOY, TOY)):
+    return names_of(recipe, key, 0, parts)
+
+  first, last = names()
+  assert names() == (first, last)
+  few, other = TOY.take(TOY.ids[1:]), jax.random.key(6)
+  assert names(parts=(TOY, few))[0] == first
+  changed = [names(key=other), names(dataclasses.replace(RECIPE, momentum=0.8))]
+  changed += [names(parts=(few, TOY)), names(parts=(TOY,) * 3)]
+  with jax.default_matmul_precision("highest"):
+    changed.append(names())
+  monkeypatch.setattr("jaxmul._identity.versions", lambda: {"jax": "0.0"})
+  changed.append(names())
+  assert not {first, last} & {name for one in changed for name in one}
+  assert len({one[0] for one in changed}) == len(changed)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, train.Recipe(Normed(), epochs=3, batch_size=16)])
+def test_slices_that_lose_all_of_their_examples_are_passed_over(recipe):
+  ensemble = fitted(shards=1, recipe=recipe)
   (shard,) = ensemble.shards
   ids = shard.ids[shard.slice_of < 2]
   left = sisa.forget(ensemble, TOY, ids)
-  assert same(left.network, fitted(without(ids), shards=1).network)
+  assert same(left.network, fitted(without(ids), shards=1, recipe=recipe).network)
   assert np.isfinite(left.network(TOY.inputs)).all()
 
 
