@@ -21,6 +21,7 @@ NAMES = (
   "gpt2_size",
   "digests",
   "readiness",
+  "accelerator",
 )
 
 
