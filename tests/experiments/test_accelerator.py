@@ -72,7 +72,7 @@ def test_what_was_not_reached_is_named(monkeypatch):
   found = accelerator.measure(pairs=2, seconds=0.5)
   assert found["measured"] == {"mlp models, width 1": figure}
   assert found["machine"] == {"device_kind": "cpu"}
-  assert found["skipped"]["mlp models, width 2"] == "the 90 s were over"
+  assert found["skipped"]["mlp models, width 2"] == "the 160 s were over"
   names = {f"{one.family}, {one.name}" for one in accelerator.cases(quick=True)}
   assert {*found["measured"], *found["skipped"]} == names
   json.dumps(found)
