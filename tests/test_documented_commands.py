@@ -351,6 +351,8 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.bench proxies": benchmark,
   "python -m experiments.bench sequences": benchmark,
   "python -m experiments.bench gpt2_size": benchmark,
+  "python -m experiments.bench readiness": small("--quick"),
+  "python -m experiments.bench accelerator --json accelerator.json": small("--quick"),
   ".venv/bin/python -m pytest -m slow": slow_tests,
   f"{PAPER} cifar10 {CIFAR} --out runs/cifar10": preset,
   f"{PAPER} cifar100 {CIFAR} --out runs/cifar100": preset,

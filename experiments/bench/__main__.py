@@ -20,6 +20,8 @@ NAMES = (
   "sequences",
   "gpt2_size",
   "digests",
+  "readiness",
+  "accelerator",
 )
 
 

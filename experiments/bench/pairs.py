@@ -7,7 +7,7 @@ from collections.abc import Callable
 from jaxmul._progress import shown
 
 
-def per_call(work: Callable[[], None], seconds: float) -> float:
+def per_call(work: Callable[[], object], seconds: float) -> float:
   """Returns seconds of one call, from as many calls as fill at least `seconds`."""
   calls, start = 0, time.perf_counter()
   while True:

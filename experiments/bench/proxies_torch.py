@@ -42,14 +42,28 @@ def batch(inputs: jax.Array, labels: jax.Array) -> tuple[torch.Tensor, torch.Ten
 
 
 def fastest(
-  function: Callable[..., torch.Tensor], params: Params, inputs: jax.Array, labels: jax.Array
+  function: Callable[..., torch.Tensor],
+  params: Params,
+  inputs: jax.Array,
+  labels: jax.Array,
+  device: str = "cpu",
 ) -> Callable[[], torch.Tensor]:
-  """Returns a call of a proxy in the memory layout, of two, in which it takes less time."""
+  """Returns a call of a proxy in the memory layout, of two, in which it takes less time.
+
+  The call returns when the device has finished.
+  """
   timed = []
-  x, y = batch(inputs, labels)
+  x, y = (part.to(device) for part in batch(inputs, labels))
+
+  def finished(network, x):
+    scores = function(network, x, y)
+    if device != "cpu":
+      torch.cuda.synchronize()
+    return scores
+
   for layout in (torch.contiguous_format, torch.channels_last):
-    network = network_of(params).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-    call = functools.partial(function, network, x.contiguous(memory_format=layout), y)
+    network = network_of(params).to(device, memory_format=layout)  # pyright: ignore
+    call = functools.partial(finished, network, x.contiguous(memory_format=layout))
     timed.append((min(timeit.repeat(call, number=1, repeat=5)), call))
   return min(timed, key=lambda pair: pair[0])[1]
 
@@ -67,7 +81,7 @@ def grand(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def curvature(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
   """‖H v‖² [B] for one Rademacher direction v, by double backward."""
-  v = torch.randint(0, 2, x.shape[1:]).float().mul(2).sub(1).expand_as(x)
+  v = torch.randint(0, 2, x.shape[1:], device=x.device).float().mul(2).sub(1).expand_as(x)
   x = x.detach().requires_grad_()
   (g,) = torch.autograd.grad(F.cross_entropy(network(x), y, reduction="sum"), x, create_graph=True)
   (product,) = torch.autograd.grad(g, x, grad_outputs=v)

@@ -63,11 +63,11 @@ def cnn() -> nn.Module:
   return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
-def loop(training: Training, threads: int) -> Callable[[int], object]:
-  """Returns `train(number)`, which trains one model and predicts all n examples."""
+def loop(training: Training, threads: int, device: str = "cpu") -> Callable[[int], object]:
+  """Returns `train(number)`, which trains one model on a device and predicts all n examples."""
   torch.set_num_threads(threads)
-  inputs = torch.from_numpy(training.images).float() / 255
-  labels = torch.from_numpy(training.labels).long()
+  inputs = torch.from_numpy(training.images).to(device).float() / 255
+  labels = torch.from_numpy(training.labels).to(device).long()
   if training.network == "mlp":
     make, layout, inputs = mlp, torch.contiguous_format, inputs.flatten(1)
   else:
@@ -76,8 +76,8 @@ def loop(training: Training, threads: int) -> Callable[[int], object]:
 
   def train(number: int) -> object:
     torch.manual_seed(number)
-    rows = torch.randperm(len(labels))[: training.subset_size]
-    model = make().to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    rows = torch.randperm(len(labels), device=device)[: training.subset_size]
+    model = make().to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.SGD(
       model.parameters(),
       training.learning_rate,
@@ -87,7 +87,7 @@ def loop(training: Training, threads: int) -> Callable[[int], object]:
     )
     for epoch in range(training.epochs):
       optimizer.param_groups[0]["lr"] = training.rate(epoch)
-      order = rows[torch.randperm(len(rows))]
+      order = rows[torch.randperm(len(rows), device=device)]
       batches = zip(
         inputs[order].split(training.batch_size),
         labels[order].split(training.batch_size),
