@@ -85,7 +85,9 @@ class Cost:
     if self.hours is None:
       return said
     low, high = (duration(3600 * hours) for hours in self.hours)
-    said += f", about {low}" if low == high else f", {low} to {high}"
+    (least, unit), (_, other) = low.split(), high.split()
+    span = f"{least} to {high}" if unit == other else f"{low} to {high}"
+    said += f", about {low}" if low == high else f", {span}"
     if self.price is not None:
       cheap, dear = (f"{price:,.2f}" for price in self.price)
       said += f", price {cheap}" if cheap == dear else f", price {cheap} to {dear}"
@@ -132,7 +134,7 @@ def cost(
     >>> cost.trained_examples, cost.training_flops, cost.prediction_flops
     (6000, 1056000, 64000)
     >>> cost.line
-    '100 models, 1.1 MFLOP, 9.3 minutes to 18.7 minutes, price 0.31 to 0.62'
+    '100 models, 1.1 MFLOP, 9.3 to 18.7 minutes, price 0.31 to 0.62'
   """
   speed = _speed(flops_per_second)
   if measure and speed is not None:

@@ -172,7 +172,7 @@ def test_hours_and_price_follow_from_what_is_stated():
   span = retraining.cost(schedule, flops_per_second=(rate / 4, rate / 2), price_per_hour=3.0)
   assert span.hours == pytest.approx((2, 4))
   assert span.price == pytest.approx((6, 12))
-  assert span.line.endswith(", 2.0 hours to 4.0 hours, price 6.00 to 12.00")
+  assert span.line.endswith(", 2.0 to 4.0 hours, price 6.00 to 12.00")
   assert bare.line == f"10 models, {bare.flops / 1e6:.2g} MFLOP"
 
 
