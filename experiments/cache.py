@@ -82,6 +82,36 @@ def timed(function: Callable[[], T]) -> tuple[T, float]:
   return result, time.perf_counter() - start
 
 
+def clocked(clock: Path, begun: Path, make: Callable[[], T]) -> tuple[T, float]:
+  """Returns what is made, and the seconds that the work took until it was finished first.
+
+  For work that keeps its own parts: a later run makes it again, and only reads them back.
+
+  Args:
+    clock: file of the seconds, of all runs that did a part of it.
+    begun: is there once the work has begun: without a clock nobody knows how long it took.
+    make: does the work.
+
+  Returns:
+    The result; and the seconds, NaN where a run was killed or was one of an older version.
+  """
+  seconds, done = np.nan if begun.exists() else 0.0, False
+  if clock.exists():
+    kept = json.loads(clock.read_text())
+    seconds, done = np.nan if kept["seconds"] is None else kept["seconds"], kept["done"]
+  if done:
+    return make(), seconds
+  report.write_json(clock, {"seconds": np.nan, "done": False})
+  start = time.perf_counter()
+  try:
+    result = make()
+    done = True
+  finally:  # also where it is stopped
+    seconds += time.perf_counter() - start
+    report.write_json(clock, {"seconds": seconds, "done": done})
+  return result, seconds
+
+
 def compute_missing(
   paths: Mapping[int, Path], stages_each: int, compute: Callable[[int, Path, Begin], None]
 ) -> None:

@@ -163,7 +163,12 @@ def prepare(
   cross_fit, cross_fit_seconds = cross_fitted(config, recipe, training, config.folds)
   split = setting.split_of(np.sort(np.concatenate(groups)), training, heldout, parts.test)
   key, count = jax.random.fold_in(key, 3), config.audit_models or ORACLES
-  oracles = cache.oracles(config.out, recipe, dataset, split, key, count)
+  store = cache.ensemble_store(config.out, recipe, dataset, split, key, count)
+  oracles, oracle_seconds = cache.clocked(
+    store.with_name(f"{store.name}-oracles.json"),
+    store,
+    lambda: cache.oracles(config.out, recipe, dataset, split, key, count),
+  )
   return Problem(
     dataset=dataset,
     training=training,
@@ -176,30 +181,41 @@ def prepare(
     split=split,
     cross_fit=cross_fit,
     oracles=oracles,
-    seconds={"ground truth": seconds, "cross-fit": cross_fit_seconds},
+    seconds={
+      "ground truth": seconds,
+      "cross-fit": cross_fit_seconds,
+      "oracles": oracle_seconds,
+    },
     work=work,
   )
 
 
-def audited(config: Config, problem: Problem) -> metrics.Audit:
-  """Audits the evaluator with originals and oracles of the same recipe; resumable."""
+def audited(config: Config, problem: Problem) -> tuple[metrics.Audit, float]:
+  """Audits the evaluator with originals and oracles of the same recipe; resumable.
+
+  Returns the audit and the seconds that it took.
+  """
   key = jax.random.fold_in(jax.random.key(config.key), 3)
   recipe, dataset, split = problem.recipe, problem.dataset, problem.split
   count = config.audit_models
-  start = time.perf_counter()
   store = cache.ensemble_store(config.out, recipe, dataset, split, key, count)
-  ensemble = metrics.oracle.ensemble(recipe, dataset, split, key, num_models=count, store=store)
-  audit = metrics.audit(
-    ensemble,
-    split,
-    problem.heldout.attack,
-    key,
-    high=problem.groups.high,
-    low=problem.groups.low,
-    batch_norm=metrics.batch_norm_control(recipe, dataset, split, key, num_models=count // 2),
-  )
-  print(f"audit: {count} originals and {count} oracles, {time.perf_counter() - start:.0f} s")
-  return audit
+
+  def make() -> metrics.Audit:
+    ensemble = metrics.oracle.ensemble(recipe, dataset, split, key, num_models=count, store=store)
+    return metrics.audit(
+      ensemble,
+      split,
+      problem.heldout.attack,
+      key,
+      high=problem.groups.high,
+      low=problem.groups.low,
+      batch_norm=metrics.batch_norm_control(recipe, dataset, split, key, num_models=count // 2),
+    )
+
+  clock, before = store.with_name(f"{store.name}-audit.json"), config.out / "audit.json"
+  audit, seconds = cache.clocked(clock, before, make)
+  print(f"audit: {count} originals and {count} oracles, {seconds:.0f} s")
+  return audit, seconds
 
 
 def methods_of(config: Config, plain: Iterable[str]) -> dict[str, main_job_results.Method]:
@@ -264,7 +280,9 @@ def run_seed(
     "original", lambda: train.fit(problem.recipe, training, keys[0], trackers=trackers)
   )
   oracle, _, retrain_seconds = retrained("oracle", keys[1])
-  second, _, _ = retrained("second oracle", keys[2])
+  second, _, second_seconds = retrained("second oracle", keys[2])
+  spent = {"original": train_seconds, "oracles": retrain_seconds + second_seconds}
+  spent |= dict.fromkeys(("proxies", "unlearning", "judging"), 0.0)
 
   scored: dict[str, tuple[np.ndarray, float]] = {}
   for name in config.scored:
@@ -275,6 +293,7 @@ def run_seed(
       proxy = functools.partial(point_proxy, name, problem, original, keys[3])
       scores, seconds = keep(own.label(name), proxy)
       scored[own.label(name)] = scores["scores"], seconds
+      spent["proxies"] += seconds
 
   batch = config.batch_size
 
@@ -357,21 +376,25 @@ def run_seed(
         network, seconds = keep(name, lambda made=made: made()[0])
       except FloatingPointError as error:
         raise FloatingPointError(f"{label}, {name}: {error}") from error
+      spent["unlearning"] += seconds
       if method.tuned or len(steps.get(name, ())) > 1:
         chosen, _ = keep(f"{name} choice", lambda made=made: {"steps": made()[1]})
         choices[name] = chosen["steps"].tolist()
+    start = time.perf_counter()
     results[name] = judge(network, seconds)
     log(seed, logs.named(results[name], name))
     confidence[name] = 1 - proxies.score(proxies.confidence, network, forgotten)
     if work.watched is not None:
       of_tokens = np.exp(-proxies.score(proxies.token_losses, network, work.watched))
       tokens[name] = of_tokens.round(4)
+    spent["judging"] += time.perf_counter() - start
   return {
     "proxies": {name: {"seconds": s, "scores": scores} for name, (scores, s) in scored.items()},
     "methods": results,
     "tuned": choices,
     "confidence": confidence,
     "tokens": tokens,
+    "seconds": spent,
   }
 
 
@@ -459,8 +482,13 @@ def run(
   parts: data.Holdout,
   recipe: train.Recipe,
   work: Work | None = None,
+  *,
+  data_seconds: float,
 ) -> Problem:
-  """Runs everything on these parts, writes the run directory and prints the table."""
+  """Runs everything on these parts, writes the run directory and prints the table.
+
+  `data_seconds` were spent on the data before.
+  """
   exports.check(config.export)
   if importlib.util.find_spec("matplotlib") is None:
     raise ImportError("the main job draws pictures: pip install 'jaxmul[plots]'.")
@@ -471,7 +499,10 @@ def run(
   own.try_out(config.method, config.scored, recipe, dataset.take(parts.train))
   problem = prepare(config, dataset, parts, recipe, work)
   seeds = resumed(config, problem, log)
-  audit = audited(config, problem) if config.audit_models else metrics.Audit(())
+  audit, audit_seconds = metrics.Audit(()), 0.0
+  if config.audit_models:
+    audit, audit_seconds = audited(config, problem)
+  start = time.perf_counter()
   shown, figures = main_job_results.write(
     config.out,
     problem,
@@ -488,6 +519,11 @@ def run(
       {"passed": audit.passed, "line": audit.line, "blind": audit.blind, "audit": audit},
     )
     print(audit.line)
+  stages = main_job_results.seconds_of_stages(problem, seeds)
+  stages = {"data": data_seconds, **stages, "audit": audit_seconds}
+  stages["report"] = time.perf_counter() - start
+  report.write_json(config.out / "seconds.json", stages)
+  print(main_job_results.words_of_stages(stages))
   page = report.html(config.out)
   print(f"written: {page}, metrics.json, scores.npz and *.png beside it")
   return problem

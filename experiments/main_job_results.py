@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -60,7 +60,7 @@ class Problem:
   """What all seeds share: the data, its parts, the recipe, the ground truth and the forget set.
 
   Attributes:
-    seconds: of the ground truth and of cross-fitting; NaN where they are not known.
+    seconds: of the ground truth, of cross-fitting and of the oracles; NaN where they are not known.
     cross_fit: for each training example, what a network says of it that never saw it; these
       networks are not those of the ground truth.
     split: in which all three groups are forgotten.
@@ -98,6 +98,7 @@ class SeedResult(TypedDict):
     tuned: the step that was chosen for each group, or of several settings for the whole forget set.
     confidence: p_y [k] of the forget set, by id.
     tokens: probability [k, T] of each token of what is watched, NaN where it is not scored.
+    seconds: of each of its stages; not there where an older version made it.
   """
 
   proxies: dict[str, Scored]
@@ -105,6 +106,7 @@ class SeedResult(TypedDict):
   tuned: dict[str, list[str]]
   confidence: dict[str, np.ndarray]
   tokens: dict[str, np.ndarray]
+  seconds: NotRequired[dict[str, float]]
 
 
 def write(
@@ -260,6 +262,23 @@ def write(
     for name, rows in figures.items()
   }
   return shown, told
+
+
+def seconds_of_stages(problem: Problem, seeds: Sequence[SeedResult]) -> dict[str, float]:
+  """Returns the seconds that each stage took when it was computed, NaN where nobody knows."""
+  stages = ("original", "oracles", "proxies", "unlearning", "judging")
+  of_seeds = {
+    stage: sum(seed.get("seconds", {}).get(stage, np.nan) for seed in seeds) for stage in stages
+  }
+  of_seeds["oracles"] += problem.seconds["oracles"]
+  shared = {name: problem.seconds[name] for name in ("ground truth", "cross-fit")}
+  return shared | of_seeds
+
+
+def words_of_stages(seconds: Mapping[str, float]) -> str:
+  """Returns one line with the seconds of each stage, and of all whose are known."""
+  said = (f"{name} {s:.0f}" if np.isfinite(s) else f"{name} –" for name, s in seconds.items())
+  return f"seconds by stage: {', '.join(said)}; {np.nansum(list(seconds.values())):.0f} in all"
 
 
 def group_numbers(ids: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:

@@ -23,7 +23,7 @@ import tyro
 
 from experiments import cli, logs, setting
 from experiments.setting import cut, recipe_of
-from experiments.truth import check_part, compute_part, truth_key
+from experiments.truth import check_part, compute_part, say_cost, truth_key
 from jaxmul import memorization, report, retraining
 from jaxmul._command.scoring import executor_of, summarize
 from jaxmul._paths import local
@@ -92,11 +92,14 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
     fraction=config.fraction,
     test=test,
   )
-  if not config.active:
-    retraining.Store(store, schedule)  # refuses another's chunks before anything is written
+  # A store refuses another's chunks before anything is written.
+  kept = None if config.active else retraining.Store(store, schedule)
   if first and not config.part:
     record = {"config": config, "versions": report.versions()}
     report.write_json(config.out / "config.json", record)
+    if config.executor in ("auto", "processes", "devices"):
+      label = "ground truth" if config.until_width is None else "ground truth, at most"
+      say_cost(label, schedule, kept.missing() if kept else range(schedule.num_chunks))
   start = time.perf_counter()
   if config.part:
     compute_part(schedule, store, executor, config.part)

@@ -24,6 +24,7 @@ References:
 """
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -252,12 +253,14 @@ def main(config: Config) -> None:
     jax.distributed.initialize()
   preset = PRESETS[config.preset]()
   job = job_of(config, preset)
+  start = time.perf_counter()
   images = made_up(preset) if config.smoke else preset.read(config.data_dir)
+  data_seconds = time.perf_counter() - start
   key = jax.random.fold_in(jax.random.key(config.key), 0)
   dataset, parts = cut(preset, *images, key)
   recipe = recipe_of(config, preset, job)
   if not (config.part or config.distributed):
-    main_job.run(job, dataset, parts, recipe)
+    main_job.run(job, dataset, parts, recipe, data_seconds=data_seconds)
     return
   schedule, chunks = scheduled_truth(job, recipe, dataset.take(parts.train))
   if config.part:

@@ -11,15 +11,16 @@ Re-running the same command resumes: what is finished is read back. Nothing is c
 test data, and the attack uses neither the test set nor the retain examples that ToW uses.
 """
 
-from experiments import cli, main_job
+from experiments import cache, cli, main_job
 from experiments.main_job import Config
 from experiments.setting import cut, recipe_of
 
 
 def main(config: Config) -> None:
   """Runs everything on the data set of a config."""
-  dataset, parts = cut(config)
-  main_job.run(config, dataset, parts, recipe_of(config, dataset.num_classes))
+  (dataset, parts), seconds = cache.timed(lambda: cut(config))
+  recipe = recipe_of(config, dataset.num_classes)
+  main_job.run(config, dataset, parts, recipe, data_seconds=seconds)
 
 
 if __name__ == "__main__":

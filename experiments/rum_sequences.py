@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from experiments import cli, main_job, setting, tables, texts
+from experiments import cache, cli, main_job, setting, tables, texts
 from experiments.judge import CORRELATION, maybe_over_seeds, ranked
 from experiments.main_job_results import Problem, Work
 from experiments.texts import COPIES
@@ -183,10 +183,11 @@ def show_ranks(config: Config, problem: Problem) -> None:
 
 def main(config: Config) -> None:
   """Runs everything on the texts of a config."""
-  dataset = texts.sequences(config, config.dataset)
+  dataset, seconds = cache.timed(lambda: texts.sequences(config, config.dataset))
   parts = texts.cut(config, dataset)
   work = work_of(config, dataset, parts)
-  problem = main_job.run(config, dataset, parts, texts.recipe_of(config, dataset), work)
+  recipe = texts.recipe_of(config, dataset)
+  problem = main_job.run(config, dataset, parts, recipe, work, data_seconds=seconds)
   show_extraction(config, texts.prompts_of(dataset))
   show_ranks(config, problem)
   draw(config, problem)

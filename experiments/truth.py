@@ -6,6 +6,7 @@ Or in parts, by several machines that share a folder.
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -13,6 +14,9 @@ import numpy as np
 
 from experiments import setting
 from jaxmul import data, memorization, report, retraining, train
+
+_LONG = 60.0  # seconds from which a job is told what it costs
+_SHORT = 3e11  # operations that every machine makes in a minute: fewer are not even timed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,7 @@ def kept_estimate(
     return memorization.Estimate.load(path), json.loads(clock.read_text())["seconds"] or np.nan
   print(f"{label}: {count} models of {schedule.subset_size} examples each")
   missing = retraining.Store(chunks, schedule).missing()
+  say_cost(label, schedule, missing)
   start = time.perf_counter()
   estimate = memorization.estimate(schedule, store=chunks)
   # After a kill only a part was computed now: the time of all is the time of that part, scaled.
@@ -106,6 +111,21 @@ def kept_estimate(
   rate = f"{seconds:.0f} s, {count / seconds:.3g} models/s"
   print(f"{label}: {rate if new else f'all models were in {chunks}'}")
   return estimate, seconds
+
+
+def say_cost(label: str, schedule: retraining.Schedule, chunks: Sequence[int]) -> None:
+  """Prints in one line what these chunks cost on this machine, where it is more than a minute.
+
+  The time is measured on some steps of training, with the default executor in mind; only where
+  there is much to compute.
+  """
+  count = sum(len(schedule.models(number)) for number in chunks)
+  job = dataclasses.replace(schedule, num_models=count)
+  if not count or retraining.cost(job).flops < _SHORT:
+    return
+  cost = retraining.cost(job, measure=True)
+  if cost.hours is not None and 3600 * cost.hours[1] > _LONG:
+    print(f"{label}: {cost.line}", flush=True)
 
 
 def read_truth(path: Path, training: data.Dataset) -> memorization.Estimate:
@@ -146,6 +166,7 @@ def compute_part(
   kept.describe()
   mine = [number for number in kept.missing() if number % count == index]
   print(f"part {index + 1} of {count}: {len(mine)} chunks to compute")
+  say_cost(f"part {index + 1}", schedule, mine)
   computed = executor(schedule, mine) if mine else iter(())
   for done, (number, chunk) in enumerate(computed, 1):
     kept.commit(number, chunk)

@@ -38,6 +38,18 @@ def watched() -> bool:
   return has_widgets and _console().is_jupyter
 
 
+def duration(seconds: float) -> str:
+  """Returns a time in words.
+
+  Example:
+    >>> duration(7.3), duration(150), duration(9000)
+    ('7 seconds', '2.5 minutes', '2.5 hours')
+  """
+  if seconds < 60:
+    return f"{seconds:.0f} seconds"
+  return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
+
+
 class _Lines:
   """A line a minute on stderr, of how many are done and the time left."""
 

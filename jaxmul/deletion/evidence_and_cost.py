@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxmul import memorization, metrics, models, rum, train
 from jaxmul._identity import digest
+from jaxmul._progress import duration
 from jaxmul.binding import Network
 from jaxmul.deletion.refusal import CHANGE, Refused, refuse_harm
 from jaxmul.deletion.request import Request
@@ -75,16 +76,6 @@ def cost(
   if seconds is None:
     return text
   return f"{text}; about {duration(total * seconds)} at {seconds:.1f} seconds each"
-
-
-def duration(seconds: float) -> str:
-  """Returns a time in words.
-
-  Example:
-    >>> duration(7.3), duration(150)
-    ('7 seconds', '2.5 minutes')
-  """
-  return f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
 
 
 def surrogates(

@@ -19,6 +19,7 @@ from jaxmul import _check, _settings, memorization, models, rum, train
 from jaxmul._dataset import Dataset
 from jaxmul._identity import digest, versions
 from jaxmul._paths import local
+from jaxmul._progress import duration
 from jaxmul._ties import scattered
 from jaxmul.binding import Network
 from jaxmul.data.split import Split
@@ -133,7 +134,7 @@ def rehearse(
   steps, clock = affordable(mixed), Clock()
   estimate = cross_fitted(mixed, keys[3], evidence.FOLDS, clock)
   if progress and clock.seconds is not None:
-    left = evidence.duration(2 * oracles * clock.seconds)
+    left = duration(2 * oracles * clock.seconds)
     print(f"rehearse: {2 * oracles} oracles to come, about {left}", file=sys.stderr)
   tuned = chosen(steps, mixed, estimate, keys[4])
   refuse_idle(tuned)

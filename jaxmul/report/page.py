@@ -37,10 +37,11 @@ def html(run_directory: Path | str, *, max_bytes: int = MAX_BYTES) -> Path:
     run_directory: metrics.json gives the tables, scores.npz the figures, and with images.npz (ids,
       images, labels and perhaps class_names) the explorer; unlearned.npz (ids, methods, confidence
       [methods, seeds, k], oracles [k], the mean of theirs) what became of each forgotten example;
-      audit.json the audit; config.json the provenance. Any of them may be absent, but not both of
-      the first two. Where images are tokens, int [n, T], the explorer shows them as text: decode of
-      images.npz, str [n], or else the numbers. tokens.npz (ids, methods, tokens str [k, T],
-      probability [methods, seeds, k, T]) highlights what networks say of each token.
+      audit.json the audit; seconds.json {stage: seconds}; config.json the provenance. Any of them
+      may be absent, but not both of the first two. Where images are tokens, int [n, T], the
+      explorer shows them as text: decode of images.npz, str [n], or else the numbers. tokens.npz
+      (ids, methods, tokens str [k, T], probability [methods, seeds, k, T]) highlights what networks
+      say of each token.
     max_bytes: of the page; many images are compressed harder to fit, and texts cut shorter.
 
   Returns:
@@ -109,6 +110,8 @@ def _context(run: Run, max_bytes: int) -> dict[str, Any]:
       for name, group in run.metrics.get("groups", {}).items()
     },
     "cost": charts.cost({name: method.figures for name, method in run.methods.items()}),
+    "stages": run.stages,
+    "all_stages": float(np.nansum(list(run.stages.values()))),
     "after": _confidence_by_group(run),
     "texts": _highlighted(run),
     "digests": run.digests,

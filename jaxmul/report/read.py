@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ _FILES = (
   "config.json",
   "metrics.json",
   "audit.json",
+  "seconds.json",
   "scores.npz",
   "images.npz",
   "unlearned.npz",
@@ -105,6 +107,7 @@ class Run:
     versions: of packages and device, likewise.
     audit: audit.json, {} without it.
     blind: what the audit found blind.
+    stages: {stage: seconds} of seconds.json, NaN where they are not known; {} without it.
     digests: {name: SHA-256} of the files that are there.
   """
 
@@ -122,6 +125,7 @@ class Run:
   versions: dict[str, Any]
   audit: dict[str, Any]
   blind: list[Blind]
+  stages: dict[str, float]
   digests: dict[str, str]
 
   @property
@@ -144,8 +148,8 @@ def read(folder: Path) -> Run:
       f"{folder} holds neither metrics.json nor scores.npz: it is no run directory. "
       "Name the --out of experiments.rum."
     )
-  metrics, config, audit = (
-    _json(folder / name) for name in ("metrics.json", "config.json", "audit.json")
+  metrics, config, audit, seconds = (
+    _json(folder / f"{name}.json") for name in ("metrics", "config", "audit", "seconds")
   )
   scores = _scores(folder / "scores.npz")
   ids = scores.get("ids", np.zeros(0, np.int64))
@@ -168,6 +172,7 @@ def read(folder: Path) -> Run:
     versions=metrics.get("versions") or config.get("versions", {}),
     audit=audit,
     blind=_blind(audit),
+    stages={name: math.nan if each is None else each for name, each in seconds.items()},
     digests={name: sha256(folder / name) for name in there},
   )
 

@@ -6,6 +6,7 @@ A `Schedule` says what has to be trained; an executor computes its chunks, a `St
 """
 
 from jaxmul.retraining.chunk import Chunk, run_chunk
+from jaxmul.retraining.estimated_cost import Cost, cost
 from jaxmul.retraining.executors import Executor, default, devices, pool, processes, ray, serial
 from jaxmul.retraining.leave_out_schedule import (
   Learner,
@@ -20,11 +21,13 @@ from jaxmul.retraining.streaming import stream
 
 __all__ = [
   "Chunk",
+  "Cost",
   "Executor",
   "Learner",
   "Schedule",
   "Status",
   "Store",
+  "cost",
   "cross_fit",
   "default",
   "devices",

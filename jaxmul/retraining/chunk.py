@@ -10,7 +10,7 @@ then can it be right or wrong.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _identity, _settings, losses
+from jaxmul._arrays import Inputs
 from jaxmul._blocks import map_blocks
 from jaxmul._dataset import as_inputs
 from jaxmul._examples import Examples, examples_of
@@ -31,7 +32,7 @@ from jaxmul.retraining.leave_out_schedule import (
 )
 from jaxmul.train import Recipe, run
 
-_BLOCK = 512
+BLOCK = 512
 TALLIES = (
   *("correct_in", "count_in", "correct_out", "count_out"),
   *("p_in", "p_out", "odds_in", "odds_out"),
@@ -178,7 +179,7 @@ def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
   rows = jnp.sort(jnp.concatenate(taken))
   member = jnp.zeros(len(examples.labels), bool).at[rows].set(True)
   subset = examples._replace(rows=rows, count=jnp.int32(task.subset_size))
-  network, finite = _train(task.recipe, subset, train_key)
+  network, finite = trained(task.recipe, subset, train_key)
 
   own_loss = None
   if isinstance(network, Network) and network.loss is not losses.cross_entropy:
@@ -211,8 +212,8 @@ def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
   kept = jnp.zeros(1, bool)  # lax.map refuses arrays without elements
   if len(test.labels):
     refuse_target(network, task.target, "a learner")
-    kept = map_blocks(keep, test[:2], _BLOCK)
-  correct, p, odds, accuracy = map_blocks(judge, examples[:2], _BLOCK)
+    kept = map_blocks(keep, test[:2], BLOCK)
+  correct, p, odds, accuracy = map_blocks(judge, examples[:2], BLOCK)
   return Outcome(
     member=member,
     correct=correct,
@@ -234,7 +235,9 @@ def has_classes(schedule: Schedule) -> bool:
     return jax.eval_shape(traced, arrays_of(schedule), 0).correct.dtype == bool
 
 
-def _train(recipe, examples, key):
+def trained(
+  recipe: Recipe | Learner, examples: Examples, key: jax.Array
+) -> tuple[Callable[[Inputs], jax.Array], jax.Array]:
   """Returns a trained network, and whether training stayed finite."""
   if isinstance(recipe, Recipe):
     result = run(recipe, (), examples, key)

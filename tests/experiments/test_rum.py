@@ -138,7 +138,28 @@ def test_it_prints_the_table_and_writes_the_run_directory(first):
     confidence = unlearned["confidence"]
     assert confidence.shape == (len(found["methods"]), 2, 90)
     assert ((confidence >= 0) & (confidence <= 1)).all()
-  assert "Deletion record" in (out / "report.html").read_text()
+  page = (out / "report.html").read_text()
+  assert "Deletion record" in page
+  stages = json.loads((out / "seconds.json").read_text())
+  assert list(stages) == [
+    *("data", "ground truth", "cross-fit", "original", "oracles", "proxies", "unlearning"),
+    *("judging", "audit", "report"),
+  ]
+  assert all(seconds > 0 for seconds in stages.values())
+  assert stages["ground truth"] == found["ground_truth"]["seconds"]
+  of_originals = sum(find(figures["original"], "seconds").seeds)
+  assert stages["original"] == pytest.approx(of_originals)
+  unlearned = (own for name, own in figures.items() if name not in ("original", "retrain"))
+  assert stages["unlearning"] == pytest.approx(
+    sum(sum(find(own, "seconds").seeds) for own in unlearned)
+  )
+  points = (
+    find(read(found["proxies"][name]), "seconds") for name in ("curvature", "heldout_divergence")
+  )
+  assert stages["proxies"] == pytest.approx(sum(sum(figure.seeds) for figure in points))
+  assert re.search(r"^seconds by stage: data \d+, .*; \d+ in all$", done.stdout, re.MULTILINE)
+  row = page.split('<th scope="row">ground truth</th><td>')[1]
+  assert row.startswith(f"{stages['ground truth']:,.1f}</td>")
 
 
 def test_a_terminal_sees_each_stage_and_the_time_left(first):
@@ -169,10 +190,14 @@ def test_training_runs_and_methods_are_logged(first):
 def test_the_same_command_again_reads_back_what_is_finished(first):
   out, options, _ = first
   before = json.loads((out / "metrics.json").read_text())
+  seconds = json.loads((out / "seconds.json").read_text())
   again = rum(*options, "--out", str(out))
   assert again.returncode == 0, again.stderr
   assert again.stdout.count("read back") == 4  # ground truth, cross-fit and two seeds
   assert json.loads((out / "metrics.json").read_text()) == before
+  after = json.loads((out / "seconds.json").read_text())
+  for name in set(seconds) - {"data", "report"}:  # which are done anew
+    assert after[name] == seconds[name], name
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,24 @@ def test_seconds_that_are_not_known_are_not_shown_as_none(toy, tmp_path):
   assert row.startswith("<td>–</td><td>0.50</td><td>–</td><td>–</td></tr>")
 
 
+def test_seconds_by_stage_are_told_with_their_shares(toy, tmp_path, visit):
+  for name in ("scores.npz", "images.npz"):
+    shutil.copy(toy.parent / name, tmp_path)
+  assert "Seconds and cost" not in report.html(tmp_path).read_text()
+  stages = {"data": 0.25, "ground truth": 30.0, "oracles": None, "audit": 9.75}
+  (tmp_path / "seconds.json").write_text(json.dumps(stages))
+  report.html(tmp_path)
+  table = visit(tmp_path / "report.html").locator("#cost table")
+  rows = [row.split("\t") for row in table.inner_text().splitlines()]
+  assert [[cell.replace("\xa0", " ").strip() for cell in row] for row in rows[1:]] == [
+    ["data", "0.2", "1 %"],
+    ["ground truth", "30.0", "75 %"],
+    ["oracles", "–", "–"],
+    ["audit", "9.8", "24 %"],
+    ["in all", "40.0", ""],
+  ]
+
+
 def test_a_methods_row_holds_its_own_figures_and_not_those_of_oracles(toy, tmp_path):
   record = json.loads((toy.parent / "metrics.json").read_text())
   beside = {"name": "accuracy", "of": "oracle", "part": "test", "value": 0.987}
