@@ -88,6 +88,23 @@ def even_rows(key: jax.Array, count: int, size: int) -> jax.Array:
   return jnp.where(place < least + (step < more), rows, count + rows)
 
 
+def filled(places: jax.Array, count: int, multiple: int) -> jax.Array:
+  """Returns a batch's places [B] of `count` examples with padding up to a multiple of rows.
+
+  Padding is the batch's own examples once more, at weight 0; nothing is added to a whole multiple.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> filled(jnp.array([4, 2, 5]), 5, 2).tolist()
+    [4, 2, 5, 9]
+  """
+  missing = -len(places) % multiple
+  if not missing:
+    return places
+  more = count + places[np.arange(missing) % len(places)] % count
+  return jnp.concatenate([places, more])
+
+
 def least_rows(count: int, size: int) -> int:
   """Returns the fewest examples of a step of `even_rows`: from count = size on, half of size.
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxmul import _tracking, losses
-from jaxmul._blocks import even_rows, shuffled_rows
+from jaxmul import _sharding, _tracking, losses
+from jaxmul._blocks import even_rows, filled, shuffled_rows
 from jaxmul._examples import Examples
 from jaxmul._tracking import Step, Tracker
 from jaxmul.binding import Network, losses_of
@@ -28,11 +28,19 @@ class History(NamedTuple):
 
 
 class Job(NamedTuple):
-  """What a training run is made of, all static: recipe, its optimizer, trackers."""
+  """What a training run is made of, all static.
+
+  Attributes:
+    recipe: of the run.
+    optimizer: that of the recipe.
+    trackers: that ride along.
+    mesh: the devices that every batch is split over, None where it is not split.
+  """
 
   recipe: "Recipe"
   optimizer: optax.GradientTransformation
   trackers: tuple[Tracker, ...] = ()
+  mesh: _sharding.Devices | None = None
 
 
 class Carry(NamedTuple):
@@ -89,11 +97,15 @@ def step_of(
 ) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
   """One step on the examples at these places [B]; also returns summed loss and number right.
 
-  A place from n = len(examples.rows) on is padding: n + i is example i, at weight 0.
+  A place from n = len(examples.rows) on is padding: n + i is example i, at weight 0. Over several
+  devices there may be more of it, so that they divide the batch.
   """
-  (recipe, transform, trackers), (network, opt_state, weighting, tracked) = job, carry
+  recipe, (network, opt_state, weighting, tracked) = job.recipe, carry
   count = len(examples.rows)
+  places = filled(places, count, 1 if job.mesh is None else job.mesh.size)
   batch = examples.gather(places % count, places < count)
+  if job.mesh is not None:
+    batch = _sharding.constrain(batch, job.mesh)
   augment_key, train_key = jax.random.split(key)
   inputs = batch.inputs
   if recipe.augment is not None:
@@ -119,8 +131,8 @@ def step_of(
     inputs=inputs,
     learning_rate=rate,
   )
-  tracked = _tracking.update(trackers, tracked, seen, network)
-  updates, opt_state = transform.update(gradient, opt_state, network.params)
+  tracked = _tracking.update(job.trackers, tracked, seen, network)
+  updates, opt_state = job.optimizer.update(gradient, opt_state, network.params)
   params = optax.apply_updates(network.params, updates)
   if network.loss is losses.cross_entropy:
     hits = jnp.sum(batch.mask & losses.is_correct(outputs, batch.labels))

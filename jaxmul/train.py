@@ -10,22 +10,22 @@ same Recipe trains the original, the retrained oracle and every leave-subset-out
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from numpy.typing import ArrayLike
 
-from jaxmul import _arrays, _article, _check, _tracking, models
+from jaxmul import _arrays, _article, _check, _runs, _sharding, _tracking, models
 from jaxmul._arrays import Inputs
 from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._examples import Examples, examples_of
+from jaxmul._runs import Run, optimizer, run
 from jaxmul._spectral_penalty import SpectralNormState, add_spectral_norm
-from jaxmul._steps import History, Job, epoch_of, first_carry
+from jaxmul._steps import History
 from jaxmul._tracking import Need, Step, Tracker
 from jaxmul._truncation import LossTruncation, LossWindow, Weighting
 from jaxmul.binding import Network, as_network, refuse_lone_rows, warn_without_train_fn
@@ -179,14 +179,6 @@ class Recipe:
       raise ValueError(f"Recipe got momentum={self.momentum}, must be in [0, 1).")
 
 
-class Run(NamedTuple):
-  """What `run` returns: the network, tracker scores {name: [n]}, history."""
-
-  network: Network
-  scores: dict[str, jax.Array]
-  history: History
-
-
 @dataclasses.dataclass(frozen=True)
 class Fit:
   """A finished training run.
@@ -222,6 +214,8 @@ def fit(
   key: jax.Array,
   ids: ArrayLike | None = None,
   trackers: Mapping[str, Tracker] | None = None,
+  *,
+  devices: Sequence[Any] | None = None,
 ) -> Fit:
   """Trains one model.
 
@@ -235,6 +229,9 @@ def fit(
       matters.
     trackers: {label: Tracker}; those without `needs` are free, they read the step's own forward
       pass.
+    devices: split every batch over these, whose number must divide the recipe's `batch_size`;
+      `[device]` runs on that one. JAX's default device by default. The numbers are the same within
+      rounding; each device holds all of the data and the network.
 
   Returns:
     A `Fit`; scores [n] are joined to `Fit.ids`.
@@ -242,8 +239,9 @@ def fit(
   Raises:
     ValueError: an id is not in the data, a label is not a class of the network, two trackers
       return a score of the same name, one's `every` is more than the epochs or it reads classes
-      where the network has a loss of its own, a step would take batch statistics of one example, or
-      the model is none that `models.init` takes.
+      where the network has a loss of its own, a step would take batch statistics of one example,
+      there are no devices or they do not divide the batch, or the model is none that `models.init`
+      takes.
     Diverged: the loss became NaN or inf; the exception holds the last good epoch.
 
   Example:
@@ -263,13 +261,21 @@ def fit(
   if not np.array_equal(ids, dataset.ids):
     dataset = dataset.take(ids)
   if not isinstance(recipe, Recipe):
+    if devices is not None:
+      raise ValueError("fit got devices for a learner, which trains by itself. Drop devices.")
     return _learned(recipe, dataset, key, trackers)
-  _tracking.check(tuple(trackers.values()), _shape(dataset.inputs), recipe.epochs)
+  mesh = _sharding.data_mesh(devices, recipe.batch_size, "fit")
+  _tracking.check(tuple(trackers.values()), _runs.input_shape(dataset.inputs), recipe.epochs)
   like = check_labels(recipe.model, dataset, "fit")
   _tracking.check_network(tuple(trackers.values()), like)
   warn_without_train_fn(like, "train.fit")
   refuse_lone_rows(like, len(dataset), recipe.batch_size, "fit")
-  result = _jitted_run(recipe, tuple(trackers.values()), examples_of(dataset), key)
+  task, given = _runs.Task(recipe, tuple(trackers.values()), mesh), (examples_of(dataset), key)
+  if mesh is not None:
+    given = _sharding.replicate(given, mesh)
+  elif devices is not None:
+    given = jax.device_put(given, devices[0])
+  result = _jitted_run(task, *given)
   scores = {name: np.asarray(score) for name, score in result.scores.items()}
   finished = Fit(result.network, scores, dataset.ids, result.history)
   bad = np.flatnonzero(~np.isfinite(np.asarray(result.history.loss)))
@@ -310,57 +316,6 @@ def _network_of(learner: Learner, examples: Examples, key: jax.Array) -> Network
 _jitted_learner = jax.jit(_network_of, static_argnums=0)
 
 
-def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: jax.Array) -> Run:
-  """A whole training run as a pure function: `jit` it, `vmap` it over `examples.rows` and `key`.
-
-  Args:
-    recipe: static.
-    trackers: static.
-    examples: what is trained on, without padding: all of its n rows are members.
-    key: of this run.
-
-  Returns:
-    A `Run`. After a loss that is not finite no later epoch changes anything.
-  """
-  init_key, order_key = jax.random.split(key)
-  first = as_inputs(_arrays.rows(examples.inputs, slice(1)))
-  shape = (len(examples.rows), *_shape(examples.inputs)[1:])
-  _tracking.check(trackers, shape, recipe.epochs)
-  network = models.init(recipe.model, init_key, first)
-  _tracking.check_network(trackers, network)
-  example = jax.eval_shape(lambda: network.embedded(first))
-  embedded = (shape[0], *_shape(example)[1:])
-  refuse_lone_rows(network, len(examples.rows), recipe.batch_size, "run")
-  steps = -(-len(examples.rows) // recipe.batch_size)
-  job = Job(recipe, optimizer(recipe, steps), trackers)
-  tracked = tuple(_tracking.start(tracker, embedded, recipe.epochs) for tracker in trackers)
-  start = first_carry(job, network)._replace(tracked=tracked)
-
-  def epoch(state, number):
-    last, alive = state
-    new, history = lax.cond(
-      alive,
-      lambda: epoch_of(job, examples, order_key, last, number),
-      lambda: (last, History(jnp.float32(jnp.nan), jnp.float32(jnp.nan))),
-    )
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new.network.params)]
-    good = jnp.isfinite(history.loss) & jnp.stack(finite).all()
-    history = jax.tree.map(lambda mean: jnp.where(good, mean, jnp.nan), history)
-    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, last)
-    return (kept, alive & good), history
-
-  (last, _), history = lax.scan(epoch, (start, jnp.array(True)), jnp.arange(recipe.epochs))
-  scores: dict[str, jax.Array] = {}
-  for tracker, state in zip(trackers, last.tracked, strict=True):
-    scores |= tracker.score(state)
-  return Run(last.network, scores, history)
-
-
-def _shape(inputs: Inputs) -> tuple[int, ...]:
-  """The shape [n, ...] that trackers are told: of a dict, whose gradients none takes, [n]."""
-  return (_arrays.size(inputs),) if isinstance(inputs, Mapping) else inputs.shape
-
-
 def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
   """Returns a model's shapes; raises ValueError where labels are not what it is trained to say."""
   like = models.shapes(model, dataset.example)
@@ -370,29 +325,4 @@ def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
   return like
 
 
-_jitted_run = jax.jit(run, static_argnums=(0, 1))
-
-
-def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
-  """Returns the recipe's optax transformation, its rate stepped once an epoch."""
-
-  def rate(count):
-    return recipe.learning_rate * recipe.schedule(count // steps_per_epoch, recipe.epochs)
-
-  return optimizer_at(recipe, rate)
-
-
-def optimizer_at(recipe: Recipe, rate: optax.Schedule) -> optax.GradientTransformation:
-  """Returns the recipe's optax transformation at a rate, `step -> learning rate`."""
-  if recipe.optimizer is not None:
-    made = recipe.optimizer(rate)
-    if not hasattr(made, "init") or not hasattr(made, "update"):
-      raise ValueError(
-        f"the optimizer of a Recipe returned {_article.of(made)}, must return an optax "
-        "transformation, as optax.adam does."
-      )
-    return made
-  return optax.chain(
-    optax.add_decayed_weights(recipe.weight_decay),
-    optax.sgd(rate, recipe.momentum or None),
-  )
+_jitted_run = jax.jit(_runs.whole, static_argnums=0)

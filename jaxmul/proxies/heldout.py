@@ -92,7 +92,8 @@ def heldout_retrain(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _retrain(recipe, patience, network, examples, key) -> Network:
-  job = _steps.Job(recipe, train.optimizer(recipe, -(-len(examples.rows) // recipe.batch_size)))
+  steps = -(-len(examples.rows) // recipe.batch_size)
+  job = _steps.Job(recipe=recipe, optimizer=train.optimizer(recipe, steps))
 
   def go_on(carry):
     _, number, _, since = carry
