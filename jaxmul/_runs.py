@@ -95,7 +95,8 @@ def start(task: Task, examples: Examples, key: jax.Array) -> State:
   _tracking.check_network(trackers, network)
   example = jax.eval_shape(lambda: network.embedded(first))
   embedded = (shape[0], *input_shape(example)[1:])
-  refuse_lone_rows(network, len(examples.rows), recipe.batch_size, "run")
+  count, microbatch = len(examples.rows), recipe.microbatch
+  refuse_lone_rows(network, count, recipe.batch_size, "run", microbatch=microbatch)
   tracked = tuple(_tracking.start(tracker, embedded, recipe.epochs) for tracker in trackers)
   carry = first_carry(_job(task, examples), network)._replace(tracked=tracked)
   return _on_all_devices(task, State(carry, jnp.array(True)))

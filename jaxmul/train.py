@@ -10,6 +10,7 @@ same Recipe trains the original, the retrained oracle and every leave-subset-out
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -119,10 +120,17 @@ class Recipe:
       `momentum` and `weight_decay` are of SGD alone, and stay as they are with it.
     weighting: how much each example of a step counts, by its loss, such as `LossTruncation()`; None
       is the mean of all. History and trackers are of all examples.
+    microbatch: examples at most that pass through the network at a time; must divide `batch_size`.
+      A step adds up the gradients of its microbatches, in float32 or wider, so that it is that of
+      the whole batch within rounding and takes the memory of one of them. None passes the batch at
+      once. What an example's output owes to others differs: as in PyTorch, BatchNorm takes the
+      statistics of each microbatch and moves its averages once for each, and dropout draws for
+      each. A `weighting` is told the losses of the whole batch, by one forward pass more.
 
   Raises:
-    ValueError: a number is outside its range, SGD's are given beside another optimizer, or inputs
-      are augmented of a model that tells examples by what they hold.
+    ValueError: a number is outside its range, `microbatch` does not divide `batch_size`, SGD's are
+      given beside another optimizer, or inputs are augmented of a model that tells examples by what
+      they hold.
 
   Example:
     >>> from jaxmul import models
@@ -140,6 +148,7 @@ class Recipe:
   augment: Callable[[jax.Array, Inputs], Inputs] | None = None
   optimizer: Callable[[optax.Schedule], optax.GradientTransformation] | None = None
   weighting: Weighting | None = dataclasses.field(default=None, metadata={"later": True})
+  microbatch: int | None = dataclasses.field(default=None, metadata={"later": True})
 
   def __post_init__(self):
     if self.optimizer is not None:
@@ -173,6 +182,15 @@ class Recipe:
       )
     _check.count(self.epochs, "epochs", "Recipe")
     _check.count(self.batch_size, "batch_size", "Recipe")
+    if self.microbatch is not None:
+      _check.count(self.microbatch, "microbatch", "Recipe")
+      if self.batch_size % self.microbatch:
+        below = range(1, min(self.microbatch, self.batch_size + 1))
+        fits = max(size for size in below if self.batch_size % size == 0)
+        raise ValueError(
+          f"Recipe got microbatch={self.microbatch}, must divide batch_size={self.batch_size}. "
+          f"Use {fits}."
+        )
     rates = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
     _check.at_least("Recipe", 0, **rates)
     if not 0 <= self.momentum < 1:
@@ -265,11 +283,17 @@ def fit(
       raise ValueError("fit got devices for a learner, which trains by itself. Drop devices.")
     return _learned(recipe, dataset, key, trackers)
   mesh = _sharding.data_mesh(devices, recipe.batch_size, "fit")
+  if mesh is not None and recipe.microbatch is not None and recipe.microbatch % mesh.size:
+    raise ValueError(
+      f"fit got microbatch={recipe.microbatch} for {mesh.size} devices, which must divide it. "
+      f"Use {math.lcm(recipe.microbatch, mesh.size)}."
+    )
   _tracking.check(tuple(trackers.values()), _runs.input_shape(dataset.inputs), recipe.epochs)
   like = check_labels(recipe.model, dataset, "fit")
   _tracking.check_network(tuple(trackers.values()), like)
   warn_without_train_fn(like, "train.fit")
-  refuse_lone_rows(like, len(dataset), recipe.batch_size, "fit")
+  microbatch = recipe.microbatch
+  refuse_lone_rows(like, len(dataset), recipe.batch_size, "fit", microbatch=microbatch)
   task, given = _runs.Task(recipe, tuple(trackers.values()), mesh), (examples_of(dataset), key)
   if mesh is not None:
     given = _sharding.replicate(given, mesh)

@@ -80,7 +80,8 @@ def heldout_retrain(
   _check.tokens(network, heldout.inputs, "heldout_retrain")
   _check.answers(network, heldout.example, heldout.labels, "heldout_retrain")
   warn_without_train_fn(network, "heldout_retrain")
-  refuse_lone_rows(network, len(heldout), recipe.batch_size, "heldout_retrain")
+  count, microbatch = len(heldout), recipe.microbatch
+  refuse_lone_rows(network, count, recipe.batch_size, "heldout_retrain", microbatch=microbatch)
   after = _retrain(recipe, patience, network, examples_of(heldout), key)
   if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)):
     raise FloatingPointError(
