@@ -11,6 +11,7 @@ same Recipe trains the original, the retrained oracle and every leave-subset-out
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,10 +21,11 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from jaxmul import _arrays, _article, _check, _runs, _sharding, _tracking, models
+from jaxmul import _arrays, _article, _check, _runs, _saved_runs, _sharding, _tracking, models
 from jaxmul._arrays import Inputs
 from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._examples import Examples, examples_of
+from jaxmul._paths import local
 from jaxmul._runs import Run, optimizer, run
 from jaxmul._spectral_penalty import SpectralNormState, add_spectral_norm
 from jaxmul._steps import History
@@ -234,6 +236,7 @@ def fit(
   trackers: Mapping[str, Tracker] | None = None,
   *,
   devices: Sequence[Any] | None = None,
+  checkpoints: str | os.PathLike[str] | None = None,
 ) -> Fit:
   """Trains one model.
 
@@ -250,6 +253,9 @@ def fit(
     devices: split every batch over these, whose number must divide the recipe's `batch_size`;
       `[device]` runs on that one. JAX's default device by default. The numbers are the same within
       rounding; each device holds all of the data and the network.
+    checkpoints: a folder, where the run is saved after each epoch. The same call goes on from there
+      and ends with the same bits, on the same kind and number of devices; a damaged file is named
+      in a warning, and the epoch before it is used. The last two epochs are kept.
 
   Returns:
     A `Fit`; scores [n] are joined to `Fit.ids`.
@@ -258,8 +264,10 @@ def fit(
     ValueError: an id is not in the data, a label is not a class of the network, two trackers
       return a score of the same name, one's `every` is more than the epochs or it reads classes
       where the network has a loss of its own, a step would take batch statistics of one example,
-      there are no devices or they do not divide the batch, or the model is none that `models.init`
-      takes.
+      there are no devices or they do not divide the batch, `checkpoints` is no folder or holds
+      another run, a run to be saved has a function without a name of its own in its recipe, or the
+      model is none that `models.init` takes.
+    OSError: the folder cannot be written.
     Diverged: the loss became NaN or inf; the exception holds the last good epoch.
 
   Example:
@@ -279,8 +287,9 @@ def fit(
   if not np.array_equal(ids, dataset.ids):
     dataset = dataset.take(ids)
   if not isinstance(recipe, Recipe):
-    if devices is not None:
-      raise ValueError("fit got devices for a learner, which trains by itself. Drop devices.")
+    for name, value in (("devices", devices), ("checkpoints", checkpoints)):
+      if value is not None:
+        raise ValueError(f"fit got {name} for a learner, which trains by itself. Drop {name}.")
     return _learned(recipe, dataset, key, trackers)
   mesh = _sharding.data_mesh(devices, recipe.batch_size, "fit")
   if mesh is not None and recipe.microbatch is not None and recipe.microbatch % mesh.size:
@@ -294,12 +303,16 @@ def fit(
   warn_without_train_fn(like, "train.fit")
   microbatch = recipe.microbatch
   refuse_lone_rows(like, len(dataset), recipe.batch_size, "fit", microbatch=microbatch)
-  task, given = _runs.Task(recipe, tuple(trackers.values()), mesh), (examples_of(dataset), key)
+  task, examples = _runs.Task(recipe, tuple(trackers.values()), mesh), examples_of(dataset)
+  folder = None if checkpoints is None else _folder(checkpoints, task, trackers, dataset, key)
   if mesh is not None:
-    given = _sharding.replicate(given, mesh)
+    examples, key = _sharding.replicate((examples, key), mesh)
   elif devices is not None:
-    given = jax.device_put(given, devices[0])
-  result = _jitted_run(task, *given)
+    examples, key = jax.device_put((examples, key), devices[0])
+  if folder is None:
+    result = _jitted_run(task, examples, key)
+  else:
+    result = _saved_runs.run(task, examples, key, folder)
   scores = {name: np.asarray(score) for name, score in result.scores.items()}
   finished = Fit(result.network, scores, dataset.ids, result.history)
   bad = np.flatnonzero(~np.isfinite(np.asarray(result.history.loss)))
@@ -311,6 +324,21 @@ def fit(
     )
   _check.outputs(result.network, as_inputs(_arrays.rows(dataset.inputs, slice(8))), "train.fit")
   return finished
+
+
+def _folder(
+  path: str | os.PathLike[str],
+  task: _runs.Task,
+  trackers: Mapping[str, Tracker],
+  dataset: Dataset,
+  key: jax.Array,
+) -> _saved_runs.Folder:
+  """Where the epochs of a run are saved."""
+  folder = local(path)
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"fit got checkpoints={str(folder)!r}, which is a file. Name a folder.")
+  identity = _saved_runs.identity_of(task, tuple(trackers), dataset, key)
+  return _saved_runs.Folder(folder, identity)
 
 
 def _learned(
