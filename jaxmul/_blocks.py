@@ -88,11 +88,59 @@ def even_rows(key: jax.Array, count: int, size: int) -> jax.Array:
   return jnp.where(place < least + (step < more), rows, count + rows)
 
 
-def least_rows(count: int, size: int) -> int:
-  """Returns the fewest examples of a step of `even_rows`: from count = size on, half of size.
+def filled(places: jax.Array, count: int, multiple: int) -> jax.Array:
+  """Returns a batch's places [B] of `count` examples with padding up to a multiple of rows.
+
+  Padding is the batch's own examples once more, at weight 0; nothing is added to a whole multiple.
 
   Example:
-    >>> least_rows(65, 64), least_rows(9, 64)
-    (32, 9)
+    >>> import jax.numpy as jnp
+    >>> filled(jnp.array([4, 2, 5]), 5, 2).tolist()
+    [4, 2, 5, 9]
   """
-  return count // -(-count // size)
+  missing = -len(places) % multiple
+  if not missing:
+    return places
+  more = count + places[np.arange(missing) % len(places)] % count
+  return jnp.concatenate([places, more])
+
+
+def dealt(tree: Tree, parts: int) -> Tree:
+  """Returns arrays [B, ...] as [parts, B / parts, ...]: row i is in part i modulo parts.
+
+  Padding, which is at the end, is then spread evenly; and where B is split over devices in order,
+  so is each part, without a row leaving its device.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> dealt(jnp.arange(6), 2).tolist()
+    [[0, 2, 4], [1, 3, 5]]
+  """
+
+  def deal(leaf):
+    return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
+
+  return jax.tree.map(deal, tree)
+
+
+def together(tree: Tree) -> Tree:
+  """Returns what `dealt` dealt, arrays [parts, B / parts, ...], as [B, ...]."""
+  return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), tree)
+
+
+def num_parts(width: int, microbatch: int | None) -> int:
+  """Returns how many microbatches a step of so many rows is dealt into; 1 without any."""
+  return 1 if microbatch is None else -(-width // microbatch)
+
+
+def least_rows(count: int, size: int, microbatch: int | None = None) -> int:
+  """Returns the fewest examples of a step of `even_rows`: from count = size on, half of size.
+
+  With microbatches, the fewest of one of them.
+
+  Example:
+    >>> least_rows(65, 64), least_rows(9, 64), least_rows(9, 64, 4)
+    (32, 9, 3)
+  """
+  steps = -(-count // size)
+  return count // steps // num_parts(-(-count // steps), microbatch)

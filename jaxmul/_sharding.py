@@ -26,6 +26,24 @@ def mesh(axis: str, devices: Sequence[object] | None = None) -> Mesh:
   return Mesh(np.asarray(devices), (axis,), axis_types=(AxisType.Auto,))
 
 
+def data_mesh(devices: Sequence[object] | None, batch_size: int, caller: str) -> Mesh | None:
+  """Returns the mesh that a caller's batches are split over; None for none or one of devices.
+
+  Raises:
+    ValueError: there are no devices, or they do not divide the batch.
+  """
+  if devices is not None and not len(devices):
+    raise ValueError(f"{caller} got devices=[], must be at least one. Use jax.devices() or None.")
+  if devices is None or len(devices) == 1:
+    return None
+  if batch_size % len(devices):
+    raise ValueError(
+      f"{caller} got batch_size={batch_size} for {len(devices)} devices, which must divide it. "
+      f"Use {-(-batch_size // len(devices)) * len(devices)}."
+    )
+  return mesh("data", devices)
+
+
 def shard_batch(batch: Tree) -> Tree:
   """Returns a pytree of [B, ...] arrays split over all devices where they divide B."""
   return _sharded(batch, "data")
@@ -85,6 +103,11 @@ def replicate(tree: Tree, over: Mesh | None = None) -> Tree:
 def constrain(batch: Tree, over: Mesh) -> Tree:
   """Returns, under `jit`, a pytree of [B, ...] arrays split over a mesh, which must divide B."""
   return lax.with_sharding_constraint(batch, NamedSharding(over, PartitionSpec("data")))
+
+
+def constrain_whole(tree: Tree, over: Mesh) -> Tree:
+  """Returns, under `jit`, a pytree of arrays that is whole on every device of a mesh."""
+  return lax.with_sharding_constraint(tree, NamedSharding(over, PartitionSpec()))
 
 
 def local(tree: Tree, *others: object) -> Tree:

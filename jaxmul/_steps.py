@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxmul import _tracking, losses
-from jaxmul._blocks import even_rows, shuffled_rows
+from jaxmul import _sharding, _tracking
+from jaxmul._blocks import even_rows, filled, num_parts, shuffled_rows
 from jaxmul._examples import Examples
+from jaxmul._step_gradients import Cut, of_batch, of_microbatches
 from jaxmul._tracking import Step, Tracker
-from jaxmul.binding import Network, losses_of
+from jaxmul.binding import Network
 
 if TYPE_CHECKING:
   from jaxmul.train import Recipe
@@ -28,11 +29,19 @@ class History(NamedTuple):
 
 
 class Job(NamedTuple):
-  """What a training run is made of, all static: recipe, its optimizer, trackers."""
+  """What a training run is made of, all static.
+
+  Attributes:
+    recipe: of the run.
+    optimizer: that of the recipe.
+    trackers: that ride along.
+    mesh: the devices that every batch is split over, None where it is not split.
+  """
 
   recipe: "Recipe"
   optimizer: optax.GradientTransformation
   trackers: tuple[Tracker, ...] = ()
+  mesh: _sharding.Devices | None = None
 
 
 class Carry(NamedTuple):
@@ -89,42 +98,37 @@ def step_of(
 ) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
   """One step on the examples at these places [B]; also returns summed loss and number right.
 
-  A place from n = len(examples.rows) on is padding: n + i is example i, at weight 0.
+  A place from n = len(examples.rows) on is padding: n + i is example i, at weight 0. There may be
+  more of it, so that microbatches are equal and devices divide them.
   """
-  (recipe, transform, trackers), (network, opt_state, weighting, tracked) = job, carry
+  recipe, (network, opt_state, weighting, tracked) = job.recipe, carry
   count = len(examples.rows)
+  parts = num_parts(len(places), recipe.microbatch)
+  places = filled(places, count, parts * (1 if job.mesh is None else job.mesh.size))
   batch = examples.gather(places % count, places < count)
+  if job.mesh is not None:
+    batch = _sharding.constrain(batch, job.mesh)
   augment_key, train_key = jax.random.split(key)
-  inputs = batch.inputs
   if recipe.augment is not None:
-    inputs = recipe.augment(augment_key, inputs)
-
-  def risk(theta):
-    outputs, state = network.replace(params=theta).train(inputs, train_key, batch.mask)
-    loss = losses_of(network, outputs, batch.labels)
-    if recipe.weighting is None:
-      return losses.masked_mean(loss, batch.mask), (outputs, loss, state, None)
-    weights, after = recipe.weighting.update(weighting, lax.stop_gradient(loss), batch.mask)
-    weighted = lax.stop_gradient(weights) * loss
-    return losses.masked_mean(weighted, batch.mask), (outputs, loss, state, after)
-
-  gradient, (outputs, loss, state, weighting) = jax.grad(risk, has_aux=True)(network.params)
+    batch = batch._replace(inputs=recipe.augment(augment_key, batch.inputs))
+  if parts == 1:
+    passed = of_batch(recipe, network, weighting, batch, train_key)
+  else:
+    cut = Cut(parts, job.mesh, bool(job.trackers))
+    passed = of_microbatches(recipe, network, weighting, batch, train_key, cut)
+  loss = passed.losses
   rate = jnp.asarray(recipe.learning_rate * recipe.schedule(number, recipe.epochs), loss.dtype)
   seen = Step(
     rows=jnp.minimum(places, count),
     labels=batch.labels,
-    logits=outputs,
+    logits=passed.outputs,
     losses=loss,
     epoch=number,
-    inputs=inputs,
+    inputs=batch.inputs,
     learning_rate=rate,
   )
-  tracked = _tracking.update(trackers, tracked, seen, network)
-  updates, opt_state = transform.update(gradient, opt_state, network.params)
-  params = optax.apply_updates(network.params, updates)
-  if network.loss is losses.cross_entropy:
-    hits = jnp.sum(batch.mask & losses.is_correct(outputs, batch.labels))
-  else:
-    hits = jnp.full((), jnp.nan)  # without classes nothing is right or wrong
-  moved = Carry(network.replace(params=params, state=state), opt_state, weighting, tracked)
-  return moved, (jnp.sum(jnp.where(batch.mask, loss, 0)), hits)
+  tracked = _tracking.update(job.trackers, tracked, seen, network, parts)
+  updates, opt_state = job.optimizer.update(passed.gradient, opt_state, network.params)
+  network = network.replace(params=optax.apply_updates(network.params, updates), state=passed.state)
+  moved = Carry(network, opt_state, passed.weighting, tracked)
+  return moved, (jnp.sum(jnp.where(batch.mask, loss, 0)), passed.hits)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _gradients
+from jaxmul._blocks import dealt, together
 from jaxmul.binding import Network, refuse_own_loss, refuse_without_embed
 
 
@@ -111,9 +112,16 @@ def start(tracker: Tracker, shape: tuple[int, ...], epochs: int) -> Any:
 
 
 def update(
-  trackers: tuple[Tracker, ...], states: tuple[Any, ...], seen: Step, network: Network
+  trackers: tuple[Tracker, ...],
+  states: tuple[Any, ...],
+  seen: Step,
+  network: Network,
+  parts: int = 1,
 ) -> tuple[Any, ...]:
-  """Returns the states after a step; what several trackers need is computed once."""
+  """Returns the states after a step; what several trackers need is computed once.
+
+  That is computed of so many parts of the step one after another.
+  """
   # Counters are int64 where float64 is enabled; a state of int32 would change its type.
   seen = seen._replace(rows=seen.rows.astype(jnp.int32), epoch=jnp.int32(seen.epoch))
   for tracker, state in zip(trackers, states, strict=True):
@@ -122,11 +130,18 @@ def update(
       refuse_without_embed(network, seen.inputs, f"the tracker of {name!r}")
   users = [t for t in trackers if {"input_gradients", "parameter_norms"} & set(t.needs)]
   if users:
-    compute = functools.partial(
+    of_examples = functools.partial(
       _gradients.of_examples,
       to_inputs=any("input_gradients" in t.needs for t in users),
       norms=any("parameter_norms" in t.needs for t in users),
     )
+
+    def compute(network, inputs, labels):
+      if parts == 1:
+        return of_examples(network, inputs, labels)
+      given = dealt((inputs, labels), parts)
+      return together(lax.map(lambda part: of_examples(network, *part), given))
+
     gradients = _in_due_epochs(users, seen, compute, None, (network, seen.inputs, seen.labels))
     seen = seen._replace(input_gradients=gradients.inputs, parameter_norms=gradients.norms)
 

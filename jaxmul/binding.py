@@ -342,12 +342,16 @@ def refuse_lone_rows(
   batch_size: int,
   caller: str,
   cure: str = "Take another batch_size, or more examples",
+  microbatch: int | None = None,
 ) -> None:
   """Raises ValueError where a step on some of `count` examples would take statistics of one."""
-  least = least_rows(count, batch_size)
+  kind = "batch"
+  if microbatch is not None and least_rows(count, batch_size) > 1:
+    kind, cure = "microbatch", "Take a larger microbatch"
+  least = least_rows(count, batch_size, microbatch)
   if least < 2 and network.train_fn is not None and _moves(network.state):
     raise ValueError(
-      f"{caller} would train on a batch of {least} example, must be at least 2 for a network with "
+      f"{caller} would train on a {kind} of {least} example, must be at least 2 for a network with "
       f"{sorted(network.state)}: one row has no statistics. {cure}."
     )
 

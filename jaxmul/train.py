@@ -10,22 +10,25 @@ same Recipe trains the original, the retrained oracle and every leave-subset-out
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from numpy.typing import ArrayLike
 
-from jaxmul import _arrays, _article, _check, _tracking, models
+from jaxmul import _arrays, _article, _check, _runs, _saved_runs, _sharding, _tracking, models
 from jaxmul._arrays import Inputs
 from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._examples import Examples, examples_of
+from jaxmul._paths import local
+from jaxmul._runs import Run, optimizer, run
 from jaxmul._spectral_penalty import SpectralNormState, add_spectral_norm
-from jaxmul._steps import History, Job, epoch_of, first_carry
+from jaxmul._steps import History
 from jaxmul._tracking import Need, Step, Tracker
 from jaxmul._truncation import LossTruncation, LossWindow, Weighting
 from jaxmul.binding import Network, as_network, refuse_lone_rows, warn_without_train_fn
@@ -119,10 +122,17 @@ class Recipe:
       `momentum` and `weight_decay` are of SGD alone, and stay as they are with it.
     weighting: how much each example of a step counts, by its loss, such as `LossTruncation()`; None
       is the mean of all. History and trackers are of all examples.
+    microbatch: examples at most that pass through the network at a time; must divide `batch_size`.
+      A step adds up the gradients of its microbatches, in float32 or wider, so that it is that of
+      the whole batch within rounding and takes the memory of one of them. None passes the batch at
+      once. What an example's output owes to others differs: as in PyTorch, BatchNorm takes the
+      statistics of each microbatch and moves its averages once for each, and dropout draws for
+      each. A `weighting` is told the losses of the whole batch, by one forward pass more.
 
   Raises:
-    ValueError: a number is outside its range, SGD's are given beside another optimizer, or inputs
-      are augmented of a model that tells examples by what they hold.
+    ValueError: a number is outside its range, `microbatch` does not divide `batch_size`, SGD's are
+      given beside another optimizer, or inputs are augmented of a model that tells examples by what
+      they hold.
 
   Example:
     >>> from jaxmul import models
@@ -140,6 +150,7 @@ class Recipe:
   augment: Callable[[jax.Array, Inputs], Inputs] | None = None
   optimizer: Callable[[optax.Schedule], optax.GradientTransformation] | None = None
   weighting: Weighting | None = dataclasses.field(default=None, metadata={"later": True})
+  microbatch: int | None = dataclasses.field(default=None, metadata={"later": True})
 
   def __post_init__(self):
     if self.optimizer is not None:
@@ -173,18 +184,19 @@ class Recipe:
       )
     _check.count(self.epochs, "epochs", "Recipe")
     _check.count(self.batch_size, "batch_size", "Recipe")
+    if self.microbatch is not None:
+      _check.count(self.microbatch, "microbatch", "Recipe")
+      if self.batch_size % self.microbatch:
+        below = range(1, min(self.microbatch, self.batch_size + 1))
+        fits = max(size for size in below if self.batch_size % size == 0)
+        raise ValueError(
+          f"Recipe got microbatch={self.microbatch}, must divide batch_size={self.batch_size}. "
+          f"Use {fits}."
+        )
     rates = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
     _check.at_least("Recipe", 0, **rates)
     if not 0 <= self.momentum < 1:
       raise ValueError(f"Recipe got momentum={self.momentum}, must be in [0, 1).")
-
-
-class Run(NamedTuple):
-  """What `run` returns: the network, tracker scores {name: [n]}, history."""
-
-  network: Network
-  scores: dict[str, jax.Array]
-  history: History
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +234,9 @@ def fit(
   key: jax.Array,
   ids: ArrayLike | None = None,
   trackers: Mapping[str, Tracker] | None = None,
+  *,
+  devices: Sequence[Any] | None = None,
+  checkpoints: str | os.PathLike[str] | None = None,
 ) -> Fit:
   """Trains one model.
 
@@ -235,6 +250,12 @@ def fit(
       matters.
     trackers: {label: Tracker}; those without `needs` are free, they read the step's own forward
       pass.
+    devices: split every batch over these, whose number must divide the recipe's `batch_size`;
+      `[device]` runs on that one. JAX's default device by default. The numbers are the same within
+      rounding; each device holds all of the data and the network.
+    checkpoints: a folder, where the run is saved after each epoch. The same call goes on from there
+      and ends with the same bits, on the same kind and number of devices; a damaged file is named
+      in a warning, and the epoch before it is used. The last two epochs are kept.
 
   Returns:
     A `Fit`; scores [n] are joined to `Fit.ids`.
@@ -242,8 +263,11 @@ def fit(
   Raises:
     ValueError: an id is not in the data, a label is not a class of the network, two trackers
       return a score of the same name, one's `every` is more than the epochs or it reads classes
-      where the network has a loss of its own, a step would take batch statistics of one example, or
-      the model is none that `models.init` takes.
+      where the network has a loss of its own, a step would take batch statistics of one example,
+      there are no devices or they do not divide the batch, `checkpoints` is no folder or holds
+      another run, a run to be saved has a function without a name of its own in its recipe, or the
+      model is none that `models.init` takes.
+    OSError: the folder cannot be written.
     Diverged: the loss became NaN or inf; the exception holds the last good epoch.
 
   Example:
@@ -263,13 +287,32 @@ def fit(
   if not np.array_equal(ids, dataset.ids):
     dataset = dataset.take(ids)
   if not isinstance(recipe, Recipe):
+    for name, value in (("devices", devices), ("checkpoints", checkpoints)):
+      if value is not None:
+        raise ValueError(f"fit got {name} for a learner, which trains by itself. Drop {name}.")
     return _learned(recipe, dataset, key, trackers)
-  _tracking.check(tuple(trackers.values()), _shape(dataset.inputs), recipe.epochs)
+  mesh = _sharding.data_mesh(devices, recipe.batch_size, "fit")
+  if mesh is not None and recipe.microbatch is not None and recipe.microbatch % mesh.size:
+    raise ValueError(
+      f"fit got microbatch={recipe.microbatch} for {mesh.size} devices, which must divide it. "
+      f"Use {math.lcm(recipe.microbatch, mesh.size)}."
+    )
+  _tracking.check(tuple(trackers.values()), _runs.input_shape(dataset.inputs), recipe.epochs)
   like = check_labels(recipe.model, dataset, "fit")
   _tracking.check_network(tuple(trackers.values()), like)
   warn_without_train_fn(like, "train.fit")
-  refuse_lone_rows(like, len(dataset), recipe.batch_size, "fit")
-  result = _jitted_run(recipe, tuple(trackers.values()), examples_of(dataset), key)
+  microbatch = recipe.microbatch
+  refuse_lone_rows(like, len(dataset), recipe.batch_size, "fit", microbatch=microbatch)
+  task, examples = _runs.Task(recipe, tuple(trackers.values()), mesh), examples_of(dataset)
+  folder = None if checkpoints is None else _folder(checkpoints, task, trackers, dataset, key)
+  if mesh is not None:
+    examples, key = _sharding.replicate((examples, key), mesh)
+  elif devices is not None:
+    examples, key = jax.device_put((examples, key), devices[0])
+  if folder is None:
+    result = _jitted_run(task, examples, key)
+  else:
+    result = _saved_runs.run(task, examples, key, folder)
   scores = {name: np.asarray(score) for name, score in result.scores.items()}
   finished = Fit(result.network, scores, dataset.ids, result.history)
   bad = np.flatnonzero(~np.isfinite(np.asarray(result.history.loss)))
@@ -281,6 +324,21 @@ def fit(
     )
   _check.outputs(result.network, as_inputs(_arrays.rows(dataset.inputs, slice(8))), "train.fit")
   return finished
+
+
+def _folder(
+  path: str | os.PathLike[str],
+  task: _runs.Task,
+  trackers: Mapping[str, Tracker],
+  dataset: Dataset,
+  key: jax.Array,
+) -> _saved_runs.Folder:
+  """Where the epochs of a run are saved."""
+  folder = local(path)
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"fit got checkpoints={str(folder)!r}, which is a file. Name a folder.")
+  identity = _saved_runs.identity_of(task, tuple(trackers), dataset, key)
+  return _saved_runs.Folder(folder, identity)
 
 
 def _learned(
@@ -310,57 +368,6 @@ def _network_of(learner: Learner, examples: Examples, key: jax.Array) -> Network
 _jitted_learner = jax.jit(_network_of, static_argnums=0)
 
 
-def run(recipe: Recipe, trackers: tuple[Tracker, ...], examples: Examples, key: jax.Array) -> Run:
-  """A whole training run as a pure function: `jit` it, `vmap` it over `examples.rows` and `key`.
-
-  Args:
-    recipe: static.
-    trackers: static.
-    examples: what is trained on, without padding: all of its n rows are members.
-    key: of this run.
-
-  Returns:
-    A `Run`. After a loss that is not finite no later epoch changes anything.
-  """
-  init_key, order_key = jax.random.split(key)
-  first = as_inputs(_arrays.rows(examples.inputs, slice(1)))
-  shape = (len(examples.rows), *_shape(examples.inputs)[1:])
-  _tracking.check(trackers, shape, recipe.epochs)
-  network = models.init(recipe.model, init_key, first)
-  _tracking.check_network(trackers, network)
-  example = jax.eval_shape(lambda: network.embedded(first))
-  embedded = (shape[0], *_shape(example)[1:])
-  refuse_lone_rows(network, len(examples.rows), recipe.batch_size, "run")
-  steps = -(-len(examples.rows) // recipe.batch_size)
-  job = Job(recipe, optimizer(recipe, steps), trackers)
-  tracked = tuple(_tracking.start(tracker, embedded, recipe.epochs) for tracker in trackers)
-  start = first_carry(job, network)._replace(tracked=tracked)
-
-  def epoch(state, number):
-    last, alive = state
-    new, history = lax.cond(
-      alive,
-      lambda: epoch_of(job, examples, order_key, last, number),
-      lambda: (last, History(jnp.float32(jnp.nan), jnp.float32(jnp.nan))),
-    )
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new.network.params)]
-    good = jnp.isfinite(history.loss) & jnp.stack(finite).all()
-    history = jax.tree.map(lambda mean: jnp.where(good, mean, jnp.nan), history)
-    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, last)
-    return (kept, alive & good), history
-
-  (last, _), history = lax.scan(epoch, (start, jnp.array(True)), jnp.arange(recipe.epochs))
-  scores: dict[str, jax.Array] = {}
-  for tracker, state in zip(trackers, last.tracked, strict=True):
-    scores |= tracker.score(state)
-  return Run(last.network, scores, history)
-
-
-def _shape(inputs: Inputs) -> tuple[int, ...]:
-  """The shape [n, ...] that trackers are told: of a dict, whose gradients none takes, [n]."""
-  return (_arrays.size(inputs),) if isinstance(inputs, Mapping) else inputs.shape
-
-
 def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
   """Returns a model's shapes; raises ValueError where labels are not what it is trained to say."""
   like = models.shapes(model, dataset.example)
@@ -370,29 +377,4 @@ def check_labels(model: models.Model, dataset: Dataset, caller: str) -> Network:
   return like
 
 
-_jitted_run = jax.jit(run, static_argnums=(0, 1))
-
-
-def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
-  """Returns the recipe's optax transformation, its rate stepped once an epoch."""
-
-  def rate(count):
-    return recipe.learning_rate * recipe.schedule(count // steps_per_epoch, recipe.epochs)
-
-  return optimizer_at(recipe, rate)
-
-
-def optimizer_at(recipe: Recipe, rate: optax.Schedule) -> optax.GradientTransformation:
-  """Returns the recipe's optax transformation at a rate, `step -> learning rate`."""
-  if recipe.optimizer is not None:
-    made = recipe.optimizer(rate)
-    if not hasattr(made, "init") or not hasattr(made, "update"):
-      raise ValueError(
-        f"the optimizer of a Recipe returned {_article.of(made)}, must return an optax "
-        "transformation, as optax.adam does."
-      )
-    return made
-  return optax.chain(
-    optax.add_decayed_weights(recipe.weight_decay),
-    optax.sgd(rate, recipe.momentum or None),
-  )
+_jitted_run = jax.jit(_runs.whole, static_argnums=0)

@@ -15,7 +15,8 @@ MODULE = re.compile(r"\.\. currentmodule:: (\S+)|\.\. auto(?:function|class|data
 
 
 @pytest.mark.parametrize(
-  "page", ["start", "data", "sequences", "muse", "extending", "autopilot", "deletion", "exact"]
+  "page",
+  ["start", "data", "sequences", "muse", "extending", "autopilot", "deletion", "exact", "tpu"],
 )
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)

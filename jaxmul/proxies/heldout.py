@@ -80,7 +80,8 @@ def heldout_retrain(
   _check.tokens(network, heldout.inputs, "heldout_retrain")
   _check.answers(network, heldout.example, heldout.labels, "heldout_retrain")
   warn_without_train_fn(network, "heldout_retrain")
-  refuse_lone_rows(network, len(heldout), recipe.batch_size, "heldout_retrain")
+  count, microbatch = len(heldout), recipe.microbatch
+  refuse_lone_rows(network, count, recipe.batch_size, "heldout_retrain", microbatch=microbatch)
   after = _retrain(recipe, patience, network, examples_of(heldout), key)
   if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)):
     raise FloatingPointError(
@@ -92,7 +93,8 @@ def heldout_retrain(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _retrain(recipe, patience, network, examples, key) -> Network:
-  job = _steps.Job(recipe, train.optimizer(recipe, -(-len(examples.rows) // recipe.batch_size)))
+  steps = -(-len(examples.rows) // recipe.batch_size)
+  job = _steps.Job(recipe=recipe, optimizer=train.optimizer(recipe, steps))
 
   def go_on(carry):
     _, number, _, since = carry

@@ -75,4 +75,4 @@ def refuse_few(
   for count in np.unique(np.cumsum(np.bincount(slice_of))):
     if count:
       cure = "Use fewer shards or slices"
-      refuse_lone_rows(network, int(count), recipe.batch_size, caller, cure)
+      refuse_lone_rows(network, int(count), recipe.batch_size, caller, cure, recipe.microbatch)

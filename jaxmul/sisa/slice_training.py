@@ -18,8 +18,9 @@ from jax import lax
 from jaxmul import models
 from jaxmul._arrays import Inputs
 from jaxmul._examples import Examples
+from jaxmul._runs import optimizer_at
 from jaxmul._steps import Carry, Job, first_carry, step_of
-from jaxmul.train import Recipe, optimizer_at
+from jaxmul.train import Recipe
 
 
 class Slice(NamedTuple):
@@ -40,7 +41,7 @@ class Slice(NamedTuple):
 def untrained(recipe: Recipe, key: jax.Array, example: Inputs) -> Carry:
   """Returns a network before its first step; of the example [1, ...] only shapes should matter."""
   network = models.init(recipe.model, key, jax.tree.map(jnp.zeros_like, example))
-  return first_carry(Job(recipe, _optimizer_of(recipe, 0)), network)
+  return first_carry(Job(recipe=recipe, optimizer=_optimizer_of(recipe, 0)), network)
 
 
 def trained_on(recipe: Recipe, key: jax.Array, carry: Carry, part: Slice) -> tuple[Carry, int]:
@@ -83,7 +84,7 @@ def _epoch(
 ) -> tuple[Carry, jax.Array]:
   """One epoch of a run-time number of steps, and whether what comes out is finite."""
   batches, steps = dealt_steps
-  job = Job(recipe, _optimizer_of(recipe, number))
+  job = Job(recipe=recipe, optimizer=_optimizer_of(recipe, number))
 
   def step(index, carry):
     own = jax.random.fold_in(key, index)

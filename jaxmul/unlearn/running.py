@@ -100,16 +100,9 @@ def run(
   refuse_untrainable(network, "unlearn.run")
   _check.count(epochs, "epochs", "unlearn.run")
   _check.count(batch_size, "batch_size", "unlearn.run")
-  if devices is not None and not len(devices):
-    raise ValueError("unlearn.run got devices=[], must be at least one. Use jax.devices() or None.")
   if stop is not None and not callable(stop):
     raise ValueError(f"unlearn.run got stop={stop!r}, must be a function of a network, or None.")
-  mesh = None if devices is None or len(devices) == 1 else _sharding.mesh("data", devices)
-  if mesh is not None and batch_size % mesh.size:
-    raise ValueError(
-      f"unlearn.run got batch_size={batch_size} for {mesh.size} devices, which must divide it. "
-      f"Use {-(-batch_size // mesh.size) * mesh.size}."
-    )
+  mesh = _sharding.data_mesh(devices, batch_size, "unlearn.run")
   if network.embed is not None and _finite(network):  # else it has diverged, which is said later
     _check.tokens(network, dataset.inputs, "unlearn.run")
   _check.answers(network, dataset.example, dataset.labels, "unlearn.run")
