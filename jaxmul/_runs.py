@@ -108,16 +108,14 @@ def epoch(
   """Returns what a run carries after an epoch, and the epoch's history of scalars, NaN if bad."""
   _, order_key = jax.random.split(key)
   job, last = _job(task, examples), state.carry
-  new, history = lax.cond(
-    state.alive,
-    lambda: epoch_of(job, examples, order_key, last, number),
-    lambda: (last, History(jnp.float32(jnp.nan), jnp.float32(jnp.nan))),
-  )
+  # Also where it is not wanted: of several models under `vmap`, `cond` would give each its own copy
+  # of the data.
+  new, history = epoch_of(job, examples, order_key, last, number)
   finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new.network.params)]
-  good = jnp.isfinite(history.loss) & jnp.stack(finite).all()
+  good = state.alive & jnp.isfinite(history.loss) & jnp.stack(finite).all()
   history = jax.tree.map(lambda mean: jnp.where(good, mean, jnp.nan), history)
   kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, last)
-  return _on_all_devices(task, State(kept, state.alive & good)), history
+  return _on_all_devices(task, State(kept, good)), history
 
 
 def scores(task: Task, state: State) -> dict[str, jax.Array]:

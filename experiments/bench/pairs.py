@@ -31,7 +31,8 @@ def alternate(
   Returns:
     Medians over pairs: seconds of `ours` and of `reference`, and `ratio`, ours over reference.
   """
-  ours(), reference()  # compilation
+  for work in (ours, reference):
+    work()  # compiles
   samples: dict[str, list[float]] = {"ours": [], "reference": []}
   for pair in shown(range(pairs), "pairs", after=0.0):
     order = [("ours", ours), ("reference", reference)]

@@ -104,7 +104,7 @@ def examples_of(sizes: Sizes, count: int) -> Examples:
 def training_step(sizes: Sizes) -> Program:
   """One step of `train.fit`, whose scan carries network and optimizer."""
   recipe = train.Recipe(sizes.module, epochs=1, batch_size=sizes.batch)
-  job = _steps.Job(recipe, train.optimizer(recipe, 1))
+  job = _steps.Job(recipe=recipe, optimizer=train.optimizer(recipe, 1))
   carry = jax.eval_shape(functools.partial(_steps.first_carry, job), network_of(sizes))
 
   def step(carry, examples, key, places):

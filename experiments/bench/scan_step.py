@@ -27,7 +27,7 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   inputs = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
   examples = examples_of(Dataset(inputs, rng.integers(0, 10, count)))
   recipe = train.Recipe(models.cnn(), batch_size=BATCH, learning_rate=0.01)
-  job = _steps.Job(recipe, train.optimizer(recipe, STEPS))
+  job = _steps.Job(recipe=recipe, optimizer=train.optimizer(recipe, STEPS))
   network = models.init(recipe.model, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
   first = _steps.first_carry(job, network)
   batches = jnp.arange(count).reshape(STEPS, BATCH)

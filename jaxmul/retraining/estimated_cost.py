@@ -222,7 +222,7 @@ def _measured(schedule: Schedule) -> tuple[tuple[float, float], int]:
     )
   batch = recipe.batch_size
   examples = examples_of(schedule.dataset.take(schedule.dataset.ids[: _STEPS_OF_DATA * batch]))
-  job = Job(recipe, optimizer(recipe, -(-schedule.subset_size // batch)))
+  job = Job(recipe=recipe, optimizer=optimizer(recipe, -(-schedule.subset_size // batch)))
   shapes = models.shapes(recipe.model, schedule.dataset.example)
   carry = jax.tree.map(_zeros, jax.eval_shape(lambda network: first_carry(job, network), shapes))
 
