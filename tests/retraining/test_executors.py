@@ -14,13 +14,14 @@ import warnings
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from toys import RECIPE, two_classes
 
-from jaxmul import memorization, models, retraining, train
+from jaxmul import _sharding, memorization, models, retraining, train
 from jaxmul.data import Dataset, sources
-from jaxmul.retraining import executors
+from jaxmul.retraining import chunk, executors
 
 pytestmark = pytest.mark.rounding
 ROOT = Path(__file__).parents[2]
@@ -103,6 +104,20 @@ def test_serial_and_processes_give_one_digest(serial, monkeypatch):
 )
 def test_any_number_of_devices_gives_the_same_digest(serial, devices):
   assert digest(start(*script("retraining.devices()", devices))) == serial
+
+
+def test_models_at_once_share_the_data_on_their_device():
+  images = Dataset(np.zeros((10_000, 20, 20, 3), np.uint8), np.arange(10_000) % 10)
+  recipe = train.Recipe(models.mlp((8,)), epochs=2)
+  schedule = retraining.leave_out(recipe, images, jax.random.key(0), num_models=4)
+  task, arrays = chunk.task_of(schedule), chunk.arrays_of(schedule)
+
+  def model(number, arrays):
+    return chunk.outcome(task, arrays, number)
+
+  many = jax.jit(_sharding.map_models(model, jax.devices()[:1], 4))
+  memory = many.lower(jnp.arange(4), arrays).compile().memory_analysis()
+  assert memory.temp_size_in_bytes < images.inputs.nbytes
 
 
 def test_two_processes_with_four_devices_are_one_job(serial, tmp_path):
