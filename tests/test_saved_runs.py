@@ -16,7 +16,7 @@ import optax
 import pytest
 from fits import KEY, MLP, NETWORKS, difference, params_of, recipe, same_bits, toy
 
-from jaxmul import bind, models, train
+from jaxmul import _runs, _saved_runs, bind, models, train
 from jaxmul.proxies import trackers
 
 RIDERS = {"events": trackers.learning_events(), "gradients": trackers.cumulative_gradient(2)}
@@ -39,8 +39,6 @@ class Killed(Exception):
 
 def killed_after(epochs, monkeypatch, *given, **more):
   """Calls `fit` and stops it before it saves one epoch more."""
-  from jaxmul import _saved_runs
-
   write, left = _saved_runs.write_sealed, [epochs]
 
   def stopping(*args):
@@ -109,8 +107,19 @@ def counted(key, inputs):
   return inputs
 
 
+def times(params, inputs):
+  return params["scale"] * inputs @ params["kernel"]
+
+
+def weak(key, inputs):
+  """A network one of whose params has a weak type until it is first trained."""
+  del inputs
+  return bind(times, {"kernel": jax.random.normal(key, (6, 3)), "scale": jnp.asarray(1.0)})
+
+
 def test_all_epochs_are_one_trace(tmp_path, monkeypatch):
-  given = (recipe(epochs=5, augment=counted), toy(), KEY)
+  assert weak(KEY, None).params["scale"].weak_type
+  given = (recipe(weak, epochs=5, augment=counted), toy(), KEY)
   killed_after(1, monkeypatch, *given, checkpoints=tmp_path)
   traced = len(TRACES)
   train.fit(*given, checkpoints=tmp_path)
@@ -192,6 +201,16 @@ def test_the_folder_of_another_run_is_refused(saved, changes, which):
   assert {name: (folder / name).read_bytes() for name in names(folder)} == before
 
 
+def test_every_tracker_of_the_library_has_a_text_of_its_own():
+  made = [getattr(trackers, name)() for name in trackers.__all__]
+  made += [trackers.loss_iqr(0.9), trackers.curvature(num_probes=2), trackers.vog(every=2)]
+  found = {
+    _saved_runs.identity_of(_runs.Task(recipe(), (each,)), ("a",), toy(), KEY)["trackers"]
+    for each in made
+  }
+  assert len(found) == len(made) > 10
+
+
 def test_the_same_run_told_otherwise_is_not_another(saved):
   given, want = saved
   order = np.random.default_rng(0).permutation(len(given["dataset"]))
@@ -267,19 +286,28 @@ def test_a_run_that_diverges_says_the_same_and_is_not_saved_beyond(tmp_path):
     np.testing.assert_allclose(got, want, 1e-5)
 
 
+# Keeps the outputs of the last step: left to XLA, they would stay on the devices of their rows.
+LAST = train.Tracker(
+  lambda n: jnp.zeros((8, 3)),
+  lambda last, step: step.logits,
+  lambda last: {"last": last},
+)
+
+
 def test_a_run_on_devices_goes_on(tmp_path, monkeypatch):
   if len(jax.devices()) < 8:
     pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
-  given, devices = (recipe(epochs=3, augment=counted), toy(), KEY), jax.devices()[:4]
-  want = train.fit(*given, devices=devices, checkpoints=tmp_path / "undisturbed")
-  killed_after(1, monkeypatch, *given, devices=devices, checkpoints=tmp_path)
-  traced = len(TRACES)
-  got = train.fit(*given, devices=devices, checkpoints=tmp_path)
-  assert len(TRACES) == traced
+  given = {"recipe": recipe(epochs=3), "dataset": toy(), "key": KEY, "trackers": {"last": LAST}}
+  spread = given | {"devices": jax.devices()[:4]}
+  programs = _saved_runs._epoch._cache_size()
+  want = train.fit(**spread, checkpoints=tmp_path / "undisturbed")
+  killed_after(1, monkeypatch, **spread, checkpoints=tmp_path)
+  got = train.fit(**spread, checkpoints=tmp_path)
+  assert _saved_runs._epoch._cache_size() == programs + 1
   same_bits(everything(got), everything(want))
   assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(got.network))
   (tmp_path / "epoch-000003.npz").unlink()
-  fewer = train.fit(*given, checkpoints=tmp_path)  # the same run, on one device
+  fewer = train.fit(**given, checkpoints=tmp_path)  # the same run, on one device
   assert difference(params_of(fewer), params_of(want)) < 1e-5
 
 
