@@ -100,16 +100,26 @@ def means_of(methods: Mapping[str, Sequence[Row]]) -> dict[str, list[Figure]]:
   }
 
 
-def worse_than(original: Sequence[Row], after: Sequence[Row]) -> list[str]:
+def worse_than(
+  original: Sequence[Row], after: Sequence[Row], utility: tuple[str, str] | None = None
+) -> list[str]:
   """Returns the figures in which a row is worse than the original of the same seeds.
 
   That is where the 95 % t-interval of the differences lies wholly on that side: one seed tells
   nothing.
+
+  Args:
+    original: a row of each seed.
+    after: a row of each seed.
+    utility: name and part of a further figure, of which less is worse.
   """
   ours, theirs = (over_seeds([row.figures for row in rows]) for rows in (after, original))
   further = metrics.figures.difference(find(ours, "example gap"), find(theirs, "example gap"))
   lower = metrics.figures.difference(find(ours, "ToW by group"), find(theirs, "ToW by group"))
   worse = {further.name: further.low > 0, lower.name: lower.high < 0}
+  if utility is not None:
+    less = metrics.figures.difference(find(ours, *utility), find(theirs, *utility))
+    worse["utility"] = less.high < 0
   return [name for name, is_worse in worse.items() if is_worse]
 
 

@@ -53,6 +53,7 @@ COLUMNS = {
   "example gap": "forget",
   "ToW by group": "all",
 }
+UTILITY = ("KnowMem", "retain")  # ROUGE-L of what follows a prompt of R: MUSE's utility
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -355,7 +356,7 @@ def write(config: Config, results: rows.Results) -> None:
     if not methods:
       continue
     seeds = len(methods["original"])
-    titles = (*COLUMNS, "extracted", "test", "relearning steps", "seconds", "")
+    titles = (*COLUMNS, "utility", "extracted", "test", "relearning steps", "seconds", "")
     lines += [
       f"### {name} ({seeds} seed{'s' if seeds > 1 else ''})",
       "",
@@ -375,9 +376,10 @@ def _cells(mean: list[Figure], methods: dict[str, list[Row]], method: str) -> li
   """Returns what a table tells of one row."""
   of_seeds = methods[method]
   shown = [find(mean, column, part) for column, part in COLUMNS.items()]
+  shown += [find(mean, *UTILITY)]
   shown += [find(mean, "accuracy", part) for part in ("forget after a prompt", "test")]
   steps = find(mean, "relearning steps", "forget")
-  marks = rows.worse_than(methods["original"][: len(of_seeds)], of_seeds)
+  marks = rows.worse_than(methods["original"][: len(of_seeds)], of_seeds, UTILITY)
   notes = [f"worse than the original by {' and '.join(marks)}"] if marks else []
   if find(mean, "VerbMem gap", "forget").high < 0:
     notes.append("over-forgetting")

@@ -87,12 +87,13 @@ def test_unknown_algorithms_get_one_line():
 def test_a_table_marks_what_is_worse_and_what_is_over_forgotten(tmp_path):
   """Gaps, steps and marks come from the rows; a seed that took too many steps is not averaged."""
 
-  def row(gap, tow, verbatim, steps, seconds=1.0):
+  def row(gap, tow, verbatim, steps, utility=0.4):
     parts = [("example gap", "forget", gap), ("ToW by group", "all", tow), ("ToW", "all", tow)]
     parts += [("VerbMem gap", "forget", verbatim), ("KnowMem gap", "forget", 0.5)]
     parts += [("PrivLeak", "forget", 20.0), ("relearning steps", "forget", steps)]
     parts += [("accuracy", "forget after a prompt", 0.25), ("accuracy", "test", 0.75)]
-    parts += [("seconds", "all", seconds)]
+    parts += [("KnowMem", "forget", 0.9), ("KnowMem", "retain", utility)]
+    parts += [("seconds", "all", 1.0)]
     return Row(figures=[Figure(name=n, part=p, value=v) for n, p, v in parts], chosen="0.1")
 
   methods = {
@@ -100,6 +101,7 @@ def test_a_table_marks_what_is_worse_and_what_is_over_forgotten(tmp_path):
     "npo": [row(0.3, 0.5, -0.3, 21), row(0.41, 0.6, -0.31, 21), row(0.5, 0.7, -0.32, 5)],
     "durable": [row(0.1, 0.5, 0.4, 3), row(0.2, 0.6, 0.5, 4), row(0.3, 0.7, 0.6, 8)],
     "wga": [Row()],
+    "ce_u": [row(0.1, 0.5, 0.4, 3, 0.1), row(0.2, 0.6, 0.5, 4, 0.12), row(0.3, 0.7, 0.6, 8, 0.1)],
     "obs": [row(0.1, 0.5, 0.4, np.nan), row(0.2, 0.6, 0.5, 3), row(0.3, 0.7, 0.6, 3)],
   }
   config = Config(algorithms=("npo", "durable"), out=tmp_path)
@@ -109,12 +111,15 @@ def test_a_table_marks_what_is_worse_and_what_is_over_forgotten(tmp_path):
   cells = [cell.strip() for cell in npo.split("|")[2:-1]]
   assert cells[0].startswith("-0.310")
   assert cells[3].startswith("0.403")
-  assert cells[5].startswith("0.250")
-  assert cells[7:9] == ["> 20", "1.00"]
-  assert cells[9] == "worse than the original by example gap; over-forgetting; chosen: 0.1"
-  assert [cell.strip() for cell in durable.split("|")[9:]] == ["4", "1.00", "chosen: 0.1", ""]
+  assert cells[5].startswith("0.400")
+  assert cells[6].startswith("0.250")
+  assert cells[8:10] == ["> 20", "1.00"]
+  assert cells[10] == "worse than the original by example gap; over-forgetting; chosen: 0.1"
+  assert [cell.strip() for cell in durable.split("|")[10:]] == ["4", "1.00", "chosen: 0.1", ""]
   obs = next(x for x in lines if x.startswith("| obs |"))
-  assert obs.split("|")[9].strip() == ""  # nothing of one seed was known: no step is told
+  assert obs.split("|")[10].strip() == ""  # nothing of one seed was known: no step is told
+  ce_u = next(x for x in lines if x.startswith("| ce_u |"))
+  assert ce_u.split("|")[12].strip() == "worse than the original by utility; chosen: 0.1"
   assert any(line.startswith("| wga | diverged |") for line in lines)
   assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
