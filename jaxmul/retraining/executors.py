@@ -130,7 +130,8 @@ def devices(width: int = 1) -> Executor:
 
   Args:
     width: models that a device trains at once, under `vmap`; a fixed width gives the same bits on
-      any number of devices. A chunk is padded to a multiple of width × devices.
+      any number of devices. A chunk is padded to a multiple of width × devices by models that are
+      trained for nothing: let the schedule's `chunk_size` be one.
 
   Raises:
     ValueError: `width` is below 1.
