@@ -105,6 +105,26 @@ def constrain(batch: Tree, over: Mesh) -> Tree:
   return lax.with_sharding_constraint(batch, NamedSharding(over, PartitionSpec("data")))
 
 
+def own_rows(count: int, over: Mesh) -> np.ndarray:
+  """Returns which rows of [count, ...] arrays, split over a mesh, are on devices of this process.
+
+  In rising order; the mesh must divide count. Alone, a process has all of them.
+  """
+  split = NamedSharding(over, PartitionSpec("data"))
+  parts = split.addressable_devices_indices_map((count,)).values()
+  return np.sort(np.concatenate([np.arange(count)[part] for part in parts]))
+
+
+def from_processes(tree: Tree, count: int, over: Mesh) -> Tree:
+  """Returns [count, ...] arrays split over a mesh, of which each process gives its `own_rows`."""
+  split = NamedSharding(over, PartitionSpec("data"))
+
+  def joined(leaf):
+    return jax.make_array_from_process_local_data(split, leaf, (count, *leaf.shape[1:]))
+
+  return jax.tree.map(joined, tree)
+
+
 def constrain_whole(tree: Tree, over: Mesh) -> Tree:
   """Returns, under `jit`, a pytree of arrays that is whole on every device of a mesh."""
   return lax.with_sharding_constraint(tree, NamedSharding(over, PartitionSpec()))

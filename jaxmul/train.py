@@ -20,13 +20,24 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from jaxmul import _arrays, _article, _check, _runs, _sharding, _tracking, models
+from jaxmul import (
+  _arrays,
+  _article,
+  _check,
+  _reading,
+  _runs,
+  _sharding,
+  _streamed_runs,
+  _tracking,
+  models,
+)
 from jaxmul._arrays import Inputs
 from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._examples import Examples, examples_of
 from jaxmul._runs import Run, optimizer, run
 from jaxmul._spectral_penalty import SpectralNormState, add_spectral_norm
 from jaxmul._steps import History
+from jaxmul._streamed import Streamed
 from jaxmul._tracking import Need, Step, Tracker
 from jaxmul._truncation import LossTruncation, LossWindow, Weighting
 from jaxmul.binding import Network, as_network, refuse_lone_rows, warn_without_train_fn
@@ -228,7 +239,7 @@ class Diverged(FloatingPointError):
 
 def fit(
   recipe: Recipe | Learner,
-  dataset: Dataset,
+  dataset: Dataset | Streamed,
   key: jax.Array,
   ids: ArrayLike | None = None,
   trackers: Mapping[str, Tracker] | None = None,
@@ -241,7 +252,8 @@ def fit(
     recipe: model, optimizer and schedule; or a learner of your own, a function
       `(examples, key) -> network` that trains under jit on `examples.whole()`. It has no history
       and takes no trackers.
-    dataset: inputs, labels and ids.
+    dataset: inputs, labels and ids; or a `data.Streamed`, which is read a batch at a time and gives
+      the same numbers.
     key: for initial params, order and augmentation; the same key gives the same run.
     ids: train on these examples only, all by default. Neither their order nor that of the data set
       matters.
@@ -281,6 +293,10 @@ def fit(
   if not isinstance(recipe, Recipe):
     if devices is not None:
       raise ValueError("fit got devices for a learner, which trains by itself. Drop devices.")
+    if isinstance(dataset, Streamed):
+      raise ValueError(
+        "fit got a Streamed for a learner, which trains in memory. Use data.from_grain(source)."
+      )
     return _learned(recipe, dataset, key, trackers)
   mesh = _sharding.data_mesh(devices, recipe.batch_size, "fit")
   if mesh is not None and recipe.microbatch is not None and recipe.microbatch % mesh.size:
@@ -288,18 +304,26 @@ def fit(
       f"fit got microbatch={recipe.microbatch} for {mesh.size} devices, which must divide it. "
       f"Use {math.lcm(recipe.microbatch, mesh.size)}."
     )
-  _tracking.check(tuple(trackers.values()), _runs.input_shape(dataset.inputs), recipe.epochs)
-  like = check_labels(recipe.model, dataset, "fit")
+  first = _reading.first_of(dataset) if isinstance(dataset, Streamed) else None
+  sample = dataset if first is None else _sample(first, dataset.num_classes)
+  shape = (len(dataset), *_runs.input_shape(sample.inputs)[1:])
+  _tracking.check(tuple(trackers.values()), shape, recipe.epochs)
+  like = check_labels(recipe.model, sample, "fit")
   _tracking.check_network(tuple(trackers.values()), like)
   warn_without_train_fn(like, "train.fit")
   microbatch = recipe.microbatch
   refuse_lone_rows(like, len(dataset), recipe.batch_size, "fit", microbatch=microbatch)
-  task, given = _runs.Task(recipe, tuple(trackers.values()), mesh), (examples_of(dataset), key)
+  task = _runs.Task(recipe, tuple(trackers.values()), mesh)
+  examples = examples_of(dataset) if isinstance(dataset, Dataset) else None
   if mesh is not None:
-    given = _sharding.replicate(given, mesh)
+    examples, key = _sharding.replicate((examples, key), mesh)
   elif devices is not None:
-    given = jax.device_put(given, devices[0])
-  result = _jitted_run(task, *given)
+    examples, key = jax.device_put((examples, key), devices[0])
+  if examples is None:
+    device = None if devices is None else devices[0]
+    result = _streamed_runs.run(task, dataset, first, key, device)
+  else:
+    result = _jitted_run(task, examples, key)
   scores = {name: np.asarray(score) for name, score in result.scores.items()}
   finished = Fit(result.network, scores, dataset.ids, result.history)
   bad = np.flatnonzero(~np.isfinite(np.asarray(result.history.loss)))
@@ -309,8 +333,14 @@ def fit(
       f"Lower learning_rate ({recipe.learning_rate}); .fit holds the epoch before.",
       finished,
     )
-  _check.outputs(result.network, as_inputs(_arrays.rows(dataset.inputs, slice(8))), "train.fit")
+  _check.outputs(result.network, as_inputs(_arrays.rows(sample.inputs, slice(8))), "train.fit")
   return finished
+
+
+def _sample(first: _reading.Read, num_classes: int) -> Dataset:
+  """A data set of one example, of the last class, that a network must be able to say."""
+  labels = np.full_like(first.labels, num_classes - 1)
+  return Dataset(first.inputs, labels, num_classes=num_classes)
 
 
 def _learned(
