@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxmul import _arrays, _article, _check
+from jaxmul import _article, _check
 from jaxmul._arrays import Inputs
 from jaxmul._dataset import kept_inputs
 from jaxmul._streamed import Streamed, part_of
@@ -46,7 +46,7 @@ def first_of(dataset: Streamed) -> Read:
 
 
 def read(dataset: Streamed, rows: np.ndarray, like: Read | None = None) -> Read:
-  """Returns the examples at these rows [B] of a data set, B ≥ 1.
+  """Returns the examples at these rows [B] of a data set; of none, no row of `like`.
 
   Args:
     dataset: whose source is asked for each of them once.
@@ -57,6 +57,8 @@ def read(dataset: Streamed, rows: np.ndarray, like: Read | None = None) -> Read:
     ValueError: the source fails, an example holds no inputs or no label, or others than the first
       one in shape or dtype, NaN or inf, or a label that is no class; the message names the id.
   """
+  if not len(rows):
+    return jax.tree.map(lambda leaf: leaf[:0], like)
   ids = dataset.ids[rows]
   examples = [_example(dataset, int(id)) for id in ids]
   try:
@@ -85,7 +87,10 @@ def batches(dataset: Streamed, first: Read, places: np.ndarray) -> Iterator[Read
 
   options = grain.ReadOptions(num_threads=dataset.threads, prefetch_buffer_size=dataset.threads)
   source = grain.MapDataset.source(_Batches(dataset, first, places))
-  yield from source.to_iter_dataset(options)
+  for element in source.to_iter_dataset(options):
+    if isinstance(element, ValueError):
+      raise element
+    yield element
 
 
 class _Batches:
@@ -97,15 +102,16 @@ class _Batches:
   def __len__(self) -> int:
     return len(self._places)
 
-  def __getitem__(self, step: int) -> Read:
+  def __getitem__(self, step: int) -> Read | ValueError:
     places = self._places[step]
     is_read = places < len(self._dataset)
+    try:
+      own = read(self._dataset, places[is_read], self._first)
+    except ValueError as error:
+      return error  # to one that is raised in its threads Grain adds lines of its own
     if is_read.all():
-      return read(self._dataset, places, self._first)
+      return own
     rows = np.cumsum(is_read) * is_read  # 0 is the first example, k the k-th one that is read
-    if not is_read.any():
-      return _arrays.rows(self._first, rows)
-    own = read(self._dataset, places[is_read], self._first)
     return jax.tree.map(lambda one, more: np.concatenate([one, more])[rows], self._first, own)
 
 

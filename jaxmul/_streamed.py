@@ -107,14 +107,12 @@ def part_of(example: Example, key: Key | None, of_dict: str, of_tuple: int) -> A
     ValueError: it holds no such thing.
   """
   is_dict = isinstance(example, Mapping)
+  if not is_dict and (not isinstance(example, Sequence) or isinstance(example, str | bytes)):
+    raise ValueError(f"an example is {_article.of(example)}, must be a dict or a tuple")
   if key is None:
     key = of_dict if is_dict else of_tuple
   try:
-    return example[key]  # pyright: ignore[reportCallIssue, reportArgumentType, reportOptionalSubscript]
+    return example[key]  # pyright: ignore[reportCallIssue, reportArgumentType]
   except (KeyError, IndexError, TypeError) as error:
-    if not is_dict and not isinstance(example, Sequence):
-      raise ValueError(
-        f"an example is {_article.of(example)}, must be a dict or a tuple"
-      ) from error
     keys = sorted(map(str, example)) if is_dict else f"{len(example)} parts"
     raise ValueError(f"an example has no {key!r}, but {keys}") from error
