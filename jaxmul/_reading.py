@@ -45,6 +45,11 @@ def first_of(dataset: Streamed) -> Read:
   return read(dataset, np.arange(1))
 
 
+def content_of(dataset: Streamed, first: Read) -> list[Any]:
+  """Returns what tells a data set from others without reading it: its first example, and keys."""
+  return [first.inputs, first.labels, dataset.num_classes, dataset.inputs, dataset.label]
+
+
 def read(dataset: Streamed, rows: np.ndarray, like: Read | None = None) -> Read:
   """Returns the examples at these rows [B] of a data set; of none, no row of `like`.
 

@@ -6,7 +6,7 @@ the device, and Grain's threads read those after it.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,66 +18,60 @@ from jaxmul._dataset import as_inputs
 from jaxmul._examples import Batch
 from jaxmul._reading import Read, batches
 from jaxmul._runs import State, Task
+from jaxmul._saved_runs import Folder, by_epoch, typed
 from jaxmul._steps import Carry, History
 from jaxmul._streamed import Streamed
 
 
-def run(
-  task: Task, dataset: Streamed, first: Read, key: jax.Array, device: Any = None
-) -> _runs.Run:
+class Job(NamedTuple):
+  """What is trained, and what on.
+
+  Attributes:
+    task: recipe, trackers, and the mesh that batches are split over.
+    dataset: what is read.
+    first: its first example.
+    device: where batches go without a mesh, JAX's default where it is None.
+  """
+
+  task: Task
+  dataset: Streamed
+  first: Read
+  device: Any = None
+
+
+def run(job: Job, key: jax.Array, folder: Folder | None) -> _runs.Run:
   """Returns what `_runs.whole` does of the same examples in memory.
 
   Args:
-    task: what is trained, and the mesh that its batches are split over.
-    dataset: what on.
-    first: its first example.
+    job: what and what on.
     key: of the run, on the devices of the run.
-    device: where batches go without a mesh, JAX's default by default.
+    folder: where epochs are saved, if they are.
 
   Raises:
     ValueError: as `_reading.read`.
   """
-  state = start(task, first.inputs, len(dataset), key)
-  history = np.full((2, task.recipe.epochs), np.nan, np.float32)
-  for number in range(task.recipe.epochs):
-    state, history[:, number] = epoch(task, dataset, first, key, state, number, device)
-    if not state.alive:
-      break
-  loss, accuracy = map(jnp.asarray, history)
-  return _runs.Run(state.carry.network, scores(task, state), History(loss, accuracy))
+  state = _start(job.task, job.first.inputs, len(job.dataset), key)
+  return by_epoch(job.task, state, functools.partial(epoch, job, key), folder)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def start(task: Task, first: Inputs, count: int, key: jax.Array) -> State:
-  """`_runs.start_of`, in the types that a step returns."""
-  # With weak types, as of 1.0, the first step would be another program than the next.
-  state = _runs.start_of(task, first, count, key)
-  return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
+def _start(task: Task, first: Inputs, count: int, key: jax.Array) -> State:
+  return typed(_runs.start_of(task, first, count, key))
 
 
-scores = jax.jit(_runs.scores, static_argnums=0)
-
-
-def epoch(
-  task: Task,
-  dataset: Streamed,
-  first: Read,
-  key: jax.Array,
-  state: State,
-  number: int,
-  device: Any = None,
-) -> tuple[State, History]:
+def epoch(job: Job, key: jax.Array, state: State, number: int) -> tuple[State, History]:
   """Returns what `_runs.epoch` does, where all was finite before."""
-  count, which = len(dataset), np.asarray(number)
+  task, count, mesh = job.task, len(job.dataset), job.task.mesh
+  which = np.asarray(number)
   carry, step_key, order = _begin(task, count, state.carry, key, which)
-  places, mesh = np.asarray(order), task.mesh
+  places = np.asarray(order, np.int32)
   width = places.shape[1]
   own = np.arange(width) if mesh is None else _sharding.own_rows(width, mesh)
   sums, running = [], None
-  for step, read in enumerate(batches(dataset, first, places[:, own])):
-    given = (read, places[step, own].astype(np.int32))
+  for step, read in enumerate(batches(job.dataset, job.first, places[:, own])):
+    given = read, places[step, own]
     if mesh is None:
-      given = jax.device_put(given, device)
+      given = jax.device_put(given, job.device)
     else:
       given = _sharding.from_processes(given, width, mesh)
     if running is not None:

@@ -11,7 +11,9 @@ same Recipe trains the original, the retrained oracle and every leave-subset-out
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +28,7 @@ from jaxmul import (
   _check,
   _reading,
   _runs,
+  _saved_runs,
   _sharding,
   _streamed_runs,
   _tracking,
@@ -34,6 +37,7 @@ from jaxmul import (
 from jaxmul._arrays import Inputs
 from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._examples import Examples, examples_of
+from jaxmul._paths import local
 from jaxmul._runs import Run, optimizer, run
 from jaxmul._spectral_penalty import SpectralNormState, add_spectral_norm
 from jaxmul._steps import History
@@ -245,6 +249,7 @@ def fit(
   trackers: Mapping[str, Tracker] | None = None,
   *,
   devices: Sequence[Any] | None = None,
+  checkpoints: str | os.PathLike[str] | None = None,
 ) -> Fit:
   """Trains one model.
 
@@ -262,6 +267,9 @@ def fit(
     devices: split every batch over these, whose number must divide the recipe's `batch_size`;
       `[device]` runs on that one. JAX's default device by default. The numbers are the same within
       rounding; each device holds all of the data and the network.
+    checkpoints: a folder, where the run is saved after each epoch. The same call goes on from there
+      and ends with the same bits, on the same kind and number of devices; a damaged file is named
+      in a warning, and the epoch before it is used. The last two epochs are kept.
 
   Returns:
     A `Fit`; scores [n] are joined to `Fit.ids`.
@@ -270,8 +278,10 @@ def fit(
     ValueError: an id is not in the data, a label is not a class of the network, two trackers
       return a score of the same name, one's `every` is more than the epochs or it reads classes
       where the network has a loss of its own, a step would take batch statistics of one example,
-      there are no devices or they do not divide the batch, or the model is none that `models.init`
-      takes.
+      there are no devices or they do not divide the batch, `checkpoints` is no folder or holds
+      another run, a run to be saved has a function without a name of its own in its recipe, or the
+      model is none that `models.init` takes.
+    OSError: the folder cannot be written.
     Diverged: the loss became NaN or inf; the exception holds the last good epoch.
 
   Example:
@@ -291,8 +301,9 @@ def fit(
   if not np.array_equal(ids, dataset.ids):
     dataset = dataset.take(ids)
   if not isinstance(recipe, Recipe):
-    if devices is not None:
-      raise ValueError("fit got devices for a learner, which trains by itself. Drop devices.")
+    for name, value in (("devices", devices), ("checkpoints", checkpoints)):
+      if value is not None:
+        raise ValueError(f"fit got {name} for a learner, which trains by itself. Drop {name}.")
     if isinstance(dataset, Streamed):
       raise ValueError(
         "fit got a Streamed for a learner, which trains in memory. Use data.from_grain(source)."
@@ -315,15 +326,22 @@ def fit(
   refuse_lone_rows(like, len(dataset), recipe.batch_size, "fit", microbatch=microbatch)
   task = _runs.Task(recipe, tuple(trackers.values()), mesh)
   examples = examples_of(dataset) if isinstance(dataset, Dataset) else None
+  folder = None
+  if checkpoints is not None:
+    content = dataset if first is None else _reading.content_of(dataset, first)
+    identity = _saved_runs.identity_of(task, tuple(trackers), content, dataset.ids, key)
+    folder = _saved_runs.Folder(_folder(checkpoints), identity)
   if mesh is not None:
     examples, key = _sharding.replicate((examples, key), mesh)
   elif devices is not None:
     examples, key = jax.device_put((examples, key), devices[0])
-  if examples is None:
+  if isinstance(dataset, Streamed):
     device = None if devices is None else devices[0]
-    result = _streamed_runs.run(task, dataset, first, key, device)
-  else:
+    result = _streamed_runs.run(_streamed_runs.Job(task, dataset, first, device), key, folder)
+  elif folder is None:
     result = _jitted_run(task, examples, key)
+  else:
+    result = _saved_runs.run(task, examples, key, folder)
   scores = {name: np.asarray(score) for name, score in result.scores.items()}
   finished = Fit(result.network, scores, dataset.ids, result.history)
   bad = np.flatnonzero(~np.isfinite(np.asarray(result.history.loss)))
@@ -341,6 +359,14 @@ def _sample(first: _reading.Read, num_classes: int) -> Dataset:
   """A data set of one example, of the last class, that a network must be able to say."""
   labels = np.full_like(first.labels, num_classes - 1)
   return Dataset(first.inputs, labels, num_classes=num_classes)
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+  """Where the epochs of a run are saved."""
+  folder = local(path)
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"fit got checkpoints={str(folder)!r}, which is a file. Name a folder.")
+  return folder
 
 
 def _learned(
