@@ -16,11 +16,10 @@ from jaxmul import _runs, _sharding, _steps
 from jaxmul._arrays import Inputs
 from jaxmul._dataset import as_inputs
 from jaxmul._examples import Batch
-from jaxmul._reading import Read, batches
+from jaxmul._reading import Read, Reader, batches
 from jaxmul._runs import State, Task
 from jaxmul._saved_runs import Folder, by_epoch, typed
 from jaxmul._steps import Carry, History
-from jaxmul._streamed import Streamed
 
 
 class Job(NamedTuple):
@@ -28,14 +27,12 @@ class Job(NamedTuple):
 
   Attributes:
     task: recipe, trackers, and the mesh that batches are split over.
-    dataset: what is read.
-    first: its first example.
+    reader: of the data set.
     device: where batches go without a mesh, JAX's default where it is None.
   """
 
   task: Task
-  dataset: Streamed
-  first: Read
+  reader: Reader
   device: Any = None
 
 
@@ -50,7 +47,7 @@ def run(job: Job, key: jax.Array, folder: Folder | None) -> _runs.Run:
   Raises:
     ValueError: as `_reading.read`.
   """
-  state = _start(job.task, job.first.inputs, len(job.dataset), key)
+  state = _start(job.task, job.reader.sample.inputs, len(job.reader.dataset), key)
   return by_epoch(job.task, state, functools.partial(epoch, job, key), folder)
 
 
@@ -61,14 +58,14 @@ def _start(task: Task, first: Inputs, count: int, key: jax.Array) -> State:
 
 def epoch(job: Job, key: jax.Array, state: State, number: int) -> tuple[State, History]:
   """Returns what `_runs.epoch` does, where all was finite before."""
-  task, count, mesh = job.task, len(job.dataset), job.task.mesh
+  task, count, mesh = job.task, len(job.reader.dataset), job.task.mesh
   which = np.asarray(number)
   carry, step_key, order = _begin(task, count, state.carry, key, which)
   places = np.asarray(order, np.int32)
   width = places.shape[1]
   own = np.arange(width) if mesh is None else _sharding.own_rows(width, mesh)
   sums, running = [], None
-  for step, read in enumerate(batches(job.dataset, job.first, places[:, own])):
+  for step, read in enumerate(batches(job.reader, places[:, own])):
     given = read, places[step, own]
     if mesh is None:
       given = jax.device_put(given, job.device)
@@ -106,7 +103,7 @@ def _step(
   number: jax.Array,
 ) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
   """One step; it takes the buffers of what the last one carried."""
-  batch = Batch(as_inputs(read.inputs), read.labels, places < count, places % count)
+  batch = Batch(as_inputs(read.inputs), jnp.asarray(read.labels), places < count, places % count)
   job, own_key = _runs.job_of(task, count), jax.random.fold_in(key, step)
   rows = jnp.minimum(places, count)
   return _whole(task, _steps.step_on(job, batch, rows, own_key, carry, number))

@@ -315,8 +315,8 @@ def fit(
       f"fit got microbatch={recipe.microbatch} for {mesh.size} devices, which must divide it. "
       f"Use {math.lcm(recipe.microbatch, mesh.size)}."
     )
-  first = _reading.first_of(dataset) if isinstance(dataset, Streamed) else None
-  sample = dataset if first is None else _sample(first, dataset.num_classes)
+  source = _reading.opened(dataset) if isinstance(dataset, Streamed) else dataset
+  sample = source if isinstance(source, Dataset) else source.sample
   shape = (len(dataset), *_runs.input_shape(sample.inputs)[1:])
   _tracking.check(tuple(trackers.values()), shape, recipe.epochs)
   like = check_labels(recipe.model, sample, "fit")
@@ -325,23 +325,12 @@ def fit(
   microbatch = recipe.microbatch
   refuse_lone_rows(like, len(dataset), recipe.batch_size, "fit", microbatch=microbatch)
   task = _runs.Task(recipe, tuple(trackers.values()), mesh)
-  examples = examples_of(dataset) if isinstance(dataset, Dataset) else None
   folder = None
   if checkpoints is not None:
-    content = dataset if first is None else _reading.content_of(dataset, first)
+    content = source if isinstance(source, Dataset) else source.content
     identity = _saved_runs.identity_of(task, tuple(trackers), content, dataset.ids, key)
     folder = _saved_runs.Folder(_folder(checkpoints), identity)
-  if mesh is not None:
-    examples, key = _sharding.replicate((examples, key), mesh)
-  elif devices is not None:
-    examples, key = jax.device_put((examples, key), devices[0])
-  if isinstance(dataset, Streamed):
-    device = None if devices is None else devices[0]
-    result = _streamed_runs.run(_streamed_runs.Job(task, dataset, first, device), key, folder)
-  elif folder is None:
-    result = _jitted_run(task, examples, key)
-  else:
-    result = _saved_runs.run(task, examples, key, folder)
+  result = _run(task, source, key, devices, folder)
   scores = {name: np.asarray(score) for name, score in result.scores.items()}
   finished = Fit(result.network, scores, dataset.ids, result.history)
   bad = np.flatnonzero(~np.isfinite(np.asarray(result.history.loss)))
@@ -355,10 +344,27 @@ def fit(
   return finished
 
 
-def _sample(first: _reading.Read, num_classes: int) -> Dataset:
-  """A data set of one example, of the last class, that a network must be able to say."""
-  labels = np.full_like(first.labels, num_classes - 1)
-  return Dataset(first.inputs, labels, num_classes=num_classes)
+def _run(
+  task: _runs.Task,
+  source: Dataset | _reading.Reader,
+  key: jax.Array,
+  devices: Sequence[Any] | None,
+  folder: _saved_runs.Folder | None,
+) -> Run:
+  """Puts what a run needs where it is to run, and runs it."""
+
+  def placed(tree):
+    if task.mesh is not None:
+      return _sharding.replicate(tree, task.mesh)
+    return tree if devices is None else jax.device_put(tree, devices[0])
+
+  if isinstance(source, _reading.Reader):
+    device = None if devices is None else devices[0]
+    return _streamed_runs.run(_streamed_runs.Job(task, source, device=device), placed(key), folder)
+  examples, key = placed((examples_of(source), key))
+  if folder is None:
+    return _jitted_run(task, examples, key)
+  return _saved_runs.run(task, examples, key, folder)
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
