@@ -95,7 +95,13 @@ def replicate(tree: Tree, over: Mesh | None = None) -> Tree:
 
   def place(leaf):
     spans = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == len(devices)
-    return leaf if spans else jax.device_put(leaf, everywhere)
+    if spans:
+      return leaf
+    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    if is_key and not everywhere.is_fully_addressable:  # JAX does not put keys on other processes
+      data = jax.device_put(jax.random.key_data(leaf), everywhere)
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return jax.device_put(leaf, everywhere)
 
   return jax.tree.map(place, tree)
 

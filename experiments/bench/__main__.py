@@ -20,6 +20,7 @@ NAMES = (
   "sequences",
   "gpt2_size",
   "digests",
+  "streaming",
 )
 
 
