@@ -1,7 +1,7 @@
 """Reads the examples of a `Streamed`, batch by batch, ahead of the steps by threads of Grain's.
 
 An element of Grain's pipeline is a batch, made whole in one of its threads: an example each cost
-two to thirty times as much. An example goes to its place in the batch at once, so that not much
+twice as much or more. An example goes to its place in the batch at once, so that not much
 more than the batches themselves is ever held.
 """
 

@@ -278,10 +278,12 @@ def fit(
     ValueError: an id is not in the data, a label is not a class of the network, two trackers
       return a score of the same name, one's `every` is more than the epochs or it reads classes
       where the network has a loss of its own, a step would take batch statistics of one example,
-      there are no devices or they do not divide the batch, `checkpoints` is no folder or holds
-      another run, a run to be saved has a function without a name of its own in its recipe, or the
-      model is none that `models.init` takes.
+      there are no devices or they do not divide the batch, an example that is read is not like the
+      first one or has no class, `checkpoints` is no folder or holds another run, a run to be saved
+      has a function without a name of its own in its recipe, or the model is none that
+      `models.init` takes.
     OSError: the folder cannot be written.
+    ImportError: Grain is not installed, which reads a `Streamed`.
     Diverged: the loss became NaN or inf; the exception holds the last good epoch.
 
   Example:
