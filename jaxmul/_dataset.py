@@ -63,7 +63,9 @@ class Dataset:
   classes: bool = dataclasses.field(default=True, kw_only=True)
 
   def __post_init__(self):
-    inputs = _inputs(self.inputs)
+    inputs = kept_inputs(self.inputs)
+    for leaf in jax.tree.leaves(inputs):
+      _warn_of_bytes(leaf)
     labels = np.asarray(_check.rectangular(self.labels, "labels", "Dataset"))
     size = _size(inputs)
     _check.labels(labels, size, "Dataset")
@@ -177,7 +179,7 @@ def as_inputs(inputs: Inputs) -> Inputs:
   return jax.tree.map(one, inputs) if isinstance(inputs, Mapping) else one(inputs)
 
 
-def _inputs(inputs: Inputs, name: str = "") -> Inputs:
+def kept_inputs(inputs: Inputs, name: str = "") -> Inputs:
   """Returns inputs as a data set keeps them, a dict as one; raises ValueError for what it cannot.
 
   Args:
@@ -185,7 +187,7 @@ def _inputs(inputs: Inputs, name: str = "") -> Inputs:
     name: which of a dict it is.
   """
   if isinstance(inputs, Mapping):
-    return {key: _inputs(part, f"{name}[{key!r}]") for key, part in inputs.items()}
+    return {key: kept_inputs(part, f"{name}[{key!r}]") for key, part in inputs.items()}
   inputs = np.asarray(_check.rectangular(inputs, f"inputs{name}", "Dataset"))
   if inputs.ndim < (1 if name else 2):
     raise ValueError(
@@ -196,7 +198,6 @@ def _inputs(inputs: Inputs, name: str = "") -> Inputs:
     with np.errstate(over="ignore"):  # What float32 cannot hold becomes inf, and is refused so.
       inputs = inputs.astype(np.float32)
     _check.finite(inputs, f"Dataset: inputs{name}")
-    _warn_of_bytes(inputs, stacklevel=6 if name else 5)
   elif inputs.dtype != np.uint8:
     inputs = _tokens(inputs, name)
   return inputs
@@ -273,11 +274,11 @@ def _numbered(value: ArrayLike, size: int, name: str) -> np.ndarray:
   return numbers.astype(np.int64)
 
 
-def _warn_of_bytes(inputs: np.ndarray, stacklevel: int) -> None:
+def _warn_of_bytes(inputs: np.ndarray) -> None:
   """Warns where float inputs hold 0 … 255: no rate of the papers trains a network on them."""
-  if inputs.size and inputs.min() >= 0 and 127 < inputs.max() <= 255:
+  if inputs.dtype == np.float32 and inputs.size and inputs.min() >= 0 and 127 < inputs.max() <= 255:
     warnings.warn(
       f"Dataset got float inputs in [{inputs.min():g}, {inputs.max():g}], which are used as they "
       "are: networks want about [0, 1]. Pass them as uint8, or divide them by 255.",
-      stacklevel=stacklevel,
+      stacklevel=4,
     )

@@ -86,19 +86,23 @@ def start(task: Task, examples: Examples, key: jax.Array) -> State:
     ValueError: trackers cannot work together or with the network, or a step, or a microbatch, would
       take batch statistics of one example.
   """
+  return start_of(task, _arrays.rows(examples.inputs, slice(1)), len(examples.rows), key)
+
+
+def start_of(task: Task, first: Inputs, count: int, key: jax.Array) -> State:
+  """As `start`, told the first of `count` examples, inputs [1, ...] in their own dtype."""
   recipe, trackers, _ = task
   init_key, _ = jax.random.split(key)
-  first = as_inputs(_arrays.rows(examples.inputs, slice(1)))
-  shape = (len(examples.rows), *input_shape(examples.inputs)[1:])
+  first = as_inputs(first)
+  shape = (count, *input_shape(first)[1:])
   _tracking.check(trackers, shape, recipe.epochs)
   network = models.init(recipe.model, init_key, first)
   _tracking.check_network(trackers, network)
   example = jax.eval_shape(lambda: network.embedded(first))
   embedded = (shape[0], *input_shape(example)[1:])
-  count, microbatch = len(examples.rows), recipe.microbatch
-  refuse_lone_rows(network, count, recipe.batch_size, "run", microbatch=microbatch)
+  refuse_lone_rows(network, count, recipe.batch_size, "run", microbatch=recipe.microbatch)
   tracked = tuple(_tracking.start(tracker, embedded, recipe.epochs) for tracker in trackers)
-  carry = first_carry(_job(task, examples), network)._replace(tracked=tracked)
+  carry = first_carry(job_of(task, count), network)._replace(tracked=tracked)
   return _on_all_devices(task, State(carry, jnp.array(True)))
 
 
@@ -107,14 +111,18 @@ def epoch(
 ) -> tuple[State, History]:
   """Returns what a run carries after an epoch, and the epoch's history of scalars, NaN if bad."""
   _, order_key = jax.random.split(key)
-  job, last = _job(task, examples), state.carry
   # Also where it is not wanted: of several models under `vmap`, `cond` would give each its own copy
   # of the data.
-  new, history = epoch_of(job, examples, order_key, last, number)
+  job = job_of(task, len(examples.rows))
+  return settled(task, state, *epoch_of(job, examples, order_key, state.carry, number))
+
+
+def settled(task: Task, state: State, new: Carry, history: History) -> tuple[State, History]:
+  """Returns what is carried on after an epoch, the old state if the new one is bad, and history."""
   finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new.network.params)]
   good = state.alive & jnp.isfinite(history.loss) & jnp.stack(finite).all()
   history = jax.tree.map(lambda mean: jnp.where(good, mean, jnp.nan), history)
-  kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, last)
+  kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state.carry)
   return _on_all_devices(task, State(kept, good)), history
 
 
@@ -126,9 +134,10 @@ def scores(task: Task, state: State) -> dict[str, jax.Array]:
   return found
 
 
-def _job(task: Task, examples: Examples) -> Job:
+def job_of(task: Task, count: int) -> Job:
+  """Returns what the steps of a run on `count` examples are made of."""
   recipe, trackers, mesh = task
-  steps = -(-len(examples.rows) // recipe.batch_size)
+  steps = -(-count // recipe.batch_size)
   return Job(recipe=recipe, optimizer=optimizer(recipe, steps), trackers=trackers, mesh=mesh)
 
 

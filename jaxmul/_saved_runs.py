@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _identity, _runs, _settings
-from jaxmul._dataset import Dataset
 from jaxmul._examples import Examples
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._steps import History
@@ -110,7 +109,7 @@ class Folder:
 
 
 def identity_of(
-  task: _runs.Task, labels: tuple[str, ...], dataset: Dataset, key: jax.Array
+  task: _runs.Task, labels: tuple[str, ...], data: Any, ids: np.ndarray, key: jax.Array
 ) -> dict[str, str]:
   """Returns a digest, by name, of each thing that decides the bits of a run but its devices.
 
@@ -119,7 +118,8 @@ def identity_of(
   Args:
     task: with the recipe and the trackers.
     labels: of the trackers.
-    dataset: what is trained on.
+    data: what is trained on, or what tells it from others.
+    ids: of it.
     key: of the run.
 
   Raises:
@@ -127,8 +127,8 @@ def identity_of(
   """
   parts = {
     "recipe": task.recipe,
-    "data": dataset,
-    "ids": dataset.ids,
+    "data": data,
+    "ids": ids,
     "key": key,
     "trackers": [labels, _plain(task.trackers)],
     "settings": _settings.current(),
@@ -139,26 +139,54 @@ def identity_of(
 
 def run(task: _runs.Task, examples: Examples, key: jax.Array, folder: Folder) -> _runs.Run:
   """Returns what `_runs.whole` does, epoch by epoch from the last that is saved."""
-  folder.clean()
-  state = _start(task, examples, key)
+
+  def next_epoch(state, number):
+    return _epoch(task, examples, key, state, jnp.asarray(number))
+
+  return by_epoch(task, _start(task, examples, key), next_epoch, folder)
+
+
+def by_epoch(
+  task: _runs.Task,
+  state: _runs.State,
+  next_epoch: Callable[[_runs.State, int], tuple[_runs.State, History]],
+  folder: Folder | None,
+) -> _runs.Run:
+  """Returns what `_runs.whole` does, one call an epoch, from the last epoch of a folder, if any.
+
+  Args:
+    task: of the run.
+    state: what is carried before the first epoch, in the types that an epoch returns.
+    next_epoch: `(state, number) -> (state, history)`.
+    folder: where each epoch is saved.
+  """
   history, first = np.full((2, task.recipe.epochs), np.nan, np.float32), 0
-  if (saved := folder.last(state)) is not None:
-    first, state, history = saved
+  if folder is not None:
+    folder.clean()
+    if (saved := folder.last(state)) is not None:
+      first, state, history = saved
   for number in range(first, task.recipe.epochs):
-    after, means = _epoch(task, examples, key, state, jnp.asarray(number))
+    after, means = next_epoch(state, number)
     if not after.alive:
       break
     state = after
     history[:, number] = means
-    folder.write(number + 1, state, history)
+    if folder is not None:
+      folder.write(number + 1, state, history)
   loss, accuracy = map(jnp.asarray, history)
   return _runs.Run(state.carry.network, _scores(task, state), History(loss, accuracy))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _start(task: _runs.Task, examples: Examples, key: jax.Array) -> _runs.State:
-  # With weak types, as of 1.0, the first epoch would be another program than the next.
-  state = _runs.start(task, examples, key)
+  return typed(_runs.start(task, examples, key))
+
+
+def typed(state: _runs.State) -> _runs.State:
+  """Returns a first state in the types that an epoch returns.
+
+  With weak types, as of 1.0, the first epoch would be another program than the next.
+  """
   return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
 
 

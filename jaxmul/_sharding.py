@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -95,7 +96,13 @@ def replicate(tree: Tree, over: Mesh | None = None) -> Tree:
 
   def place(leaf):
     spans = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == len(devices)
-    return leaf if spans else jax.device_put(leaf, everywhere)
+    if spans:
+      return leaf
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    if is_key and not everywhere.is_fully_addressable:  # JAX does not put keys on other processes
+      data = jax.device_put(jax.random.key_data(leaf), everywhere)
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return jax.device_put(leaf, everywhere)
 
   return jax.tree.map(place, tree)
 
@@ -103,6 +110,26 @@ def replicate(tree: Tree, over: Mesh | None = None) -> Tree:
 def constrain(batch: Tree, over: Mesh) -> Tree:
   """Returns, under `jit`, a pytree of [B, ...] arrays split over a mesh, which must divide B."""
   return lax.with_sharding_constraint(batch, NamedSharding(over, PartitionSpec("data")))
+
+
+def own_rows(count: int, over: Mesh) -> np.ndarray:
+  """Returns which rows of [count, ...] arrays, split over a mesh, are on devices of this process.
+
+  In rising order; the mesh must divide count. Alone, a process has all of them.
+  """
+  split = NamedSharding(over, PartitionSpec("data"))
+  parts = split.addressable_devices_indices_map((count,)).values()
+  return np.sort(np.concatenate([np.arange(count)[part] for part in parts]))
+
+
+def from_processes(tree: Tree, count: int, over: Mesh) -> Tree:
+  """Returns [count, ...] arrays split over a mesh, of which each process gives its `own_rows`."""
+  split = NamedSharding(over, PartitionSpec("data"))
+
+  def joined(leaf):
+    return jax.make_array_from_process_local_data(split, leaf, (count, *leaf.shape[1:]))
+
+  return jax.tree.map(joined, tree)
 
 
 def constrain_whole(tree: Tree, over: Mesh) -> Tree:

@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxmul import _sharding, _tracking
 from jaxmul._blocks import even_rows, filled, num_parts, shuffled_rows
-from jaxmul._examples import Examples
+from jaxmul._examples import Batch, Examples
 from jaxmul._step_gradients import Cut, of_batch, of_microbatches
 from jaxmul._tracking import Step, Tracker
 from jaxmul.binding import Network
@@ -81,11 +81,21 @@ def epoch_of(
     places, index = batch
     return step_of(job, examples, jax.random.fold_in(step_key, index), carry, number, places)
 
-  deal = shuffled_rows if carry.network.train_fn is None else even_rows
-  batches = deal(order_key, count, job.recipe.batch_size)
+  batches = batches_of(job.recipe, carry.network, order_key, count)
   carry, (loss, hits) = lax.scan(step, carry, (batches, jnp.arange(len(batches))))
+  return carry, means(loss, hits, count)
+
+
+def batches_of(recipe: "Recipe", network: Network, key: jax.Array, count: int) -> jax.Array:
+  """Returns the places [steps, B] of an epoch of `count` examples, with padding; see `_blocks`."""
+  deal = shuffled_rows if network.train_fn is None else even_rows
+  return deal(key, count, recipe.batch_size)
+
+
+def means(loss: jax.Array, hits: jax.Array, count: int) -> History:
+  """Returns the history of an epoch, of its steps' summed losses and numbers right [steps]."""
   loss, accuracy = jnp.sum(loss) / count, jnp.sum(hits) / count
-  return carry, History(loss.astype(jnp.float32), accuracy.astype(jnp.float32))
+  return History(loss.astype(jnp.float32), accuracy.astype(jnp.float32))
 
 
 def step_of(
@@ -101,11 +111,38 @@ def step_of(
   A place from n = len(examples.rows) on is padding: n + i is example i, at weight 0. There may be
   more of it, so that microbatches are equal and devices divide them.
   """
-  recipe, (network, opt_state, weighting, tracked) = job.recipe, carry
   count = len(examples.rows)
-  parts = num_parts(len(places), recipe.microbatch)
-  places = filled(places, count, parts * (1 if job.mesh is None else job.mesh.size))
+  places = whole_rows(job, places, count)
   batch = examples.gather(places % count, places < count)
+  return step_on(job, batch, jnp.minimum(places, count), key, carry, number)
+
+
+def whole_rows(job: Job, places: jax.Array, count: int) -> jax.Array:
+  """Returns a batch's places [B] with so much padding that microbatches and devices divide it."""
+  parts = num_parts(len(places), job.recipe.microbatch)
+  return filled(places, count, parts * (1 if job.mesh is None else job.mesh.size))
+
+
+def step_on(
+  job: Job,
+  batch: Batch,
+  places: jax.Array,
+  key: jax.Array,
+  carry: Carry,
+  number: jax.Array,
+) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+  """One step on a batch; also returns summed loss and number right.
+
+  Args:
+    job: static.
+    batch: of as many rows as `whole_rows` gives.
+    places: int [B], of its rows in the training set of n; n where the row is padding.
+    key: for augmentation and the pass.
+    carry: what the step before returned.
+    number: of the epoch.
+  """
+  recipe, (network, opt_state, weighting, tracked) = job.recipe, carry
+  parts = num_parts(len(places), recipe.microbatch)
   if job.mesh is not None:
     batch = _sharding.constrain(batch, job.mesh)
   augment_key, train_key = jax.random.split(key)
@@ -119,7 +156,7 @@ def step_of(
   loss = passed.losses
   rate = jnp.asarray(recipe.learning_rate * recipe.schedule(number, recipe.epochs), loss.dtype)
   seen = Step(
-    rows=jnp.minimum(places, count),
+    rows=places,
     labels=batch.labels,
     logits=passed.outputs,
     losses=loss,

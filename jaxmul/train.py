@@ -13,6 +13,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +22,18 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from jaxmul import _arrays, _article, _check, _runs, _saved_runs, _sharding, _tracking, models
+from jaxmul import (
+  _arrays,
+  _article,
+  _check,
+  _reading,
+  _runs,
+  _saved_runs,
+  _sharding,
+  _streamed_runs,
+  _tracking,
+  models,
+)
 from jaxmul._arrays import Inputs
 from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._examples import Examples, examples_of
@@ -29,6 +41,7 @@ from jaxmul._paths import local
 from jaxmul._runs import Run, optimizer, run
 from jaxmul._spectral_penalty import SpectralNormState, add_spectral_norm
 from jaxmul._steps import History
+from jaxmul._streamed import Streamed
 from jaxmul._tracking import Need, Step, Tracker
 from jaxmul._truncation import LossTruncation, LossWindow, Weighting
 from jaxmul.binding import Network, as_network, refuse_lone_rows, warn_without_train_fn
@@ -230,7 +243,7 @@ class Diverged(FloatingPointError):
 
 def fit(
   recipe: Recipe | Learner,
-  dataset: Dataset,
+  dataset: Dataset | Streamed,
   key: jax.Array,
   ids: ArrayLike | None = None,
   trackers: Mapping[str, Tracker] | None = None,
@@ -244,7 +257,8 @@ def fit(
     recipe: model, optimizer and schedule; or a learner of your own, a function
       `(examples, key) -> network` that trains under jit on `examples.whole()`. It has no history
       and takes no trackers.
-    dataset: inputs, labels and ids.
+    dataset: inputs, labels and ids; or a `data.Streamed`, which is read a batch at a time and gives
+      the same numbers.
     key: for initial params, order and augmentation; the same key gives the same run.
     ids: train on these examples only, all by default. Neither their order nor that of the data set
       matters.
@@ -264,10 +278,12 @@ def fit(
     ValueError: an id is not in the data, a label is not a class of the network, two trackers
       return a score of the same name, one's `every` is more than the epochs or it reads classes
       where the network has a loss of its own, a step would take batch statistics of one example,
-      there are no devices or they do not divide the batch, `checkpoints` is no folder or holds
-      another run, a run to be saved has a function without a name of its own in its recipe, or the
-      model is none that `models.init` takes.
+      there are no devices or they do not divide the batch, an example that is read is not like the
+      first one or has no class, `checkpoints` is no folder or holds another run, a run to be saved
+      has a function without a name of its own in its recipe, or the model is none that
+      `models.init` takes.
     OSError: the folder cannot be written.
+    ImportError: Grain is not installed, which reads a `Streamed`.
     Diverged: the loss became NaN or inf; the exception holds the last good epoch.
 
   Example:
@@ -290,6 +306,10 @@ def fit(
     for name, value in (("devices", devices), ("checkpoints", checkpoints)):
       if value is not None:
         raise ValueError(f"fit got {name} for a learner, which trains by itself. Drop {name}.")
+    if isinstance(dataset, Streamed):
+      raise ValueError(
+        "fit got a Streamed for a learner, which trains in memory. Use data.from_grain(source)."
+      )
     return _learned(recipe, dataset, key, trackers)
   mesh = _sharding.data_mesh(devices, recipe.batch_size, "fit")
   if mesh is not None and recipe.microbatch is not None and recipe.microbatch % mesh.size:
@@ -297,22 +317,22 @@ def fit(
       f"fit got microbatch={recipe.microbatch} for {mesh.size} devices, which must divide it. "
       f"Use {math.lcm(recipe.microbatch, mesh.size)}."
     )
-  _tracking.check(tuple(trackers.values()), _runs.input_shape(dataset.inputs), recipe.epochs)
-  like = check_labels(recipe.model, dataset, "fit")
+  source = _reading.opened(dataset) if isinstance(dataset, Streamed) else dataset
+  sample = source if isinstance(source, Dataset) else source.sample
+  shape = (len(dataset), *_runs.input_shape(sample.inputs)[1:])
+  _tracking.check(tuple(trackers.values()), shape, recipe.epochs)
+  like = check_labels(recipe.model, sample, "fit")
   _tracking.check_network(tuple(trackers.values()), like)
   warn_without_train_fn(like, "train.fit")
   microbatch = recipe.microbatch
   refuse_lone_rows(like, len(dataset), recipe.batch_size, "fit", microbatch=microbatch)
-  task, examples = _runs.Task(recipe, tuple(trackers.values()), mesh), examples_of(dataset)
-  folder = None if checkpoints is None else _folder(checkpoints, task, trackers, dataset, key)
-  if mesh is not None:
-    examples, key = _sharding.replicate((examples, key), mesh)
-  elif devices is not None:
-    examples, key = jax.device_put((examples, key), devices[0])
-  if folder is None:
-    result = _jitted_run(task, examples, key)
-  else:
-    result = _saved_runs.run(task, examples, key, folder)
+  task = _runs.Task(recipe, tuple(trackers.values()), mesh)
+  folder = None
+  if checkpoints is not None:
+    content = source if isinstance(source, Dataset) else source.content
+    identity = _saved_runs.identity_of(task, tuple(trackers), content, dataset.ids, key)
+    folder = _saved_runs.Folder(_folder(checkpoints), identity)
+  result = _run(task, source, key, devices, folder)
   scores = {name: np.asarray(score) for name, score in result.scores.items()}
   finished = Fit(result.network, scores, dataset.ids, result.history)
   bad = np.flatnonzero(~np.isfinite(np.asarray(result.history.loss)))
@@ -322,23 +342,39 @@ def fit(
       f"Lower learning_rate ({recipe.learning_rate}); .fit holds the epoch before.",
       finished,
     )
-  _check.outputs(result.network, as_inputs(_arrays.rows(dataset.inputs, slice(8))), "train.fit")
+  _check.outputs(result.network, as_inputs(_arrays.rows(sample.inputs, slice(8))), "train.fit")
   return finished
 
 
-def _folder(
-  path: str | os.PathLike[str],
+def _run(
   task: _runs.Task,
-  trackers: Mapping[str, Tracker],
-  dataset: Dataset,
+  source: Dataset | _reading.Reader,
   key: jax.Array,
-) -> _saved_runs.Folder:
+  devices: Sequence[Any] | None,
+  folder: _saved_runs.Folder | None,
+) -> Run:
+  """Puts what a run needs where it is to run, and runs it."""
+
+  def placed(tree):
+    if task.mesh is not None:
+      return _sharding.replicate(tree, task.mesh)
+    return tree if devices is None else jax.device_put(tree, devices[0])
+
+  if isinstance(source, _reading.Reader):
+    device = None if devices is None else devices[0]
+    return _streamed_runs.run(_streamed_runs.Job(task, source, device=device), placed(key), folder)
+  examples, key = placed((examples_of(source), key))
+  if folder is None:
+    return _jitted_run(task, examples, key)
+  return _saved_runs.run(task, examples, key, folder)
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
   """Where the epochs of a run are saved."""
   folder = local(path)
   if folder.exists() and not folder.is_dir():
     raise ValueError(f"fit got checkpoints={str(folder)!r}, which is a file. Name a folder.")
-  identity = _saved_runs.identity_of(task, tuple(trackers), dataset, key)
-  return _saved_runs.Folder(folder, identity)
+  return folder
 
 
 def _learned(

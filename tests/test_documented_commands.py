@@ -283,6 +283,7 @@ COMMANDS: dict[str, Check] = {
   "pip install -e '.[evaluate]'": install,
   "pip install -e '.[test]'": install,
   "pip install -e '.[docs]'": install,
+  "pip install -e '.[grain]'": install,
   "pip install -e '.[ray]'": install,
   "pip install -e '.[rouge]'": install,
   "pip install -e '.[hub]'": install,

@@ -22,6 +22,7 @@ NAMES = (
   "digests",
   "readiness",
   "accelerator",
+  "streaming",
 )
 
 

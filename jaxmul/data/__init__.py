@@ -1,6 +1,7 @@
 """Data sets with ids, their splits, and where they come from."""
 
 from jaxmul._dataset import Dataset, as_inputs
+from jaxmul._streamed import Streamed
 from jaxmul.data.dataframe import from_dataframe
 from jaxmul.data.distribution_matching import distill
 from jaxmul.data.documents import after_prompt, english_prose, near_duplicates, repeated, text
@@ -22,6 +23,7 @@ __all__ = [
   "Holdout",
   "MathSequences",
   "Split",
+  "Streamed",
   "after_prompt",
   "as_inputs",
   "as_text",

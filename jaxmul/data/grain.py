@@ -4,25 +4,14 @@ Nothing of Grain is imported: a source is whatever has a length and `source[i]`,
 `RandomAccessDataSource` and `MapDataset`, TFDS's `data_source` and PyTorch's data sets have.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul import _article
 from jaxmul._dataset import Dataset
+from jaxmul._streamed import Key, Source, part_of, refuse_without_access
 from jaxmul.data import sources
-
-Example = Mapping[str, ArrayLike] | Sequence[ArrayLike] | None
-Key = str | int
-
-
-class Source(Protocol):
-  """A length and `source[i]`, the example at position i."""
-
-  def __len__(self) -> int: ...
-  def __getitem__(self, index: int, /) -> Example: ...
 
 
 def from_grain(
@@ -53,11 +42,7 @@ def from_grain(
     >>> from_grain(pairs).labels.tolist()
     [1, 0]
   """
-  if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
-    raise ValueError(
-      f"from_grain got {_article.of(source)}, needs a source with len(source) and source[i]. "
-      "Pass the MapDataset or data source that it is made of."
-    )
+  refuse_without_access(source, "from_grain")
   labels, names = [], []
 
   def values() -> Iterator[ArrayLike]:
@@ -65,12 +50,9 @@ def from_grain(
       example = source[row]
       if example is None:
         continue
-      is_dict = isinstance(example, Mapping)
-      value = _get(example, ("image" if is_dict else 0) if inputs is None else inputs)
-      labels.append(
-        np.asarray(_get(example, ("label" if is_dict else 1) if label is None else label))
-      )
-      names.append(row if ids is None else _get(example, ids))
+      value = part_of(example, inputs, "image", 0)
+      labels.append(np.asarray(part_of(example, label, "label", 1)))
+      names.append(row if ids is None else part_of(example, ids, "id", 0))
       if labels[-1].ndim and np.ndim(value) > 2:
         raise ValueError(f"its label has shape {labels[-1].shape}: it is a batch, not one example")
       yield value
@@ -82,11 +64,3 @@ def from_grain(
     if not labels:
       raise ValueError("it holds no example")
     return Dataset(stacked, np.stack(labels), np.asarray(names), num_classes)
-
-
-def _get(example: Mapping | Sequence, key: Key) -> ArrayLike:
-  try:
-    return example[key]  # pyright: ignore[reportCallIssue, reportArgumentType]
-  except (KeyError, IndexError, TypeError) as error:
-    keys = sorted(map(str, example)) if isinstance(example, Mapping) else f"{len(example)} parts"
-    raise ValueError(f"an example has no {key!r}, but {keys}") from error

@@ -1,0 +1,408 @@
+"""Training that reads its examples as it goes has the numbers of training in memory."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from fits import KEY, MLP, NETWORKS, difference, params_of, recipe, same_bits, toy
+
+from jaxmul import bind, data, train
+from jaxmul.data import Streamed
+from jaxmul.proxies import trackers
+
+pytest.importorskip("grain", reason="grain is not installed")
+ROOT = Path(__file__).parents[1]
+EVENTS = {"events": trackers.learning_events(), "forgotten": trackers.forgetting_events()}
+
+
+def noisy(key, inputs):
+  return inputs + 0.1 * jax.random.normal(key, inputs.shape)
+
+
+CASES = {
+  "mlp": ("mlp", {}),
+  "cnn": ("cnn", {"augment": noisy}),
+  "resnet": ("resnet", {"augment": noisy}),
+  "mlp in microbatches": ("mlp", {"microbatch": 4, "weighting": train.LossTruncation(0.2, 16)}),
+}
+
+
+class Counted:
+  """A source that counts what is read of it, by whom."""
+
+  def __init__(self, examples):
+    self.examples, self.counts, self.threads = examples, np.zeros(len(examples), int), set()
+    self.lock = threading.Lock()
+
+  def __len__(self):
+    return len(self.examples)
+
+  def __getitem__(self, index):
+    with self.lock:
+      self.counts[index] += 1
+      self.threads.add(threading.current_thread().name)
+    return self.examples[index]
+
+
+def source_of(dataset):
+  """Examples stand at their ids; between them is nothing that may be read."""
+  source = [None] * (max(dataset.ids) + 5)
+  for id, image, label in zip(dataset.ids, dataset.inputs, dataset.labels, strict=True):
+    source[id] = {"image": image, "label": label}
+  return source
+
+
+def streamed(dataset, **more):
+  return Streamed(source_of(dataset), 3, **{"ids": dataset.ids} | more)
+
+
+def everything(fit):
+  return fit.network.params, fit.network.state, fit.scores, fit.history, fit.ids
+
+
+def both(name, devices=None, **more):
+  network, changes = CASES[name]
+  model, shape = NETWORKS[network]
+  dataset = toy(shape)
+  chosen = None if devices is None else jax.devices()[:devices]
+  return [
+    train.fit(recipe(model, **changes), given, KEY, trackers=EVENTS, devices=chosen, **more)
+    for given in (dataset, streamed(dataset))
+  ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_streamed_fit_is_one_in_memory(name):
+  memory, stream = both(name)
+  assert difference(everything(memory), everything(stream)) < 1e-6
+  assert memory.scores.keys() == stream.scores.keys() > {"forgetting_events"}
+
+
+@pytest.mark.rounding
+@pytest.mark.parametrize("name", CASES)
+def test_a_streamed_fit_has_the_bits_of_one_in_memory(name):
+  """XLA could round otherwise in a program of one step; it was not seen to."""
+  memory, stream = both(name)
+  same_bits(everything(stream), everything(memory))
+
+
+@pytest.mark.parametrize(("name", "devices"), [("mlp", 1), ("cnn", 8), ("resnet", 4)])
+def test_devices_get_their_parts_of_each_batch(name, devices):
+  """The ResNet is dealt 7 examples a step, which 4 devices divide only with padding."""
+  if len(jax.devices()) < 8:
+    pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
+  memory, stream = both(name, devices)
+  assert difference(everything(memory), everything(stream)) < 1e-6
+  leaf = jax.tree.leaves(stream.network)[0]
+  assert leaf.sharding.device_set == set(jax.devices()[:devices])
+
+
+def test_each_example_is_read_once_an_epoch_and_no_other():
+  for name in ("mlp", "resnet"):
+    model, shape = NETWORKS[name]
+    dataset = toy(shape)
+    ids = np.random.default_rng(0).permutation(dataset.ids)[:17]  # of 8, 8 and 1; or 6, 6 and 5
+    source = Counted(source_of(dataset))
+    got = train.fit(recipe(model, epochs=3), Streamed(source, 3), KEY, ids=ids)
+    want = train.fit(recipe(model, epochs=3), dataset, KEY, ids=ids)
+    assert difference(everything(got), everything(want)) < 1e-6
+    times = np.zeros(len(source), int)
+    times[ids] = 3
+    times[min(ids)] += 1  # the first one says of what shape they are
+    np.testing.assert_array_equal(source.counts, times)
+    readers = {thread for thread in source.threads if "grain" in thread}
+    assert len(source.threads - readers) == 1  # that of the caller, for the first
+
+
+TRACES = []
+
+
+def counted(key, inputs):
+  del key
+  TRACES.append(inputs.shape)
+  return inputs
+
+
+@pytest.mark.parametrize("devices", [None, 2])
+def test_all_steps_and_epochs_are_one_trace(devices):
+  chosen = None if devices is None else jax.devices()[:devices]
+  before = len(TRACES)
+  for seed in range(2):
+    given = streamed(toy(seed=seed)), KEY
+    train.fit(recipe(augment=counted, epochs=4), *given, devices=chosen)
+  assert len(TRACES) == before + 1
+  assert TRACES[-1] == (8, 6)
+
+
+def same_as_memory(model, dataset, source):
+  want, got = (
+    train.fit(recipe(model, epochs=1), given, KEY)
+    for given in (dataset, Streamed(source, dataset.num_classes))
+  )
+  assert difference(params_of(want), params_of(got)) < 1e-6
+
+
+def test_pixels_and_floats_are_kept_as_in_memory():
+  rng = np.random.default_rng(0)
+  pixels, labels = rng.integers(0, 256, (21, 6)).astype(np.uint8), rng.integers(0, 3, 21)
+  for inputs in (pixels, pixels / 255):
+    pairs = list(zip(inputs, labels.tolist(), strict=True))
+    same_as_memory(MLP, data.Dataset(inputs, labels, num_classes=3), pairs)
+
+
+def unigrams(key, tokens):
+  """Logits of the next token by the last one."""
+  del tokens
+  return bind(lambda table, rows: table[rows], jax.random.normal(key, (11, 11)))
+
+
+def test_tokens_are_kept_as_in_memory():
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, 11, (21, 6))
+  labels = np.where(rng.random((21, 6)) < 0.3, -1, tokens)
+  labels[:, 0] = 10
+  same_as_memory(unigrams, data.Dataset(tokens, labels), list(zip(tokens, labels, strict=True)))
+
+
+def test_a_dict_of_inputs_is_read_as_one():
+  def made(key, inputs):
+    weights = jax.random.normal(key, (inputs["a"].shape[-1], 3))
+    return bind(lambda w, x: x["a"] @ w + x["b"][:, None], weights)
+
+  dataset = toy()
+  inputs = {"a": dataset.inputs, "b": dataset.inputs[:, 0]}
+  source = [
+    ({"a": a, "b": a[0]}, label) for a, label in zip(dataset.inputs, dataset.labels, strict=True)
+  ]
+  same_as_memory(made, data.Dataset(inputs, dataset.labels), source)
+
+
+def test_grains_own_data_sets_are_sources():
+  import grain
+
+  dataset = toy()
+  rows = [{"x": x, "y": y} for x, y in zip(dataset.inputs, dataset.labels, strict=True)]
+  source = grain.MapDataset.source(rows).map(lambda row: row | {"x": 2 * row["x"]})
+  got = train.fit(recipe(), Streamed(source, 3, inputs="x", label="y"), KEY)
+  want = train.fit(recipe(), data.Dataset(2 * dataset.inputs, dataset.labels), KEY)
+  assert difference(params_of(got), params_of(want)) < 1e-6
+
+
+def test_a_run_that_diverges_says_the_same_and_stops_reading():
+  dataset = toy()
+  config = recipe(epochs=6, learning_rate=1e30, schedule=train.MultiStep((0,), 1.0))
+  source = Counted(source_of(dataset))
+  fits = []
+  for given in (dataset, Streamed(source, 3, ids=dataset.ids)):
+    with pytest.raises(train.Diverged, match="diverged in epoch") as caught:
+      train.fit(config, given, KEY, trackers=EVENTS)
+    fits.append(caught.value)
+  assert str(fits[0]) == str(fits[1])
+  assert difference(everything(fits[0].fit)[:3], everything(fits[1].fit)[:3]) < 1e-6
+  np.testing.assert_array_equal(*(np.isnan(fit.fit.history) for fit in fits))
+  assert source.counts.max() < 6
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_saved_run_goes_on_without_what_was_read(epochs, tmp_path, monkeypatch):
+  dataset = toy(NETWORKS["resnet"][1])
+  config = recipe(NETWORKS["resnet"][0], epochs=4, augment=noisy)
+  source = Counted(source_of(dataset))
+  given = Streamed(source, 3, ids=dataset.ids), KEY
+  from jaxmul import _saved_runs
+
+  write, left = _saved_runs.write_sealed, [epochs]
+
+  def stopping(*args):
+    left[0] -= 1
+    if left[0] < 0:
+      raise KeyboardInterrupt
+    write(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(_saved_runs, "write_sealed", stopping)
+    with pytest.raises(KeyboardInterrupt):
+      train.fit(config, *given, trackers=EVENTS, checkpoints=tmp_path)
+  source.counts[:] = 0
+  got = train.fit(config, *given, trackers=EVENTS, checkpoints=tmp_path)
+  want = train.fit(config, *given, trackers=EVENTS)
+  same_bits(everything(got), everything(want))
+  assert source.counts.max() == (4 - epochs + 1) + (4 + 1)
+  other = Streamed([(np.zeros((4, 4, 2), np.float32), 0)] * 100, 3, ids=dataset.ids)
+  with refused("of another run: data differ"):
+    train.fit(config, other, KEY, trackers=EVENTS, checkpoints=tmp_path)
+
+
+def refused(message, kind=ValueError):
+  return pytest.raises(kind, match=rf"\A[^\n]*{message}[^\n]*\Z")
+
+
+def test_a_bad_record_is_refused():
+  pairs = [(np.zeros(6, np.float32), 0)] * 4
+  with refused(r"Streamed got a generator, needs a source with len\(source\)"):
+    Streamed((pair for pair in pairs), 3)
+  with refused("num_classes=0"):
+    Streamed(pairs, 0)
+  with refused("threads=0"):
+    Streamed(pairs, 3, threads=0)
+  with refused(r"got id 4, must be a position in the source, in \[0, 4\)"):
+    Streamed(pairs, 3, ids=[1, 4])
+  with refused("id 1 more than once"):
+    Streamed(pairs, 3, ids=[1, 1])
+  with refused("id 3 is not in the data"):
+    Streamed(pairs, 3, ids=[1, 2]).take([3])
+  assert Streamed(pairs, 3, ids=[3, 1, 2]).take([2, 3]).ids.tolist() == [2, 3]
+
+
+GOOD = (np.zeros(6, np.float32), 2)
+
+
+@pytest.mark.parametrize(
+  ("bad", "message"),
+  [
+    ((GOOD[0], 3), r"label 3, outside \[0, 3\)"),
+    ((GOOD[0], -1), r"label -1, outside"),
+    ((GOOD[0], 1.0), r"integer labels, got float64|label float64 \[\], but the first one"),
+    ((np.zeros(5, np.float32), 0), r"has inputs float32 \[5\], label .*, but the first one inputs"),
+    ((np.zeros(6, np.uint8), 0), r"inputs uint8 \[6\], label .*, but the first one inputs float32"),
+    ({"image": {"a": GOOD[0]}, "label": 0}, r"has a float32 \[6\], .* but the first one inputs"),
+    ((np.full(6, np.nan, np.float32), 0), "hold nan"),
+    ((np.zeros(6, np.float32), [0, 1]), r"label int64 \[2\], but the first"),
+    (b"png", "an example is a bytes"),
+    (None, "an example is a NoneType"),
+    ({"inputs": 3}, r"has no 'image', but \['inputs'\]"),
+    ((GOOD[0],), "has no 1, but 1 parts"),
+    (("path.png", 0), "it holds a str, must be an array of numbers"),
+  ],
+)
+@pytest.mark.parametrize("place", [0, 13])
+def test_a_bad_example_is_named_by_its_id(bad, message, place):
+  source = [GOOD] * 21
+  source[place] = bad
+  if not place and "but the first" in message:
+    pytest.skip("it is the first that says what all are")
+  with refused(rf"example {place} of the source: .*({message})"):
+    train.fit(recipe(), Streamed(source, 3), KEY)
+
+
+def test_a_source_that_fails_is_named_by_the_id():
+  class Broken(Counted):
+    def __getitem__(self, index):
+      if index == 17:
+        raise OSError("the disk\nis gone")
+      return super().__getitem__(index)
+
+  with refused("read example 17 of the source: it failed with OSError: the disk"):
+    train.fit(recipe(), Streamed(Broken([GOOD] * 21), 3), KEY)
+
+
+def test_what_fit_cannot_do_with_a_source_is_refused(monkeypatch):
+  given = streamed(toy())
+  with refused("got a Streamed for a learner"):
+    train.fit(lambda examples, key: None, given, KEY)
+  with refused("no training examples"):
+    train.fit(recipe(), given, KEY, ids=[])
+  with refused("id 0 is not in the data"):
+    train.fit(recipe(), given, KEY, ids=[0])
+  with refused(r"label 3, outside \[0, 3\)"):  # four classes are more than the network's
+    train.fit(recipe(), Streamed(given.source, 4, ids=given.ids), KEY)
+  find = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util, "find_spec", lambda name, *more: None if name == "grain" else find(name, *more)
+  )
+  with refused(r"pip install 'jaxmul\[grain\]'", ImportError):
+    train.fit(recipe(), given, KEY)
+
+
+MEMORY = """
+import resource, sys
+import jax, numpy as np
+from jaxmul import models, train
+from jaxmul.data import Streamed
+
+class Generated:
+  def __init__(self, size):
+    self.size = size
+  def __len__(self):
+    return self.size
+  def __getitem__(self, index):
+    return np.full((64, 64, 3), index % 256, np.uint8), index % 10
+
+recipe = train.Recipe(models.mlp((8,), 10), epochs=1, batch_size=64, learning_rate=0.01)
+train.fit(recipe, Streamed(Generated(int(sys.argv[1])), 10), jax.random.key(0))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_data():
+  """In memory, 20,000 images would be 234 MiB, and on a CPU as many again on the device."""
+  works = [
+    subprocess.Popen(
+      [sys.executable, "-c", MEMORY, str(size)],
+      env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for size in (2_000, 20_000)
+  ]
+  small, large = (float(work.communicate()[0]) for work in works)
+  assert small > 100
+  assert abs(large - small) < 0.08 * small, (small, large)
+
+
+PROCESS = """
+import sys
+import jax, numpy as np
+port, number, count = sys.argv[1:4]
+if count == "2":
+  jax.distributed.initialize("localhost:" + port, 2, int(number))
+import test_streamed
+from fits import KEY, NETWORKS, recipe, toy
+from jaxmul import train
+from jaxmul.data import Streamed
+dataset = toy(NETWORKS["mlp"][1])
+source = test_streamed.Counted(test_streamed.source_of(dataset))
+fit = train.fit(
+  recipe(NETWORKS["mlp"][0], epochs=3), Streamed(source, 3, ids=dataset.ids), KEY,
+  trackers=test_streamed.EVENTS, devices=jax.devices())
+assert len(jax.devices()) == 4
+leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((fit.network, fit.history, fit.scores))]
+np.savez(sys.argv[4], source.counts[dataset.ids], *leaves)
+"""
+
+
+def test_processes_read_their_own_rows_of_each_batch(tmp_path):
+  def started(number, count, port):
+    devices = f"--xla_force_host_platform_device_count={4 // count}"
+    file = tmp_path / f"{number} of {count}.npz"
+    command = [sys.executable, "-c", PROCESS, port, str(number), str(count), str(file)]
+    environment = os.environ | {"XLA_FLAGS": devices, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    return file, subprocess.Popen(
+      command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = str(free.getsockname()[1])
+  works = [started(0, 2, port), started(1, 2, port), started(0, 1, port)]
+  found = []
+  for file, work in works:
+    error = work.communicate(timeout=300)[1]
+    assert not work.returncode, error
+    with np.load(file) as arrays:
+      found.append([arrays[name] for name in arrays.files])
+  (first, *got), (second, *other), (counts, *want) = found
+  for one, two, three in zip(got, other, want, strict=True):
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(one, three, atol=1e-6)
+  opened = np.arange(21) == 0  # the first example says to each process of what shape they are
+  np.testing.assert_array_equal(counts, 3 + opened)
+  np.testing.assert_array_equal(first + second, 3 + 2 * opened)
+  assert 0 < second.sum() < first.sum() < 45
