@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -97,7 +98,7 @@ def replicate(tree: Tree, over: Mesh | None = None) -> Tree:
     spans = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == len(devices)
     if spans:
       return leaf
-    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     if is_key and not everywhere.is_fully_addressable:  # JAX does not put keys on other processes
       data = jax.device_put(jax.random.key_data(leaf), everywhere)
       return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
