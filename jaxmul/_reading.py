@@ -46,6 +46,11 @@ class Reader(NamedTuple):
   first: Read
 
   @property
+  def ids(self) -> np.ndarray:
+    """Of the data set, int64 [n]."""
+    return self.dataset.ids
+
+  @property
   def sample(self) -> Dataset:
     """The first example, with the last class as its label, which a network must be able to say."""
     labels = np.full_like(self.first.labels, self.dataset.num_classes - 1)

@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _identity, _runs, _settings
+from jaxmul._dataset import Dataset
 from jaxmul._examples import Examples
 from jaxmul._files import npz, read_npz, read_sealed, write_sealed
+from jaxmul._reading import Reader
 from jaxmul._steps import History
 
 _NAME = re.compile(r"epoch-(\d{6,})\.npz")
@@ -109,7 +111,7 @@ class Folder:
 
 
 def identity_of(
-  task: _runs.Task, labels: tuple[str, ...], data: Any, ids: np.ndarray, key: jax.Array
+  task: _runs.Task, labels: tuple[str, ...], source: Dataset | Reader, key: jax.Array
 ) -> dict[str, str]:
   """Returns a digest, by name, of each thing that decides the bits of a run but its devices.
 
@@ -118,8 +120,7 @@ def identity_of(
   Args:
     task: with the recipe and the trackers.
     labels: of the trackers.
-    data: what is trained on, or what tells it from others.
-    ids: of it.
+    source: what is trained on; of what is read as it goes, the ids and the first example count.
     key: of the run.
 
   Raises:
@@ -127,8 +128,8 @@ def identity_of(
   """
   parts = {
     "recipe": task.recipe,
-    "data": data,
-    "ids": ids,
+    "data": source if isinstance(source, Dataset) else source.content,
+    "ids": source.ids,
     "key": key,
     "trackers": [labels, _plain(task.trackers)],
     "settings": _settings.current(),

@@ -329,8 +329,7 @@ def fit(
   task = _runs.Task(recipe, tuple(trackers.values()), mesh)
   folder = None
   if checkpoints is not None:
-    content = source if isinstance(source, Dataset) else source.content
-    identity = _saved_runs.identity_of(task, tuple(trackers), content, dataset.ids, key)
+    identity = _saved_runs.identity_of(task, tuple(trackers), source, key)
     folder = _saved_runs.Folder(_folder(checkpoints), identity)
   result = _run(task, source, key, devices, folder)
   scores = {name: np.asarray(score) for name, score in result.scores.items()}
