@@ -110,8 +110,9 @@ def test_each_example_is_read_once_an_epoch_and_no_other():
     dataset = toy(shape)
     ids = np.random.default_rng(0).permutation(dataset.ids)[:17]  # of 8, 8 and 1; or 6, 6 and 5
     source = Counted(source_of(dataset))
-    got = train.fit(recipe(model, epochs=3), Streamed(source, 3), KEY, ids=ids)
-    want = train.fit(recipe(model, epochs=3), dataset, KEY, ids=ids)
+    config = recipe(model, epochs=3)
+    got = train.fit(config, Streamed(source, 3), KEY, ids, EVENTS)
+    want = train.fit(config, dataset, KEY, ids, EVENTS)
     assert difference(everything(got), everything(want)) < 1e-6
     times = np.zeros(len(source), int)
     times[ids] = 3
