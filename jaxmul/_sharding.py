@@ -117,7 +117,8 @@ def _spans(leaf: jax.Array, over: Mesh) -> bool:
   """Whether an array is on the devices of a mesh, in its order: a program takes no other."""
   own = leaf.sharding
   if isinstance(own, NamedSharding):
-    return tuple(own.mesh.devices.flat) == tuple(over.devices.flat)
+    held = own.mesh.devices
+    return held is not None and tuple(held.flat) == tuple(over.devices.flat)
   return own.device_set == set(over.devices.flat)
 
 
