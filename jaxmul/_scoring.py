@@ -6,7 +6,7 @@ scores are the same bits whatever the batch size and the number of devices.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ def score(
   apply_fn: ApplyFn | None = None,
   *,
   batch_size: int = 512,
+  devices: Sequence[Any] | None = None,
 ) -> np.ndarray:
   """Scores every example of a data set with a point proxy.
 
@@ -39,6 +40,8 @@ def score(
     apply_fn: `apply_fn(params, inputs) -> outputs [B, *P, C]`, evaluation mode.
     batch_size: examples at a time; bounds the memory. Rounded up to a multiple of the devices, and
       on CPU of 32 rows on each.
+    devices: split every batch over these; `[device]` runs on that one. All of JAX's by default. The
+      numbers are the same within rounding; each device holds the network.
 
   Returns:
     Scores float32 [n], in the order of `dataset.ids`; on CPU the same bits for any batch size,
@@ -46,7 +49,8 @@ def score(
     seconds how far it is.
 
   Raises:
-    ValueError: there is no data set or it is empty, the proxy is no function, or it refuses them.
+    ValueError: there is no data set or it is empty, there are no devices, the proxy is no function,
+      or it refuses them.
 
   Example:
     >>> import jax, numpy as np
@@ -70,22 +74,22 @@ def score(
   network = as_network(params, apply_fn, "score")
   if not isinstance(proxy, jax.tree_util.Partial):
     proxy = jax.tree_util.Partial(proxy)
-  devices = len(jax.devices())
-  rows_each = -(-min(batch_size, len(dataset)) // devices)
-  if jax.default_backend() == "cpu":
+  over = _sharding.mesh("data", _sharding.chosen(devices, "score"))
+  rows_each = -(-min(batch_size, len(dataset)) // over.size)
+  if _is_cpu(over):
     rows_each = -(-rows_each // _BLOCK) * _BLOCK
-  size = rows_each * devices
+  size = rows_each * over.size
   _check.tokens(network, dataset.inputs, "score")
   _check.answers(network, dataset.example, dataset.labels, "score")
   _check.outputs(network, as_inputs(_arrays.rows(dataset.inputs, slice(8))), "score")
   static, arrays = _arrays.split((proxy, network))
-  arrays = _sharding.replicate(arrays)
+  arrays = _sharding.replicate(arrays, over)
   scores = []
   for start in shown(range(0, len(dataset), size), "scoring"):
     rows = np.arange(start, start + size)
     rows = np.where(rows < len(dataset), rows, start)  # padding repeats a row and is dropped
-    batch = _sharding.shard_batch(_arrays.rows((dataset.inputs, dataset.labels), rows))
-    scores.append(_score(static, arrays, *batch))
+    batch = _sharding.place_batch(_arrays.rows((dataset.inputs, dataset.labels), rows), over)
+    scores.append(_score(static, over, arrays, *batch))
     jax.block_until_ready(scores[-2:-1])  # at most two batches on the way: memory is bounded
   return np.concatenate([np.asarray(part) for part in scores])[: len(dataset)]
 
@@ -107,13 +111,17 @@ def check_examples(network: Network, caller: str, **given: Dataset) -> None:
     _check.answers(network, dataset.example, dataset.labels, caller)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _score(static, arrays, inputs, labels):
+def _is_cpu(over: _sharding.Devices) -> bool:
+  return over.devices.flat[0].platform == "cpu"
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _score(static, over, arrays, inputs, labels):
   def local(batch, arrays):
     proxy, network = _arrays.joined(static, arrays)
-    block = _BLOCK if jax.default_backend() == "cpu" else len(batch[1])
+    block = _BLOCK if _is_cpu(over) else len(batch[1])
     return map_blocks(
       lambda inputs, labels: proxy(network, batch=(as_inputs(inputs), labels)), batch, block
     )
 
-  return _sharding.map_batch(local)((inputs, labels), arrays)
+  return _sharding.map_batch(local, over)((inputs, labels), arrays)

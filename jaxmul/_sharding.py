@@ -27,15 +27,24 @@ def mesh(axis: str, devices: Sequence[object] | None = None) -> Mesh:
   return Mesh(np.asarray(devices), (axis,), axis_types=(AxisType.Auto,))
 
 
+def chosen(devices: Sequence[object] | None, caller: str) -> Sequence[object]:
+  """Returns the devices that a caller was given, all by default.
+
+  Raises:
+    ValueError: there are none.
+  """
+  if devices is not None and not len(devices):
+    raise ValueError(f"{caller} got devices=[], must be at least one. Use jax.devices() or None.")
+  return jax.devices() if devices is None else devices
+
+
 def data_mesh(devices: Sequence[object] | None, batch_size: int, caller: str) -> Mesh | None:
   """Returns the mesh that a caller's batches are split over; None for none or one of devices.
 
   Raises:
     ValueError: there are no devices, or they do not divide the batch.
   """
-  if devices is not None and not len(devices):
-    raise ValueError(f"{caller} got devices=[], must be at least one. Use jax.devices() or None.")
-  if devices is None or len(devices) == 1:
+  if devices is None or len(chosen(devices, caller)) == 1:
     return None
   if batch_size % len(devices):
     raise ValueError(
@@ -50,6 +59,11 @@ def shard_batch(batch: Tree) -> Tree:
   return _sharded(batch, "data")
 
 
+def place_batch(batch: Tree, over: Mesh) -> Tree:
+  """Returns a pytree of [B, ...] arrays split over a mesh, which must divide B."""
+  return jax.device_put(batch, NamedSharding(over, PartitionSpec("data")))
+
+
 def shard_models(tree: Tree) -> Tree:
   """Returns a pytree of [M, ...] arrays split over all devices where they divide M."""
   return _sharded(tree, "model")
@@ -62,13 +76,13 @@ def _sharded(tree: Tree, axis: str) -> Tree:
   return jax.device_put(tree, NamedSharding(mesh(axis, devices), PartitionSpec(axis)))
 
 
-def map_batch(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def map_batch(function: Callable[..., jax.Array], over: Mesh) -> Callable[..., jax.Array]:
   """Returns a jittable `(batch, shared) -> [B]` that computes each device's rows on that device.
 
-  The leading axis of `batch` is split over all devices, which must divide it; nothing is
+  The leading axis of `batch` is split over a mesh, which must divide it; nothing is
   communicated, and each device runs the same program as one device alone would on its rows.
   """
-  return _mapped(function, mesh("data"))
+  return _mapped(function, over)
 
 
 def _mapped(
@@ -83,20 +97,12 @@ def _mapped(
   )
 
 
-def replicate(tree: Tree, over: Mesh | None = None) -> Tree:
-  """Returns a pytree of arrays on every device of a mesh; those that span as many stay.
-
-  The mesh is that of all devices unless one is given.
-  """
-  over = mesh("data") if over is None else over
-  devices = over.devices.ravel()
-  if len(devices) == 1:
-    return tree
+def replicate(tree: Tree, over: Mesh) -> Tree:
+  """Returns a pytree of arrays on every device of a mesh; those that span these devices stay."""
   everywhere = NamedSharding(over, PartitionSpec())
 
   def place(leaf):
-    spans = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == len(devices)
-    if spans:
+    if isinstance(leaf, jax.Array) and _spans(leaf, over):
       return leaf
     is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     if is_key and not everywhere.is_fully_addressable:  # JAX does not put keys on other processes
@@ -105,6 +111,15 @@ def replicate(tree: Tree, over: Mesh | None = None) -> Tree:
     return jax.device_put(leaf, everywhere)
 
   return jax.tree.map(place, tree)
+
+
+def _spans(leaf: jax.Array, over: Mesh) -> bool:
+  """Whether an array is on the devices of a mesh, in its order: a program takes no other."""
+  own = leaf.sharding
+  if isinstance(own, NamedSharding):
+    held = own.mesh.devices
+    return held is not None and tuple(held.flat) == tuple(over.devices.flat)
+  return own.device_set == set(over.devices.flat)
 
 
 def constrain(batch: Tree, over: Mesh) -> Tree:

@@ -160,9 +160,16 @@ def beside_an_ensemble(
   for model in range(len(ensemble.originals)):
     original = _original(request, models_key, model)
     own = jax.random.fold_in(unlearn_key, model)
-    unlearned.append(
-      rum.meta_unlearn(plan, original, request.training, groups, own, store=request.steps_of(plan))
+    after = rum.meta_unlearn(
+      plan,
+      original,
+      request.training,
+      groups,
+      own,
+      store=request.steps_of(plan),
+      devices=request.devices,
     )
+    unlearned.append(after)
   outputs = oracle.outputs(unlearned, request.dataset, ensemble.oracles.ids)
   split, heldout = request.split, request.heldout.attack
   audit = metrics.audit(ensemble, split, heldout, attack_key)
@@ -186,7 +193,9 @@ def _original(request: Request, key: jax.Array, model: int) -> Network:
   return kept(
     request.folder(f"originals/{digest(schedule.hash, model)[:16]}"),
     models.shapes(recipe.model, dataset.example),
-    lambda: train.fit(recipe, schedule.dataset, train_key(schedule, model)),
+    lambda: train.fit(
+      recipe, schedule.dataset, train_key(schedule, model), devices=request.devices
+    ),
   ).network
 
 

@@ -14,6 +14,7 @@ reaches. Evidence is paid for in trainings, and there are three levels:
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +26,7 @@ from jaxmul._paths import local
 from jaxmul.binding import Network
 from jaxmul.deletion import evidence_and_cost as levels
 from jaxmul.deletion import sealed_record
-from jaxmul.deletion.given import refuse_other
+from jaxmul.deletion.given import refuse_other, refuse_other_devices
 from jaxmul.deletion.refusal import (
   Refused,
   cheaper,
@@ -76,6 +77,7 @@ def forget(
   estimate: memorization.Estimate | None = None,
   store: Path | str | None = None,
   progress: bool = True,
+  devices: Sequence[Any] | None = None,
 ) -> Forgotten:
   """Unlearns examples, and says how well.
 
@@ -104,6 +106,11 @@ def forget(
       for what was trained, so that the same call goes on after a kill. A refused request leaves a
       record too, of the reason and of what was tried, without a network. None keeps nothing.
     progress: whether stderr shows what is done.
+    devices: split the batches of what is scored for the groups and unlearned, and of "full" those
+      of the originals that are trained again, over these; `[device]` runs on that one. The numbers
+      are the same within rounding. Cross-fit networks, oracles and ensembles are trained by
+      `retraining`'s default executor and figures are computed on all of JAX's devices, whatever is
+      given here.
 
   Returns:
     A `Forgotten`. Fewer than 30 ids are one group, others three.
@@ -113,7 +120,8 @@ def forget(
       better than leaving the network as it is, by the surrogate or beside oracles; the accuracy on
       R or held-out examples falls 0.05 below the worst oracle's; or the audit fails.
     ValueError: an id is not in the data, or in two parts; too few held-out or test examples; every
-      example would be forgotten; or a setting is outside its range.
+      example would be forgotten; a setting is outside its range; or there are no devices, or they
+      do not divide a batch.
 
   References:
     Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024. The choice of
@@ -141,6 +149,8 @@ def forget(
   _check.at_least("forget", 2, oracles=oracles)
   needs_estimate = plan == "auto" and estimate is None
   costs = levels.cost(evidence, oracles=oracles, has_estimate=not needs_estimate)
+  own_plan = None if plan == "auto" else plan
+  refuse_other_devices(devices, own_plan, recipe, trains=evidence == "full")
   if needs_estimate and evidence == "none":
     raise ValueError(
       "forget got evidence='none' and neither a plan nor an estimate: nothing tells then how "
@@ -161,10 +171,11 @@ def forget(
     num_groups=None if plan == "auto" else len(plan.steps),
     store=None if store is None else local(store),
     progress=progress,
+    devices=devices,
   )
   earlier = None if request.store is None else sealed_record.earlier(request, key)
   unlearn_key, judge_key = jax.random.fold_in(key, 2), jax.random.fold_in(key, 3)
-  used, tuned, after = None if plan == "auto" else plan, None, None
+  used, tuned, after = own_plan, None, None
   figures, audit, refusal = [], None, None
   try:
     if used is None:
@@ -180,9 +191,14 @@ def forget(
       used, after = tuned.plan, tuned.network
     else:
       refuse_dear(used, request)
-      groups, folder = list(request.groups.values()), request.steps_of(used)
       after = rum.meta_unlearn(
-        used, request.network, request.training, groups, unlearn_key, store=folder
+        used,
+        request.network,
+        request.training,
+        list(request.groups.values()),
+        unlearn_key,
+        store=request.steps_of(used),
+        devices=devices,
       )
     if evidence == "none":
       figures = levels.surrogates(request, after, estimate)
@@ -251,4 +267,5 @@ def chosen(
     estimate=estimate,
     store=request.folder("trials"),
     progress=request.progress,
+    devices=request.devices,
   )

@@ -1,14 +1,17 @@
 """What users give for a request, checked before anything is trained."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmul import _article, _check, models, train
+from jaxmul import _article, _check, models, rum, train
 from jaxmul._dataset import Dataset
 from jaxmul.binding import Network
+from jaxmul.rum.plan import named_steps, refuse_uneven
 
 
 def refuse_other(dataset: Any, recipe: Any, key: Any, caller: str) -> None:
@@ -29,6 +32,33 @@ def refuse_no_dataset(dataset: Any, caller: str) -> None:
       f"{caller} got {_article.of(dataset)} as dataset, must be a data.Dataset. Make it of "
       "arrays: data.Dataset(inputs, labels, ids)."
     )
+
+
+def refuse_other_devices(
+  devices: Sequence[Any] | None, plan: rum.Plan | None, recipe: train.Recipe, trains: bool
+) -> None:
+  """Raises ValueError where there are no devices, or they do not divide a batch.
+
+  Args:
+    devices: as of `forget`.
+    plan: whose steps are made; of None those of the autopilot, which have the recipe's batches.
+    recipe: it trained the network, so that its batches stay and the devices have to fit.
+    trains: whether networks are trained on the devices too.
+  """
+  refuse_uneven({} if plan is None else named_steps(plan), devices, "forget")
+  if devices is None:
+    return
+  sizes = {"batch_size": recipe.batch_size} if trains or plan is None else {}
+  if trains and recipe.microbatch is not None:
+    sizes["microbatch"] = recipe.microbatch
+  for name, size in sizes.items():
+    if size % len(devices):
+      common = math.gcd(*sizes.values())
+      count = max(k for k in range(1, len(devices) + 1) if common % k == 0)
+      raise ValueError(
+        f"forget got {len(devices)} devices, which must divide the recipe's {name}={size}. "
+        f"Use {count} of them: devices[:{count}]."
+      )
 
 
 def ids_of(given: Any, name: str, caller: str) -> np.ndarray:

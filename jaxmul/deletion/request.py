@@ -1,6 +1,7 @@
 """What a request is made of, checked: whose network, which ids, in which groups."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Request:
     recipe: how the network was trained.
     store: where what is trained is kept, or None.
     progress: whether stderr shows what is done.
+    devices: that batches are split over, as of `unlearn.run`.
   """
 
   network: Network
@@ -57,6 +59,7 @@ class Request:
   recipe: train.Recipe
   store: Path | None
   progress: bool
+  devices: Sequence[Any] | None
 
   @property
   def training(self) -> Dataset:
@@ -109,7 +112,13 @@ def copies_left(dataset: Dataset, split: Split) -> np.ndarray:
   return np.intersect1d(left, split.retain)
 
 
-def scores_of(network: Any, training: Dataset, ids: np.ndarray, score: str) -> np.ndarray:
+def scores_of(
+  network: Any,
+  training: Dataset,
+  ids: np.ndarray,
+  score: str,
+  devices: Sequence[Any] | None = None,
+) -> np.ndarray:
   """Returns how memorized each of the ids seems [k]: by the events of training, or by a proxy.
 
   Args:
@@ -117,6 +126,7 @@ def scores_of(network: Any, training: Dataset, ids: np.ndarray, score: str) -> n
     training: what the network was trained on.
     ids: int [k].
     score: name of a tracker's score, or of a point proxy.
+    devices: of a proxy, as of `proxies.score`.
 
   Raises:
     ValueError: there is no such proxy.
@@ -129,7 +139,7 @@ def scores_of(network: Any, training: Dataset, ids: np.ndarray, score: str) -> n
   proxy = getattr(proxies, score, None)
   if proxy is None or score not in POINT_PROXIES:
     raise ValueError(f"forget got score={score!r}, must be one of {', '.join(POINT_PROXIES)}.")
-  return proxies.score(proxy, network, training.take(ids))
+  return proxies.score(proxy, network, training.take(ids), devices=devices)
 
 
 def grouped(
@@ -162,6 +172,7 @@ def request_of(
   num_groups: int | None,
   store: Path | None,
   progress: bool,
+  devices: Sequence[Any] | None = None,
 ) -> Request:
   """Returns a request whose forget set is refined by a score."""
   if isinstance(network, train.Fit) and not np.array_equal(network.ids, split.train):
@@ -176,7 +187,7 @@ def request_of(
   refuse_own_loss(own, "forget", "Choose a plan by hand, for rum.meta_unlearn")
   refuse_other_network(own, recipe, dataset, "forget")
   training = dataset.take(split.train)
-  scores = scores_of(network, training, split.forget, score)
+  scores = scores_of(network, training, split.forget, score, devices)
   rides_along = isinstance(network, train.Fit) and score in network.scores
   return Request(
     network=own,
@@ -188,6 +199,7 @@ def request_of(
     recipe=recipe,
     store=store,
     progress=progress,
+    devices=devices,
   )
 
 

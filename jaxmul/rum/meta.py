@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from jaxmul._identity import describe_functions, digest, tree_digest, versions
 from jaxmul._paths import local
 from jaxmul.binding import Network, as_network, refuse_own_loss
 from jaxmul.data.split import Split
-from jaxmul.rum.plan import Plan, Step, refuse_no_plan
+from jaxmul.rum.plan import Plan, Step, named_steps, refuse_no_plan, refuse_uneven
 
 
 class Effect(NamedTuple):
@@ -59,6 +59,7 @@ def meta_unlearn(
   key: jax.Array,
   *,
   store: str | os.PathLike[str] | None = None,
+  devices: Sequence[Any] | None = None,
 ) -> Network:
   """Unlearns group after group, each from the result before, with a shrinking retain set.
 
@@ -73,6 +74,8 @@ def meta_unlearn(
       from the last finished step, with the same bits. Steps are found by a hash of all that decides
       them, JAX's settings and the versions of packages too, except lambdas that are bound as
       forward passes: two of these cannot be told apart.
+    devices: split every batch of every step over these, as `unlearn.run`. The numbers are the same
+      within rounding: devices are not in the hash, and a step that other devices made is read back.
 
   Returns:
     The unlearned network.
@@ -80,8 +83,9 @@ def meta_unlearn(
   Raises:
     ValueError: the plan is none or has another number of steps than there are groups, groups
       overlap or are empty, an id is not in the data, nothing would be retained, the store holds a
-      damaged step or is refused by `checkpoint.refuse_path`, or a step could not be found again in
-      a store, as its algorithm holds a lambda.
+      damaged step or is refused by `checkpoint.refuse_path`, a step could not be found again in a
+      store, as its algorithm holds a lambda, there are no devices, or they do not divide the batch
+      of a step.
     unlearn.Diverged: a step diverged; the steps before it are in the store.
 
   References:
@@ -97,7 +101,8 @@ def meta_unlearn(
     >>> rum.meta_unlearn(plan, network, toy, groups, jax.random.key(1))(toy.inputs).shape
     (6, 2)
   """
-  for done in chained(plan, network, Work(dataset, groups, key), _kept(store)):
+  work = Work(dataset, groups, key)
+  for done in chained(plan, network, work, _kept(store), devices):
     network = done.network
   return network
 
@@ -177,9 +182,16 @@ class Kept(NamedTuple):
   around: tuple[object, ...] = ()
 
 
-def chained(plan: Plan, network: Network, work: Work, kept: Kept | None = None) -> Iterator[Done]:
+def chained(
+  plan: Plan,
+  network: Network,
+  work: Work,
+  kept: Kept | None = None,
+  devices: Sequence[Any] | None = None,
+) -> Iterator[Done]:
   """Yields each step of `meta_unlearn` when it is done."""
   refuse_no_plan(plan, "rum")
+  refuse_uneven(named_steps(plan), devices, "rum")
   if kept is not None:
     checkpoint.refuse_path(kept.folder)
   network = as_network(network, None, "rum")
@@ -204,7 +216,7 @@ def chained(plan: Plan, network: Network, work: Work, kept: Kept | None = None) 
       network = checkpoint.load(folder, network)
     else:
       start = time.perf_counter()
-      after = step.run(network, dataset, split, jax.random.fold_in(key, i))
+      after = step.run(network, dataset, split, jax.random.fold_in(key, i), devices=devices)
       network = jax.block_until_ready(after)
       seconds = time.perf_counter() - start
       if folder is not None:

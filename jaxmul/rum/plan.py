@@ -1,12 +1,13 @@
 """Plans: for each group, from low to high memorization, an algorithm with its settings, or none."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxmul import _article, _check, unlearn
+from jaxmul import _article, _check, _sharding, unlearn
 from jaxmul._dataset import Dataset
 from jaxmul.binding import Network
 from jaxmul.data.split import Split
@@ -39,7 +40,15 @@ class Step:
     _check.count(self.epochs, "epochs", "rum.Step")
     _check.count(self.batch_size, "batch_size", "rum.Step")
 
-  def run(self, network: Network, dataset: Dataset, split: Split, key: jax.Array) -> Network:
+  def run(
+    self,
+    network: Network,
+    dataset: Dataset,
+    split: Split,
+    key: jax.Array,
+    *,
+    devices: Sequence[Any] | None = None,
+  ) -> Network:
     """Returns the network after this step, `unlearn.run` with its settings; errors as there."""
     if self.unlearner is None:
       return network
@@ -52,6 +61,7 @@ class Step:
       epochs=self.epochs,
       batch_size=self.batch_size,
       freeze_statistics=self.freeze_statistics,
+      devices=devices,
     )
 
 
@@ -88,6 +98,19 @@ def refuse_no_plan(given: object, caller: str) -> None:
     raise ValueError(
       f"{caller} got {_article.of(given)}, must be a rum.Plan. Wrap the steps: rum.Plan(steps)."
     )
+
+
+def refuse_uneven(steps: Mapping[str, Step], devices: Sequence[Any] | None, caller: str) -> None:
+  """Raises ValueError for no devices, or where they do not divide the batch of a step, by name."""
+  _sharding.chosen(devices, caller)
+  for name, step in steps.items():
+    if step.unlearner is not None:
+      _sharding.data_mesh(devices, step.batch_size, f"{caller}: {name}")
+
+
+def named_steps(plan: Plan) -> dict[str, Step]:
+  """Returns {"step 0": …, "step 1": …}, as errors name the steps of a plan."""
+  return {f"step {number}": step for number, step in enumerate(plan.steps)}
 
 
 def without_empty(plan: Plan, groups: Sequence[np.ndarray]) -> tuple[Plan, list[np.ndarray]]:

@@ -22,7 +22,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -36,7 +36,7 @@ from jaxmul.data.split import Split
 from jaxmul.memorization import Estimate
 from jaxmul.rum.groups import class_counts
 from jaxmul.rum.meta import meta_unlearn, shrinking
-from jaxmul.rum.plan import Plan, Step, refuse_no_step
+from jaxmul.rum.plan import Plan, Step, refuse_no_step, refuse_uneven
 from jaxmul.train import Recipe
 
 _HARDLY = 0.05
@@ -72,6 +72,7 @@ def tune(
   estimate: Estimate | None = None,
   store: str | os.PathLike[str] | None = None,
   progress: bool = True,
+  devices: Sequence[Any] | None = None,
 ) -> Tuned:
   """Chooses a step for each group, one group after another, by a surrogate on held-out data.
 
@@ -94,6 +95,7 @@ def tune(
     store: folder that gets the params after each trial, as of `meta_unlearn`: the same call again,
       after a kill, makes no finished trial again, with the same bits. One that diverged left none.
     progress: whether stderr shows which trial is made, and the time left.
+    devices: of every trial, as of `meta_unlearn`. What a surrogate needs is computed on all.
 
   Returns:
     A `Tuned`; `meta_unlearn(tuned.plan, network, dataset, groups, key)` gives its `network` again.
@@ -101,7 +103,8 @@ def tune(
   Raises:
     ValueError: no candidates, or one that is no `Step`; a budget below one trial a group; a network
       with a loss of its own; held-out ids that are in D; groups that overlap, or hold an id that is
-      not in the data; or a group of which no example was ever left out.
+      not in the data; a group of which no example was ever left out; or no devices, or such as do
+      not divide the batch of a candidate.
 
   Example:
     >>> import jax, numpy as np
@@ -120,6 +123,7 @@ def tune(
   """
   for step in candidates.values():
     refuse_no_step(step, "tune")
+  refuse_uneven(candidates, devices, "rum.tune")
   tried = {name: step for name, step in candidates.items() if step.unlearner is not None}
   count = min(len(tried), budget // max(len(groups), 1))
   if count < 1:
@@ -157,10 +161,11 @@ def tune(
         begin(f"tuning, group {number + 1} of {len(splits)}: {name}")
         try:
           if store is None:
-            after = step.run(before, dataset, split, jax.random.fold_in(key, number))
+            step_key = jax.random.fold_in(key, number)
+            after = step.run(before, dataset, split, step_key, devices=devices)
           else:  # steps are named by all before them: those that were chosen are read back
             plan, so_far = Plan([*steps, step]), groups[: number + 1]
-            after = meta_unlearn(plan, original, dataset, so_far, key, store=store)
+            after = meta_unlearn(plan, original, dataset, so_far, key, store=store, devices=devices)
           value = value_of(after)
         except FloatingPointError:
           after, value = before, 0.0
