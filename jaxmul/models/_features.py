@@ -9,6 +9,7 @@ import jax
 from jaxmul import _arrays
 from jaxmul._arrays import Inputs
 from jaxmul.binding import Network
+from jaxmul.models import _remat
 from jaxmul.models._additions import additions
 from jaxmul.models._init import in_mode
 
@@ -46,7 +47,7 @@ class features:
       return call(*args, **kwargs)
 
     module, flags = in_mode(self.module, False)
-    with additions(network) as original, nn.intercept_methods(look):
+    with additions(network) as original, _remat.watching(look):
       module.apply(original.variables, inputs, **flags)
     if self.head not in seen:
       names = ", ".join(sorted(str(name) for name in seen if name))
@@ -82,7 +83,7 @@ def layer_inputs(
       seen[tuple(context.module.path)] = args[0]
     return call(*args, **kwargs)
 
-  with nn.intercept_methods(look):
+  with _remat.watching(look):
     network(inputs)
   for layer in layers:
     if layer not in seen:

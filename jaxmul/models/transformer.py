@@ -23,6 +23,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxmul import _check
+from jaxmul.models import _remat
 from jaxmul.models._initializers import scaled_normal
 
 Activation = Literal["gelu", "relu", "exact_gelu", "silu"]
@@ -74,6 +75,7 @@ class GPT(nn.Module):
   dropout: float = 0.0
   dtype: DTypeLike | None = None
   layout: Layout = dataclasses.field(default=Layout(), metadata={"later": True})
+  remat: bool = dataclasses.field(default=False, metadata={"later": True})
 
   def setup(self):
     """Makes the layers."""
@@ -144,8 +146,11 @@ class GPT(nn.Module):
     x = self.drop(x, deterministic=not train)
     read: Past = []
     for number, block in enumerate(self.blocks):
-      x, kept = block(x, train, None if past is None else past[number], start)
-      read.append(kept)
+      if past is None:
+        x = _remat.block(_added, self.remat, block, x, train)
+      else:
+        x, kept = block(x, train, past[number], start)
+        read.append(kept)
     x = self.norm(x)
     return self.tokens.attend(x) if self.tied else self.head(x), read
 
@@ -188,6 +193,11 @@ class Block(nn.Module):
     y = act(inner(hidden, name="gate")(read)) * y if is_llama else act(y)
     y = residual(width, name="dense2")(y)
     return added + nn.Dropout(self.dropout)(y, deterministic=not train), (k, v)
+
+
+def _added(block: Block, x: jax.Array, train: bool) -> jax.Array:
+  """Returns x with what a block adds to it where nothing was read before."""
+  return block(x, train)[0]
 
 
 def _attention(q: jax.Array, k: jax.Array, v: jax.Array, start: int | jax.Array) -> jax.Array:
@@ -244,6 +254,7 @@ def gpt(
   tied: bool = False,
   dropout: float = 0.0,
   dtype: DTypeLike | None = None,
+  remat: bool = False,
 ) -> GPT:
   """Returns a Linen GPT: tokens int [B, T] -> logits [B, T, C] of the token after each.
 
@@ -264,6 +275,8 @@ def gpt(
     dropout: share in [0, 1) of vectors' entries dropped in training, of the embedding and of what
       each half of a block adds; the attention's own weights are never dropped.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
+    remat: compute what is inside a block again in the backward pass: less memory, about a
+      third more time. Names of params and numbers are the same.
 
   Raises:
     ValueError: `width` is not a multiple of `heads`, or with rotary positions of twice as many;
@@ -294,6 +307,7 @@ def gpt(
     tied=tied,
     dropout=dropout,
     dtype=dtype,
+    remat=remat,
   )
   return checked(model, "gpt")
 
