@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxmul import _arrays
 from jaxmul._arrays import Inputs
@@ -16,7 +17,8 @@ from jaxmul.models._init import in_mode
 
 @dataclasses.dataclass(frozen=True)
 class features:
-  """`features(module, head)(network, inputs)` returns what the layer `head` is given, [B, F].
+  """`features(module, head)(network, inputs)` returns what the layer `head` is given, [B, F], in
+  float32 or wider.
 
   Evaluation mode. Equal modules and names give equal functions, so that nothing is traced twice.
 
@@ -52,7 +54,7 @@ class features:
     if self.head not in seen:
       names = ", ".join(sorted(str(name) for name in seen if name))
       raise ValueError(f"features: the network has no layer {self.head!r}. It has {names}.")
-    return seen[self.head].reshape(_arrays.size(inputs), -1)
+    return _wide(seen[self.head]).reshape(_arrays.size(inputs), -1)
 
 
 def layer_inputs(
@@ -91,4 +93,10 @@ def layer_inputs(
         f"layer_inputs saw no call of the layer {'/'.join(layer)!r}: only those of a Linen network "
         "can be watched."
       )
-  return [seen[layer] for layer in layers]
+  return [_wide(seen[layer]) for layer in layers]
+
+
+def _wide(values: jax.Array) -> jax.Array:
+  """Returns floats of 32 bits or more: whoever reads them adds them up."""
+  is_float = jnp.issubdtype(values.dtype, jnp.floating)
+  return values.astype(jnp.promote_types(values.dtype, jnp.float32)) if is_float else values

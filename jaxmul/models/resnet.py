@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxmul.models import _remat
 from jaxmul.models._batch_norm import batch_norm
 from jaxmul.models._conv import Conv
+from jaxmul.models._dense import dense
 from jaxmul.models._initializers import lecun_normal
 from jaxmul.models._normalize import channels_last
 
@@ -50,7 +51,7 @@ class ResNet(nn.Module):
         stride = 2 if stage and not block else 1
         settings = self.width << stage, stride, f"stage{stage}_block{block}"
         x = _remat.block(ResNet._block, self.remat, self, x, train, mask, *settings)
-    head = nn.Dense(self.num_classes, kernel_init=lecun_normal, dtype=self.dtype, name="head")
+    head = dense(self.num_classes, kernel_init=lecun_normal, dtype=self.dtype, name="head")
     return head(x.mean((1, 2)))
 
   def _block(self, x, train, mask, channels, stride, name):

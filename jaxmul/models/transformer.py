@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 
 from jaxmul import _check
 from jaxmul.models import _remat
+from jaxmul.models._dense import dense, table_dtype
 from jaxmul.models._initializers import scaled_normal
 
 Activation = Literal["gelu", "relu", "exact_gelu", "silu"]
@@ -84,6 +85,7 @@ class GPT(nn.Module):
       features=self.width,
       embedding_init=functools.partial(scaled_normal, std=_STD),
       dtype=self.dtype,
+      promote_dtype=table_dtype,
     )
     self.tokens = table(self.num_classes)
     if self.positions == "learned":
@@ -103,11 +105,15 @@ class GPT(nn.Module):
     self.norm = _norm(self.layout, self.dtype)()
     self.drop = nn.Dropout(self.dropout)
     if not self.tied:
-      self.head = _dense(1, self.dtype)(self.num_classes, use_bias=False)
+      init = functools.partial(scaled_normal, std=_STD)
+      self.head = nn.Dense(self.num_classes, use_bias=False, kernel_init=init, dtype=self.dtype)
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     """Returns the vectors [B, T, D] of tokens [B, T], without positions."""
-    return self.tokens(tokens)
+    return self._low(self.tokens(tokens))
+
+  def _low(self, x):
+    return x if self.dtype is None else x.astype(self.dtype)
 
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     is_tokens = jnp.issubdtype(x.dtype, jnp.integer)
@@ -142,7 +148,8 @@ class GPT(nn.Module):
   def _answers(self, x, train, past=None, start: int | jax.Array = 0):
     if self.positions == "learned":
       # One row of positions for each example: a layer's gradient is then the example's own.
-      x = x + self.places(jnp.broadcast_to(start + jnp.arange(x.shape[1]), x.shape[:2]))
+      places = jnp.broadcast_to(start + jnp.arange(x.shape[1]), x.shape[:2])
+      x = x + self._low(self.places(places))
     x = self.drop(x, deterministic=not train)
     read: Past = []
     for number, block in enumerate(self.blocks):
@@ -236,10 +243,10 @@ def _norm(layout: Layout, dtype: DTypeLike | None) -> functools.partial[nn.Layer
   return functools.partial(kind, epsilon=layout.epsilon, dtype=dtype)
 
 
-def _dense(terms: int, dtype: DTypeLike | None) -> functools.partial[nn.Dense]:
+def _dense(terms: int, dtype: DTypeLike | None) -> Callable[..., Callable[[jax.Array], jax.Array]]:
   """Returns a dense layer without its size, one of as many whose outputs are added up."""
   init = functools.partial(scaled_normal, std=_STD / math.sqrt(terms))
-  return functools.partial(nn.Dense, kernel_init=init, dtype=dtype)
+  return functools.partial(dense, kernel_init=init, dtype=dtype)
 
 
 def gpt(

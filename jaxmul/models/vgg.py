@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxmul.models import _remat
+from jaxmul.models import _dense, _remat
 from jaxmul.models._batch_norm import batch_norm
 from jaxmul.models._conv import Conv, max_pool
 from jaxmul.models._initializers import small_normal
@@ -42,7 +42,7 @@ class VGG(nn.Module):
     x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # PyTorch's order: its weights fit
     # Small initial weights, as in torchvision and in RUM's code: from He's, at the papers' rate of
     # 0.1, three of the first five networks of `experiments.paper tiny_imagenet --smoke` diverged.
-    dense = functools.partial(nn.Dense, kernel_init=small_normal, dtype=self.dtype)
+    dense = functools.partial(_dense.dense, kernel_init=small_normal, dtype=self.dtype)
     for i, width in enumerate(self.hidden):
       x = nn.relu(dense(width, name=f"dense{i}")(x))
     return dense(self.num_classes, name="head")(x)

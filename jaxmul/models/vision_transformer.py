@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxmul.models import _remat
+from jaxmul.models import _dense, _remat
 from jaxmul.models._initializers import he_normal, lecun_normal
 from jaxmul.models._normalize import channels_last
 
@@ -39,7 +39,7 @@ class ViT(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     x = channels_last(x, self.mean, self.std)
-    dense = functools.partial(nn.Dense, kernel_init=lecun_normal, dtype=self.dtype)
+    dense = functools.partial(_dense.dense, kernel_init=lecun_normal, dtype=self.dtype)
     x = dense(self.width, name="embedding")(_patches(x, self.patch))
     batch, rows, columns, width = x.shape
     x = (x + jnp.asarray(_positions(rows, columns, width), x.dtype)).reshape(batch, -1, width)
