@@ -42,8 +42,8 @@ def dense(
 
 
 def table_dtype(
-  *arrays: jax.Array, dtype: DTypeLike | None = None, inexact: bool = True
-) -> list[Any]:
+  *arrays: jax.Array | None, dtype: Any = None, inexact: bool = True
+) -> list[jax.Array | None]:
   """Returns the table of an `nn.Embed` as it is where rows are read; as Linen where it is a head.
 
   Rows are cast once they are read: read from a bfloat16 table, each would get a gradient that is
@@ -53,14 +53,10 @@ def table_dtype(
 
 
 def _but_the_bias(
-  x: jax.Array,
-  kernel: jax.Array,
-  bias: jax.Array | None,
-  *,
-  dtype: DTypeLike | None = None,
-  inexact: bool = True,
-) -> list[Any]:
-  low_x, low_kernel = promote_dtype(x, kernel, dtype=dtype, inexact=inexact)
+  *arrays: jax.Array | None, dtype: Any = None, inexact: bool = True
+) -> list[jax.Array | None]:
+  x, kernel, bias = arrays
   if bias is None or dtype is None:
-    return promote_dtype(x, kernel, bias, dtype=dtype, inexact=inexact)
-  return [low_x, low_kernel, bias.astype(jnp.promote_types(low_x.dtype, jnp.float32))]
+    return promote_dtype(*arrays, dtype=dtype, inexact=inexact)
+  low = promote_dtype(x, kernel, dtype=dtype, inexact=inexact)
+  return [*low, bias.astype(jnp.promote_types(dtype, jnp.float32))]

@@ -50,9 +50,9 @@ _UNLIKELY = 1009
 def has_ghost_norms(network: Network, inputs: Inputs) -> bool:
   """Whether every param of a network belongs to one layer with a tap, and to nothing else.
 
-  It must be read by one layer, that is called once, outside `nn.scan`, `nn.remat` and the like
-  (the `remat` of our own models is off while they are tapped),
-  with the batch as its first axis. Nothing is computed: the forward pass is traced.
+  It must be read by one layer, that is called once, outside `nn.scan`, `nn.remat` and the like,
+  with the batch as its first axis; the `remat` of our own models is off while they are tapped.
+  Nothing is computed: the forward pass is traced.
   """
   leaves, structure = jax.tree.flatten(network.params)
   if not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
