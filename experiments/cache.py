@@ -34,8 +34,13 @@ def told(config: setting.Flags, *others: str) -> dict[str, object]:
     others: settings that change no number, such as where a result goes, and those of which the
       content is told instead, such as a path to data. A new setting is told until it is one.
   """
-  names = (field.name for field in dataclasses.fields(config))
-  return {name: getattr(config, name) for name in names if name not in others}
+  # As `_identity.describe`: a setting that came later is left out at its default.
+  fields = (
+    field
+    for field in dataclasses.fields(config)
+    if not (field.metadata.get("later") and getattr(config, field.name) == field.default)
+  )
+  return {field.name: getattr(config, field.name) for field in fields if field.name not in others}
 
 
 def name_of(*deciding: object) -> str:

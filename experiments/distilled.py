@@ -128,7 +128,8 @@ class Seed:
     fit, self.seconds = cache.timed(lambda: train.fit(mixed.recipe, mixed.training, keys[0]))
     self.original = fit.network
     inputs, classes = mixed.training.example, mixed.dataset.num_classes
-    make, layers = getattr(models, problem.config.model), LAYERS[problem.config.model]
+    make = functools.partial(setting.model_of, problem.config)
+    layers = LAYERS[problem.config.model]
     self.given = Given(
       fresh=models.init(make(num_classes=classes), keys[4], inputs),
       wide=models.init(make(num_classes=classes + 1), keys[4], inputs),

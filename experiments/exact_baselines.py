@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 from experiments import cache, cli, rows, setting, tables
-from jaxmul import data, metrics, models, proxies, report, rum, sisa, train, unlearn
+from jaxmul import data, metrics, proxies, report, rum, sisa, train, unlearn
 from jaxmul._progress import stages
 from jaxmul.binding import Network
 from jaxmul.metrics import Figure
@@ -100,7 +100,7 @@ class Seed:
     self.training, self.test = dataset.take(parts.train), dataset.take(parts.test)
     self.key = jax.random.fold_in(jax.random.key(config.key), 100 + number)
     hidden = {"widths": config.hidden} if config.hidden else {}
-    model = getattr(models, config.model)(num_classes=dataset.num_classes, **hidden)
+    model = setting.model_of(config, dataset.num_classes, **hidden)
     self.recipe = setting.recipe_with(model, config)
 
   def requests(self, size: int, count: int) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import logs
@@ -27,6 +28,7 @@ class Flags:
     batch_size: examples a step.
     learning_rate: step size of training in its first epoch; it falls along a cosine.
     key: number from which all randomness follows.
+    bfloat16: models compute in bfloat16; params, losses, scores and all sums stay float32.
     data_dir: folder of prepared TFDS data sets.
     log: services that get the log too; `log.jsonl` in the run directory is always written.
     out: run directory to write.
@@ -38,6 +40,7 @@ class Flags:
   batch_size: int = 64
   learning_rate: float = 0.05
   key: int = 0
+  bfloat16: bool = dataclasses.field(default=False, metadata={"later": True})
   data_dir: Path | None = None
   log: tuple[logs.Service, ...] = ()
   out: Path
@@ -88,7 +91,17 @@ def cut(config: Flags) -> tuple[data.Dataset, data.Holdout]:
 
 def recipe_of(config: Flags, num_classes: int) -> train.Recipe:
   """Returns the training recipe of a config."""
-  return recipe_with(getattr(models, config.model)(num_classes=num_classes), config)
+  return recipe_with(model_of(config, num_classes), config)
+
+
+def model_of(config: Flags, num_classes: int, **settings: object) -> models.Model:
+  """Returns the network of a config."""
+  return getattr(models, config.model)(num_classes=num_classes, dtype=dtype_of(config), **settings)
+
+
+def dtype_of(config: Flags) -> type[jnp.bfloat16] | None:
+  """Returns what models compute in; None is the type of their params, float32."""
+  return jnp.bfloat16 if config.bfloat16 else None
 
 
 def recipe_with(model: models.Model, config: Flags) -> train.Recipe:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.setting import dtype_of
 from experiments.truth import TruthFlags
 from jaxmul import data, models, train
 
@@ -120,6 +121,7 @@ def model_of(config: TextFlags, dataset: data.Dataset) -> models.GPT:
     length=dataset.inputs.shape[1],
     width=config.width,
     depth=config.depth,
+    dtype=dtype_of(config),
   )
 
 

@@ -83,7 +83,7 @@ class Seed:
     retain = problem.split.retain
     self.order = retain[np.asarray(jax.random.permutation(keys[5], len(retain)))]
     layers = LAYERS[config.model]
-    model = getattr(models, config.model)(num_classes=problem.dataset.num_classes)
+    model = setting.model_of(config, problem.dataset.num_classes)
     self.features = models.features(model, layers[-1])
     fresh = models.init(model, keys[6], problem.training.example)
     self.given = Given(

@@ -132,7 +132,7 @@ class Problem:
 
   def model(self, num_classes: int):
     """The network, with so many classes."""
-    return getattr(models, self.config.model)(num_classes=num_classes)
+    return setting.model_of(self.config, num_classes)
 
   @functools.cached_property
   def cross_fit(self) -> memorization.Estimate:

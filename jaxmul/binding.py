@@ -261,7 +261,7 @@ def as_network(params: Any, apply_fn: ApplyFn | None, caller: str) -> Network:
 
 
 def losses_of(network: Network, outputs: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns each example's own loss [B] of a network's outputs.
+  """Returns each example's own loss [B] of a network's outputs, in float32 or wider.
 
   Raises:
     ValueError: the network's loss is a function of its user's that returns anything else.
@@ -272,7 +272,7 @@ def losses_of(network: Network, outputs: jax.Array, labels: jax.Array) -> jax.Ar
       f"the loss of a network must return [B] = [{len(labels)}], one number an example, got "
       f"{jnp.shape(loss)}. Take the mean over what an example has more of."
     )
-  return loss
+  return jnp.asarray(loss).astype(jnp.promote_types(jnp.result_type(loss), jnp.float32))
 
 
 def refuse_own_loss(

@@ -171,7 +171,7 @@ def mean_over_positions(values: jax.Array, labels: jax.Array) -> jax.Array:
   if labels.ndim == 1:
     return values
   scored, positions = labels != UNSCORED, tuple(range(1, labels.ndim))
-  total = jnp.sum(jnp.where(scored, values, 0), axis=positions)
+  total = jnp.sum(jnp.where(scored, _widened(values), 0), axis=positions)
   return total / jnp.maximum(jnp.sum(scored, axis=positions), 1).astype(total.dtype)
 
 
@@ -201,7 +201,7 @@ def mean_of_largest(values: jax.Array, labels: jax.Array, share: float) -> jax.A
       f"a mean of the largest needs values and labels [B, T], got {values.shape} and "
       f"{labels.shape}."
     )
-  scored = labels != UNSCORED
+  scored, values = labels != UNSCORED, _widened(values)
   count = jnp.maximum(jnp.floor(share * jnp.sum(scored, axis=1)), 1)
   largest = -jnp.sort(jnp.where(scored, -values, jnp.inf), axis=1)
   taken = jnp.arange(labels.shape[1]) < count[:, None]
@@ -262,7 +262,7 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
       f"masked_mean got values {jnp.shape(values)} and a mask {jnp.shape(mask)} of examples, must "
       "be [B] both. Average over positions first: losses.mean_over_positions(values, labels)."
     )
-  total = jnp.sum(jnp.where(mask, values, 0))
+  total = jnp.sum(jnp.where(mask, _widened(jnp.asarray(values)), 0))
   return total / jnp.maximum(jnp.sum(mask), 1).astype(total.dtype)
 
 

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxmul._arrays import Inputs
 from jaxmul.binding import FROZEN, ApplyFn, Network, TrainFn
+from jaxmul.models import _remat
 
 Path = tuple[str, ...]
 Weights = Mapping[str, jax.Array]
@@ -154,7 +155,7 @@ def _adding(
       see(context.module.path, own, args[0], y)
     return add(own, args[0], y)
 
-  return nn.intercept_methods(followed)
+  return nn.intercept_methods(followed) if see is None else _remat.watching(followed)
 
 
 def by_layer(weights: Any) -> dict[Path, dict[str, jax.Array]]:

@@ -57,11 +57,12 @@ class Conv(nn.Module):
     kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
     zeros, wide = initializers.zeros, (self.features,)
     bias = self.param("bias", zeros, wide, jnp.float32) if self.use_bias else None
-    x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+    x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
     # In a caller's shard_map the rule below sees, and returns, arrays of one kind.
     x, kernel = _sharding.local(x, kernel), _sharding.local(kernel, x)
     y: jax.Array = conv(self.stride, x, kernel)  # pyright: ignore[reportAssignmentType]
-    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    # In float32 or wider: the gradient of a bias is a sum over all pixels of all images.
+    return y if bias is None else (y + bias).astype(y.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

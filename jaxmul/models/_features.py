@@ -5,17 +5,20 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxmul import _arrays
 from jaxmul._arrays import Inputs
 from jaxmul.binding import Network
+from jaxmul.models import _remat
 from jaxmul.models._additions import additions
 from jaxmul.models._init import in_mode
 
 
 @dataclasses.dataclass(frozen=True)
 class features:
-  """`features(module, head)(network, inputs)` returns what the layer `head` is given, [B, F].
+  """`features(module, head)(network, inputs)` returns what the layer `head` is given, [B, F], in
+  float32 or wider.
 
   Evaluation mode. Equal modules and names give equal functions, so that nothing is traced twice.
 
@@ -46,12 +49,12 @@ class features:
       return call(*args, **kwargs)
 
     module, flags = in_mode(self.module, False)
-    with additions(network) as original, nn.intercept_methods(look):
+    with additions(network) as original, _remat.watching(look):
       module.apply(original.variables, inputs, **flags)
     if self.head not in seen:
       names = ", ".join(sorted(str(name) for name in seen if name))
       raise ValueError(f"features: the network has no layer {self.head!r}. It has {names}.")
-    return seen[self.head].reshape(_arrays.size(inputs), -1)
+    return _wide(seen[self.head]).reshape(_arrays.size(inputs), -1)
 
 
 def layer_inputs(
@@ -82,7 +85,7 @@ def layer_inputs(
       seen[tuple(context.module.path)] = args[0]
     return call(*args, **kwargs)
 
-  with nn.intercept_methods(look):
+  with _remat.watching(look):
     network(inputs)
   for layer in layers:
     if layer not in seen:
@@ -90,4 +93,10 @@ def layer_inputs(
         f"layer_inputs saw no call of the layer {'/'.join(layer)!r}: only those of a Linen network "
         "can be watched."
       )
-  return [seen[layer] for layer in layers]
+  return [_wide(seen[layer]) for layer in layers]
+
+
+def _wide(values: jax.Array) -> jax.Array:
+  """Returns floats of 32 bits or more: whoever reads them adds them up."""
+  is_float = jnp.issubdtype(values.dtype, jnp.floating)
+  return values.astype(jnp.promote_types(values.dtype, jnp.float32)) if is_float else values

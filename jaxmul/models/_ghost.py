@@ -32,6 +32,7 @@ from optax import Params
 from jaxmul import _arrays
 from jaxmul._arrays import Inputs
 from jaxmul.binding import Network
+from jaxmul.models import _remat
 from jaxmul.models._conv import Conv, image_patches, padding_of
 
 # A param's gradients [B, ...], or (a, g) [B, T, ·] with the gradients Σ_t a_t g_tᵀ, where a may be
@@ -50,7 +51,8 @@ def has_ghost_norms(network: Network, inputs: Inputs) -> bool:
   """Whether every param of a network belongs to one layer with a tap, and to nothing else.
 
   It must be read by one layer, that is called once, outside `nn.scan`, `nn.remat` and the like,
-  with the batch as its first axis. Nothing is computed: the forward pass is traced.
+  with the batch as its first axis; the `remat` of our own models is off while they are tapped.
+  Nothing is computed: the forward pass is traced.
   """
   leaves, structure = jax.tree.flatten(network.params)
   if not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
@@ -69,7 +71,7 @@ def has_ghost_norms(network: Network, inputs: Inputs) -> bool:
         taken.extend(jax.tree.leaves(context.module.variables["params"]))
       return y
 
-    with nn.intercept_methods(record):
+    with _remat.watching(record):
       y = network.replace(params=jax.tree.unflatten(structure, leaves))(x)
     owners.extend(sum(leaf is other for other in taken) for leaf in leaves)
     return y
@@ -128,7 +130,7 @@ def tapped_by(reader: Reader, network: Network, inputs: Inputs) -> jax.Array:
     read, zeros = reader(rule, context.module)
     return _tap(read, y, args[0], zeros)
 
-  with nn.intercept_methods(tap):
+  with _remat.watching(tap):
     return network(inputs)
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxmul._arrays import Inputs, by_way
 from jaxmul.binding import Network
+from jaxmul.models import _remat
 from jaxmul.models._conv import Conv
 from jaxmul.models._ghost import rule_of, tapped_by
 
@@ -67,7 +68,7 @@ def zero_factors(network: Network, inputs: Inputs) -> dict[str, KroneckerFactors
           kernels[ids[id(kernel)]] = kernel
       return next_fn(*args, **kwargs)
 
-    with nn.intercept_methods(record):
+    with _remat.watching(record):
       return network(inputs)
 
   jax.eval_shape(forward, network, inputs)

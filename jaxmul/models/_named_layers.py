@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from jaxmul._arrays import Inputs
 from jaxmul.binding import Network
+from jaxmul.models import _remat
 
 Path = tuple[str, ...]
 
@@ -37,7 +37,7 @@ def named_layers(
       seen[context.module.path] = type(context.module), args[0], y
     return y
 
-  with nn.intercept_methods(look):
+  with _remat.watching(look):
     # A function made here: one that JAX has traced before is not run again.
     jax.eval_shape(lambda network, x: network(x), network, inputs)
   layers: dict[Path, tuple[type, Any, Any]] = {}

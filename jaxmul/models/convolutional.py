@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 
 from jaxmul import _check
 from jaxmul.models._conv import Conv, max_pool
+from jaxmul.models._dense import dense
 from jaxmul.models._initializers import he_normal, lecun_normal
 from jaxmul.models._normalize import channels_last
 
@@ -26,9 +27,9 @@ class CNN(nn.Module):
     for channels in self.channels:
       x = max_pool(nn.relu(Conv(channels, dtype=self.dtype)(x)))
     x = x.reshape(x.shape[0], -1)
-    dense = nn.Dense(self.hidden, kernel_init=he_normal, dtype=self.dtype)
-    head = nn.Dense(self.num_classes, kernel_init=lecun_normal, dtype=self.dtype)
-    return head(nn.relu(dense(x)))
+    hidden = dense(self.hidden, kernel_init=he_normal, dtype=self.dtype)
+    head = dense(self.num_classes, kernel_init=lecun_normal, dtype=self.dtype)
+    return head(nn.relu(hidden(x)))
 
 
 def cnn(

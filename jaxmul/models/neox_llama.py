@@ -23,6 +23,7 @@ def neox(
   inner: int | None = None,
   rotary_share: float = 0.25,
   dtype: DTypeLike | None = None,
+  remat: bool = False,
 ) -> GPT:
   """Returns a Linen GPT-NeoX, as Pythia is: tokens int [B, T] -> logits [B, T, C].
 
@@ -39,6 +40,8 @@ def neox(
     inner: width between the dense layers; None is 4 · `width`.
     rotary_share: share in (0, 1] of the entries of keys and queries that positions turn.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
+    remat: compute what is inside a block again in the backward pass: less memory, about a
+      third more time. Names of params and numbers are the same.
 
   Raises:
     ValueError: `width` is not a multiple of `heads`, or entries to turn are no pairs; a size is no
@@ -61,6 +64,7 @@ def neox(
     activation="exact_gelu",
     positions="rotary",
     dtype=dtype,
+    remat=remat,
     layout=Layout(kind="neox", inner=inner, rotary_share=rotary_share),
   )
   return checked(model, "neox")
@@ -79,6 +83,7 @@ def llama(
   epsilon: float = 1e-5,
   tied: bool = False,
   dtype: DTypeLike | None = None,
+  remat: bool = False,
 ) -> GPT:
   """Returns a Linen Llama: tokens int [B, T] -> logits [B, T, C].
 
@@ -97,6 +102,8 @@ def llama(
     epsilon: added to the mean square in RMSNorm.
     tied: the head is the table of tokens. Norms of per-example gradients then cost `vmap(grad)`.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
+    remat: compute what is inside a block again in the backward pass: less memory, about a
+      third more time. Names of params and numbers are the same.
 
   Raises:
     ValueError: `width` is not a multiple of `heads`, `heads` not one of `kv_heads`, or entries of a
@@ -122,6 +129,7 @@ def llama(
     positions="rotary",
     tied=tied,
     dtype=dtype,
+    remat=remat,
     layout=Layout(
       kind="llama",
       inner=inner,

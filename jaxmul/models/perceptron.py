@@ -5,6 +5,7 @@ import jax
 from jax.typing import DTypeLike
 
 from jaxmul import _check
+from jaxmul.models._dense import dense
 from jaxmul.models._initializers import he_normal, lecun_normal
 from jaxmul.models._normalize import normalize
 
@@ -23,8 +24,8 @@ class MLP(nn.Module):
     x = normalize(x, self.mean, self.std)
     x = x.reshape(x.shape[0], -1)
     for width in self.widths:
-      x = nn.relu(nn.Dense(width, kernel_init=he_normal, dtype=self.dtype)(x))
-    return nn.Dense(self.num_classes, kernel_init=lecun_normal, dtype=self.dtype)(x)
+      x = nn.relu(dense(width, kernel_init=he_normal, dtype=self.dtype)(x))
+    return dense(self.num_classes, kernel_init=lecun_normal, dtype=self.dtype)(x)
 
 
 def mlp(

@@ -23,6 +23,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxmul import _check
+from jaxmul.models import _remat
+from jaxmul.models._dense import dense, table_dtype
 from jaxmul.models._initializers import scaled_normal
 
 Activation = Literal["gelu", "relu", "exact_gelu", "silu"]
@@ -74,6 +76,7 @@ class GPT(nn.Module):
   dropout: float = 0.0
   dtype: DTypeLike | None = None
   layout: Layout = dataclasses.field(default=Layout(), metadata={"later": True})
+  remat: bool = dataclasses.field(default=False, metadata={"later": True})
 
   def setup(self):
     """Makes the layers."""
@@ -82,6 +85,7 @@ class GPT(nn.Module):
       features=self.width,
       embedding_init=functools.partial(scaled_normal, std=_STD),
       dtype=self.dtype,
+      promote_dtype=table_dtype,
     )
     self.tokens = table(self.num_classes)
     if self.positions == "learned":
@@ -101,11 +105,15 @@ class GPT(nn.Module):
     self.norm = _norm(self.layout, self.dtype)()
     self.drop = nn.Dropout(self.dropout)
     if not self.tied:
-      self.head = _dense(1, self.dtype)(self.num_classes, use_bias=False)
+      init = functools.partial(scaled_normal, std=_STD)
+      self.head = nn.Dense(self.num_classes, use_bias=False, kernel_init=init, dtype=self.dtype)
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     """Returns the vectors [B, T, D] of tokens [B, T], without positions."""
-    return self.tokens(tokens)
+    return self._low(self.tokens(tokens))
+
+  def _low(self, x):
+    return x if self.dtype is None else x.astype(self.dtype)
 
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     is_tokens = jnp.issubdtype(x.dtype, jnp.integer)
@@ -140,12 +148,16 @@ class GPT(nn.Module):
   def _answers(self, x, train, past=None, start: int | jax.Array = 0):
     if self.positions == "learned":
       # One row of positions for each example: a layer's gradient is then the example's own.
-      x = x + self.places(jnp.broadcast_to(start + jnp.arange(x.shape[1]), x.shape[:2]))
+      places = jnp.broadcast_to(start + jnp.arange(x.shape[1]), x.shape[:2])
+      x = x + self._low(self.places(places))
     x = self.drop(x, deterministic=not train)
     read: Past = []
     for number, block in enumerate(self.blocks):
-      x, kept = block(x, train, None if past is None else past[number], start)
-      read.append(kept)
+      if past is None:
+        x = _remat.block(_added, self.remat, block, x, train)
+      else:
+        x, kept = block(x, train, past[number], start)
+        read.append(kept)
     x = self.norm(x)
     return self.tokens.attend(x) if self.tied else self.head(x), read
 
@@ -190,6 +202,11 @@ class Block(nn.Module):
     return added + nn.Dropout(self.dropout)(y, deterministic=not train), (k, v)
 
 
+def _added(block: Block, x: jax.Array, train: bool) -> jax.Array:
+  """Returns x with what a block adds to it where nothing was read before."""
+  return block(x, train)[0]
+
+
 def _attention(q: jax.Array, k: jax.Array, v: jax.Array, start: int | jax.Array) -> jax.Array:
   """Returns what q [B, T, H, D] at positions from `start` sees of k, v [B, S, K, D] up to it.
 
@@ -226,10 +243,10 @@ def _norm(layout: Layout, dtype: DTypeLike | None) -> functools.partial[nn.Layer
   return functools.partial(kind, epsilon=layout.epsilon, dtype=dtype)
 
 
-def _dense(terms: int, dtype: DTypeLike | None) -> functools.partial[nn.Dense]:
+def _dense(terms: int, dtype: DTypeLike | None) -> Callable[..., Callable[[jax.Array], jax.Array]]:
   """Returns a dense layer without its size, one of as many whose outputs are added up."""
   init = functools.partial(scaled_normal, std=_STD / math.sqrt(terms))
-  return functools.partial(nn.Dense, kernel_init=init, dtype=dtype)
+  return functools.partial(dense, kernel_init=init, dtype=dtype)
 
 
 def gpt(
@@ -244,6 +261,7 @@ def gpt(
   tied: bool = False,
   dropout: float = 0.0,
   dtype: DTypeLike | None = None,
+  remat: bool = False,
 ) -> GPT:
   """Returns a Linen GPT: tokens int [B, T] -> logits [B, T, C] of the token after each.
 
@@ -264,6 +282,8 @@ def gpt(
     dropout: share in [0, 1) of vectors' entries dropped in training, of the embedding and of what
       each half of a block adds; the attention's own weights are never dropped.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
+    remat: compute what is inside a block again in the backward pass: less memory, about a
+      third more time. Names of params and numbers are the same.
 
   Raises:
     ValueError: `width` is not a multiple of `heads`, or with rotary positions of twice as many;
@@ -294,6 +314,7 @@ def gpt(
     tied=tied,
     dropout=dropout,
     dtype=dtype,
+    remat=remat,
   )
   return checked(model, "gpt")
 

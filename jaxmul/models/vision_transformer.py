@@ -8,6 +8,7 @@ References:
   Beyer et al., [Better plain ViT baselines](https://arxiv.org/abs/2205.01580), 2022.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxmul.models import _dense, _remat
 from jaxmul.models._initializers import he_normal, lecun_normal
 from jaxmul.models._normalize import channels_last
 
@@ -32,16 +34,17 @@ class ViT(nn.Module):
   mean: tuple[float, ...] = (0.0,)
   std: tuple[float, ...] = (1.0,)
   dtype: DTypeLike | None = None
+  remat: bool = dataclasses.field(default=False, metadata={"later": True})
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     x = channels_last(x, self.mean, self.std)
-    dense = functools.partial(nn.Dense, kernel_init=lecun_normal, dtype=self.dtype)
+    dense = functools.partial(_dense.dense, kernel_init=lecun_normal, dtype=self.dtype)
     x = dense(self.width, name="embedding")(_patches(x, self.patch))
     batch, rows, columns, width = x.shape
     x = (x + jnp.asarray(_positions(rows, columns, width), x.dtype)).reshape(batch, -1, width)
     for block in range(self.depth):
-      x = self._block(x, dense, f"block{block}")
+      x = _remat.block(ViT._block, self.remat, self, x, dense, f"block{block}")
     return dense(self.num_classes, name="head")(self._norm("norm")(x).mean(1))
 
   def _block(self, x, dense, name):
@@ -91,6 +94,7 @@ def vit(
   mean: tuple[float, ...] = (0.0,),
   std: tuple[float, ...] = (1.0,),
   dtype: DTypeLike | None = None,
+  remat: bool = False,
 ) -> ViT:
   """Returns a Linen vision transformer: images [B, H, W, I] -> logits [B, C].
 
@@ -104,6 +108,8 @@ def vit(
     heads: of each attention.
     mean, std: per input channel, or one for all: the network sees (x − mean) / std.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
+    remat: compute what is inside a block again in the backward pass: less memory, about a
+      third more time. Names of params and numbers are the same.
 
   Raises:
     ValueError: `width` is not a multiple of `heads` and of 4; when called, if `patch` does not
@@ -130,4 +136,5 @@ def vit(
     mean=tuple(mean),
     std=tuple(std),
     dtype=dtype,
+    remat=remat,
   )

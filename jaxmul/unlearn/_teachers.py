@@ -59,7 +59,8 @@ def divergence(
 def own_logits(network: Network, session: Session) -> jax.Array:
   """The original network's logits [N, C] of S and R."""
   logits = all_logits(network, session.retain, session.batch_size)
-  return logits + all_logits(network, session.forget, session.batch_size)
+  logits += all_logits(network, session.forget, session.batch_size)
+  return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def has_positions(session: Session) -> bool:
