@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from experiments import logs
 from jaxmul import data, memorization, models, rum, train
@@ -99,7 +100,7 @@ def model_of(config: Flags, num_classes: int, **settings: object) -> models.Mode
   return getattr(models, config.model)(num_classes=num_classes, dtype=dtype_of(config), **settings)
 
 
-def dtype_of(config: Flags) -> type[jnp.bfloat16] | None:
+def dtype_of(config: Flags) -> DTypeLike | None:
   """Returns what models compute in; None is the type of their params, float32."""
   return jnp.bfloat16 if config.bfloat16 else None
 
