@@ -40,8 +40,8 @@ def neox(
     inner: width between the dense layers; None is 4 · `width`.
     rotary_share: share in (0, 1] of the entries of keys and queries that positions turn.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
-    remat: compute what is inside a block again in the backward pass: less memory, about a
-      third more time. Names of params and numbers are the same.
+    remat: compute what is inside a block again in the backward pass: less memory,
+      more time; XLA for CPUs undoes it. Names of params and numbers are the same.
 
   Raises:
     ValueError: `width` is not a multiple of `heads`, or entries to turn are no pairs; a size is no
@@ -102,8 +102,8 @@ def llama(
     epsilon: added to the mean square in RMSNorm.
     tied: the head is the table of tokens. Norms of per-example gradients then cost `vmap(grad)`.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
-    remat: compute what is inside a block again in the backward pass: less memory, about a
-      third more time. Names of params and numbers are the same.
+    remat: compute what is inside a block again in the backward pass: less memory,
+      more time; XLA for CPUs undoes it. Names of params and numbers are the same.
 
   Raises:
     ValueError: `width` is not a multiple of `heads`, `heads` not one of `kv_heads`, or entries of a

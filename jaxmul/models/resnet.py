@@ -114,8 +114,8 @@ def resnet18(
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
     stem: "cifar" (3 × 3, for images of 32 or 64 pixels), or "imagenet" (7 × 7 with stride 2, and a
       max-pool), as in torchvision and timm.
-    remat: compute what is inside a block again in the backward pass: less memory, about a
-      third more time. Names of params and numbers are the same.
+    remat: compute what is inside a block again in the backward pass: less memory,
+      more time; XLA for CPUs undoes it. Names of params and numbers are the same.
 
   Raises:
     ValueError: `norm` or `stem` is neither of the two.
@@ -161,8 +161,8 @@ def resnet50(
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
     stem: "cifar" (3 × 3, for images of 32 or 64 pixels), or "imagenet" (7 × 7 with stride 2, and a
       max-pool), as in torchvision and timm.
-    remat: compute what is inside a block again in the backward pass: less memory, about a
-      third more time. Names of params and numbers are the same.
+    remat: compute what is inside a block again in the backward pass: less memory,
+      more time; XLA for CPUs undoes it. Names of params and numbers are the same.
 
   Raises:
     ValueError: `stem` is neither of the two.

@@ -282,8 +282,8 @@ def gpt(
     dropout: share in [0, 1) of vectors' entries dropped in training, of the embedding and of what
       each half of a block adds; the attention's own weights are never dropped.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
-    remat: compute what is inside a block again in the backward pass: less memory, about a
-      third more time. Names of params and numbers are the same.
+    remat: compute what is inside a block again in the backward pass: less memory,
+      more time; XLA for CPUs undoes it. Names of params and numbers are the same.
 
   Raises:
     ValueError: `width` is not a multiple of `heads`, or with rotary positions of twice as many;

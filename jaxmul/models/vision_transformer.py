@@ -108,8 +108,8 @@ def vit(
     heads: of each attention.
     mean, std: per input channel, or one for all: the network sees (x − mean) / std.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
-    remat: compute what is inside a block again in the backward pass: less memory, about a
-      third more time. Names of params and numbers are the same.
+    remat: compute what is inside a block again in the backward pass: less memory,
+      more time; XLA for CPUs undoes it. Names of params and numbers are the same.
 
   Raises:
     ValueError: `width` is not a multiple of `heads` and of 4; when called, if `patch` does not
