@@ -5,6 +5,7 @@ import os
 import runpy
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +96,7 @@ def recipe_of(config: Flags, num_classes: int) -> train.Recipe:
   return recipe_with(model_of(config, num_classes), config)
 
 
-def model_of(config: Flags, num_classes: int, **settings: object) -> models.Model:
+def model_of(config: Flags, num_classes: int, **settings: object) -> nn.Module:
   """Returns the network of a config."""
   return getattr(models, config.model)(num_classes=num_classes, dtype=dtype_of(config), **settings)
 
