@@ -67,7 +67,7 @@ def test_names_and_values_of_params_are_the_same(name):
   assert _identity.tree_digest(plain.params) == _identity.tree_digest(remat.params)
 
 
-@pytest.mark.parametrize("name", ALL.keys() - {"neox", "tied"})
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"neox", "tied"}))
 def test_training_has_the_same_gradients_and_statistics(name, double):
   x, y = batch(name)
   mask, key = jnp.arange(len(x)) < 3, jax.random.key(2)
