@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import cli, logs, main_job, setting
+from experiments import cli, logs, main_job, main_job_flags, setting
 from experiments.truth import check_part, compute_part, scheduled_truth
 from jaxmul import data, models, retraining, train
 
@@ -55,7 +55,7 @@ class Preset:
     learning_rate: of the first epoch.
   """
 
-  network: main_job.ModelName
+  network: main_job_flags.ModelName
   num_classes: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
@@ -172,9 +172,9 @@ class Config:
     check_part(self.part, self.distributed)
 
 
-def job_of(config: Config, preset: Preset) -> main_job.Config:
+def job_of(config: Config, preset: Preset) -> main_job_flags.Config:
   """Returns the main job of a preset, at its own size or small enough to try out."""
-  job = main_job.Config(
+  job = main_job_flags.Config(
     dataset=config.preset,
     model=preset.network,
     plan=config.plan,
@@ -236,7 +236,7 @@ def made_up(preset: Preset) -> tuple[data.Dataset, data.Dataset]:
   return both.take(both.ids[:training]), both.take(both.ids[training:])
 
 
-def recipe_of(config: Config, preset: Preset, job: main_job.Config) -> train.Recipe:
+def recipe_of(config: Config, preset: Preset, job: main_job_flags.Config) -> train.Recipe:
   """Returns the training recipe of a preset."""
   model = getattr(models, preset.network)(
     num_classes=preset.num_classes,

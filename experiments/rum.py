@@ -12,7 +12,7 @@ test data, and the attack uses neither the test set nor the retain examples that
 """
 
 from experiments import cache, cli, main_job
-from experiments.main_job import Config
+from experiments.main_job_flags import Config
 from experiments.setting import cut, recipe_of
 
 

@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from experiments import cache, cli, main_job, setting, tables, texts
+from experiments import cache, cli, main_job, main_job_flags, setting, tables, texts
 from experiments.judge import CORRELATION, maybe_over_seeds, ranked
 from experiments.main_job_results import Problem, Work
 from experiments.texts import COPIES
@@ -30,7 +30,7 @@ from jaxmul.metrics import figures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(texts.TextFlags, main_job.Config):
+class Config(texts.TextFlags, main_job_flags.Config):
   """RUM on sequences, end to end.
 
   Attributes:

@@ -62,3 +62,11 @@ def cifar10_small() -> Dataset:
     return setting.cifar10_small("train")
   except FileNotFoundError as error:
     pytest.skip(str(error))
+
+
+@pytest.fixture
+def eight():
+  """Eight devices; elsewhere than on a CPU there may be fewer."""
+  if len(jax.devices()) < 8:
+    pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
+  return jax.devices()[:8]

@@ -9,18 +9,14 @@ from fits import KEY, MLP, NETWORKS, WIDE, difference, params_of, recipe, same_b
 from jaxmul import train
 from jaxmul.proxies import trackers
 
+pytestmark = pytest.mark.usefixtures("eight")
+
 EVENTS = {"events": trackers.learning_events(), "forgotten": trackers.forgetting_events()}
 TRACKERS = {
   "mlp": EVENTS | {"curvature": trackers.curvature(every=2), "vog": trackers.vog()},
   "cnn": EVENTS | {"tracin": trackers.tracin()},
   "resnet": EVENTS | {"gradients": trackers.cumulative_gradient(every=2)},
 }
-
-
-@pytest.fixture(autouse=True)
-def _eight():
-  if len(jax.devices()) < 8:
-    pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
 
 
 def on(devices, config, data, **more):

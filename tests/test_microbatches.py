@@ -178,9 +178,7 @@ def test_gradients_of_bfloat16_params_are_added_in_float32():
   assert float(train.fit(config, data, KEY).network.params[0]) == 1.0
 
 
-def test_microbatches_are_split_over_devices():
-  if len(jax.devices()) < 8:
-    pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
+def test_microbatches_are_split_over_devices(eight):
   model, shape = NETWORKS["resnet"]
   config, data = recipe(model, microbatch=4, epochs=1), toy(shape)
   events = {"events": trackers.learning_events()}

@@ -294,11 +294,9 @@ LAST = train.Tracker(
 )
 
 
-def test_a_run_on_devices_goes_on(tmp_path, monkeypatch):
-  if len(jax.devices()) < 8:
-    pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
+def test_a_run_on_devices_goes_on(tmp_path, monkeypatch, eight):
   given = {"recipe": recipe(epochs=3), "dataset": toy(), "key": KEY, "trackers": {"last": LAST}}
-  spread = given | {"devices": jax.devices()[:4]}
+  spread = given | {"devices": eight[:4]}
   programs = _saved_runs._epoch._cache_size()
   want = train.fit(**spread, checkpoints=tmp_path / "undisturbed")
   killed_after(1, monkeypatch, **spread, checkpoints=tmp_path)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fits import KEY, MLP, NETWORKS, difference, params_of, recipe, same_bits, toy
 
+from experiments.bench.streaming import PEAK
 from jaxmul import bind, data, train
 from jaxmul.data import Streamed
 from jaxmul.proxies import trackers
@@ -93,11 +94,10 @@ def test_a_streamed_fit_has_the_bits_of_one_in_memory(name):
   same_bits(everything(stream), everything(memory))
 
 
+@pytest.mark.usefixtures("eight")
 @pytest.mark.parametrize(("name", "devices"), [("mlp", 1), ("cnn", 8), ("resnet", 4)])
 def test_devices_get_their_parts_of_each_batch(name, devices):
   """The ResNet is dealt 7 examples a step, which 4 devices divide only with padding."""
-  if len(jax.devices()) < 8:
-    pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
   memory, stream = both(name, devices)
   assert difference(everything(memory), everything(stream)) < 1e-6
   leaf = jax.tree.leaves(stream.network)[0]
@@ -326,31 +326,11 @@ def test_what_fit_cannot_do_with_a_source_is_refused(monkeypatch):
     train.fit(recipe(), given, KEY)
 
 
-MEMORY = """
-import resource, sys
-import jax, numpy as np
-from jaxmul import models, train
-from jaxmul.data import Streamed
-
-class Generated:
-  def __init__(self, size):
-    self.size = size
-  def __len__(self):
-    return self.size
-  def __getitem__(self, index):
-    return np.full((64, 64, 3), index % 256, np.uint8), index % 10
-
-recipe = train.Recipe(models.mlp((8,), 10), epochs=1, batch_size=64, learning_rate=0.01)
-train.fit(recipe, Streamed(Generated(int(sys.argv[1])), 10), jax.random.key(0))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-"""
-
-
 def test_memory_does_not_grow_with_the_data():
   """In memory, 20,000 images would be 234 MiB, and on a CPU as many again on the device."""
   works = [
     subprocess.Popen(
-      [sys.executable, "-c", MEMORY, str(size)],
+      [sys.executable, "-c", PEAK, str(size)],
       env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"},
       stdout=subprocess.PIPE,
       text=True,

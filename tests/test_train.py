@@ -581,13 +581,6 @@ def ensemble(name):
   return one, xs, shared, jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
 
-@pytest.fixture
-def eight():
-  if len(jax.devices()) < 8:
-    pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
-  return jax.devices()[:8]
-
-
 @functools.cache
 def spread(name, width):
   """The ensemble compiled for eight devices."""

@@ -13,6 +13,8 @@ from jaxmul.deletion import evidence_and_cost as evidence
 from jaxmul.deletion.request import request_of
 from jaxmul.metrics import oracle
 
+pytestmark = pytest.mark.usefixtures("eight")
+
 KEY = jax.random.key(3)
 RECIPE = train.Recipe(models.mlp((8,), 3), epochs=12, batch_size=8)
 PLAN = rum.Plan([rum.Step(unlearn.neg_grad(0.05), epochs=2, batch_size=8)])
@@ -22,12 +24,6 @@ class Ensemble:
   """Of as many originals as "full" takes at least."""
 
   originals = range(16)
-
-
-@pytest.fixture(autouse=True)
-def _eight():
-  if len(jax.devices()) < 8:
-    pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
 
 
 @pytest.fixture

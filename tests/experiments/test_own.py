@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import main_job, main_job_results
+from experiments import main_job, main_job_flags, main_job_results, main_job_seed
 from jaxmul import data, models, train
 from jaxmul._command import export, own
 from jaxmul.metrics import Figure
@@ -65,8 +65,8 @@ def test_other_code_of_ones_own_is_told(module):
 
 
 def test_own_rows_are_in_the_table_and_are_compared():
-  config = main_job.Config(proxy=("confidence", "mypkg_mod:f"), method=("mypkg_mod:mine",))
-  methods = main_job.methods_of(config, main_job.work_of(config).plain)
+  config = main_job_flags.Config(proxy=("confidence", "mypkg_mod:f"), method=("mypkg_mod:mine",))
+  methods = main_job_seed.methods_of(config, main_job.work_of(config).plain)
   assert "RUM f" in methods
   assert methods["mine"].own
   figures = {
@@ -88,7 +88,7 @@ def test_own_rows_are_in_the_table_and_are_compared():
 )
 def test_names_that_are_unknown_or_alike_are_refused(flags, message):
   with pytest.raises(ValueError, match=message):
-    main_job.Config(**flags)
+    main_job_flags.Config(**flags)
 
 
 FIGURES = {

@@ -25,13 +25,6 @@ def double():
     yield
 
 
-@pytest.fixture
-def eight():
-  if len(jax.devices()) < 8:
-    pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
-  return jax.devices()[:8]
-
-
 def smooth(w, x):
   return jnp.tanh(x.reshape(len(x), -1) @ w["in"]) @ w["out"]
 

@@ -7,11 +7,7 @@ import pytest
 from jaxmul import _scoring, models, proxies, train
 from jaxmul.data import Dataset
 
-
-@pytest.fixture(autouse=True)
-def _eight():
-  if len(jax.devices()) < 8:
-    pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
+pytestmark = pytest.mark.usefixtures("eight")
 
 
 @pytest.fixture

@@ -9,13 +9,9 @@ import pytest
 from jaxmul import models, rum, unlearn
 from jaxmul.data import Dataset
 
+pytestmark = pytest.mark.usefixtures("eight")
+
 KEY, GROUPS = jax.random.key(2), [np.arange(4), np.arange(4, 9), np.arange(9, 12)]
-
-
-@pytest.fixture(autouse=True)
-def _eight():
-  if len(jax.devices()) < 8:
-    pytest.skip("needs XLA_FLAGS=--xla_force_host_platform_device_count=8")
 
 
 @pytest.fixture
