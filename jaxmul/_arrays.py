@@ -55,6 +55,24 @@ def rows(tree: Tree, which: Any) -> Tree:
   return jax.tree.map(lambda leaf: leaf[which], tree)
 
 
+def wide_dtype(dtype: Any) -> jnp.dtype:
+  """Returns the type to add up numbers in: float32, or their own where it is wider.
+
+  Sums of many bfloat16 numbers stall, and NumPy has no such type of its own.
+  """
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def widened(values: jax.Array) -> jax.Array:
+  """Returns numbers as float32, or in their own type where it is wider.
+
+  Example:
+    >>> widened(jnp.ones(2, jnp.bfloat16)).dtype
+    dtype('float32')
+  """
+  return values.astype(wide_dtype(values.dtype))
+
+
 def by_way(tree: Any) -> dict[str, Any]:
   """Returns the leaves of a pytree by the way to each, in their order.
 

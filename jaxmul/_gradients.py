@@ -83,7 +83,7 @@ def of_examples(
 
 def lengths(x: jax.Array) -> jax.Array:
   """Returns ‖x_b‖₂ [B] of x [B, ...], in float32 or wider."""
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  x = _arrays.widened(x)
   return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim))))
 
 
@@ -120,7 +120,7 @@ def _materialised_norms(network: Network, inputs: Inputs, labels: jax.Array) -> 
 
   def norm(x, y):
     value, gradient = jax.value_and_grad(loss)(theta, x, y)
-    wide = [g.astype(jnp.promote_types(g.dtype, jnp.float32)) for g in gradient]
+    wide = [_arrays.widened(g) for g in gradient]
     return jnp.where(jnp.isnan(value), jnp.nan, jnp.sqrt(sum(jnp.sum(g**2) for g in wide)))
 
   size = rows_at_a_time(theta)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmul import _check
+from jaxmul import _arrays, _check
 from jaxmul._kernels import kernels_of
 
 
@@ -96,9 +96,7 @@ def _kernels(params: optax.Params) -> list[jax.Array]:
   """Returns kernels as matrices [I, O], float32 or wider."""
   leaves = zip(jax.tree.leaves(params), jax.tree.leaves(kernels_of(params)), strict=True)
   return [
-    leaf.reshape(-1, leaf.shape[-1]).astype(jnp.promote_types(leaf.dtype, jnp.float32))
-    for leaf, is_kernel in leaves
-    if is_kernel
+    _arrays.widened(leaf.reshape(-1, leaf.shape[-1])) for leaf, is_kernel in leaves if is_kernel
   ]
 
 

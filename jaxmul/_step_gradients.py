@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _sharding, losses
+from jaxmul._arrays import wide_dtype
 from jaxmul._blocks import dealt, together
 from jaxmul._examples import Batch
 from jaxmul.binding import Network, losses_of
@@ -121,9 +122,7 @@ def of_microbatches(
     hits = _hits(network, outputs, part)
     return (total, state), (outputs if cut.keeps_outputs else None, loss, hits)
 
-  zero = jax.tree.map(
-    lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), network.params
-  )
+  zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, wide_dtype(leaf.dtype)), network.params)
   first = (zero, network.state)
   (total, state), (outputs, loss, hits) = lax.scan(backward, first, (parts, keys, weights))
   return Passed(

@@ -272,7 +272,7 @@ def losses_of(network: Network, outputs: jax.Array, labels: jax.Array) -> jax.Ar
       f"the loss of a network must return [B] = [{len(labels)}], one number an example, got "
       f"{jnp.shape(loss)}. Take the mean over what an example has more of."
     )
-  return jnp.asarray(loss).astype(jnp.promote_types(jnp.result_type(loss), jnp.float32))
+  return _arrays.widened(jnp.asarray(loss))
 
 
 def refuse_own_loss(

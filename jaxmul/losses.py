@@ -12,6 +12,8 @@ Each function ends in that one mean, so that a mask [B] of examples never meets 
 import jax
 import jax.numpy as jnp
 
+from jaxmul._arrays import wide_dtype, widened
+
 UNSCORED = -1
 """The label of a position that no loss, score or accuracy counts."""
 
@@ -24,7 +26,7 @@ def log_probabilities(logits: jax.Array) -> jax.Array:
     >>> float(log_probabilities(jnp.zeros((1, 2)))[0, 0])
     -0.6931471824645996
   """
-  return jax.nn.log_softmax(_widened(logits), axis=-1)
+  return jax.nn.log_softmax(widened(logits), axis=-1)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -69,7 +71,7 @@ def margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> margins(jnp.array([[1.0, 3.0, 0.0]]), jnp.array([1])).tolist()
     [2.0]
   """
-  logits = _widened(scored_only(logits, labels))
+  logits = widened(scored_only(logits, labels))
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
   return mean_over_positions(at_label(logits, labels) - others, labels)
@@ -94,7 +96,7 @@ def log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> round(float(jax.nn.sigmoid(phi)[0]), 6)  # (½ · ¼)^½
     0.353553
   """
-  logits = _widened(scored_only(logits, labels))
+  logits = widened(scored_only(logits, labels))
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1)
   phi = at_label(logits, labels) - others
@@ -148,7 +150,7 @@ def token_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """
   _refuse_other_positions(logits, labels)
   right = jnp.argmax(logits, axis=-1) == labels
-  return mean_over_positions(right.astype(jnp.promote_types(logits.dtype, jnp.float32)), labels)
+  return mean_over_positions(right.astype(wide_dtype(logits.dtype)), labels)
 
 
 def mean_over_positions(values: jax.Array, labels: jax.Array) -> jax.Array:
@@ -171,7 +173,7 @@ def mean_over_positions(values: jax.Array, labels: jax.Array) -> jax.Array:
   if labels.ndim == 1:
     return values
   scored, positions = labels != UNSCORED, tuple(range(1, labels.ndim))
-  total = jnp.sum(jnp.where(scored, _widened(values), 0), axis=positions)
+  total = jnp.sum(jnp.where(scored, widened(values), 0), axis=positions)
   return total / jnp.maximum(jnp.sum(scored, axis=positions), 1).astype(total.dtype)
 
 
@@ -201,7 +203,7 @@ def mean_of_largest(values: jax.Array, labels: jax.Array, share: float) -> jax.A
       f"a mean of the largest needs values and labels [B, T], got {values.shape} and "
       f"{labels.shape}."
     )
-  scored, values = labels != UNSCORED, _widened(values)
+  scored, values = labels != UNSCORED, widened(values)
   count = jnp.maximum(jnp.floor(share * jnp.sum(scored, axis=1)), 1)
   largest = -jnp.sort(jnp.where(scored, -values, jnp.inf), axis=1)
   taken = jnp.arange(labels.shape[1]) < count[:, None]
@@ -262,7 +264,7 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
       f"masked_mean got values {jnp.shape(values)} and a mask {jnp.shape(mask)} of examples, must "
       "be [B] both. Average over positions first: losses.mean_over_positions(values, labels)."
     )
-  total = jnp.sum(jnp.where(mask, _widened(jnp.asarray(values)), 0))
+  total = jnp.sum(jnp.where(mask, widened(jnp.asarray(values)), 0))
   return total / jnp.maximum(jnp.sum(mask), 1).astype(total.dtype)
 
 
@@ -280,7 +282,3 @@ def _refuse_other_positions(logits: jax.Array, labels: jax.Array) -> None:
       f"a loss got logits {jnp.shape(logits)} and labels {jnp.shape(labels)}, must be [B, *P, C] "
       "and [B, *P]."
     )
-
-
-def _widened(logits: jax.Array) -> jax.Array:
-  return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -266,7 +266,8 @@ def fit(
       pass.
     devices: split every batch over these, whose number must divide the recipe's `batch_size`;
       `[device]` runs on that one. JAX's default device by default. The numbers are the same within
-      rounding; each device holds all of the data and the network.
+      rounding; each device holds the network and all of the data, of a `Streamed` its rows of a
+      batch.
     checkpoints: a folder, where the run is saved after each epoch. The same call goes on from there
       and ends with the same bits, on the same kind and number of devices; a damaged file is named
       in a warning, and the epoch before it is used. The last two epochs are kept.

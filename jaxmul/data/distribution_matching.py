@@ -128,8 +128,7 @@ def matching_loss(
   """
 
   def mean(inputs, mask):
-    features = embed(key, inputs)
-    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    features = _arrays.widened(embed(key, inputs))
     return jnp.where(mask[:, None], features, 0).sum(0) / mask.sum()
 
   return jnp.square(mean(real.inputs, real.mask) - mean(learned, kept)).sum()

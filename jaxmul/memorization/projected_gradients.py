@@ -129,7 +129,7 @@ _projected = jax.jit(_projected_gradients, static_argnums=(0, 1))
 def _signed_sums(gradient: jax.Array, key: jax.Array, dim: int) -> jax.Array:
   """Returns gradients [B, ...] times random signs [·, k], a block of weights at a time."""
   flat = gradient.reshape(len(gradient), -1)
-  flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
+  flat = _arrays.widened(flat)
   weights = flat.shape[1]
   size = min(weights, max(1, _SIGNS // dim))
   whole = weights // size

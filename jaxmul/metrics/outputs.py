@@ -6,10 +6,10 @@ Logits have shape [..., n, C]: any leading axes (models, seeds), n examples, C c
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from jaxmul._arrays import widened
 from jaxmul._dataset import Dataset
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
@@ -104,7 +104,7 @@ def at_label(values: np.ndarray, labels: npt.ArrayLike) -> np.ndarray:
 def _logits(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
   logits = network(batch[0])
   # bfloat16 is no dtype of NumPy's own: a file would not give it back.
-  return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  return widened(logits)
 
 
 def _is_label(values: np.ndarray, labels: npt.ArrayLike) -> np.ndarray:

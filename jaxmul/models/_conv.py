@@ -26,6 +26,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from jaxmul import _sharding
+from jaxmul._arrays import wide_dtype
 from jaxmul.models._initializers import he_normal
 
 _CACHED_NUMBERS = 2**17  # half a megabyte of patches
@@ -133,7 +134,7 @@ def _product_gradients(stride, x, kernel, g):
     d_x, d_kernel = _block_gradients(stride, block[0], kernel, block[1])
     return total + d_kernel, d_x
 
-  zeros = jnp.zeros_like(kernel, _wide(kernel))
+  zeros = jnp.zeros_like(kernel, wide_dtype(kernel.dtype))
   d_kernel, d_x = lax.scan(add, _sharding.local(zeros, x), tuple(blocks))
   return d_x.reshape(x.shape), d_kernel.astype(kernel.dtype)
 
@@ -165,11 +166,13 @@ def _block_gradients(stride, x, kernel, g):
   padding = padding_of(size)
   patches = image_patches(x, size, stride, padding)
   d_kernel = lax.dot_general(
-    patches, g, (((0, 1, 2), (0, 1, 2)), ((), ())), preferred_element_type=_wide(kernel)
+    patches, g, (((0, 1, 2), (0, 1, 2)), ((), ())), preferred_element_type=wide_dtype(kernel.dtype)
   )
 
   # [B, H', W', kh·kw·I], then rows and columns one after the other: long runs, so fast copies.
-  sent = jnp.dot(g, kernel.reshape(-1, kernel.shape[3]).T, preferred_element_type=_wide(kernel))
+  sent = jnp.dot(
+    g, kernel.reshape(-1, kernel.shape[3]).T, preferred_element_type=wide_dtype(kernel.dtype)
+  )
   for axis, run in ((1, size[1] * inputs), (2, inputs)):
     low, length = padding[axis - 1][0], x.shape[axis]
     parts = [
@@ -178,11 +181,6 @@ def _block_gradients(stride, x, kernel, g):
     ]
     sent = functools.reduce(jnp.add, parts)
   return sent.astype(x.dtype), d_kernel.reshape(kernel.shape)
-
-
-def _wide(x):
-  """Returns the type to add up in: sums of many bfloat16 numbers stall."""
-  return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _shifted(part, axis, offset, stride, length):

@@ -5,9 +5,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
+
+from jaxmul._arrays import wide_dtype
 
 
 def dense(
@@ -59,4 +60,4 @@ def _but_the_bias(
   if bias is None or dtype is None:
     return promote_dtype(*arrays, dtype=dtype, inexact=inexact)
   low = promote_dtype(x, kernel, dtype=dtype, inexact=inexact)
-  return [*low, bias.astype(jnp.promote_types(dtype, jnp.float32))]
+  return [*low, bias.astype(wide_dtype(dtype))]

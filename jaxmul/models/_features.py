@@ -99,4 +99,4 @@ def layer_inputs(
 def _wide(values: jax.Array) -> jax.Array:
   """Returns floats of 32 bits or more: whoever reads them adds them up."""
   is_float = jnp.issubdtype(values.dtype, jnp.floating)
-  return values.astype(jnp.promote_types(values.dtype, jnp.float32)) if is_float else values
+  return _arrays.widened(values) if is_float else values

@@ -24,7 +24,7 @@ from flax.traverse_util import unflatten_dict
 from jax import lax
 
 from jaxmul import _check, losses
-from jaxmul._arrays import Inputs
+from jaxmul._arrays import Inputs, widened
 from jaxmul.binding import Network
 from jaxmul.models._additions import LowRank, adaptation, by_path
 
@@ -157,7 +157,7 @@ def _parts(name, weights, products) -> list[jax.Array]:
 
 def _product(values: jax.Array, labels: jax.Array) -> jax.Array:
   """Returns XᵀX [F, F] of values [B, *P, F], of text at scored positions alone."""
-  values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+  values = widened(values)
   if labels.ndim > 1 and values.shape[:-1] == labels.shape:
     values = jnp.where((labels != losses.UNSCORED)[..., None], values, 0)
   rows = values.reshape(-1, values.shape[-1])

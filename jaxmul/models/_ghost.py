@@ -147,9 +147,9 @@ def _forward(read, y, x, zeros):
 
 def _backward(read, residual, g):
   x, zeros = residual
-  wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
+  wide = _arrays.widened(g)
   if jnp.issubdtype(x.dtype, jnp.inexact):
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = _arrays.widened(x)
   return g, None, jax.tree.map(lambda v, zero: v.astype(zero.dtype), read(x, wide), zeros)
 
 

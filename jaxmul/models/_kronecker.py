@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmul._arrays import Inputs, by_way
+from jaxmul._arrays import Inputs, by_way, wide_dtype
 from jaxmul.binding import Network
 from jaxmul.models import _remat
 from jaxmul.models._conv import Conv
@@ -75,7 +75,7 @@ def zero_factors(network: Network, inputs: Inputs) -> dict[str, KroneckerFactors
 
   def zeros(kernel):
     rows, columns = kernel.size // kernel.shape[-1], kernel.shape[-1]
-    dtype = jnp.promote_types(kernel.dtype, jnp.float32)
+    dtype = wide_dtype(kernel.dtype)
     return KroneckerFactors(jnp.zeros((rows, rows), dtype), jnp.zeros((columns, columns), dtype))
 
   return {name: zeros(kernels[name]) for name in by_way(network.params) if name in kernels}

@@ -81,8 +81,8 @@ def vgg16(
     width: channels of the first stage; the papers' is 64.
     mean, std: per input channel, or one for all: the network sees (x − mean) / std.
     dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
-    remat: compute what is between two convolutions again in the backward pass: less memory,
-      more time; XLA for CPUs undoes it. Names of params and numbers are the same.
+    remat: compute what is inside a block (convolution, norm, ReLU) again in the backward pass: less
+      memory, more time; XLA for CPUs undoes it. Names of params and numbers are the same.
 
   References:
     Zhao et al., [What makes unlearning hard](https://arxiv.org/abs/2406.01257), 2024.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _identity, _settings, losses
-from jaxmul._arrays import Inputs
+from jaxmul._arrays import Inputs, widened
 from jaxmul._blocks import map_blocks
 from jaxmul._dataset import as_inputs
 from jaxmul._examples import Examples, examples_of
@@ -207,7 +207,7 @@ def outcome(task: Task, arrays: Arrays, model: jax.Array) -> Outcome:
     if task.target == "log_odds":
       return losses.log_odds_and_correct(outputs, labels)
     # bfloat16 is no dtype of NumPy's own: the store would not give it back.
-    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    return widened(outputs)
 
   kept = jnp.zeros(1, bool)  # lax.map refuses arrays without elements
   if len(test.labels):

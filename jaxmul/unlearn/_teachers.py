@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmul import losses
-from jaxmul._arrays import without_padding
+from jaxmul._arrays import widened, without_padding
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
 from jaxmul.unlearn._whole import all_logits
@@ -60,7 +60,7 @@ def own_logits(network: Network, session: Session) -> jax.Array:
   """The original network's logits [N, C] of S and R."""
   logits = all_logits(network, session.retain, session.batch_size)
   logits += all_logits(network, session.forget, session.batch_size)
-  return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+  return widened(logits)
 
 
 def has_positions(session: Session) -> bool:

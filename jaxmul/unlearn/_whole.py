@@ -13,7 +13,7 @@ import optax
 from jax import lax
 
 from jaxmul import losses, models
-from jaxmul._arrays import Inputs, rows
+from jaxmul._arrays import Inputs, rows, wide_dtype
 from jaxmul._examples import Batch, Examples, sum_blocks
 from jaxmul.binding import Network, losses_of
 
@@ -52,7 +52,7 @@ def fisher_diagonal(
       labels, weights = _drawn(outputs, batch.labels)
     else:
       labels = batch.labels[None]
-      weights = jnp.ones((1, len(batch.mask)), jnp.promote_types(outputs.dtype, jnp.float32))
+      weights = jnp.ones((1, len(batch.mask)), wide_dtype(outputs.dtype))
     weights = jnp.where(batch.mask, weights, 0)
     squares = _ghost_squares if ghost else _squares
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check
-from jaxmul._arrays import rows
+from jaxmul._arrays import rows, wide_dtype
 from jaxmul._examples import Examples
 from jaxmul.binding import Network, losses_of
 from jaxmul.unlearn._chosen import smallest
@@ -106,7 +106,7 @@ def _inverse_diagonals(
     return [taken_in(*pair, batch.mask) for pair in zip(triangles, gradients, strict=True)]
 
   def first(kernel):
-    dtype = jnp.promote_types(kernel.dtype, jnp.float32)
+    dtype = wide_dtype(kernel.dtype)
     blocks = -(-kernel.size // block)
     least = jnp.sqrt(damping * examples.count.astype(dtype))
     return jnp.tile(least * jnp.eye(block, dtype=dtype), (blocks, 1, 1))
