@@ -26,7 +26,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from jaxmul import _sharding
-from jaxmul._arrays import wide_dtype
+from jaxmul._arrays import wide_dtype, widened
 from jaxmul.models._initializers import he_normal
 
 _CACHED_NUMBERS = 2**17  # half a megabyte of patches
@@ -62,8 +62,11 @@ class Conv(nn.Module):
     # In a caller's shard_map the rule below sees, and returns, arrays of one kind.
     x, kernel = _sharding.local(x, kernel), _sharding.local(kernel, x)
     y: jax.Array = conv(self.stride, x, kernel)  # pyright: ignore[reportAssignmentType]
+    if bias is None:
+      return y
     # In float32 or wider: the gradient of a bias is a sum over all pixels of all images.
-    return y if bias is None else (y + bias).astype(y.dtype)
+    wide = widened(y)
+    return (wide + bias.astype(wide.dtype).reshape(1, 1, 1, -1)).astype(y.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
