@@ -305,7 +305,7 @@ def finite(value: Array, name: str) -> None:
 
 def count(value: object, name: str, caller: str) -> None:
   """Raises ValueError where a number of epochs, examples, … is not an integer of at least 1."""
-  if not isinstance(value, int | np.integer) or value < 1:
+  if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
     raise ValueError(f"{caller} got {name}={value!r}, must be an integer of at least 1.")
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul import _arrays, _check
+from jaxmul import _arrays, _article, _check
 from jaxmul._arrays import Array, Inputs
 from jaxmul._ids import check_ids, rows_of
 
@@ -161,6 +161,15 @@ class Dataset:
   def batch(self) -> tuple[Inputs, jax.Array]:
     """Returns everything as one batch: inputs [n, ...] float32 or int32, labels [n, *P]."""
     return as_inputs(self.inputs), jnp.asarray(self.labels)
+
+
+def refuse_no_dataset(dataset: object, caller: str) -> None:
+  """Raises ValueError where something else stands in a data set's place, such as its arrays."""
+  if not isinstance(dataset, Dataset):
+    raise ValueError(
+      f"{caller} got {_article.of(dataset)} as the data, must be a Dataset. Make one: "
+      "data.Dataset(inputs, labels); a Streamed is for train.fit alone."
+    )
 
 
 def as_inputs(inputs: Inputs) -> Inputs:

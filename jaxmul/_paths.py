@@ -9,8 +9,11 @@ def local(path: str | os.PathLike[str]) -> Path:
   """Returns a path of this machine, `~` expanded.
 
   Raises:
-    ValueError: it is a URL, such as gs://bucket/folder, where no file is synced or renamed.
+    ValueError: it is empty or no path, or a URL, such as gs://bucket/folder, where no file is
+      synced or renamed.
   """
+  if not isinstance(path, str | os.PathLike) or not str(path):
+    raise ValueError(f"a path is {path!r}, must be a name. Use '.' for the working directory.")
   found = Path(os.path.expanduser(path))
   if found.parts and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", found.parts[0]):
     raise ValueError(

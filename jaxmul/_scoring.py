@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxmul import _arrays, _article, _check, _sharding
 from jaxmul._blocks import map_blocks
-from jaxmul._dataset import Dataset, as_inputs
+from jaxmul._dataset import Dataset, as_inputs, refuse_no_dataset
 from jaxmul._progress import shown
 from jaxmul.binding import ApplyFn, Network, as_network
 
@@ -63,11 +63,7 @@ def score(
   """
   if not callable(proxy):
     raise ValueError(f"score got proxy={proxy!r}, must be a function such as proxies.grand.")
-  if not isinstance(dataset, Dataset):
-    raise ValueError(
-      f"score got {_article.of(dataset)} as the data, must be a Dataset. Make one: "
-      "data.Dataset(inputs, labels)."
-    )
+  refuse_no_dataset(dataset, "score")
   if not len(dataset):
     raise ValueError("score got an empty data set. Pass at least one example.")
   _check.count(batch_size, "batch_size", "score")

@@ -31,27 +31,36 @@ def chosen(devices: Sequence[object] | None, caller: str) -> Sequence[object]:
   """Returns the devices that a caller was given, all by default.
 
   Raises:
-    ValueError: there are none.
+    ValueError: there are none, one is there twice, or it is no device.
   """
-  if devices is not None and not len(devices):
+  if devices is None:
+    return jax.devices()
+  given = list(devices) if isinstance(devices, list | tuple | np.ndarray) else [None]
+  if not given:
     raise ValueError(f"{caller} got devices=[], must be at least one. Use jax.devices() or None.")
-  return jax.devices() if devices is None else devices
+  if not all(isinstance(each, jax.Device) for each in given) or len(set(given)) < len(given):
+    raise ValueError(
+      f"{caller} got devices={devices!r}, must be a list of different devices. Use "
+      "jax.devices()[:2] or None."
+    )
+  return given
 
 
 def data_mesh(devices: Sequence[object] | None, batch_size: int, caller: str) -> Mesh | None:
   """Returns the mesh that a caller's batches are split over; None for none or one of devices.
 
   Raises:
-    ValueError: there are no devices, or they do not divide the batch.
+    ValueError: as `chosen`, or the devices do not divide the batch.
   """
-  if devices is None or len(chosen(devices, caller)) == 1:
+  if devices is None:
     return None
-  if batch_size % len(devices):
+  count = len(chosen(devices, caller))
+  if batch_size % count:
     raise ValueError(
-      f"{caller} got batch_size={batch_size} for {len(devices)} devices, which must divide it. "
-      f"Use {-(-batch_size // len(devices)) * len(devices)}."
+      f"{caller} got batch_size={batch_size} for {count} devices, which must divide it. "
+      f"Use {-(-batch_size // count) * count}."
     )
-  return mesh("data", devices)
+  return mesh("data", devices) if count > 1 else None
 
 
 def shard_batch(batch: Tree) -> Tree:

@@ -35,7 +35,7 @@ from jaxmul import (
   models,
 )
 from jaxmul._arrays import Inputs
-from jaxmul._dataset import Dataset, as_inputs
+from jaxmul._dataset import Dataset, as_inputs, refuse_no_dataset
 from jaxmul._examples import Examples, examples_of
 from jaxmul._paths import local
 from jaxmul._runs import Run, optimizer, run
@@ -297,6 +297,8 @@ def fit(
     1.0
   """
   trackers = dict(trackers or {})
+  if not isinstance(dataset, Streamed):
+    refuse_no_dataset(dataset, "fit")
   _check.key(key, "fit")
   ids = np.sort(dataset.ids if ids is None else np.asarray(ids))
   if not len(ids):

@@ -43,6 +43,7 @@ DIGITS = data.digits().take(np.arange(64))
 INPUTS = DIGITS.batch()[0]
 SPLIT = data.Split(forget=np.arange(9), retain=np.arange(9, 64))
 PLAN = rum.Plan([rum.Step(unlearn.fine_tune(), 1)])
+RECIPE = train.Recipe(models.mlp((8,)), epochs=1, batch_size=16)
 
 
 def mlp():
@@ -331,3 +332,59 @@ def test_what_a_loop_of_ones_own_gets_wrong_is_told(call, message):
   with pytest.raises(ValueError, match=message) as caught:
     call(network, toy)
   assert "\n" not in str(caught.value)
+
+
+TAKES_DATA = {
+  "fit": lambda data: train.fit(RECIPE, data, KEY),
+  "unlearn.run": lambda data: unlearn.run(
+    unlearn.fine_tune(), network(), data, SPLIT, KEY, epochs=1
+  ),
+  "rum": lambda data: rum.meta_unlearn(PLAN, network(), data, [SPLIT.forget], KEY),
+  "rum.tune": lambda data: rum.tune(
+    {"step": PLAN.steps[0]}, network(), data, [SPLIT.forget], DIGITS, KEY
+  ),
+  "leave_out": lambda data: retraining.leave_out(RECIPE, data, KEY, num_models=2, fraction=0.5),
+  "cross_fit": lambda data: retraining.cross_fit(RECIPE, data, KEY),
+  "repeat": lambda data: retraining.repeat(RECIPE, data, KEY, num_models=2, test=DIGITS),
+}
+
+
+@pytest.mark.parametrize("given", [(INPUTS, DIGITS.labels), None, data.Streamed])
+@pytest.mark.parametrize("caller", TAKES_DATA)
+def test_what_is_no_data_set_is_told(caller, given):
+  message = rf"\A{caller} got .* as the data, must be a Dataset\. Make one: data\.Dataset\(inputs, "
+  with pytest.raises(ValueError, match=message) as caught:
+    TAKES_DATA[caller](given)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("caller", ["leave_out", "repeat"])
+def test_test_examples_are_a_data_set(caller):
+  call = functools.partial(getattr(retraining, caller), RECIPE, DIGITS, KEY, num_models=2)
+  more = {"fraction": 0.5} if caller == "leave_out" else {}
+  with pytest.raises(ValueError, match=f"{caller} got a tuple as the data, must be a Dataset"):
+    call(test=(INPUTS, DIGITS.labels), **more)
+
+
+@pytest.mark.parametrize(
+  "devices", [2, "cpu:0", ["cpu:0"], jax.devices()[:1] * 2, jax.devices()[0]]
+)
+def test_what_is_no_list_of_devices_is_told(devices):
+  message = r"fit got devices=.*, must be a list of different devices\. Use jax\.devices\(\)\[:2\]"
+  with pytest.raises(ValueError, match=message) as caught:
+    train.fit(RECIPE, DIGITS, KEY, devices=devices)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("path", ["", 3, True])
+def test_what_is_no_path_is_told(tmp_path, monkeypatch, name, path):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match=r"a path is .*, must be a name\. Use '\.' for the working"):
+    STORED[name](path)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_truth_value_is_no_count():
+  with pytest.raises(ValueError, match="got epochs=True, must be an integer of at least 1"):
+    unlearn.run(unlearn.fine_tune(), network(), DIGITS, SPLIT, KEY, epochs=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmul import _article, _check, models, rum, train
-from jaxmul._dataset import Dataset
+from jaxmul._dataset import Dataset, refuse_no_dataset
 from jaxmul.binding import Network
 from jaxmul.rum.plan import named_steps, refuse_uneven
 
@@ -23,15 +23,6 @@ def refuse_other(dataset: Any, recipe: Any, key: Any, caller: str) -> None:
       "how the network was trained."
     )
   _check.key(key, caller)
-
-
-def refuse_no_dataset(dataset: Any, caller: str) -> None:
-  """Raises ValueError where something else stands in a data set's place, such as its arrays."""
-  if not isinstance(dataset, Dataset):
-    raise ValueError(
-      f"{caller} got {_article.of(dataset)} as dataset, must be a data.Dataset. Make it of "
-      "arrays: data.Dataset(inputs, labels, ids)."
-    )
 
 
 def refuse_other_devices(

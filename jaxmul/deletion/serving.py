@@ -10,16 +10,12 @@ import jax
 import numpy as np
 
 from jaxmul import _article, _check, proxies, rum
-from jaxmul._dataset import Dataset
+from jaxmul._dataset import Dataset, refuse_no_dataset
 from jaxmul._identity import digest
 from jaxmul._paths import local
 from jaxmul.binding import Network, as_network
 from jaxmul.deletion import sealed_record
-from jaxmul.deletion.given import (
-  ids_of,
-  refuse_no_dataset,
-  refuse_other_network,
-)
+from jaxmul.deletion.given import ids_of, refuse_other_network
 from jaxmul.deletion.refusal import Refused
 from jaxmul.deletion.rehearsal import GROUPS, Rehearsal
 from jaxmul.rum.plan import without_empty

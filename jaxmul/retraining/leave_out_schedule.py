@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _article, _check, _identity, _settings
-from jaxmul._dataset import Dataset
+from jaxmul._dataset import Dataset, refuse_no_dataset
 from jaxmul.binding import Network, refuse_own_loss
 from jaxmul.train import Learner, Recipe, check_labels
 
@@ -169,6 +169,8 @@ def leave_out(
     >>> schedule.subset_size, schedule.num_chunks, list(schedule.models(2))
     (7, 3, [16, 17, 18, 19])
   """
+  for given in (dataset,) if test is None else (dataset, test):
+    refuse_no_dataset(given, "leave_out")
   _check.count(num_models, "num_models", "leave_out")
   _check.at_least("leave_out", 2, num_models=num_models)
   _check.count(chunk_size, "chunk_size", "leave_out")
@@ -233,6 +235,8 @@ def repeat(
     >>> repeat(recipe, toy, jax.random.key(0), num_models=3, test=toy).design
     '3 models on all of 10 examples'
   """
+  for given in (dataset, test):
+    refuse_no_dataset(given, "repeat")
   _check.count(num_models, "num_models", "repeat")
   target: Target = "log_odds" if _has_positions(test) else "logits"
   dataset, key_data = _checked("repeat", recipe, dataset, key, test, target)
@@ -291,6 +295,7 @@ def cross_fit(
     >>> cross_fit(recipe, toy, jax.random.key(0), folds=5).design
     '5 models, each without one of 5 folds of 10 examples'
   """
+  refuse_no_dataset(dataset, "cross_fit")
   _check.count(folds, "folds", "cross_fit")
   _check.count(repeats, "repeats", "cross_fit")
   _check.in_range("cross_fit", 2, len(dataset), folds=folds)

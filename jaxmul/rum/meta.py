@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check, _settings, checkpoint, metrics
-from jaxmul._dataset import Dataset
+from jaxmul._dataset import Dataset, refuse_no_dataset
 from jaxmul._identity import describe_functions, digest, tree_digest, versions
 from jaxmul._paths import local
 from jaxmul.binding import Network, as_network, refuse_own_loss
@@ -196,6 +196,7 @@ def chained(
     checkpoint.refuse_path(kept.folder)
   network = as_network(network, None, "rum")
   dataset, groups, key, gone = work
+  refuse_no_dataset(dataset, "rum")
   _check.key(key, "rum")
   if len(plan.steps) != len(groups):
     raise ValueError(

@@ -28,7 +28,7 @@ import jax
 import numpy as np
 
 from jaxmul import _article, _check, metrics, unlearn
-from jaxmul._dataset import Dataset
+from jaxmul._dataset import Dataset, refuse_no_dataset
 from jaxmul._ids import find
 from jaxmul._progress import stages
 from jaxmul.binding import Network, as_network, refuse_own_loss
@@ -131,6 +131,7 @@ def tune(
       f"tune got {len(tried)} candidates and budget={budget} for {len(groups)} groups; "
       f"give at least one candidate, and a budget of at least {len(groups)}."
     )
+  refuse_no_dataset(dataset, "rum.tune")
   _refuse_other("rum.tune", "heldout", heldout, Dataset, "dataset.take(ids)")
   if estimate is not None:
     cure = "memorization.estimate(retraining.cross_fit(recipe, dataset, key))"

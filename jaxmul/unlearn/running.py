@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _arrays, _check, _sharding
-from jaxmul._dataset import Dataset, as_inputs
+from jaxmul._dataset import Dataset, as_inputs, refuse_no_dataset
 from jaxmul._examples import examples_of
 from jaxmul.binding import (
   Network,
@@ -95,6 +95,7 @@ def run(
     True
   """
   refuse_uncalled(unlearner, "unlearn.run")
+  refuse_no_dataset(dataset, "unlearn.run")
   _check.key(key, "unlearn.run")
   network = as_network(network, None, "unlearn.run")
   refuse_untrainable(network, "unlearn.run")

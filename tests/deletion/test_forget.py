@@ -384,7 +384,7 @@ def test_without_evidence_nothing_is_trained(case, monkeypatch):
     ({"ids": [[5], [6, 7]]}, "got forget ids as list, must be integers"),
     ({"heldout": {5}}, "got heldout ids as set"),
     ({"test": {5}}, "got test ids as set"),
-    ({"dataset": (np.zeros((2, 8, 8)), [0, 1])}, r"got a tuple as dataset, .*Dataset\(inputs"),
+    ({"dataset": (np.zeros((2, 8, 8)), [0, 1])}, r"got a tuple as the data, .*Dataset\(inputs"),
     ({"key": 0}, r"got key=0, must be one key. Make one: jax.random.key\(0\)"),
     ({"recipe": models.mlp()}, r"got a MLP as recipe: use train.Recipe\(model"),
     ({"recipe": train.Recipe(models.mlp((32,)))}, "holds 4,810 numbers, .* recipe 2,410: it was"),
