@@ -16,7 +16,7 @@ from toys import two_classes
 from experiments.bench import products
 from jaxmul import _flops, models, retraining, train
 from jaxmul.data import Dataset
-from jaxmul.retraining import estimated_cost
+from jaxmul.retraining import estimated_cost, executors
 from jaxmul.retraining.chunk import arrays_of, outcome, task_of
 
 BATCH = 16
@@ -264,7 +264,7 @@ def _predict(weights, inputs):
   return inputs.reshape(len(inputs), -1) @ weights
 
 
-def test_a_learner_of_ones_own_is_counted_too():
+def test_a_learner_of_ones_own_is_counted_too(monkeypatch):
   schedule = retraining.leave_out(
     linear_learner, images(), jax.random.key(0), num_models=10, fraction=0.5
   )
@@ -272,6 +272,7 @@ def test_a_learner_of_ones_own_is_counted_too():
   assert cost.training_flops == 10 * 2 * 32 * 192 * 2
   assert cost.prediction_flops == 10 * 2 * 64 * 192 * 2
   assert cost.trained_examples is None
+  monkeypatch.setattr(estimated_cost, "_of_a_model", lambda schedule: pytest.fail("traced"))
   with pytest.raises(ValueError, match=r"learner of your own.*flops_per_second"):
     retraining.cost(schedule, measure=True)
 
@@ -292,34 +293,88 @@ def test_hours_and_price_follow_from_what_is_stated():
   assert bare.line == f"10 models, {bare.flops / 1e6:.2g} MFLOP"
 
 
+SPEED = r"flops_per_second=%s, must be a finite number above 0, or \(least, most\)\.$"
+
+
 @pytest.mark.parametrize(
   ("given", "said"),
   [
-    ({"flops_per_second": 0}, "flops_per_second=0, must be above 0"),
-    ({"flops_per_second": (2e9, 1e9)}, "must be above 0. Use a number, or"),
-    ({"flops_per_second": float("nan")}, "flops_per_second=nan"),
+    ({"flops_per_second": 0}, SPEED % "0"),
+    ({"flops_per_second": (2, 1)}, SPEED % r"\(2, 1\)"),
+    ({"flops_per_second": (1,)}, SPEED % r"\(1,\)"),
+    ({"flops_per_second": (1, 2, 3)}, SPEED % r"\(1, 2, 3\)"),
+    ({"flops_per_second": (1, None)}, SPEED % r"\(1, None\)"),
+    ({"flops_per_second": "a"}, SPEED % "'a'"),
+    ({"flops_per_second": float("inf")}, SPEED % "inf"),
+    ({"flops_per_second": (1, float("inf"))}, SPEED % r"\(1, inf\)"),
+    ({"flops_per_second": float("nan")}, SPEED % "nan"),
+    ({"flops_per_second": 10**309}, SPEED % "10+"),
+    ({"flops_per_second": np.ones((2, 2))}, SPEED % r"array\(\[\[1., 1.\], \[1., 1.\]\]\)"),
+    ({"flops_per_second": np.ones(2)}, SPEED % r"array\(.*\)"),
+    ({"flops_per_second": jnp.ones(())}, SPEED % r"Array\(.*\)"),
+    ({"flops_per_second": (np.ones(2), np.ones(2))}, SPEED % r"\(array.*\)"),
+    ({"flops_per_second": True}, SPEED % "True"),
+    ({"flops_per_second": (True, 2.0)}, SPEED % r"\(True, 2.0\)"),
     ({"flops_per_second": 1e9, "measure": True}, "Give one of them"),
     ({"price_per_hour": 2.0}, "no speed. Give flops_per_second too"),
     ({"price_per_hour": -1.0, "flops_per_second": 1e9}, "price_per_hour=-1.0"),
   ],
 )
-def test_what_cannot_be_is_refused(given, said):
-  with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_traced(given, said, monkeypatch):
+  monkeypatch.setattr(estimated_cost, "_of_a_model", lambda schedule: pytest.fail("traced"))
+  with pytest.raises(ValueError, match=said) as error:
     retraining.cost(schedule_of(models.mlp((5,), 2), images()), **given)
+  assert "\n" not in str(error.value)
 
 
-def test_the_measured_speed_is_that_of_the_clock(monkeypatch):
-  """A clock that says a tenth of a second for whatever lies between two looks at it."""
-  ticks = itertools.count()
-  clock = types.SimpleNamespace(perf_counter=lambda: next(ticks) / 10)
+@pytest.mark.parametrize("number", [np.float32(1e9), np.int64(10**9), [1e9, 1e9]])
+def test_numbers_of_numpy_and_lists_are_speeds_too(number):
+  schedule = schedule_of(models.mlp((5,), 2), images())
+  assert retraining.cost(schedule, flops_per_second=number).flops_per_second == (1e9, 1e9)
+
+
+@pytest.mark.parametrize("given", [train.Recipe(models.mlp((5,), 2)), images(), None])
+def test_only_a_schedule_has_a_cost(given):
+  name = type(given).__name__
+  said = rf"^cost got a {name}, must be a Schedule. Make one: retraining.leave_out\(recipe, .*\)\.$"
+  with pytest.raises(ValueError, match=said):
+    retraining.cost(given)
+
+
+@pytest.mark.parametrize(("tick", "steps"), [(0.1, 5), (0.4, 3), (60.0, 3)])
+def test_the_measured_speed_is_that_of_the_clock(tick, steps, monkeypatch):
+  """A clock by which as much time passes whatever lies between two looks at it.
+
+  Steps are timed for half a second, and at least three are.
+  """
+  looks = itertools.count()
+  clock = types.SimpleNamespace(perf_counter=lambda: next(looks) * tick)
   monkeypatch.setattr(estimated_cost, "time", clock)
+  monkeypatch.setattr(loky, "cpu_count", lambda: 3)
   schedule = schedule_of(models.mlp((20,), 2), images(), num_models=9)
   cost = retraining.cost(schedule, measure=True)
   step = BATCH * (3 * 2 * 20 * 2 + 2 * 2 * 192 * 20)
-  workers = min(loky.cpu_count(), 2)  # chunks of 8 models
-  assert cost.flops_per_second == pytest.approx((10 * workers * step,) * 2)
-  assert cost.measured_steps == 5  # half a second
-  assert cost.line.endswith(" on this machine (measured on 5 steps)")
+  workers = 2  # chunks of 8 models
+  assert cost.flops_per_second == pytest.approx((workers * step / tick,) * 2)
+  assert cost.measured_steps == steps
+  assert cost.line.endswith(f" on this machine (measured on {steps} steps)")
+
+
+@pytest.mark.parametrize(
+  ("name", "options"),
+  [("processes", {"xla_cpu_multi_thread_eigen": False}), ("serial", {}), ("devices", {})],
+)
+def test_steps_are_timed_with_the_threads_of_the_default_executor(name, options, monkeypatch):
+  given, compile = [], jax.stages.Lowered.compile
+
+  def seen(lowered, compiler_options=None, **others):
+    given.append(compiler_options)
+    return compile(lowered, compiler_options=compiler_options, **others)
+
+  monkeypatch.setattr(jax.stages.Lowered, "compile", seen)
+  monkeypatch.setattr(executors, "name_of_default", lambda: name)
+  retraining.cost(schedule_of(models.mlp((5,), 2), images()), measure=True)
+  assert given == [options]
 
 
 def test_measuring_changes_no_number():
