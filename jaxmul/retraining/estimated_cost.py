@@ -5,7 +5,6 @@ them is stated, or measured here on some steps.
 """
 
 import dataclasses
-import sys
 import time
 from numbers import Real
 
@@ -185,7 +184,7 @@ def _speed(given: float | tuple[float, float] | None) -> tuple[float, float] | N
   # True is a number too, and an array of one compares as one.
   if len(both) == 2 and all(isinstance(n, Real) and not isinstance(n, bool) for n in both):
     slow, fast = both
-    if 0 < slow <= fast <= sys.float_info.max:
+    if 0 < slow <= fast < np.inf:
       return float(slow), float(fast)
   said = " ".join(repr(given).split())  # of an array in one line
   raise ValueError(

@@ -308,7 +308,6 @@ SPEED = r"flops_per_second=%s, must be a finite number above 0, or \(least, most
     ({"flops_per_second": float("inf")}, SPEED % "inf"),
     ({"flops_per_second": (1, float("inf"))}, SPEED % r"\(1, inf\)"),
     ({"flops_per_second": float("nan")}, SPEED % "nan"),
-    ({"flops_per_second": 10**309}, SPEED % "10+"),
     ({"flops_per_second": np.ones((2, 2))}, SPEED % r"array\(\[\[1., 1.\], \[1., 1.\]\]\)"),
     ({"flops_per_second": np.ones(2)}, SPEED % r"array\(.*\)"),
     ({"flops_per_second": jnp.ones(())}, SPEED % r"Array\(.*\)"),
