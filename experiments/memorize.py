@@ -97,12 +97,12 @@ def run(config: Annotated[Config, tyro.conf.arg(name="")]) -> None:
   if first and not config.part:
     record = {"config": config, "versions": report.versions()}
     report.write_json(config.out / "config.json", record)
-    if config.executor in ("auto", "processes", "devices"):
-      label = "ground truth" if config.until_width is None else "ground truth, at most"
-      say_cost(label, schedule, kept.missing() if kept else range(schedule.num_chunks))
+    label = "ground truth" if config.until_width is None else "ground truth, at most"
+    missing = kept.missing() if kept else range(schedule.num_chunks)
+    say_cost(label, schedule, missing, config.executor)
   start = time.perf_counter()
   if config.part:
-    compute_part(schedule, store, executor, config.part)
+    compute_part(schedule, store, executor, config.part, config.executor)
     return
   if config.active:
     estimate = memorization.active(

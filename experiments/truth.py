@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments import setting
 from jaxmul import data, memorization, report, retraining, train
+from jaxmul.retraining.executors import name_of_default
 
 _LONG = 60.0  # seconds from which a job is told what it costs
 _SHORT = 3e11  # operations that every machine makes in a minute: fewer are not even timed
@@ -113,12 +114,16 @@ def kept_estimate(
   return estimate, seconds
 
 
-def say_cost(label: str, schedule: retraining.Schedule, chunks: Sequence[int]) -> None:
+def say_cost(
+  label: str, schedule: retraining.Schedule, chunks: Sequence[int], executor: str = "auto"
+) -> None:
   """Prints in one line what these chunks cost on this machine, where it is more than a minute.
 
-  The time is measured on some steps of training, with the default executor in mind; only where
-  there is much to compute.
+  The time is measured on some steps of training, only where there is much to compute. It is that of
+  the default executor: of another, by the name of its flag, nothing is said.
   """
+  if executor not in ("auto", name_of_default()):
+    return
   count = sum(len(schedule.models(number)) for number in chunks)
   job = dataclasses.replace(schedule, num_models=count)
   if not count or retraining.cost(job).flops < _SHORT:
@@ -158,15 +163,22 @@ def _part_of(part: str) -> tuple[int, int]:
 
 
 def compute_part(
-  schedule: retraining.Schedule, store: Path, executor: retraining.Executor, part: str
+  schedule: retraining.Schedule,
+  store: Path,
+  executor: retraining.Executor,
+  part: str,
+  executor_name: str = "auto",
 ) -> None:
-  """Computes a part, such as 3/16, of the missing chunks into a store that machines share."""
+  """Computes a part, such as 3/16, of the missing chunks into a store that machines share.
+
+  What it costs is said before where `say_cost` knows it of an executor of this name.
+  """
   index, count = _part_of(part)
   kept = retraining.Store(store, schedule)
   kept.describe()
   mine = [number for number in kept.missing() if number % count == index]
   print(f"part {index + 1} of {count}: {len(mine)} chunks to compute")
-  say_cost(f"part {index + 1}", schedule, mine)
+  say_cost(f"part {index + 1}", schedule, mine, executor_name)
   computed = executor(schedule, mine) if mine else iter(())
   for done, (number, chunk) in enumerate(computed, 1):
     kept.commit(number, chunk)

@@ -11,15 +11,13 @@ References, each in processes of its own, which wait while others are measured:
 
 All train the demo's recipe (10 epochs, batch 64, SGD with momentum and weight decay, cosine by
 epoch) on random 70 % of the training data and predict all of it. `mlp` is 784-256-256-10 on 3,500
-digits of mnist5k; `cnn` is on the 4,000 training images of cifar10_small. A cnn is trained for
-MEASURED_EPOCHS only; a whole model counts as its work in forward passes, 3 for a training step on
-an example and 1 for its prediction.
+digits of mnist5k; `cnn` is on the 4,000 training images of cifar10_small. A cnn is trained for 2
+epochs only, and counts as its share of a whole model, see `many_models`.
 
 `mlp_gemm_fraction`: 2mnk of all products of a model, times models per second, over the rate of
 concurrent single-threaded products of 1024³ float32, one process per core.
 """
 
-import dataclasses
 import itertools
 import os
 import statistics
@@ -32,11 +30,12 @@ import jax
 import jax.numpy as jnp
 
 from experiments import setting
-from experiments.bench import torch_training
+from experiments.bench import products, torch_training
+from experiments.bench.many_models import EPOCHS, Task
 from experiments.bench.workers import Work, Workers
-from jaxmul import data, models, retraining, train
+from jaxmul import data, models, retraining
 
-EPOCHS, MEASURED_EPOCHS, FRACTION = 10, 2, 0.7
+CHUNK_SIZES = {"mlp": 8, "cnn": 1}  # of our samples
 GOALS = {
   "mlp_over_naive": "at least 2.5",
   "mlp_over_torch": "at least 1.5",
@@ -47,65 +46,20 @@ GOALS = {
 ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "NPROC": "1"}
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Task:
-  """What is trained: a network and the data of its subsets.
-
-  Attributes:
-    name: mlp or cnn.
-    dataset: n training examples.
-    epochs: passes of a measured model.
-    chunk_size: models in each chunk of our samples.
-  """
-
-  name: str
-  dataset: data.Dataset
-  epochs: int
-  chunk_size: int
-
-  def schedule(self, chunk_size: int) -> retraining.Schedule:
-    """Returns a schedule that no sample comes to the end of."""
-    model = getattr(models, self.name)(num_classes=self.dataset.num_classes)
-    recipe = train.Recipe(model, epochs=self.epochs, batch_size=64, learning_rate=0.05)
-    return retraining.leave_out(
-      recipe,
-      self.dataset,
-      jax.random.key(0),
-      num_models=10**4,
-      fraction=FRACTION,
-      chunk_size=chunk_size,
-    )
-
-  def training(self) -> torch_training.Training:
-    """Returns the same for PyTorch."""
-    schedule = self.schedule(1)
-    numbers = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay")
-    return torch_training.Training(
-      network=self.name,
-      images=self.dataset.inputs,
-      labels=self.dataset.labels,
-      subset_size=schedule.subset_size,
-      **{name: getattr(schedule.recipe, name) for name in numbers},
-    )
-
-  def share(self) -> float:
-    """Returns the work of a measured model over that of a whole one."""
-    per_epoch, evaluation = 3 * self.schedule(1).subset_size, len(self.dataset)
-    return (per_epoch * self.epochs + evaluation) / (per_epoch * EPOCHS + evaluation)
-
-
 def measure(pairs: int, seconds: float) -> dict[str, float]:
   """Returns the figures; without the shared images those of the cnn are left out."""
   digits = data.mnist5k()
   kept = data.holdout(digits, jax.random.key(0), heldout=500, test=1000).train
-  mlp = Task(name="mlp", dataset=digits.take(kept), epochs=EPOCHS, chunk_size=8)
+  mlp = Task(
+    name="mlp", model=models.mlp(), dataset=digits.take(kept), batch_size=64, epochs=EPOCHS
+  )
   figures = compare(mlp, pairs, seconds)
   try:
     images = setting.cifar10_small("train")
   except FileNotFoundError as error:
     print(f"models_per_second: no figures of the cnn: {error}", file=sys.stderr)
     return figures
-  cnn = Task(name="cnn", dataset=images, epochs=MEASURED_EPOCHS, chunk_size=1)
+  cnn = Task(name="cnn", model=models.cnn(), dataset=images, batch_size=64, epochs=2)
   return figures | compare(cnn, pairs, seconds)
 
 
@@ -118,7 +72,7 @@ def compare(task: Task, pairs: int, seconds: float) -> dict[str, float]:
     Workers(naive, task) as one,
     Workers(torch_training.loop, training, 1, count=cores) as processes,
     Workers(torch_training.loop, training, cores) as plain,
-    Workers(products, count=cores, environment=ONE_THREAD) as peak,
+    Workers(square, count=cores, environment=ONE_THREAD) as peak,
   ):
     contenders: dict[str, Callable[[], float]] = {
       "ours": lambda: steady(task, cores, seconds, startups),
@@ -159,7 +113,8 @@ def steady(task: Task, cores: int, seconds: float, startups: list[float]) -> flo
   The first chunk of each process is left out. After them, chunks are counted in whole rounds, one
   for each process, so that both ends of the sample fall on the same process's chunk.
   """
-  schedule = task.schedule(task.chunk_size)
+  chunk_size = CHUNK_SIZES[task.name]
+  schedule = task.schedule(chunk_size)
   start = time.perf_counter()
   # A generator, as the default executor is: closing it ends the processes.
   chunks: Any = retraining.processes()(schedule, range(schedule.num_chunks))
@@ -172,8 +127,8 @@ def steady(task: Task, cores: int, seconds: float, startups: list[float]) -> flo
       done += 1
     passed = time.perf_counter() - first
   chunks.close()
-  rate = done * task.chunk_size / passed
-  startups.append(first - start - cores * task.chunk_size / rate)
+  rate = done * chunk_size / passed
+  startups.append(first - start - cores * chunk_size / rate)
   return rate
 
 
@@ -183,21 +138,16 @@ def naive(task: Task) -> Work:
   return lambda number: next(iter(retraining.serial(schedule, [number % schedule.num_chunks])))
 
 
-def products() -> Work:
+def square() -> Work:
   """Returns the work of one product of 1024³."""
   multiply = jax.jit(jnp.matmul)
   a = jax.random.normal(jax.random.key(0), (1024, 1024))
   return lambda number: jax.block_until_ready(multiply(a, a))
 
 
-def mlp_operations(task: Task) -> float:
-  """Returns 2mnk summed over the products that a model of the mlp needs.
-
-  For each example of a step: a layer's output, the gradient of its weights and, but for the first
-  layer, that of its inputs; for each prediction the outputs alone.
-  """
-  schedule = task.schedule(1)
-  widths = (task.dataset.inputs[0].size, *models.mlp().widths, task.dataset.num_classes)
-  layers = [2 * a * b for a, b in itertools.pairwise(widths)]
-  step = 2 * sum(layers) + sum(layers[1:])
-  return step * schedule.subset_size * task.epochs + sum(layers) * len(task.dataset)
+def mlp_operations(task: Task) -> int:
+  """Returns 2mnk summed over the products that a model of the mlp needs."""
+  inputs, classes = task.dataset.inputs[0].size, task.dataset.num_classes
+  layers = products.mlp(task.model.widths, classes, inputs=inputs)
+  trained, judged = task.schedule(1).subset_size, len(task.dataset)
+  return products.whole_model(layers, trained, task.epochs, judged)

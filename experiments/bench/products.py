@@ -5,6 +5,7 @@ takes 2 I O FLOPs a pair: 2 for a multiply-add. A gradient with respect to input
 respect to the kernel, take as many each. Norms, ReLUs and means are not counted.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,6 +55,11 @@ def resnet18(classes: int, *, width: int = 64, size: int = 32, channels: int = 3
       size, inputs = -(-size // stride), outputs
       layers.append(Layer(outputs, outputs, 3, size))
   return [*layers, Layer(inputs, classes)]
+
+
+def mlp(widths: Sequence[int], classes: int, *, inputs: int) -> list[Layer]:
+  """Returns the layers of `models.mlp`."""
+  return [Layer(*pair) for pair in itertools.pairwise((inputs, *widths, classes))]
 
 
 def cnn(

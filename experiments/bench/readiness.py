@@ -4,8 +4,9 @@ Five programs of resnet18 at CIFAR-10's shapes (`programs`): a training step, a 
 GraND, curvature, and the many models of a ground truth. Each is
 
 - exported for CPU, CUDA and TPU, yes or no;
-- lowered with the code of accelerators, not that of CPUs (the two differ in convolutions), and its
-  FLOPs beside those that its layers need; what talks to the host is named;
+- traced with the code of accelerators, not that of CPUs (the two differ in convolutions), for its
+  FLOPs beside those that its layers need;
+- lowered: what talks to the host is named;
 - compiled for CPU with that code, for the bytes it accesses and the memory it takes; collectives
   are named, of the many models on eight simulated devices. Another compiler fuses in another way:
   these bytes are estimates.
@@ -26,10 +27,11 @@ from unittest import mock
 import jax
 import jax.export
 from jax import lax
+from jax.extend.core import Jaxpr
 
 from experiments.bench import lowered, peaks, products, programs
 from experiments.bench.programs import Program, Sizes
-from jaxmul import models
+from jaxmul import _flops, models
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 GOALS = {
@@ -85,8 +87,9 @@ def measure(pairs: int, seconds: float) -> dict[str, Any]:
 def look_at(program: Program) -> dict[str, Any]:
   """Returns what can be known of a program."""
   exported = {platform: exports(program, platform) for platform in PLATFORMS}
-  made = lower_as_accelerator(program)
-  content = lowered.read(made)
+  traced = as_accelerator(program)
+  jaxpr, made = traced.jaxpr.jaxpr, traced.lower()
+  flops, content = _flops.products(jaxpr), lowered.read(made)
   compiled: Any = made.compile()  # for CPU it has all of these
   memory = compiled.memory_analysis()
   accessed = compiled.cost_analysis()["bytes accessed"]
@@ -94,10 +97,10 @@ def look_at(program: Program) -> dict[str, Any]:
   inside = lowered.compiled_collectives(compiled.as_text())
   return {
     "exports": exported,
-    "flops": content.flops,
+    "flops": flops,
     "flops_needed": program.flops,
-    "over_needed": content.flops / program.flops,
-    "bytes_accessed": None if content.loops else accessed,  # of a loop its body counts once
+    "over_needed": flops / program.flops,
+    "bytes_accessed": None if repeats(jaxpr) else accessed,  # of a loop its body counts once
     "largest_value": content.largest,
     "arguments": memory.argument_size_in_bytes,
     "temporary": memory.temp_size_in_bytes,
@@ -116,11 +119,23 @@ def exports(program: Program, platform: str) -> str:
   return "yes"
 
 
-def lower_as_accelerator(program: Program) -> jax.stages.Lowered:
-  """Returns a program lowered for CPU with the branches that other platforms take."""
+def as_accelerator(program: Program) -> jax.stages.Traced:
+  """Returns a program traced with the branches that other platforms than CPU take."""
   donated = (0,) if program.carries else ()
   with _default_branches():
-    return jax.jit(_fresh(program), donate_argnums=donated).lower(*program.arguments)
+    return jax.jit(_fresh(program), donate_argnums=donated).trace(*program.arguments)
+
+
+def repeats(jaxpr: Jaxpr) -> bool:
+  """Whether products are in a loop that is gone round more than once."""
+  for equation in _flops.used_equations(jaxpr):
+    name, inner = equation.primitive.name, list(_flops.programs_in(equation))
+    loops = name == "while" or (name == "scan" and equation.params["length"] > 1)
+    if loops and any(_flops.products(part, turns=1) for part in inner):
+      return True
+    if any(map(repeats, inner)):
+      return True
+  return False
 
 
 def _fresh(program: Program):

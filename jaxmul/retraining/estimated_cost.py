@@ -6,17 +6,19 @@ them is stated, or measured here on some steps.
 
 import dataclasses
 import time
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxmul import _arrays, _check, _flops, models
+from jaxmul import _arrays, _article, _check, _flops, models
 from jaxmul._dataset import Dataset, as_inputs
 from jaxmul._examples import Examples, examples_of
 from jaxmul._progress import duration
 from jaxmul._steps import Carry, Job, first_carry, step_of
+from jaxmul.retraining import executors
 from jaxmul.retraining.chunk import BLOCK, as_scheduled, trained
 from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.train import Recipe, optimizer
@@ -24,6 +26,7 @@ from jaxmul.train import Recipe, optimizer
 _SECONDS = 0.5  # of steps that are timed
 _SAMPLE = 0.05  # seconds at least from one look at the clock to the next
 _MOST = 20  # steps from one look to the next
+_LEAST_SAMPLES = 3  # as fewer have no middle half
 _STEPS_OF_DATA = 8
 
 
@@ -36,8 +39,8 @@ class Cost:
     trained_examples: M · m · epochs, m examples in each model's subset; None of a learner of your
       own, which passes over them as it likes.
     training_flops: operations of all matrix products and convolutions in the training of all
-      models. The last step of an epoch counts as a whole one, as it is computed. NaN where a
-      learner has products in a `while` loop.
+      models, but for what nobody uses and for the zeros around an image. The last step of an epoch
+      counts as a whole one, as it is computed. NaN where a learner has products in a `while` loop.
     prediction_flops: the same of what each model is asked afterwards, all n examples and the test
       examples.
     flops_per_second: how many operations the machine makes in a second of training, from the least
@@ -111,16 +114,18 @@ def cost(
       networks; or the least and the most that you expect, such as 5 % and 30 % of its peak. Small
       networks use far less of an accelerator than large ones.
     measure: time some steps here instead, with parameters of zero, and take the middle half of the
-      times. That the default executor uses all cores or devices is counted; that they slow each
-      other down is not. A compilation and a second or two, more where a step takes long.
+      times, at least three. That the default executor uses all cores or devices is counted; that
+      they slow each other down is not. A compilation and a second or two, more where a step takes
+      long.
     price_per_hour: of that machine, in any unit.
 
   Returns:
     A `Cost`. `line` says it in words.
 
   Raises:
-    ValueError: both or neither of a speed and `measure` are given where they are needed, a number
-      is outside its range, or the recipe to be measured is a learner, which has no steps.
+    ValueError: it is no schedule, both or neither of a speed and `measure` are given where they are
+      needed, a number is outside its range, or the recipe to be measured is a learner, which has no
+      steps.
     RuntimeError: this process has other versions than the one that made the schedule.
 
   Example:
@@ -136,9 +141,18 @@ def cost(
     >>> cost.line
     '100 models, 1.1 MFLOP, 9.3 to 18.7 minutes, price 0.31 to 0.62'
   """
-  speed = _speed(flops_per_second)
+  if not isinstance(schedule, Schedule):
+    raise ValueError(
+      f"cost got {_article.of(schedule)}, must be a Schedule. Make one: "
+      "retraining.leave_out(recipe, dataset, key, num_models=...)."
+    )
+  recipe, speed, steps = schedule.recipe, _speed(flops_per_second), 0
   if measure and speed is not None:
     raise ValueError("cost got flops_per_second and measure=True. Give one of them.")
+  if measure and not isinstance(recipe, Recipe):
+    raise ValueError(
+      "cost got measure=True and a learner of your own, which has no steps. Give flops_per_second."
+    )
   if price_per_hour is not None:
     _check.at_least("cost", 0, price_per_hour=price_per_hour)
     if speed is None and not measure:
@@ -146,7 +160,6 @@ def cost(
         f"cost got price_per_hour={price_per_hour} and no speed. Give flops_per_second too, or "
         "measure=True."
       )
-  recipe, steps = schedule.recipe, 0
   with as_scheduled(schedule):
     training, prediction = _of_a_model(schedule)
     if measure:
@@ -167,12 +180,16 @@ def _speed(given: float | tuple[float, float] | None) -> tuple[float, float] | N
   """Returns the least and the most of what was given, checked."""
   if given is None:
     return None
-  slow, fast = given if isinstance(given, tuple | list) else (given, given)
-  if not 0 < slow <= fast < np.inf:
-    raise ValueError(
-      f"cost got flops_per_second={given}, must be above 0. Use a number, or (least, most)."
-    )
-  return float(slow), float(fast)
+  both = given if isinstance(given, tuple | list) else (given, given)
+  # True is a number too, and an array of one compares as one.
+  if len(both) == 2 and all(isinstance(n, Real) and not isinstance(n, bool) for n in both):
+    slow, fast = both
+    if 0 < slow <= fast < np.inf:
+      return float(slow), float(fast)
+  said = " ".join(repr(given).split())  # of an array in one line
+  raise ValueError(
+    f"cost got flops_per_second={said}, must be a finite number above 0, or (least, most)."
+  )
 
 
 def _operations(flops: float) -> str:
@@ -213,13 +230,11 @@ def _shape(array: _arrays.Array) -> jax.ShapeDtypeStruct:
 def _measured(schedule: Schedule) -> tuple[tuple[float, float], int]:
   """Returns the operations that this machine makes in a second of training, and steps timed.
 
-  Steps run in a loop, as training does, and on CPU in one thread, as a worker does.
+  Steps run in a loop, as training does, and in one thread where the default executor's workers
+  have one.
   """
   recipe = schedule.recipe
-  if not isinstance(recipe, Recipe):
-    raise ValueError(
-      "cost got measure=True and a learner of your own, which has no steps. Give flops_per_second."
-    )
+  assert isinstance(recipe, Recipe)
   batch = recipe.batch_size
   examples = examples_of(schedule.dataset.take(schedule.dataset.ids[: _STEPS_OF_DATA * batch]))
   job = Job(recipe=recipe, optimizer=optimizer(recipe, -(-schedule.subset_size // batch)))
@@ -235,7 +250,7 @@ def _measured(schedule: Schedule) -> tuple[tuple[float, float], int]:
 
   traced = jax.jit(steps).trace(jnp.int32(1), carry, examples)
   options: dict[str, str | bool] = {}
-  if jax.default_backend() == "cpu":
+  if executors.name_of_default() == "processes":
     options["xla_cpu_multi_thread_eigen"] = False
   run = traced.lower().compile(compiler_options=options)
 
@@ -246,20 +261,11 @@ def _measured(schedule: Schedule) -> tuple[tuple[float, float], int]:
 
   each = int(np.clip(round(_SAMPLE / timed(1)), 1, _MOST))  # the first step is slower than others
   seconds: list[float] = []
-  while not seconds or each * sum(seconds) < _SECONDS:
+  while len(seconds) < _LEAST_SAMPLES or each * sum(seconds) < _SECONDS:
     seconds.append(timed(each))
   slow, fast = np.quantile(seconds, (0.75, 0.25))
-  flops = _workers(schedule) * _flops.products(traced.jaxpr.jaxpr, turns=1)
+  flops = executors.default_workers(schedule) * _flops.products(traced.jaxpr.jaxpr, turns=1)
   return (flops / float(slow), flops / float(fast)), each * len(seconds)
-
-
-def _workers(schedule: Schedule) -> int:
-  """Returns how many models the default executor trains at once."""
-  if jax.default_backend() != "cpu":
-    return jax.device_count()
-  import loky
-
-  return min(loky.cpu_count(), schedule.num_chunks)
 
 
 def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:

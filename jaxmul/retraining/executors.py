@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ def processes(workers: int | None = None) -> Executor:
     left, fruitless = list(chunks), 0
     while left:
       before = len(left)
-      count = min(workers or loky.cpu_count(), len(left))
+      count = workers_for(len(left), workers)
       pool = loky.ProcessPoolExecutor(
         count, initializer=_set_schedule, initargs=(schedule,), env=worker_environment()
       )
@@ -262,9 +262,33 @@ def default() -> Executor:
 
   A worker of `multiprocessing.Pool`, which may start no processes, computes by itself.
   """
+  return {"processes": processes(), "devices": devices(), "serial": serial}[name_of_default()]
+
+
+def name_of_default() -> Literal["processes", "devices", "serial"]:
+  """Returns which executor `default` is."""
   if jax.default_backend() != "cpu" or jax.process_count() > 1:
-    return devices()
-  return serial if multiprocessing.current_process().daemon else processes()
+    return "devices"
+  return "serial" if multiprocessing.current_process().daemon else "processes"
+
+
+def default_workers(schedule: Schedule) -> int:
+  """Returns how many models of a schedule `default` trains at once, in all processes of a job."""
+  name = name_of_default()
+  if name == "processes":
+    return workers_for(schedule.num_chunks)
+  if name == "serial":
+    return 1
+  # A device without a model of its own trains one for nothing.
+  on_devices = min(len(jax.local_devices()), schedule.chunk_size, schedule.num_models)
+  return on_devices * min(jax.process_count(), schedule.num_chunks)
+
+
+def workers_for(chunks: int, workers: int | None = None) -> int:
+  """Returns how many processes compute so many chunks: one per core unless `workers` is given."""
+  import loky
+
+  return min(workers or loky.cpu_count(), chunks)
 
 
 def worker_environment() -> dict[str, str]:

@@ -75,6 +75,8 @@ def test_what_was_not_reached_is_named(monkeypatch):
   assert found["skipped"]["mlp models, width 2"] == "the 160 s were over"
   names = {f"{one.family}, {one.name}" for one in accelerator.cases(quick=True)}
   assert {*found["measured"], *found["skipped"]} == names
+  assert found["seconds"] < found["budget_seconds"]
+  assert accelerator.GOALS.keys() <= found.keys()
   json.dumps(found)
 
 

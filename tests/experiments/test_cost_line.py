@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import truth
+from experiments import memorize, truth
 from jaxmul import models, retraining, train
 from jaxmul.data import Dataset
 
@@ -65,3 +65,34 @@ def test_only_what_is_missing_is_counted_and_the_estimate_stays_the_same(
   assert told.digest == plain.digest
   truth.say_cost("ground truth", schedule, [])
   assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["auto", "processes", "serial", "devices", "ray"])
+def test_only_of_the_executor_that_was_timed_the_cost_is_said(
+  name, schedule, capsys, monkeypatch, tmp_path
+):
+  """The one that is the default on a CPU, also by its own name; in parts and as a whole."""
+  monkeypatch.setattr(truth, "_SHORT", 0.0)
+  monkeypatch.setattr(truth, "_LONG", 0.0)
+  timed = name in ("auto", "processes")
+  truth.say_cost("ground truth", schedule, [0], name)
+  assert ("ground truth: 4 models, " in capsys.readouterr().out) == timed
+  truth.compute_part(schedule, tmp_path, retraining.serial, "2/3", name)
+  said = capsys.readouterr().out
+  assert said.startswith("part 2 of 3: 1 chunks to compute\n")
+  assert ("part 2: 4 models, " in said) == timed
+
+
+@pytest.mark.filterwarnings("ignore:.*never in or never out:UserWarning")
+def test_a_run_says_of_whom_it_is(monkeypatch, tmp_path):
+  asked = []
+
+  def say_cost(label, schedule, chunks, executor="auto"):
+    asked.append((label, executor))
+
+  monkeypatch.setattr(truth, "say_cost", say_cost)
+  monkeypatch.setattr(memorize, "say_cost", say_cost)
+  few = {"dataset": "digits", "epochs": 1, "num_models": 4, "out": tmp_path}
+  memorize.run(memorize.Config(**few, executor="serial", part="1/1"))
+  memorize.run(memorize.Config(**few, executor="serial"))
+  assert asked == [("part 1", "serial"), ("ground truth", "serial")]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import loky
 import numpy as np
 import pytest
 from toys import RECIPE, two_classes
@@ -160,6 +161,56 @@ def test_a_worker_of_a_pool_computes_by_itself(monkeypatch):
     list(retraining.stream(schedule, executor=retraining.processes(1)))
   (chunk,) = retraining.stream(schedule)
   assert chunk.models.tolist() == [0, 1]
+
+
+def scheduled(num_models, chunk_size):
+  return retraining.leave_out(
+    RECIPE, two_classes(), jax.random.key(0), num_models=num_models, chunk_size=chunk_size
+  )
+
+
+@pytest.mark.parametrize(("num_models", "workers"), [(8, 2), (40, 3)])
+def test_the_default_starts_as_many_processes_as_it_has_workers(num_models, workers, monkeypatch):
+  """One for each of three cores, but not more than there are chunks."""
+  started = []
+
+  def start(count, **settings):
+    started.append(count)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(loky, "cpu_count", lambda: 3)
+  monkeypatch.setattr(loky, "ProcessPoolExecutor", start)
+  schedule = scheduled(num_models, chunk_size=4)
+  with pytest.raises(KeyboardInterrupt):
+    list(retraining.default()(schedule, range(schedule.num_chunks)))
+  assert started == [executors.default_workers(schedule)] == [workers]
+
+
+def test_in_a_worker_of_a_pool_the_default_trains_one_model_at_a_time(monkeypatch):
+  monkeypatch.setitem(vars(multiprocessing.current_process())["_config"], "daemon", True)
+  assert retraining.default() is retraining.serial
+  assert executors.default_workers(scheduled(8, chunk_size=4)) == 1
+
+
+@pytest.mark.parametrize(
+  ("backend", "processes", "num_models", "chunk_size", "workers"),
+  [
+    ("gpu", 1, 40, 8, 5),  # on five devices
+    ("gpu", 1, 40, 3, 3),
+    ("gpu", 1, 2, 8, 2),
+    ("cpu", 2, 40, 8, 10),
+    ("cpu", 2, 8, 8, 5),  # of one chunk, which the other process does not share
+    ("tpu", 2, 6, 3, 6),
+  ],
+)
+def test_on_devices_no_more_models_are_trained_at_once_than_a_chunk_has(
+  backend, processes, num_models, chunk_size, workers, monkeypatch
+):
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  monkeypatch.setattr(jax, "process_count", lambda: processes)
+  monkeypatch.setattr(jax, "local_devices", lambda: [None] * 5)
+  assert retraining.default().__qualname__.startswith("devices.")
+  assert executors.default_workers(scheduled(num_models, chunk_size)) == workers
 
 
 def test_any_object_with_submit_computes(serial):
