@@ -5,6 +5,7 @@ The commands run in the order of the pages, in one folder, as by a reader who ty
 without an entry fails, and so does an entry that no page has.
 """
 
+import importlib
 import importlib.util
 import os
 import re
@@ -141,6 +142,15 @@ def flags_of_exact(command: str, folder: Path) -> None:
   assert config.out != exact_baselines.Config.out
 
 
+def flags_of_images(command: str, folder: Path) -> None:
+  """Its flags are those of a script that runs small on other data, and the truth is there."""
+  del folder
+  _, _, module, *flags = shlex.split(command)
+  config = tyro.cli(importlib.import_module(module).Config, args=flags)
+  assert (config.dataset, config.model, config.epochs) == ("cifar10_small.npz", "cnn", 20)
+  assert (ROOT / config.truth).exists()
+
+
 def flags_of_texts(command: str, folder: Path) -> None:
   """Its flags are the script's, and all algorithms run; a slow test runs two of them small."""
   del folder
@@ -210,8 +220,9 @@ CHOICES = "python -m experiments.left_out_choices"
 SPENT = "--epochs 1 --seeds 1 --repetitions 2 --budgets 16"
 
 OWN_TRUTH = "--truth None --model mlp"  # of the digits, and not of cifar10_small
-CIFAR10 = "python -m experiments.rum --dataset cifar10_small.npz --model cnn --epochs 20 "
-CIFAR10 += "--truth experiments/truths/cifar10_small_cnn.npz"
+OF_IMAGES = "--dataset cifar10_small.npz --model cnn --epochs 20 "
+OF_IMAGES += "--truth experiments/truths/cifar10_small_cnn.npz"
+CIFAR10 = f"python -m experiments.rum {OF_IMAGES}"
 
 PAPER = "python -m experiments.paper"
 CIFAR, TINY = "--data-dir ~/tensorflow_datasets", "--data-dir ~/tiny-imagenet-200"
@@ -336,6 +347,7 @@ COMMANDS: dict[str, Check] = {
     f"{TRUTH} --truth None --seeds 1 --algorithms fine_tune --per-class 1 --steps 2 --shards 3 "
     "--group-size 30"
   ),
+  f"python -m experiments.distilled {OF_IMAGES} --out runs/distilled_images": flags_of_images,
   "python -m experiments.evaluate --unlearned unlearned/scrub/seed* --forget forget.txt "
   "--out runs/judged": small("--dataset digits --originals originals.npz --oracles oracles.npz"),
   "python -m experiments.evaluate --unlearned unlearned/salun/seed* --forget forget.txt "
