@@ -59,20 +59,25 @@ def network_of(examples: data.Dataset) -> Any:
   return models.init(perceptron().model, jax.random.key(0), examples.example)
 
 
+def digits(count: int) -> data.Dataset:
+  """Returns noise of the shape of digits."""
+  rng = np.random.default_rng(0)
+  pixels = rng.random((count, 784), np.float32)
+  return data.Dataset(pixels, rng.integers(0, CLASSES, count), num_classes=CLASSES)
+
+
 def split_fit(size: int) -> Work:
-  """An epoch of a `cnn`, every batch split over so many devices."""
-  recipe = train.Recipe(models.cnn(), epochs=1, batch_size=256, learning_rate=0.01)
-  examples = images(1024)
+  """Ten epochs of an `mlp` on 4,000 examples, every batch of 1,000 split over so many devices."""
+  recipe = train.Recipe(models.mlp(), epochs=10, batch_size=1000, learning_rate=0.01)
+  examples = digits(4000)
   return Work(lambda: train.fit(recipe, examples, jax.random.key(0), devices=jax.devices()[:size]))
 
 
 def split_models(size: int) -> Work:
-  """One chunk of 8 leave-subset-out models of an `mlp`, shared out to so many devices."""
-  del size  # the devices are those that this process has
-  rng = np.random.default_rng(0)
-  digits = data.Dataset(rng.random((1000, 784), np.float32), rng.integers(0, CLASSES, 1000))
-  recipe = train.Recipe(models.mlp(), epochs=4, batch_size=100, learning_rate=0.01)
-  schedule = retraining.leave_out(recipe, digits, jax.random.key(0), num_models=CHUNK)
+  """A chunk of 8 leave-subset-out models of an `mlp`, shared out to all devices of the process."""
+  del size
+  recipe = train.Recipe(models.mlp(), epochs=2, batch_size=100, learning_rate=0.01)
+  schedule = retraining.leave_out(recipe, digits(1000), jax.random.key(0), num_models=CHUNK)
   executor = retraining.devices()
   return Work(lambda: list(executor(schedule, [0])))
 

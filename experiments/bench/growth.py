@@ -116,7 +116,7 @@ def measure(pairs: int, seconds: float) -> dict[str, Any]:
       sizes = " | ".join(f"{size:,}" for size in axis.sizes)
       head = f"| {name} | a unit's cost | {sizes} | dearest over cheapest | |"
       print(f"{head}\n|{'---|' * head.count(' |')}", file=sys.stderr)
-      lines[name] = {line: line_of(axis, name, line, seconds / 10, cache) for line in axis.lines}
+      lines[name] = {line: line_of(axis, name, line, seconds / 20, cache) for line in axis.lines}
   return {
     "lines": lines,
     "sizes": {name: axis.sizes for name, axis in axes.items()},
