@@ -53,8 +53,8 @@ def digest(*values: object) -> str:
   return hashed(describe(values))
 
 
-def hashed(*parts: str | bytes | np.ndarray) -> str:
-  """Returns the SHA-256 of texts, bytes and arrays of uint8, one after another, 64 hex digits."""
+def hashed(*parts: str | bytes | memoryview) -> str:
+  """Returns the SHA-256 of texts and bytes, one after another, 64 hex digits."""
   state = hashlib.sha256()
   for part in parts:
     state.update(part.encode() if isinstance(part, str) else part)
@@ -81,7 +81,7 @@ def _installed(package: str) -> str:
 
 def tree_digest(tree: object) -> str:
   """Returns the SHA-256 of the arrays of a pytree, with their names, dtypes and shapes."""
-  parts: list[str | bytes | np.ndarray] = []
+  parts: list[str | bytes | memoryview] = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     value = np.ascontiguousarray(leaf)
     parts += [f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}", _bytes_of(value)]
@@ -201,9 +201,9 @@ def _array(value: np.ndarray | jax.Array) -> str:
   return f"{array.dtype}{array.shape}{hashed(_bytes_of(array))}"
 
 
-def _bytes_of(array: np.ndarray) -> np.ndarray:
-  """Returns what `array.tobytes()` holds as uint8, without a copy where it lies in that order."""
-  return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _bytes_of(array: np.ndarray) -> memoryview:
+  """Returns what `array.tobytes()` holds, without a copy where it lies in that order."""
+  return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _name(value: Callable[..., object]) -> str:

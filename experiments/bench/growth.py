@@ -4,7 +4,7 @@ Three things grow, one at a time: simulated devices that share one and the same 
 a ground truth; the examples of a data set. Each line at each size has a process of its own (see
 `growing`). Seconds are the processor's, of all threads: eight devices on two cores cannot be
 faster, but must not cost more. What Python, the library and JAX take before anything is done is
-left out of all memory, and so is what compiling took.
+left out of all memory; programs are compiled by a process before, which fills a cache.
 
 A line of which the dearest unit costs more than 1.15 times the cheapest is marked: "rises" where
 the largest size is too dear, "falls" where only smaller ones are, as work has a part that does not
@@ -131,13 +131,14 @@ def measure(pairs: int, seconds: float) -> dict[str, Any]:
 def line_of(axis: Axis, name: str, line: str, seconds: float, cache: str) -> dict[str, Any]:
   """Measures a line at all sizes, and once more where it rises; prints and returns it."""
 
-  def told():
+  def told(seconds):
     return [in_process(name, line, size, seconds, cache) for size in axis.sizes]
 
-  facts = told()
+  told(0.0)  # compiles: what the allocator keeps of that would hide what is measured
+  facts = told(seconds)
   rows = rows_of(axis, facts)
   if any(row["mark"] == "rises" for row in rows.values()):
-    pairs = zip(facts, told(), strict=True)
+    pairs = zip(facts, told(seconds), strict=True)
     facts = [{fact: min(one[fact], other[fact]) for fact in one} for one, other in pairs]
     rows = rows_of(axis, facts)
   for cost, row in rows.items():

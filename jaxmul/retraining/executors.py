@@ -163,7 +163,7 @@ def devices(width: int = 1) -> Executor:
 # of `memorization.active`.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _on_devices(
-  task: Task, local: tuple[jax.Device, ...], width: int, models: jax.Array, arrays: Arrays
+  task: Task, local: tuple[Any, ...], width: int, models: jax.Array, arrays: Arrays
 ) -> Outcome:
   def train(model, arrays):
     return outcome(task, arrays, model)

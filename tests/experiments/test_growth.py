@@ -58,12 +58,12 @@ def test_what_rises_is_measured_twice_and_the_lower_counts(monkeypatch, capsys):
 
   def told(name, line, size, seconds, cache):
     asked.append(size)
-    slow = 2.0 if asked.count(size) == 1 and size == SIZES[-1] else 1.0
+    slow = 2.0 if asked.count(size) == 2 and size == SIZES[-1] else 1.0
     return {"start": 0.0, "peak": 1e6 * size, "seconds": slow * 1e-3 * size}
 
   monkeypatch.setattr(growth, "in_process", told)
   rows = growth.line_of(axis(), "examples", "made up", 1.0, "")
-  assert asked == [*SIZES, *SIZES]
+  assert asked == 3 * [*SIZES]  # first to compile
   assert {row["mark"] for row in rows.values()} == {""}
   printed = capsys.readouterr().err.splitlines()
   assert len(printed) == 3
@@ -86,7 +86,8 @@ def test_seconds_and_memory_are_those_of_the_work_once_it_is_warm():
   told = growing.measured(lambda: Work(call, facts=lambda: {"more": 1.0}), seconds=0.15)
   assert len(calls) == 3
   assert 0.1 <= told["seconds"] < 0.25
-  assert 2**28 <= told["peak"] - told["start"] < 2**29
+  # The start holds what is given back later.
+  assert 0.9 * 2**28 < told["peak"] - told["start"] < 2**29
   assert told["more"] == 1
 
 
@@ -103,6 +104,7 @@ def test_every_line_has_its_work_and_none_is_left_out():
   assert all(set(growth.QUICK[name].lines) <= set(one.lines) for name, one in growth.AXES.items())
 
 
+@pytest.mark.filterwarnings("ignore:.*never in or never out of a subset")
 def test_a_store_tells_its_bytes_and_is_not_computed_again(monkeypatch):
   work = growing.WORKS["ground truth from its store"](20)
   monkeypatch.setattr(growing.retraining, "run_chunk", None)
