@@ -81,11 +81,11 @@ def test_seconds_and_memory_are_those_of_the_work_once_it_is_warm():
     total, start = np.ones(2**25), time.process_time()  # 256 MiB
     while time.process_time() - start < 0.1:
       total.sum()
-    time.sleep(0.1)  # not the processor's
+    time.sleep(0.5)  # not the processor's
 
   told = growing.measured(lambda: Work(call, facts=lambda: {"more": 1.0}), seconds=0.15)
-  assert len(calls) == 3
-  assert 0.1 <= told["seconds"] < 0.25
+  assert len(calls) in (2, 3)
+  assert 0.1 <= told["seconds"] < 0.5
   # The start holds what is given back later.
   assert 0.9 * 2**28 < told["peak"] - told["start"] < 2**29
   assert told["more"] == 1
@@ -106,13 +106,13 @@ def test_every_line_has_its_work_and_none_is_left_out():
 
 @pytest.mark.filterwarnings("ignore:.*never in or never out of a subset")
 def test_a_store_tells_its_bytes_and_is_not_computed_again(monkeypatch):
-  work = growing.WORKS["ground truth from its store"](20)
+  work = growing.WORKS["ground truth from its store"](24)
   monkeypatch.setattr(growing.retraining, "run_chunk", None)
   monkeypatch.setattr("jaxmul.retraining.executors.run_chunk", None)
   result = work.call()
-  assert (result.count_in + result.count_out == 20).all()
-  assert len(result.influence.member) == 20
-  assert 1e3 < work.facts()["stored"] / 20 < 1e4
+  assert (result.count_in + result.count_out == 24).all()
+  assert len(result.influence.member) == 24
+  assert 1e3 < work.facts()["stored"] / 24 < 1e4
 
 
 @pytest.mark.slow
