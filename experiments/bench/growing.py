@@ -5,10 +5,12 @@ often as fills the seconds. These are the processor's, of all threads, user's an
 program's do not enter.
 """
 
+import atexit
 import ctypes
 import dataclasses
 import gc
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -94,11 +96,11 @@ def tiny_schedule(size: int) -> retraining.Schedule:
 
 def many_models(size: int) -> Work:
   """A ground truth into a store that is empty; tells what the store takes."""
-  schedule, folder = tiny_schedule(size), tempfile.TemporaryDirectory()
-  first = tempfile.TemporaryDirectory()
+  schedule, folder = tiny_schedule(size), empty_folder()
+  first = empty_folder()
   return Work(
-    call=lambda: estimate_of(schedule, folder.name),
-    warm=lambda: estimate_of(tiny_schedule(CHUNK), first.name),
+    call=lambda: estimate_of(schedule, folder),
+    warm=lambda: estimate_of(tiny_schedule(CHUNK), first),
     facts=lambda: {"stored": stored(folder)},
     once=True,
   )
@@ -106,24 +108,31 @@ def many_models(size: int) -> Work:
 
 def models_from_store(size: int) -> Work:
   """A ground truth of which every chunk is in the store: read, checked and added up."""
-  schedule, folder = tiny_schedule(size), tempfile.TemporaryDirectory()
-  store = retraining.Store(folder.name, schedule)
+  schedule, folder = tiny_schedule(size), empty_folder()
+  store = retraining.Store(folder, schedule)
   chunk = retraining.run_chunk(schedule, 0)
   for number in range(schedule.num_chunks):  # as if they were of other models
     models_of_it = np.asarray(schedule.models(number))
     rows = slice(len(models_of_it))
     own = {"member": chunk.member[rows], "test": chunk.test[rows], "models": models_of_it}
     store.commit(number, dataclasses.replace(chunk, **own))
-  return Work(lambda: estimate_of(schedule, folder.name), facts=lambda: {"stored": stored(folder)})
+  return Work(lambda: estimate_of(schedule, folder), facts=lambda: {"stored": stored(folder)})
 
 
-def estimate_of(schedule: retraining.Schedule, folder: str | None = None) -> memorization.Estimate:
+def estimate_of(schedule: retraining.Schedule, folder: Path | None = None) -> memorization.Estimate:
   return memorization.estimate(schedule, store=folder, executor=retraining.serial, progress=False)
 
 
-def stored(folder: tempfile.TemporaryDirectory) -> float:
+def empty_folder() -> Path:
+  """Returns a folder that is there as long as this process is."""
+  folder = Path(tempfile.mkdtemp())
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  return folder
+
+
+def stored(folder: Path) -> float:
   """Returns the bytes of the chunks in a store."""
-  return float(sum(file.stat().st_size for file in Path(folder.name).glob("chunk-*")))
+  return float(sum(file.stat().st_size for file in folder.glob("chunk-*")))
 
 
 def handling(size: int) -> Work:
