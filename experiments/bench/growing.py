@@ -209,15 +209,15 @@ def attacking(size: int, names: tuple[str, ...], judged: bool) -> Work:
   """Attacks on 4 models beside 4 oracles; judged by their rates, with KLoM and ε."""
 
   def attack(size):
-    kinds, split, held = outputs(size)
+    (unlearned, oracles, originals), split, held = outputs(size)
 
     def call():
       known = game.known(split, held, jax.random.key(0))
-      found = game.attack(*kinds, split.forget, known, names=names)
+      found = game.attack(unlearned, oracles, originals, split.forget, known, names=names)
       if judged:
         for scores in found.values():
           _ = scores.rates, scores.auc_of_pairs, scores.auc_of_examples
-        ours, theirs = (models.take(split.forget).log_odds for models in kinds[:2])
+        ours, theirs = (models.take(split.forget).log_odds for models in (unlearned, oracles))
         oracle.klom(ours, theirs)
         oracle.epsilon(ours, theirs)
 
