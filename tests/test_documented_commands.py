@@ -366,6 +366,7 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.bench gpt2_size": benchmark,
   "python -m experiments.bench readiness": small("--quick"),
   "python -m experiments.bench accelerator --json accelerator.json": small("--quick"),
+  "python -m experiments.bench growth --json growth.json": small("--quick"),
   ".venv/bin/python -m pytest -m slow": slow_tests,
   f"{PAPER} cifar10 {CIFAR} --out runs/cifar10": preset,
   f"{PAPER} cifar100 {CIFAR} --out runs/cifar100": preset,

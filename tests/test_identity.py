@@ -3,9 +3,11 @@
 import dataclasses
 import enum
 import functools
+import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +195,23 @@ def test_a_loss_of_its_own_an_embedding_strata_and_numbers_count_and_usual_ones_
   assert of(loss=losses.cross_entropy) == of()
   three = np.arange(3)
   assert len({data(), data(strata=three), data(strata=three[::-1]), data(classes=False)}) == 4
+
+
+def test_the_digest_of_a_data_set_does_not_copy_it():
+  images = np.zeros((2000, 4096), np.uint8)
+  dataset = Dataset(images, np.arange(2000) % 3)
+  known = digest(dataset)
+  tracemalloc.start()
+  again = digest(dataset), digest({"tree": images}), _identity.tree_digest({"w": images})
+  _, most = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert most < images.nbytes / 2
+  assert again[0] == known == digest(dataset.take(dataset.ids[::-1]))
+
+
+@pytest.mark.parametrize(
+  "array", [np.zeros((0, 3)), np.array(2.5), np.array(["a", "bc"]), np.arange(6.0).reshape(2, 3).T]
+)
+def test_an_array_is_hashed_as_its_bytes(array):
+  text = f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
+  assert describe(array) == text

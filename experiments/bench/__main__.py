@@ -23,6 +23,7 @@ NAMES = (
   "readiness",
   "accelerator",
   "streaming",
+  "growth",
 )
 
 

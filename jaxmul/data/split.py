@@ -141,11 +141,12 @@ def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Hol
   by_id = np.argsort(alone.ids)
   shuffled = by_id[np.asarray(jax.random.permutation(key, len(alone)))]
   # Rank of each example within its class, as a fraction: sorting by it interleaves the classes.
-  kinds = kinds[shuffled]
-  fraction = np.empty(len(alone))
-  for kind in np.unique(kinds):
-    rows = np.flatnonzero(kinds == kind)
-    fraction[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+  _, kind, sizes = np.unique(kinds[shuffled], return_inverse=True, return_counts=True)
+  by_kind = np.argsort(kind, kind="stable")
+  first = np.cumsum(sizes) - sizes
+  rank = np.empty(len(alone))
+  rank[by_kind] = np.arange(len(alone)) - first[kind[by_kind]]
+  fraction = (rank + 0.5) / sizes[kind]
   ids = alone.ids[shuffled[np.argsort(fraction, kind="stable")]]
   parts = np.split(ids, [test, test + heldout])
   return Holdout(np.union1d(parts[2], copied), np.sort(parts[1]), np.sort(parts[0]))

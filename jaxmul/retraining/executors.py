@@ -7,6 +7,7 @@ depend on how many threads XLA has, so the workers of `processes` and `ray` have
 
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import multiprocessing
 import os
@@ -22,8 +23,10 @@ import numpy as np
 
 from jaxmul import _article, _check, _sharding
 from jaxmul.retraining.chunk import (
+  Arrays,
   Chunk,
   Outcome,
+  Task,
   arrays_of,
   as_scheduled,
   outcome,
@@ -139,26 +142,33 @@ def devices(width: int = 1) -> Executor:
   _check.at_least("devices", 1, width=width)
 
   def execute(schedule: Schedule, chunks: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
-    local = jax.local_devices()
+    local = tuple(jax.local_devices())
     with as_scheduled(schedule):
       arrays = arrays_of(schedule)
     task = task_of(schedule)
-
-    def train(model, arrays):
-      return outcome(task, arrays, model)
-
-    mapped = jax.jit(_sharding.map_models(train, local, width))
     for chunk in chunks:
       if chunk % jax.process_count() != jax.process_index():
         continue
       models = np.asarray(schedule.models(chunk))
       padded = np.resize(models, -(-len(models) // (width * len(local))) * width * len(local))
       with as_scheduled(schedule):  # not around the yield: the settings of who reads are theirs
-        outcomes = mapped(jnp.asarray(padded), arrays)
+        outcomes = _on_devices(task, local, width, jnp.asarray(padded), arrays)
       kept = Outcome._make(np.asarray(leaf)[: len(models)] for leaf in outcomes)
       yield chunk, tally(schedule, models, kept)
 
   return execute
+
+
+# A function of the module: made anew for each schedule it would be compiled anew, as in each round
+# of `memorization.active`.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _on_devices(
+  task: Task, local: tuple[Any, ...], width: int, models: jax.Array, arrays: Arrays
+) -> Outcome:
+  def train(model, arrays):
+    return outcome(task, arrays, model)
+
+  return _sharding.map_models(train, local, width)(models, arrays)
 
 
 def pool(submitter: Submitter) -> Executor:

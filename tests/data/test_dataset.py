@@ -1,11 +1,13 @@
 """Dataset: ids join everything, and bad input gets one line that names value, limit and cure."""
 
 import contextlib
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from jaxmul._examples import examples_of
 from jaxmul.data import Dataset, as_inputs
 
 IMAGES = np.arange(3 * 4, dtype=np.uint8).reshape(3, 2, 2)
@@ -169,3 +171,28 @@ def test_numbers_to_predict_keep_their_values():
   assert not given.take([2]).classes
   several = Dataset(IMAGES, np.eye(3, dtype=bool), classes=False)
   assert several.labels.tolist() == np.eye(3).tolist()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells of the peak")
+def test_examples_are_one_copy_of_the_data():
+  def memory(name):
+    return 1024 * int(Path("/proc/self/status").read_text().partition(name)[2].split()[0])
+
+  images = np.ones((1000, 2**16), np.uint8)
+  dataset = Dataset(images, np.zeros(1000, int))
+  jax.block_until_ready(examples_of(dataset.take([0])))
+  Path("/proc/self/clear_refs").write_text("5")
+  before = memory("VmRSS:")
+  examples = jax.block_until_ready(examples_of(dataset))
+  assert 0.8 < (memory("VmHWM:") - before) / images.nbytes < 1.5
+  del examples
+
+
+def test_examples_do_not_change_with_the_caller_s_array():
+  room = np.zeros(64 * 64 + 64, np.uint8)
+  images = room[-room.ctypes.data % 64 :][: 64 * 64].reshape(64, 64)  # JAX could share it as it is
+  dataset = Dataset(images, np.zeros(64, int))
+  assert np.shares_memory(dataset.inputs, images)
+  examples = examples_of(dataset)
+  images[:] = 7
+  assert not np.asarray(examples.inputs).any()

@@ -1,6 +1,7 @@
 """Split, holdout and cut_heldout: disjoint parts, decided by ids and a key alone."""
 
 import contextlib
+import time
 from typing import Any
 
 import jax
@@ -78,6 +79,18 @@ def test_holdout_keeps_proportions_of_uneven_classes():
   dataset = Dataset(np.zeros((100, 2)), (np.arange(100) >= 90).astype(int))
   for part in holdout(dataset, KEY, heldout=20, test=30):
     assert dataset.take(part).labels.mean() == pytest.approx(0.1, abs=0.02)
+
+
+def test_holdout_of_very_many_kinds_keeps_each():
+  # A pass over all examples for each kind would take minutes.
+  count = 400_000
+  kinds = np.random.default_rng(0).permutation(count) // 4
+  dataset = Dataset(np.zeros((count, 1), np.uint8), np.zeros(count, int), strata=kinds)
+  start = time.process_time()
+  parts = holdout(dataset, KEY, heldout=count // 4, test=count // 4)
+  assert time.process_time() - start < 4
+  for part, least in zip(parts, (2, 1, 1), strict=True):
+    assert (np.bincount(dataset.take(part).strata) == least).all()
 
 
 def test_holdout_goes_by_key_and_not_by_order():

@@ -107,6 +107,23 @@ def test_any_number_of_devices_gives_the_same_digest(serial, devices):
   assert digest(start(*script("retraining.devices()", devices))) == serial
 
 
+_TRACED = []
+
+
+def _traced(examples, key):
+  _TRACED.append("once")
+  return train.run(RECIPE, (), examples, key).network
+
+
+def test_devices_compile_once_for_schedules_that_differ_in_keys():
+  data, counts = two_classes(), []
+  for seed in range(3):
+    schedule = retraining.leave_out(_traced, data, jax.random.key(seed), num_models=8)
+    assert len(list(retraining.devices()(schedule, [0]))) == 1
+    counts.append(len(_TRACED))
+  assert counts[0] == counts[1] == counts[2] > 0
+
+
 def test_models_at_once_share_the_data_on_their_device():
   images = Dataset(np.zeros((10_000, 20, 20, 3), np.uint8), np.arange(10_000) % 10)
   recipe = train.Recipe(models.mlp((8,)), epochs=2)
