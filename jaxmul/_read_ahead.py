@@ -69,8 +69,8 @@ def blocks(reader: Reader, rooms: Rooms, places: np.ndarray) -> Iterator[Block]:
   """Yields the batches at these places [steps, B] of an epoch in blocks, read ahead.
 
   The first block has as many batches as there are threads, which read them at the same time: steps
-  begin early. When a block is asked for, the one before the last is written anew: no step may read
-  it any more.
+  begin early. When a block is asked for, the one before the last may be written anew, and when an
+  epoch begins, all: no step may read them any more.
 
   Args:
     reader: of the data set.
@@ -104,9 +104,7 @@ def blocks(reader: Reader, rooms: Rooms, places: np.ndarray) -> Iterator[Block]:
 class _Batches:
   """Grain's source of the batches of an epoch, which are read into their blocks."""
 
-  def __init__(
-    self, reader: Reader, rooms: Rooms, places: np.ndarray, cut: tuple[list[int], int]
-  ):
+  def __init__(self, reader: Reader, rooms: Rooms, places: np.ndarray, cut: tuple[list[int], int]):
     self._reader, self._rooms, self._places = reader, rooms, places
     self._starts, self._size = cut
 
@@ -114,7 +112,7 @@ class _Batches:
     return len(self._places)
 
   def __getitem__(self, step: int) -> int | ValueError:
-    """Returns the step, or what is wrong: to an error in its threads Grain adds lines of its own."""
+    """Returns the step, or its error: to one that is raised in its threads Grain adds lines."""
     number = int(np.searchsorted(self._starts, step, "right")) - 1
     block = self._rooms.of(number, (self._places.shape[1], self._size))
     own = step - self._starts[number]

@@ -71,27 +71,22 @@ def epoch(
   places = np.asarray(order, np.int32)
   width = places.shape[1]
   own = np.arange(width) if mesh is None else _sharding.own_rows(width, mesh)
-  sums, running = [], None
+  sums = []
   for block in blocks(job.reader, rooms, places[:, own]):
     given = block.read, block.places
     if mesh is None:
       given = jax.device_put(given, job.device)
     else:
       given = _sharding.from_processes(given, width, mesh)
-    if running is not None:
-      sums.append(_finished(*running))
+    jax.block_until_ready(sums[-1:])  # on every device: no more than two blocks are there
     steps = np.asarray([block.first, block.size], np.int32)
     carry, own_sums = _steps_of(task, count, carry, given, step_key, steps, which)
-    running = own_sums, block.size
-    del given  # so that no more than two blocks are on the device
-  sums.append(_finished(*running))
-  loss, hits = map(np.concatenate, zip(*sums, strict=True))
+    sums.append((block.size, own_sums))
+  jax.block_until_ready(sums)  # then rooms may be written anew
+  loss, hits = (
+    np.concatenate([np.asarray(both[part])[:size] for size, both in sums]) for part in (0, 1)
+  )
   return _end(task, count, state, carry, loss, hits)
-
-
-def _finished(sums: tuple[jax.Array, jax.Array], size: int) -> list[np.ndarray]:
-  """Waits for the steps of a block on all devices; returns their sums [S]."""
-  return [np.asarray(jax.device_get(each))[:size] for each in jax.block_until_ready(sums)]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
