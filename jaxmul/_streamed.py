@@ -30,7 +30,8 @@ class Streamed:
   """A data set larger than memory, for `train.fit`: a source with random access, read by Grain.
 
   An example is read when its batch is next, once an epoch, by threads of Grain's (extra `grain`),
-  which ask the source at the same time. Some batches are in memory, never the data.
+  which ask the source at the same time. A few blocks of batches are in memory, never the data: each
+  of 16 at most, and of 32 MiB unless a batch alone is larger.
 
   Attributes:
     source: has `len(source)` and `source[i]`, the same example whenever it is asked for: a dict or

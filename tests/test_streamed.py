@@ -200,6 +200,15 @@ def test_blocks_are_the_batches_in_memory_that_is_used_again(monkeypatch):
   assert block.read.inputs.dtype == np.float32
 
 
+def test_padding_is_the_first_example_whatever_was_there():
+  dataset = toy()
+  reader = _reading.opened(streamed(dataset))
+  to = _reading.Read(np.full((4, 6), np.nan, np.float32), np.full(4, 99, np.int32))
+  _reading.read(reader, np.array([7, 21, 3, 24]), to)
+  np.testing.assert_array_equal(to.inputs, dataset.inputs[[7, 0, 3, 0]])
+  np.testing.assert_array_equal(to.labels, dataset.labels[[7, 0, 3, 0]])
+
+
 def test_a_block_is_bounded_in_bytes(monkeypatch):
   monkeypatch.setattr(_read_ahead, "_BYTES", 3 * 8 * (6 * 4 + 4))
   reader = _reading.opened(streamed(toy(n=69), threads=8))
