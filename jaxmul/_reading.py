@@ -1,14 +1,11 @@
-"""Reads the examples of a `Streamed`, batch by batch, ahead of the steps by threads of Grain's.
+"""Reads the examples of a `Streamed` into the rows of a batch.
 
-An element of Grain's pipeline is a batch, made whole in one of its threads: an example each cost
-twice as much or more. An example goes to its place in the batch at once, so that not much
-more than the batches themselves is ever held.
+An example goes to its place at once, so that nothing but the batch is held. It is taken for one
+like the first unless its type, dtypes or shapes are others: then it is looked at part by part.
 """
 
-import contextlib
 import importlib.util
-import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +14,7 @@ import numpy as np
 from jaxmul import _arrays, _article, _check
 from jaxmul._arrays import Inputs
 from jaxmul._dataset import Dataset, kept_inputs
-from jaxmul._streamed import Streamed, part_of
+from jaxmul._streamed import Key, Streamed, key_of, part_of
 
 _CURE = "Pass a source of arrays and classes: grain.MapDataset.source(source).map(decode)."
 
@@ -40,10 +37,16 @@ class Reader(NamedTuple):
   Attributes:
     dataset: the rest of it.
     first: its first example as its source has it, B = 1: all are of its shape and dtype.
+    kept: the same as a `Dataset` would keep it.
+    kind: the type of its first example.
+    keys: of inputs and label in an example of that type.
   """
 
   dataset: Streamed
   first: Read
+  kept: Read
+  kind: type
+  keys: tuple[Key, Key]
 
   @property
   def ids(self) -> np.ndarray:
@@ -74,87 +77,81 @@ def opened(dataset: Streamed) -> Reader:
       "fit needs grain to read a Streamed, which is not installed. Run: pip install 'jaxmul[grain]'"
     )
   id = int(dataset.ids[0])
-  with _named(id):
-    first = jax.tree.map(lambda leaf: leaf[None], _example(dataset, id))
-    _kept(first, dataset.num_classes)
-  return Reader(dataset, first._replace(labels=first.labels.astype(np.int64)))
+  try:
+    example = _example(dataset, id)
+    first = jax.tree.map(lambda leaf: leaf[None], _parts(dataset, example))
+    kept = _kept(first, dataset.num_classes)
+  except ValueError as error:
+    raise _named(id, error) from error
+  first = first._replace(labels=first.labels.astype(np.int64))
+  keys = key_of(example, dataset.inputs, "image", 0), key_of(example, dataset.label, "label", 1)
+  return Reader(dataset, first, kept, type(example), keys)
 
 
-def read(reader: Reader, places: np.ndarray) -> Read:
-  """Returns the examples at these places [B] in the dtypes of a `Dataset`.
+def read(reader: Reader, places: np.ndarray, to: Read) -> None:
+  """Reads the examples at these places [B] into the rows of `to`.
 
   Args:
     reader: whose source is asked for each of them once.
-    places: rows of the data set; n or more is padding, where the first example stands.
+    places: rows of the data set; n or more is padding, where the first example is put.
+    to: arrays [B, ...] in the dtypes of `reader.kept`; what they held does not matter.
 
   Raises:
     ValueError: the source fails, an example has no inputs or no label, or others than the first one
       in shape or dtype, NaN or inf, or a label that is no class; the message names the id.
   """
-  ids, count = reader.dataset.ids, len(reader.dataset)
-  batch = jax.tree.map(lambda leaf: _repeated(leaf, len(places)), reader.first)
-  wanted = [(place, int(ids[row])) for place, row in enumerate(places) if row < count]
-  for place, id in wanted:
-    with _named(id):
-      _put(batch, place, _example(reader.dataset, id))
-  try:
-    return _kept(batch, reader.dataset.num_classes)
-  except ValueError:
-    for place, id in wanted:
-      with _named(id):
-        _kept(_arrays.rows(batch, slice(place, place + 1)), reader.dataset.num_classes)
-    raise
-
-
-def batches(reader: Reader, places: np.ndarray) -> Iterator[Read]:
-  """Yields the batches at these places [steps, B] as `read` does, read ahead.
-
-  Raises:
-    ValueError: as `read`, when the batch is next.
-  """
-  import grain
-
-  threads = reader.dataset.threads
-  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-  source: Any = _Batches(reader, places)
-  for batch in grain.MapDataset.source(source).to_iter_dataset(options):
-    if isinstance(batch, ValueError):
-      raise batch
-    yield batch
-
-
-class _Batches:
-  """Grain's source of the batches of an epoch."""
-
-  def __init__(self, reader: Reader, places: np.ndarray):
-    self._reader, self._places = reader, places
-
-  def __len__(self) -> int:
-    return len(self._places)
-
-  def __getitem__(self, step: int) -> Read | ValueError:
+  dataset = reader.dataset
+  batch = jax.tree.map(_as_read, reader.first, to)
+  is_padding = places >= len(dataset)
+  if is_padding.any():
+    for like, leaf in zip(*map(jax.tree.leaves, (reader.first, batch)), strict=True):
+      leaf[is_padding] = like
+  wanted = np.flatnonzero(~is_padding)
+  for place, id in zip(wanted.tolist(), dataset.ids[places[wanted]].tolist(), strict=True):
     try:
-      return read(self._reader, self._places[step])
+      _put(reader, _example(dataset, id), batch, place)
     except ValueError as error:
-      return error  # to one that is raised in its threads Grain adds lines of its own
-
-
-@contextlib.contextmanager
-def _named(id: int) -> Iterator[None]:
-  """Lets an error say which example it is about."""
+      raise _named(id, error) from error
   try:
-    yield
-  except ValueError as error:
-    raise ValueError(f"fit read example {id} of the source: {error}") from error
+    kept = _kept(batch, dataset.num_classes)
+  except ValueError:
+    _raise_named(reader, places, batch)
+    raise
+  for own, source, leaf in zip(*map(jax.tree.leaves, (kept, batch, to)), strict=True):
+    if source is not leaf:
+      leaf[...] = own
 
 
-def _example(dataset: Streamed, id: int) -> Read:
-  """Inputs [...] and label [*P] of one example, as its source has them."""
+def _as_read(first: np.ndarray, to: np.ndarray) -> np.ndarray:
+  """Where rows go in the dtype of their source: to their place if that is the place's, too."""
+  return to if first.dtype == to.dtype else np.empty(to.shape, first.dtype)
+
+
+def _raise_named(reader: Reader, places: np.ndarray, batch: Read) -> None:
+  """Raises the ValueError of the first example that a `Dataset` would refuse, with its id."""
+  for place, row in enumerate(places):
+    try:
+      _kept(_arrays.rows(batch, slice(place, place + 1)), reader.dataset.num_classes)
+    except ValueError as error:
+      raise _named(int(reader.ids[row]), error) from error
+
+
+def _named(id: int, error: ValueError) -> ValueError:
+  """An error that says which example it is about."""
+  return ValueError(f"fit read example {id} of the source: {error}")
+
+
+def _example(dataset: Streamed, id: int) -> Any:
+  """One example, whatever it is."""
   try:
-    example = dataset.source[id]
+    return dataset.source[id]
   except Exception as error:
     lines = str(error).strip().splitlines() or [""]
     raise ValueError(f"it failed with {type(error).__name__}: {lines[0]}") from error
+
+
+def _parts(dataset: Streamed, example: Any) -> Read:
+  """Inputs [...] and label [*P] of one example, as its source has them."""
   inputs = _numbers(part_of(example, dataset.inputs, "image", 0))
   return Read(inputs, _numbers(part_of(example, dataset.label, "label", 1)))
 
@@ -169,33 +166,43 @@ def _numbers(value: Any) -> Inputs:
   return array
 
 
-def _repeated(leaf: np.ndarray, size: int) -> np.ndarray:
-  """One row [1, ...] as often as asked, in memory that goes back to the system when it is freed.
-
-  That of `malloc` stayed: threads that read and a step that runs left holes in one another's, which
-  grew by a tenth of a batch a step.
-  """
-  room = mmap.mmap(-1, max(1, leaf.nbytes * size))
-  rows = np.frombuffer(room, leaf.dtype, leaf.size * size).reshape(size, *leaf.shape[1:])
-  rows[:] = leaf
-  return rows
-
-
-def _put(batch: Read, place: int, example: Read) -> None:
+def _put(reader: Reader, example: Any, batch: Read, place: int) -> None:
   """Writes an example to its place, or raises ValueError where it is not like the first one."""
-  whole, structure = jax.tree.flatten(batch)
-  own, own_structure = jax.tree.flatten(example)
-  is_like = (
-    structure == own_structure
-    and all(a.shape == b.shape[1:] for a, b in zip(own, whole, strict=True))
-    and all(a.dtype == b.dtype for a, b in zip(own[:-1], whole[:-1], strict=True))
-    and own[-1].dtype.kind in "iu"
-  )
-  if not is_like:
-    first = jax.tree.map(lambda leaf: leaf[0], batch)
-    raise ValueError(f"it has {_kind(example)}, but the first one {_kind(first)}. {_CURE}")
-  for leaf, to in zip(own, whole, strict=True):
-    to[place] = leaf
+  if type(example) is reader.kind:
+    inputs, label = reader.keys
+    try:
+      own = Read(example[inputs], example[label])
+      if _is_written(own, batch, place):
+        return
+    except (KeyError, IndexError, TypeError, ValueError):
+      pass  # what is wrong with it is said below
+  own = _parts(reader.dataset, example)
+  if not _is_written(own, batch, place):
+    first = jax.tree.map(lambda leaf: leaf[0], reader.first)
+    raise ValueError(f"it has {_kind(own)}, but the first one {_kind(first)}. {_CURE}")
+
+
+def _is_written(example: Read, batch: Read, place: int) -> bool:
+  """Writes an example to its place, and returns whether it is like the others there."""
+  label = np.asarray(example.labels)
+  if label.dtype.kind not in "iu" or label.shape != batch.labels.shape[1:]:
+    return False
+  batch.labels[place] = label
+  return _are_written(example.inputs, batch.inputs, place)
+
+
+def _are_written(inputs: Any, to: Inputs, place: int) -> bool:
+  if isinstance(to, dict):
+    return (
+      isinstance(inputs, Mapping)
+      and inputs.keys() == to.keys()
+      and all(_are_written(inputs[key], part, place) for key, part in to.items())
+    )
+  array = np.asarray(inputs)
+  if array.dtype != to.dtype or array.shape != to.shape[1:]:
+    return False
+  to[place] = array
+  return True
 
 
 def _kind(example: Read) -> str:
@@ -207,5 +214,5 @@ def _kind(example: Read) -> str:
 
 def _kept(batch: Read, num_classes: int) -> Read:
   """Examples in the dtypes of a `Dataset`, or ValueError where they hold what it refuses."""
-  _check.class_numbers(batch.labels, num_classes, "fit")
+  _check.class_numbers(batch.labels, num_classes, "it")
   return Read(kept_inputs(batch.inputs), batch.labels.astype(np.int32))

@@ -30,7 +30,8 @@ class Streamed:
   """A data set larger than memory, for `train.fit`: a source with random access, read by Grain.
 
   An example is read when its batch is next, once an epoch, by threads of Grain's (extra `grain`),
-  which ask the source at the same time. Some batches are in memory, never the data.
+  which ask the source at the same time. A few blocks of batches are in memory, never the data: each
+  of 16 at most, and of 32 MiB unless a batch alone is larger.
 
   Attributes:
     source: has `len(source)` and `source[i]`, the same example whenever it is asked for: a dict or
@@ -100,19 +101,30 @@ def refuse_without_access(source: object, caller: str) -> None:
     )
 
 
+def key_of(example: Example, key: Key | None, of_dict: str, of_tuple: int) -> Key:
+  """Returns a key of what an example holds: the one given, or that of its kind without one.
+
+  Raises:
+    ValueError: it is neither a dict nor a tuple.
+  """
+  is_dict = isinstance(example, Mapping)
+  if not is_dict and (not isinstance(example, Sequence) or isinstance(example, str | bytes)):
+    raise ValueError(f"an example is {_article.of(example)}, must be a dict or a tuple")
+  if key is not None:
+    return key
+  return of_dict if is_dict else of_tuple
+
+
 def part_of(example: Example, key: Key | None, of_dict: str, of_tuple: int) -> ArrayLike:
   """Returns what an example holds under a key, without one under that of its kind.
 
   Raises:
     ValueError: it holds no such thing.
   """
-  is_dict = isinstance(example, Mapping)
-  if not is_dict and (not isinstance(example, Sequence) or isinstance(example, str | bytes)):
-    raise ValueError(f"an example is {_article.of(example)}, must be a dict or a tuple")
-  if key is None:
-    key = of_dict if is_dict else of_tuple
+  key = key_of(example, key, of_dict, of_tuple)
   try:
-    return example[key]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return example[key]  # pyright: ignore[reportOptionalSubscript, reportCallIssue, reportArgumentType]
   except (KeyError, IndexError, TypeError) as error:
-    keys = sorted(map(str, example)) if is_dict else f"{len(example)} parts"
+    is_dict = isinstance(example, Mapping)
+    keys = sorted(map(str, example)) if is_dict else f"{len(example)} parts"  # pyright: ignore[reportArgumentType]
     raise ValueError(f"an example has no {key!r}, but {keys}") from error

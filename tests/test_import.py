@@ -110,7 +110,7 @@ ALLOWED = {
   "tensorflow_datasets": {"data"},
   "datasets": {"data"},
   "safetensors": {"hub"},
-  "grain": {"_reading.py"},
+  "grain": {"_read_ahead.py"},
   "equinox": set(),
   "experiments": set(),
 }

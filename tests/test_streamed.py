@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ import pytest
 from fits import KEY, MLP, NETWORKS, difference, params_of, recipe, same_bits, toy
 
 from experiments.bench.streaming import PEAK
-from jaxmul import bind, data, train
+from jaxmul import _read_ahead, _reading, bind, data, train
 from jaxmul.data import Streamed
 from jaxmul.proxies import trackers
 
@@ -132,14 +133,99 @@ def counted(key, inputs):
 
 
 @pytest.mark.parametrize("devices", [None, 2])
-def test_all_steps_and_epochs_are_one_trace(devices):
+def test_all_steps_and_epochs_are_one_trace(devices, monkeypatch):
+  """Also of blocks of 1, 3, 3 and 2 steps."""
+  monkeypatch.setattr(_read_ahead, "_STEPS", 3)
   chosen = None if devices is None else jax.devices()[:devices]
   before = len(TRACES)
   for seed in range(2):
-    given = streamed(toy(seed=seed)), KEY
+    given = streamed(toy(n=69, seed=seed), threads=1), KEY
     train.fit(recipe(augment=counted, epochs=4), *given, devices=chosen)
   assert len(TRACES) == before + 1
   assert TRACES[-1] == (8, 6)
+
+
+def blocked(monkeypatch, steps, threads, name="cnn"):
+  """A fit in blocks of so many steps, of 9 an epoch."""
+  monkeypatch.setattr(_read_ahead, "_STEPS", steps)
+  model, shape = NETWORKS[name]
+  given = streamed(toy(shape, n=69), threads=threads), KEY
+  return everything(train.fit(recipe(model, augment=noisy), *given, trackers=EVENTS))
+
+
+SIZES = [(1, 1), (2, 1), (4, 3), (16, 2), (16, 16)]  # the last is an epoch in one block
+
+
+@pytest.mark.parametrize(("steps", "threads"), SIZES)
+def test_blocks_change_no_number(steps, threads, monkeypatch):
+  model, shape = NETWORKS["cnn"]
+  want = train.fit(recipe(model, augment=noisy), toy(shape, n=69), KEY, trackers=EVENTS)
+  assert difference(blocked(monkeypatch, steps, threads), everything(want)) < 1e-6
+
+
+@pytest.mark.rounding
+@pytest.mark.parametrize(("steps", "threads"), SIZES)
+def test_blocks_change_no_bit(steps, threads, monkeypatch):
+  model, shape = NETWORKS["cnn"]
+  want = train.fit(recipe(model, augment=noisy), toy(shape, n=69), KEY, trackers=EVENTS)
+  same_bits(blocked(monkeypatch, steps, threads), everything(want))
+
+
+def test_blocks_are_the_batches_in_memory_that_is_used_again(monkeypatch):
+  """What steps may still read, the last two blocks, stays while Grain's threads read ahead."""
+  monkeypatch.setattr(_read_ahead, "_STEPS", 4)
+  dataset = toy(n=40 * 8)
+  reader = _reading.opened(streamed(dataset, threads=2))
+  rooms = _read_ahead.Rooms(reader.kept)
+  seen, addresses = [], set()
+  for epoch in range(3):
+    places = np.random.default_rng(epoch).permutation(40 * 8).reshape(40, 8).astype(np.int32)
+    steps, before = 0, []
+    for block in _read_ahead.blocks(reader, rooms, places):
+      assert block.first == steps
+      steps += block.size
+      seen.append(block.size)
+      addresses.add(block.read.inputs.ctypes.data)
+      time.sleep(0.01)  # reading goes on
+      for each in (*before, block):
+        own = places[each.first : each.first + each.size].T
+        np.testing.assert_array_equal(each.places[:, : each.size], own)
+        np.testing.assert_array_equal(each.read.inputs[:, : each.size], dataset.inputs[own])
+        np.testing.assert_array_equal(each.read.labels[:, : each.size], dataset.labels[own])
+      before = [block]
+    assert steps == 40
+  assert seen == 3 * [2, *9 * [4], 2]
+  assert len(addresses) <= 4  # two that steps may read, and two that hold the 4 read ahead
+  assert not any(address % 64 for address in addresses)
+  assert block.read.inputs.dtype == np.float32
+
+
+def test_padding_is_the_first_example_whatever_was_there():
+  dataset = toy()
+  reader = _reading.opened(streamed(dataset))
+  to = _reading.Read(np.full((4, 6), np.nan, np.float32), np.full(4, 99, np.int32))
+  _reading.read(reader, np.array([7, 21, 3, 24]), to)
+  np.testing.assert_array_equal(to.inputs, dataset.inputs[[7, 0, 3, 0]])
+  np.testing.assert_array_equal(to.labels, dataset.labels[[7, 0, 3, 0]])
+
+
+def test_a_block_is_bounded_in_bytes(monkeypatch):
+  monkeypatch.setattr(_read_ahead, "_BYTES", 3 * 8 * (6 * 4 + 4))
+  reader = _reading.opened(streamed(toy(n=69), threads=8))
+  places = np.arange(72, dtype=np.int32).reshape(9, 8)
+  blocks = _read_ahead.blocks(reader, _read_ahead.Rooms(reader.kept), places)
+  assert [block.size for block in blocks] == [3, 3, 3]
+  monkeypatch.setattr(_read_ahead, "_BYTES", 1)
+  blocks = _read_ahead.blocks(reader, _read_ahead.Rooms(reader.kept), places)
+  assert [block.size for block in blocks] == 9 * [1]
+
+
+def test_a_cpu_takes_a_block_without_a_copy():
+  reader = _reading.opened(streamed(toy(n=69)))
+  rooms = _read_ahead.Rooms(reader.kept)
+  inputs = rooms.of(0, (8, 3)).inputs
+  inputs[:] = 1
+  assert jax.device_put(inputs).unsafe_buffer_pointer() == inputs.ctypes.data
 
 
 def same_as_memory(model, dataset, source):
@@ -293,8 +379,9 @@ UNLIKE = [
 def test_a_bad_example_is_named_by_its_id(bad, message, place):
   source = [GOOD] * 21
   source[place] = bad
-  with refused(rf"example {place} of the source: .*({message})"):
+  with refused(rf"example {place} of the source: .*({message})") as caught:
     train.fit(recipe(), Streamed(source, 3), KEY)
+  assert str(caught.value).count("fit ") == 1
 
 
 def test_a_source_that_fails_is_named_by_the_id():
