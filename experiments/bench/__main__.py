@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from experiments import cli
+from experiments.bench import machine
 from jaxmul import report
 
 NAMES = (
@@ -39,7 +40,9 @@ def main() -> None:
     "benchmark": given.name,
     "figures": module.measure(pairs, seconds),
     "goals": module.GOALS,
-    "environment": report.versions() | {"pairs": pairs, "seconds_per_sample": seconds},
+    "environment": report.versions()
+    | machine.facts()
+    | {"pairs": pairs, "seconds_per_sample": seconds},
   }
   if given.json:
     report.write_json(given.json, result)

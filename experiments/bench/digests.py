@@ -13,13 +13,14 @@ file, run the same, and compare with that.
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
+
+from experiments.bench.machine import cpu
 
 GOALS = {"different": "0"}
 KEPT = Path(__file__).with_suffix(".json")
@@ -49,17 +50,6 @@ def measure(pairs: int, seconds: float) -> dict[str, Any]:
   if kept.get("cpu") == cpu():
     different = sorted(name for name in digests if kept["digests"].get(name) != digests[name])
   return {"cpu": cpu(), "different": different, "digests": digests}
-
-
-def cpu() -> str:
-  """Returns the model of this machine's processor, as far as the system tells it."""
-  info = Path("/proc/cpuinfo")
-  if not info.exists():
-    return platform.processor() or platform.machine()
-  told = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-  fields = {name.strip(): value.strip() for name, value in told.items()}
-  said = ("vendor_id", "cpu family", "model", "model name")
-  return " ".join(fields[name] for name in said if name in fields)
 
 
 def digest(tree: Any) -> str:

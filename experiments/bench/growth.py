@@ -20,8 +20,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from experiments.bench.digests import cpu
-
 MOST = 1.15
 GOALS = {"dearest_over_cheapest": f"at most {MOST}; none rises"}
 # So much further memory can be told from what the allocator keeps.
@@ -107,7 +105,7 @@ QUICK = {
 
 
 def measure(pairs: int, seconds: float) -> dict[str, Any]:
-  """Returns {"lines": {axis: {line: {cost: {"costs", "ratio", "mark"}}}}, "sizes", "machine"}."""
+  """Returns {"lines": {axis: {line: {cost: {"costs", "ratio", "mark"}}}}, "sizes"}."""
   del pairs
   axes = QUICK if seconds < 10 else AXES
   lines: dict[str, Any] = {}
@@ -120,11 +118,6 @@ def measure(pairs: int, seconds: float) -> dict[str, Any]:
   return {
     "lines": lines,
     "sizes": {name: axis.sizes for name, axis in axes.items()},
-    "machine": {
-      "cpu": cpu(),
-      "cores": len(os.sched_getaffinity(0)),
-      "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-    },
   }
 
 

@@ -1,9 +1,27 @@
-"""A convolution that is slow inside a scan would be 30 times slower; the bound is far from both."""
+"""What benchmarks share, and a step inside a scan, where a slow convolution costs 30 times more."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from experiments.bench import __main__ as command
 from experiments.bench import digests, scan_step
+
+
+def test_figures_come_with_the_processor_and_the_flags(tmp_path, monkeypatch):
+  monkeypatch.setattr(scan_step, "measure", lambda *_: {"scan_over_python": 1.0})
+  monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+  monkeypatch.setattr("sys.argv", ["bench", "scan_step", "--json", str(tmp_path / "told.json")])
+  command.main()
+  told = json.loads((tmp_path / "told.json").read_text())["environment"]
+  assert told["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=false"
+  assert told["cores"] >= 1
+  for line in Path("/proc/cpuinfo").read_text().splitlines():
+    name, _, value = line.partition(":")
+    if name.strip() in ("vendor_id", "cpu family", "model name"):
+      assert value.strip() in told["cpu"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,27 @@
+"""What a benchmark's figures depend on besides the code: the processor, its cores, XLA's flags."""
+
+import os
+import platform
+from pathlib import Path
+
+import loky
+
+
+def facts() -> dict[str, str | int]:
+  """Returns {"cpu", "cores": those that this process may use, "XLA_FLAGS"}."""
+  return {
+    "cpu": cpu(),
+    "cores": loky.cpu_count(),
+    "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+  }
+
+
+def cpu() -> str:
+  """Returns the model of this machine's processor, as far as the system tells it."""
+  info = Path("/proc/cpuinfo")
+  if not info.exists():
+    return platform.processor() or platform.machine()
+  told = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+  fields = {name.strip(): value.strip() for name, value in told.items()}
+  said = ("vendor_id", "cpu family", "model", "model name")
+  return " ".join(fields[name] for name in said if name in fields)
