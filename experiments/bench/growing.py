@@ -258,6 +258,7 @@ def measured(make: Callable[[], Work], seconds: float) -> dict[str, float]:
   JAX take before anything is done.
   """
   jax.devices()
+  forget_peak()
   start = memory("VmRSS")
   work = make()
   (work.warm or work.call)()
@@ -279,7 +280,7 @@ def memory(name: str) -> float:
 
 
 def forget_peak() -> None:
-  """Gives back what compiling took, and begins anew with VmHWM."""
+  """Gives back what is free, such as what compiling took, and begins anew with VmHWM."""
   gc.collect()
   trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
   if trim is not None:
