@@ -4,6 +4,7 @@ Of a network that is a callable pytree, arrays are arguments of a compiled progr
 may hold, functions, names and numbers, is part of the program.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -18,6 +19,8 @@ Inputs = Any
 """Inputs of a network: an array [B, ...], or a dict of arrays that share their first axis."""
 
 Tree = TypeVar("Tree")
+
+_ALIGNED = 64
 
 Static = tuple[jax.tree_util.PyTreeDef, tuple[object, ...], tuple[bool, ...]]
 
@@ -71,6 +74,17 @@ def widened(values: jax.Array) -> jax.Array:
     dtype('float32')
   """
   return values.astype(wide_dtype(values.dtype))
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """Returns memory that a CPU device of JAX takes as it is, without a copy: with anything in it.
+
+  That begins at a multiple of 64 bytes. Nobody may write to it while the device has it.
+  """
+  size = math.prod(shape) * dtype.itemsize
+  room = np.empty(size + _ALIGNED, np.uint8)
+  first = -room.ctypes.data % _ALIGNED
+  return room[first : first + size].view(dtype).reshape(shape)
 
 
 def by_way(tree: Any) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from jaxmul import _arrays
 from jaxmul._arrays import Inputs
 from jaxmul._dataset import Dataset, as_inputs
 
-_ALIGNED = 64
 Tree = TypeVar("Tree")
 
 
@@ -90,16 +89,10 @@ def examples_of(dataset: Dataset) -> Examples:
 
 
 def _placed(array: np.ndarray) -> jax.Array:
-  """Returns a copy of an array on the default device; on a CPU `jnp.asarray` would make two.
-
-  There JAX takes memory as it is where it begins at a multiple of 64 bytes, and nobody else has
-  this.
-  """
+  """Returns a copy of an array on the default device; on a CPU `jnp.asarray` would make two."""
   if jax.default_backend() != "cpu":
     return jax.device_put(array)
-  room = np.empty(array.nbytes + _ALIGNED, np.uint8)
-  start = -room.ctypes.data % _ALIGNED
-  own = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+  own = _arrays.aligned(array.shape, array.dtype)
   own[...] = array
   return jax.device_put(own)
 

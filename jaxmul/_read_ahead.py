@@ -5,7 +5,6 @@ read into its place in a block, and the memory of blocks is used again: pages th
 process cost several times what it costs to fill them.
 """
 
-import math
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,11 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxmul._arrays import aligned
 from jaxmul._reading import Read, Reader, read
 
 _STEPS = 16
 _BYTES = 32 * 2**20
-_ALIGNED = 64  # bytes: a CPU takes such an array of NumPy's for its own, without a copy
 
 
 class Block(NamedTuple):
@@ -62,7 +61,7 @@ class Rooms:
       self._free.append(self._used.pop(number))
 
   def _made(self, shape: tuple[int, int]) -> Read:
-    return jax.tree.map(lambda leaf: _empty((*shape, *leaf.shape[1:]), leaf.dtype), self._like)
+    return jax.tree.map(lambda leaf: aligned((*shape, *leaf.shape[1:]), leaf.dtype), self._like)
 
 
 def blocks(reader: Reader, rooms: Rooms, places: np.ndarray) -> Iterator[Block]:
@@ -121,10 +120,3 @@ class _Batches:
     except ValueError as error:
       return error
     return step
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-  size = math.prod(shape) * dtype.itemsize
-  room = np.empty(size + _ALIGNED, np.uint8)
-  first = -room.ctypes.data % _ALIGNED
-  return room[first : first + size].view(dtype).reshape(shape)

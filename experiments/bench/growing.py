@@ -149,10 +149,11 @@ def handling(size: int) -> Work:
     data.cut_heldout(parts.heldout, key)
     seen = examples.take(parts.train)
     data.Split(parts.train[::10], np.delete(parts.train, slice(None, None, 10)), *parts[1:])
-    retraining.leave_out(perceptron(), seen, key, num_models=CHUNK).hash  # noqa: B018
+    schedule = retraining.leave_out(perceptron(), seen, key, num_models=CHUNK)
     rum.refine(scores, examples.ids)
     rum.select(scores, examples.ids, size=size // 10)
     rum.clusters(features, examples.ids, key)
+    return schedule.hash
 
   return Work(call)
 
