@@ -348,6 +348,7 @@ COMMANDS: dict[str, Check] = {
     "--group-size 30"
   ),
   f"python -m experiments.distilled {OF_IMAGES} --out runs/distilled_images": flags_of_images,
+  f"python -m experiments.unlabelled {OF_IMAGES} --out runs/unlabelled_images": flags_of_images,
   "python -m experiments.evaluate --unlearned unlearned/scrub/seed* --forget forget.txt "
   "--out runs/judged": small("--dataset digits --originals originals.npz --oracles oracles.npz"),
   "python -m experiments.evaluate --unlearned unlearned/salun/seed* --forget forget.txt "
