@@ -2,8 +2,12 @@
 
 XLA's CPU convolution falls to a naive loop for its weight gradient inside a `while`, and to grouped
 convolutions under `vmap` over kernels. Here, on CPU, the convolution and both its gradients are
-matrix products over patches, which `vmap` turns into batched products; elsewhere XLA's own
-convolution is used. The rule is written once, so the numbers are the same under every transform.
+matrix products, which `vmap` turns into batched products; elsewhere XLA's own convolution is used.
+The rule is written once, so the numbers are the same under every transform.
+
+With stride 1 a product of [kw·I] by [kw·I, kh·O] gives what an input row sends to each of kh output
+rows, where it is added up: kw·I + kh·O numbers a pixel are copied, not the kh·kw·I of a patch. A
+larger stride would send most rows in vain, so there patches are multiplied.
 
 Forward-mode differentiation alone (`jax.jvp`, `jax.jacfwd`) does not go through a custom VJP;
 forward over reverse (`jax.hessian`, Hessian-vector products) and reverse over reverse do.
@@ -29,7 +33,7 @@ from jaxmul import _sharding
 from jaxmul._arrays import wide_dtype, widened
 from jaxmul.models._initializers import he_normal
 
-_CACHED_NUMBERS = 2**17  # half a megabyte of patches
+_CACHED_NUMBERS = 2**17  # half a megabyte of copies
 
 
 class Conv(nn.Module):
@@ -116,7 +120,7 @@ def _xla_gradients(stride, x, kernel, g):
 
 
 def _product(stride, x, kernel):
-  """Returns patches · kernel, in blocks of images."""
+  """Returns the convolution, in blocks of images."""
   count = _block(stride, x, kernel)
   if count == len(x):
     return _block_product(stride, x, kernel)
@@ -145,45 +149,76 @@ def _product_gradients(stride, x, kernel, g):
 def _block(stride, x, kernel):
   """Returns how many images are worked on at a time: all, where XLA has several threads.
 
-  One thread is bound by the bytes of the patches: a block's stay in its own cache, a third faster.
+  One thread is bound by the bytes that it copies: a block's stay in its own cache, a third faster.
   Several threads share each product, and small ones keep them waiting.
   """
   if os.environ.get("PJRT_NPROC") != "1":
     return len(x)
-  positions = math.prod(-(-length // stride) for length in x.shape[1:3])
-  numbers = positions * math.prod(kernel.shape[:3])
+  height, width, inputs, outputs = kernel.shape
+  if stride == 1:
+    numbers = math.prod(x.shape[1:3]) * (width * inputs + height * outputs)
+  else:
+    positions = math.prod(-(-length // stride) for length in x.shape[1:3])
+    numbers = positions * height * width * inputs
   most = max(1, _CACHED_NUMBERS // numbers)
   count = math.gcd(1 << (most.bit_length() - 1), len(x))
   return count if 4 * count * numbers >= _CACHED_NUMBERS else len(x)
 
 
 def _block_product(stride, x, kernel):
-  size = kernel.shape[:2]
-  patches = image_patches(x, size, stride, padding_of(size))
-  return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
+  columns = _columns(stride, x, kernel)
+  if stride > 1:
+    return jnp.dot(columns, _matrix(stride, kernel))
+  sent = jnp.dot(columns, _matrix(stride, kernel), preferred_element_type=wide_dtype(x.dtype))
+  taps, (low, high) = len(kernel), padding_of(kernel.shape[:2])[0]
+  length = x.shape[1] + low + high - taps + 1
+  return _added(sent, 1, [low - tap for tap in range(taps)], 1, length).astype(x.dtype)
 
 
 def _block_gradients(stride, x, kernel, g):
-  """∂kernel, in float32 or wider, is patchesᵀ g; ∂x adds up what each tap sends to its inputs."""
-  size, inputs = kernel.shape[:2], kernel.shape[2]
-  padding = padding_of(size)
-  patches = image_patches(x, size, stride, padding)
-  d_kernel = lax.dot_general(
-    patches, g, (((0, 1, 2), (0, 1, 2)), ((), ())), preferred_element_type=wide_dtype(kernel.dtype)
-  )
+  """∂kernel, in float32 or wider, is columnsᵀ g; ∂x adds up what each tap sends to its inputs."""
+  (height, width, inputs, _), wide = kernel.shape, wide_dtype(kernel.dtype)
+  rows, columns = ([tap - k // 2 for tap in range(k)] for k in (height, width))
+  if stride == 1:  # [B, H, W', kh·O]: what a row of x reaches, by the kernel's last row first
+    around = height - 1 - height // 2
+    g = image_patches(g, (height, 1), 1, [(around, around), (0, 0)])
+    kernel = kernel[::-1]
+  of_x = _columns(stride, x, kernel)
+  every = ((0, 1, 2), (0, 1, 2))
+  d_kernel = lax.dot_general(of_x, g, (every, ((), ())), preferred_element_type=wide)
+  sent = jnp.dot(g, _matrix(stride, kernel).T, preferred_element_type=wide)
+  if stride == 1:
+    d_kernel = d_kernel.reshape(width, inputs, height, -1).transpose(2, 0, 1, 3)[::-1]
+  else:
+    sent = _added(sent, 1, rows, stride, x.shape[1])
+  d_x = _added(sent, 2, columns, stride, x.shape[2])
+  return d_x.astype(x.dtype), d_kernel.reshape(kernel.shape)
 
-  # [B, H', W', kh·kw·I], then rows and columns one after the other: long runs, so fast copies.
-  sent = jnp.dot(
-    g, kernel.reshape(-1, kernel.shape[3]).T, preferred_element_type=wide_dtype(kernel.dtype)
+
+def _columns(stride, x, kernel):
+  """Returns what a row of the kernel sees, [B, H, W', kw·I]; of a stride its patches."""
+  height, width = kernel.shape[:2]
+  of_rows, of_columns = padding_of((height, width))
+  if stride == 1:
+    return image_patches(x, (1, width), 1, [(0, 0), of_columns])
+  return image_patches(x, (height, width), stride, [of_rows, of_columns])
+
+
+def _matrix(stride, kernel):
+  """Returns the kernel as a matrix from `_columns`: [kw·I, kh·O], or [kh·kw·I, O] of a stride."""
+  height, width, inputs, outputs = kernel.shape
+  if stride == 1:
+    return kernel.transpose(1, 2, 0, 3).reshape(width * inputs, height * outputs)
+  return kernel.reshape(-1, outputs)
+
+
+def _added(sent, axis, offsets, stride, length):
+  """Returns Σ over taps: the last axis holds one part a tap, each put at its offset on an axis."""
+  parts = jnp.split(sent, len(offsets), axis=-1)
+  pairs = zip(parts, offsets, strict=True)
+  return functools.reduce(
+    jnp.add, [_shifted(part, axis, offset, stride, length) for part, offset in pairs]
   )
-  for axis, run in ((1, size[1] * inputs), (2, inputs)):
-    low, length = padding[axis - 1][0], x.shape[axis]
-    parts = [
-      _shifted(sent[..., tap * run : (tap + 1) * run], axis, tap - low, stride, length)
-      for tap in range(size[axis - 1])
-    ]
-    sent = functools.reduce(jnp.add, parts)
-  return sent.astype(x.dtype), d_kernel.reshape(kernel.shape)
 
 
 def _shifted(part, axis, offset, stride, length):

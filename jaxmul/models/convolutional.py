@@ -25,7 +25,7 @@ class CNN(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     x = channels_last(x, self.mean, self.std)
     for channels in self.channels:
-      x = max_pool(nn.relu(Conv(channels, dtype=self.dtype)(x)))
+      x = nn.relu(max_pool(Conv(channels, dtype=self.dtype)(x)))
     x = x.reshape(x.shape[0], -1)
     hidden = dense(self.hidden, kernel_init=he_normal, dtype=self.dtype)
     head = dense(self.num_classes, kernel_init=lecun_normal, dtype=self.dtype)
