@@ -26,8 +26,9 @@ def cpu() -> str:
     return platform.processor() or platform.machine()
   told = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
   fields = {name.strip(): value.strip() for name, value in told.items()}
-  said = ("vendor_id", "cpu family", "model", "model name")
-  return " ".join(fields[name] for name in said if name in fields)
+  said = ("vendor_id", "cpu family", "model", "model name", "CPU implementer", "CPU part")
+  found = [fields[name] for name in said if name in fields]
+  return " ".join(found if "model name" in fields else [platform.machine(), *found])
 
 
 def memory(name: str) -> float:
