@@ -367,7 +367,15 @@ def test_test_examples_are_a_data_set(caller):
 
 
 @pytest.mark.parametrize(
-  "devices", [2, "cpu:0", ["cpu:0"], jax.devices()[:1] * 2, jax.devices()[0]]
+  "devices",
+  [
+    2,
+    "cpu:0",
+    ["cpu:0"],
+    jax.devices()[:1] * 2,
+    jax.devices()[0],
+    np.array(jax.devices()[:1] * 4).reshape(2, 2),
+  ],
 )
 def test_what_is_no_list_of_devices_is_told(devices):
   message = r"fit got devices=.*, must be a list of different devices\. Use jax\.devices\(\)\[:2\]"

@@ -187,9 +187,9 @@ def _speed(given: float | tuple[float, float] | None) -> tuple[float, float] | N
     slow, fast = both
     if 0 < slow <= fast < np.inf:
       return float(slow), float(fast)
-  said = " ".join(repr(given).split())  # of an array in one line
   raise ValueError(
-    f"cost got flops_per_second={said}, must be a finite number above 0, or (least, most)."
+    f"cost got flops_per_second={_article.line(given)}, must be a finite number above 0, or "
+    "(least, most)."
   )
 
 
