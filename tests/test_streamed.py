@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from fits import KEY, MLP, NETWORKS, difference, params_of, recipe, same_bits, toy
 
+from experiments.bench import machine
 from experiments.bench.streaming import PEAK
-from jaxmul import _read_ahead, _reading, bind, data, train
+from jaxmul import _arrays, _read_ahead, _reading, bind, data, train
 from jaxmul.data import Streamed
 from jaxmul.proxies import trackers
 
@@ -226,6 +227,28 @@ def test_a_cpu_takes_a_block_without_a_copy():
   inputs = rooms.of(0, (8, 3)).inputs
   inputs[:] = 1
   assert jax.device_put(inputs).unsafe_buffer_pointer() == inputs.ctypes.data
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells of memory")
+def test_blocks_that_are_free_are_given_back():
+  """Grain's threads make them: an allocator would keep 20 MiB for each thread, or more."""
+  all_there = threading.Barrier(8)
+
+  def make():
+    for _ in range(3):  # after the first, glibc takes it from a heap
+      block = _arrays.aligned((20, 2**20), np.dtype(np.uint8))
+      block[:] = 1
+      all_there.wait()
+      del block
+    all_there.wait()
+
+  before = machine.memory("VmRSS")
+  threads = [threading.Thread(target=make) for _ in range(8)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert machine.memory("VmRSS") - before < 40 * 2**20
 
 
 def same_as_memory(model, dataset, source):
