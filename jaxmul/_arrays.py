@@ -4,6 +4,7 @@ Of a network that is a callable pytree, arrays are arguments of a compiled progr
 may hold, functions, names and numbers, is part of the program.
 """
 
+import contextlib
 import math
 import mmap
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ Inputs = Any
 
 Tree = TypeVar("Tree")
 
+_LARGE = 2**22
 # Pages of this process alone; Windows has no others.
 _PRIVATE: Any = (
   {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -89,6 +91,9 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   """
   size = math.prod(shape) * dtype.itemsize
   pages = mmap.mmap(-1, max(size, 1), **_PRIVATE)
+  if size >= _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
+    with contextlib.suppress(OSError):  # of a kernel without them
+      pages.madvise(mmap.MADV_HUGEPAGE)  # as NumPy does: filled four times as fast
   return np.frombuffer(pages, np.uint8)[:size].view(dtype).reshape(shape)
 
 
