@@ -4,7 +4,9 @@ Of a network that is a callable pytree, arrays are arguments of a compiled progr
 may hold, functions, names and numbers, is part of the program.
 """
 
+import contextlib
 import math
+import mmap
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -20,7 +22,11 @@ Inputs = Any
 
 Tree = TypeVar("Tree")
 
-_ALIGNED = 64
+_LARGE = 2**22
+# Pages of this process alone; Windows has no others.
+_PRIVATE: Any = (
+  {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+)
 
 Static = tuple[jax.tree_util.PyTreeDef, tuple[object, ...], tuple[bool, ...]]
 
@@ -79,12 +85,16 @@ def widened(values: jax.Array) -> jax.Array:
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   """Returns memory that a CPU device of JAX takes as it is, without a copy: with anything in it.
 
-  That begins at a multiple of 64 bytes. Nobody may write to it while the device has it.
+  That begins at a multiple of 64 bytes: here at a page. Nobody may write to it while the device has
+  it. When it is free the system has it back: NumPy's allocator keeps much of it for each thread
+  that asked.
   """
   size = math.prod(shape) * dtype.itemsize
-  room = np.empty(size + _ALIGNED, np.uint8)
-  first = -room.ctypes.data % _ALIGNED
-  return room[first : first + size].view(dtype).reshape(shape)
+  pages = mmap.mmap(-1, max(size, 1), **_PRIVATE)
+  if size >= _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
+    with contextlib.suppress(OSError):  # of a kernel without them
+      pages.madvise(mmap.MADV_HUGEPAGE)  # as NumPy does: filled four times as fast
+  return np.frombuffer(pages, np.uint8)[:size].view(dtype).reshape(shape)
 
 
 def by_way(tree: Any) -> dict[str, Any]:

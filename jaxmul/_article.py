@@ -8,6 +8,17 @@ def of(value: object) -> str:
   return named(type(value).__name__)
 
 
+def line(value: object) -> str:
+  """Returns the text of a value in one line: that of an array or a data class may have several.
+
+  Example:
+    >>> import numpy as np
+    >>> line(np.eye(2))
+    'array([[1., 0.], [0., 1.]])'
+  """
+  return " ".join(repr(value).split())
+
+
 def named(name: str) -> str:
   """Returns a name after its article.
 

@@ -2,9 +2,10 @@
 
 Counted are matrix products and convolutions, two operations for each pair of numbers that are
 multiplied and added; not counted is what works on each number alone, such as ReLU, the optimizer's
-update or random numbers. A convolution multiplies no zeros here, neither those around an image nor
-those between the pixels of a gradient: it and its two gradients cost the same. XLA's own
-`cost_analysis` counts a loop's body once; here a scan counts as often as it runs.
+update or random numbers, nor what is no `dot_general` or `conv_general_dilated`: factorizations of
+matrices, ragged products, kernels of one's own. A convolution multiplies no zeros here, neither
+those around an image nor those between the pixels of a gradient: it and its two gradients cost the
+same. XLA's own `cost_analysis` counts a loop's body once; here a scan counts as often as it runs.
 """
 
 import functools

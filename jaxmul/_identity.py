@@ -106,7 +106,7 @@ def describe(value: object) -> str:
   """
   if isinstance(value, Dataset):
     order = np.argsort(value.ids)
-    if (np.diff(value.ids) > 0).all():  # no copy of what may be most of the memory
+    if (value.ids[1:] > value.ids[:-1]).all():  # no copy of what may be most of the memory
       order = slice(None)
     arrays = _arrays.rows((value.inputs, value.labels, value.ids), order)
     more = () if value.strata is None else (value.strata[order],)

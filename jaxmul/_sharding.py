@@ -15,6 +15,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxmul import _article
+
 Tree = TypeVar("Tree")
 
 
@@ -40,7 +42,7 @@ def chosen(devices: Sequence[object] | None, caller: str) -> Sequence[object]:
     raise ValueError(f"{caller} got devices=[], must be at least one. Use jax.devices() or None.")
   if not all(isinstance(each, jax.Device) for each in given) or len(set(given)) < len(given):
     raise ValueError(
-      f"{caller} got devices={devices!r}, must be a list of different devices. Use "
+      f"{caller} got devices={_article.line(devices)}, must be a list of different devices. Use "
       "jax.devices()[:2] or None."
     )
   return given

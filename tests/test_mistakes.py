@@ -32,6 +32,7 @@ from jaxmul import (
   report,
   retraining,
   rum,
+  sisa,
   train,
   unlearn,
 )
@@ -346,6 +347,13 @@ TAKES_DATA = {
   "leave_out": lambda data: retraining.leave_out(RECIPE, data, KEY, num_models=2, fraction=0.5),
   "cross_fit": lambda data: retraining.cross_fit(RECIPE, data, KEY),
   "repeat": lambda data: retraining.repeat(RECIPE, data, KEY, num_models=2, test=DIGITS),
+  "holdout": lambda given: data.holdout(given, KEY, heldout=1, test=1),
+  "forget_class": lambda given: data.forget_class(given, 1),
+  "forget_subclass": lambda given: data.forget_subclass(given, 1),
+  "forget_random": lambda given: data.forget_random(given, 1, KEY),
+  "heldout_retrain": lambda given: proxies.heldout_retrain(network(), given, RECIPE, KEY),
+  "oracle.ensemble": lambda given: metrics.oracle.ensemble(RECIPE, given, SPLIT, KEY, num_models=2),
+  "sisa.fit": lambda given: sisa.fit(RECIPE, given, KEY, shards=2, store="never made"),
 }
 
 
@@ -367,7 +375,15 @@ def test_test_examples_are_a_data_set(caller):
 
 
 @pytest.mark.parametrize(
-  "devices", [2, "cpu:0", ["cpu:0"], jax.devices()[:1] * 2, jax.devices()[0]]
+  "devices",
+  [
+    2,
+    "cpu:0",
+    ["cpu:0"],
+    jax.devices()[:1] * 2,
+    jax.devices()[0],
+    np.array(jax.devices()[:1] * 4).reshape(2, 2),
+  ],
 )
 def test_what_is_no_list_of_devices_is_told(devices):
   message = r"fit got devices=.*, must be a list of different devices\. Use jax\.devices\(\)\[:2\]"

@@ -17,6 +17,7 @@ GOALS = {f"gigabytes_of_{name}": "below 8" for name in ALGORITHMS}
 WORK = """
 import json, sys, time
 import jax, jax.numpy as jnp, numpy as np
+from experiments.bench import machine
 from jaxmul import models, unlearn
 from jaxmul.data import Dataset, Split
 
@@ -42,11 +43,9 @@ for _ in range(2):
 moved = max(
   float(jnp.abs(a - b).max())
   for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(network.params)))
-with open("/proc/self/status") as file:
-  (peak,) = (line for line in file if line.startswith("VmHWM"))
 params = sum(leaf.size for leaf in jax.tree.leaves(network.params))
-print(json.dumps({
-  "seconds": seconds, "gigabytes": int(peak.split()[1]) / 2**20, "params": params, "moved": moved}))
+gigabytes = machine.memory("VmHWM") / 2**30
+print(json.dumps({"seconds": seconds, "gigabytes": gigabytes, "params": params, "moved": moved}))
 """
 
 

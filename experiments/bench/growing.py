@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.bench import machine
 from jaxmul import data, memorization, models, proxies, retraining, rum, train, unlearn
 from jaxmul.metrics import attacks, game, oracle
 
@@ -227,7 +228,7 @@ def attacking(size: int, names: tuple[str, ...], judged: bool) -> Work:
   return Work(attack(size), warm=attack(400))
 
 
-def machine(size: int) -> Work:
+def vector_machine(size: int) -> Work:
   """RUM's attack on one model: a machine on the p_y of a tenth, and as many non-members."""
   p = np.random.default_rng(0).random((3, size // 10)) ** np.array([[0.5], [1.0], [0.7]])
   return Work(lambda: attacks.svc(*p), warm=lambda: attacks.svc(*p[:, :20]))
@@ -248,19 +249,19 @@ WORKS: dict[str, Callable[[int], Work]] = {
   "loss and LiRA, judged": lambda size: attacking(size, ("loss", "lira"), judged=True),
   "other attacks": lambda size: attacking(size, THRESHOLDS, judged=False),
   "SVC, the game's": lambda size: attacking(size, ("svc",), judged=False),
-  "SVC, RUM's": machine,
+  "SVC, RUM's": vector_machine,
 }
 
 
 def measured(make: Callable[[], Work], seconds: float) -> dict[str, float]:
-  """Returns {"start", "peak": bytes, "seconds": of the processor, of one call} and more facts.
+  """Returns {"bytes", "seconds": of the processor, of one call} and more facts.
 
-  The peak is that of calls after everything is compiled, the start is what Python, the library and
+  The bytes are the peak of calls after everything is compiled, without what Python, the library and
   JAX take before anything is done.
   """
   jax.devices()
   forget_peak()
-  start = memory("VmRSS")
+  start = machine.memory("VmRSS")
   work = make()
   (work.warm or work.call)()
   forget_peak()
@@ -269,15 +270,8 @@ def measured(make: Callable[[], Work], seconds: float) -> dict[str, float]:
     before = time.process_time()
     work.call()
     samples.append(time.process_time() - before)
-  told = {"start": start, "peak": memory("VmHWM"), "seconds": statistics.median(samples)}
+  told = {"bytes": machine.memory("VmHWM") - start, "seconds": statistics.median(samples)}
   return told | work.facts()
-
-
-def memory(name: str) -> float:
-  """Returns the bytes that Linux tells of this process: VmRSS now, VmHWM at most."""
-  # Not ru_maxrss, which begins with what the parent had.
-  status = Path("/proc/self/status").read_text()
-  return 1024.0 * int(status.partition(f"{name}:")[2].split()[0])
 
 
 def forget_peak() -> None:

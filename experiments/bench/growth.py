@@ -54,7 +54,7 @@ def seconds_of_all(facts, sizes) -> list[float | None]:
 
 def mebibytes_of_all(facts, sizes) -> list[float | None]:
   del sizes
-  return [(fact["peak"] - fact["start"]) / 2**20 for fact in facts]
+  return [fact["bytes"] / 2**20 for fact in facts]
 
 
 def per_further_unit(name: str, scale: float, least: float = 0.0):
@@ -81,7 +81,7 @@ OF_MODELS = {
 OF_EXAMPLES = {
   "µs an example": per_unit("seconds", 1e6),
   "µs a further example": per_further_unit("seconds", 1e6),
-  "kB a further example": per_further_unit("peak", 1e-3, LEAST_BYTES),
+  "kB a further example": per_further_unit("bytes", 1e-3, LEAST_BYTES),
 }
 AXES = {
   "devices": Axis((1, 2, 4, 8), ("fit over devices", "models over devices"), OF_DEVICES),

@@ -20,6 +20,7 @@ MODELS = 60
 WORK = """
 import json, resource, sys, time, warnings
 import jax
+from experiments.bench import machine
 from jaxmul import data, memorization, models, retraining, train
 if __name__ == "__main__":
   warnings.simplefilter("ignore")
@@ -31,7 +32,7 @@ if __name__ == "__main__":
   own, workers = (resource.getrusage(who) for who in
                   (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
   print(json.dumps({"cpu": own.ru_utime + own.ru_stime + workers.ru_utime + workers.ru_stime,
-                    "peak": own.ru_maxrss}))
+                    "peak": machine.memory("VmHWM")}))
 """
 
 

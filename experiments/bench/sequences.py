@@ -23,6 +23,7 @@ SEQUENCES = 2560  # whole batches of `proxies.score`
 WORK = """
 import functools, json, sys, time
 import jax, optax
+from experiments.bench import machine
 from jaxmul import data, models, proxies, train
 
 what, count, width, depth = sys.argv[1], *map(int, sys.argv[2:])
@@ -49,10 +50,9 @@ start = time.process_time()
 if what != "all":
   works[what][0]()
 seconds = time.process_time() - start
-with open("/proc/self/status") as file:
-  (peak,) = (line for line in file if line.startswith("VmHWM"))
 params = sum(leaf.size for leaf in jax.tree.leaves(network.params))
-print(json.dumps({"seconds": seconds, "gigabytes": int(peak.split()[1]) / 2**20, "params": params}))
+gigabytes = machine.memory("VmHWM") / 2**30
+print(json.dumps({"seconds": seconds, "gigabytes": gigabytes, "params": params}))
 """
 
 

@@ -26,8 +26,9 @@ GOALS = {
 }
 SHAPE, CLASSES, BATCH = (64, 64, 3), 10, 128
 PEAK = """
-import resource, sys
+import sys
 import jax, numpy as np
+from experiments.bench import machine
 from jaxmul import models, train
 from jaxmul.data import Streamed
 
@@ -41,7 +42,7 @@ class Generated:
 
 recipe = train.Recipe(models.mlp((8,), 10), epochs=1, batch_size=128, learning_rate=0.01)
 train.fit(recipe, Streamed(Generated(int(sys.argv[1])), 10), jax.random.key(0))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(machine.memory("VmHWM") / 2**20)
 """
 
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxmul import _check
-from jaxmul._dataset import Dataset
+from jaxmul._dataset import Dataset, refuse_no_dataset
 
 
 def forget_class(dataset: Dataset, label: int) -> np.ndarray:
@@ -34,6 +34,7 @@ def forget_class(dataset: Dataset, label: int) -> np.ndarray:
     >>> forget_class(toy, 1).tolist()
     [7, 8]
   """
+  refuse_no_dataset(dataset, "forget_class")
   if dataset.labels.ndim > 1 or not dataset.classes:
     raise ValueError(
       f"forget_class goes by the class of an example, but labels are {dataset.labels.dtype} "
@@ -62,6 +63,7 @@ def forget_subclass(dataset: Dataset, stratum: int) -> np.ndarray:
     >>> forget_subclass(toy, 1).tolist()
     [1]
   """
+  refuse_no_dataset(dataset, "forget_subclass")
   if dataset.strata is None:
     raise ValueError(
       "forget_subclass needs strata, which say the sub-class of each example. Make the data with "
@@ -90,6 +92,7 @@ def forget_random(dataset: Dataset, size: int, key: jax.Array) -> np.ndarray:
     >>> len(forget_random(toy, 3, jax.random.key(0)))
     3
   """
+  refuse_no_dataset(dataset, "forget_random")
   _check.count(size, "size", "forget_random")
   _check.key(key, "forget_random")
   if size >= len(dataset):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxmul import _check
-from jaxmul._dataset import Dataset
+from jaxmul._dataset import Dataset, refuse_no_dataset
 from jaxmul._ids import check_ids
 
 
@@ -129,6 +129,7 @@ def holdout(dataset: Dataset, key: jax.Array, *, heldout: int, test: int) -> Hol
     >>> [len(part) for part in holdout(toy, jax.random.key(0), heldout=2, test=4)]
     [4, 2, 4]
   """
+  refuse_no_dataset(dataset, "holdout")
   _check.key(key, "holdout")
   copied = _copied(dataset)
   alone = dataset.take(np.setdiff1d(dataset.ids, copied)) if len(copied) else dataset

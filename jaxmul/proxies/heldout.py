@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, _steps, losses, train
-from jaxmul._dataset import Dataset
+from jaxmul._dataset import Dataset, refuse_no_dataset
 from jaxmul._examples import examples_of
 from jaxmul.binding import (
   ApplyFn,
@@ -73,6 +73,7 @@ def heldout_retrain(
   """
   network = as_network(params, None, "heldout_retrain")
   refuse_untrainable(network, "heldout_retrain")
+  refuse_no_dataset(heldout, "heldout_retrain")
   if not len(heldout):
     raise ValueError("heldout_retrain got no held-out examples. Pass at least one.")
   _check.at_least("heldout_retrain", 1, patience=patience)

@@ -5,6 +5,7 @@ them is stated, or measured here on some steps.
 """
 
 import dataclasses
+import math
 import time
 from numbers import Real
 
@@ -85,7 +86,7 @@ class Cost:
   def line(self) -> str:
     """One line, for people."""
     said = f"{self.models} models, {_operations(self.flops)}"
-    if self.hours is None:
+    if self.hours is None or math.isnan(self.flops):
       return said
     low, high = (duration(3600 * hours) for hours in self.hours)
     (least, unit), (_, other) = low.split(), high.split()
@@ -124,8 +125,8 @@ def cost(
 
   Raises:
     ValueError: it is no schedule, both or neither of a speed and `measure` are given where they are
-      needed, a number is outside its range, or the recipe to be measured is a learner, which has no
-      steps.
+      needed, a number is outside its range, the recipe to be measured is a learner, which has no
+      steps, or what a learner returns is no pytree.
     RuntimeError: this process has other versions than the one that made the schedule.
 
   Example:
@@ -186,16 +187,18 @@ def _speed(given: float | tuple[float, float] | None) -> tuple[float, float] | N
     slow, fast = both
     if 0 < slow <= fast < np.inf:
       return float(slow), float(fast)
-  said = " ".join(repr(given).split())  # of an array in one line
   raise ValueError(
-    f"cost got flops_per_second={said}, must be a finite number above 0, or (least, most)."
+    f"cost got flops_per_second={_article.line(given)}, must be a finite number above 0, or "
+    "(least, most)."
   )
 
 
 def _operations(flops: float) -> str:
   """Returns operations in words, such as "2.1 TFLOP"."""
+  if math.isnan(flops):
+    return "an unknown number of FLOP: products in a while loop"
   for unit in ("", "k", "M", "G", "T", "P"):
-    if not flops >= 999.5:
+    if flops < 999.5:
       return f"{flops:.2g} {unit}FLOP" if flops < 10 else f"{flops:.0f} {unit}FLOP"
     flops /= 1000
   return f"{flops:,.0f} EFLOP"
@@ -205,19 +208,32 @@ def _of_a_model(schedule: Schedule) -> tuple[float, float]:
   """Returns the operations of one model, in training and in prediction."""
   dataset, size = schedule.dataset, schedule.subset_size
   inputs, labels = jax.tree.map(_shape, (dataset.inputs, dataset.labels))
+  statics: list[_arrays.Static] = []
 
   def train(inputs, labels, key):
     subset = Examples(inputs, labels, jnp.arange(size), jnp.int32(size))
-    return trained(schedule.recipe, subset, key)[0]
+    network = trained(schedule.recipe, subset, key)[0]
+    static, arrays = _arrays.split(network)  # it may hold functions
+    statics.append(static)
+    return arrays
 
-  traced, network = jax.make_jaxpr(train, return_shape=True)(inputs, labels, jax.random.key(0))
+  traced, arrays = jax.make_jaxpr(train, return_shape=True)(inputs, labels, jax.random.key(0))
+  structure, others, _ = statics[0]
+  if jax.tree_util.treedef_is_leaf(structure):
+    raise ValueError(
+      f"cost got a learner that returns {_article.of(others[0])}, must be a callable pytree. "
+      "Return jax.tree_util.Partial(predict, weights)."
+    )
+
+  def predicted(arrays, inputs):
+    return _arrays.joined(statics[0], arrays)(as_inputs(inputs))
 
   def asked(about: Dataset | None) -> float:
     if not about:
       return 0
     block = min(BLOCK, len(about))
     few = jax.tree.map(_shape, _arrays.rows(about.inputs, slice(block)))
-    predict = jax.make_jaxpr(lambda network, inputs: network(as_inputs(inputs)))(network, few)
+    predict = jax.make_jaxpr(predicted)(arrays, few)
     return -(-len(about) // block) * _flops.products(predict.jaxpr)
 
   return _flops.products(traced.jaxpr), asked(dataset) + asked(schedule.test)

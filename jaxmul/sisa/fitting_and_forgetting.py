@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _article, _check, train
-from jaxmul._dataset import Dataset
+from jaxmul._dataset import Dataset, refuse_no_dataset
 from jaxmul._paths import local
 from jaxmul.binding import refuse_own_loss, warn_without_train_fn
 from jaxmul.sisa.ensemble import Ensemble, left_without
@@ -81,6 +81,7 @@ def fit(
       f"sisa.fit got slices={slices} for {recipe.epochs} epochs, must be at most "
       f"{2 * recipe.epochs - 1}: each slice needs an epoch. Use fewer slices, or more epochs."
     )
+  refuse_no_dataset(dataset, "sisa.fit")
   if not len(dataset):
     raise ValueError("sisa.fit got no training examples. Pass at least one.")
   like = train.check_labels(recipe.model, dataset, "sisa.fit")

@@ -1,13 +1,14 @@
 """What benchmarks share, and a step inside a scan, where a slow convolution costs 30 times more."""
 
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.bench import __main__ as command
-from experiments.bench import digests, scan_step
+from experiments.bench import digests, machine, scan_step
 
 
 def test_figures_come_with_the_processor_and_the_flags(tmp_path, monkeypatch):
@@ -22,6 +23,14 @@ def test_figures_come_with_the_processor_and_the_flags(tmp_path, monkeypatch):
     name, _, value = line.partition(":")
     if name.strip() in ("vendor_id", "cpu family", "model name"):
       assert value.strip() in told["cpu"]
+
+
+def test_a_processor_without_a_name_is_told_by_its_numbers(monkeypatch, tmp_path):
+  """As ARM's are."""
+  file = tmp_path / "cpuinfo"
+  file.write_text("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n")
+  monkeypatch.setattr(machine, "Path", lambda _: file)
+  assert machine.cpu() == f"{platform.machine()} 0x41 0xd0c"
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from experiments.bench.growing import Work
 SIZES = (100, 400, 1600)
 
 
-def facts(seconds=lambda size: 1e-3 * size, peak=lambda size: 1e6 * size):
-  return [{"start": 2e7, "peak": 2e7 + peak(size), "seconds": seconds(size)} for size in SIZES]
+def facts(seconds=lambda size: 1e-3 * size, taken=lambda size: 1e6 * size):
+  return [{"bytes": taken(size), "seconds": seconds(size)} for size in SIZES]
 
 
 def axis(sizes=SIZES, rows=growth.OF_EXAMPLES):
@@ -25,7 +25,7 @@ def marks(told):
 
 
 def test_what_a_unit_costs_is_by_hand():
-  told = facts(seconds=lambda size: 0.5 + 0.01 * size, peak=lambda size: 3e7 + 2e5 * size)
+  told = facts(seconds=lambda size: 0.5 + 0.01 * size, taken=lambda size: 3e7 + 2e5 * size)
   rows = growth.rows_of(axis(), told)
   assert rows["µs an example"]["costs"] == pytest.approx([15_000, 11_250, 10_312.5])
   assert rows["µs an example"]["ratio"] == pytest.approx(15_000 / 10_312.5)
@@ -44,11 +44,11 @@ def test_flat_costs_have_no_mark_and_others_do():
   assert (fixed["µs an example"], fixed["µs a further example"]) == ("falls", "")
   square = marks(facts(seconds=lambda size: 1e-3 * size + 1e-6 * size**2))
   assert square["µs an example"] == square["µs a further example"] == "rises"
-  assert marks(facts(peak=lambda size: 1e3 * size**2))["kB a further example"] == "rises"
+  assert marks(facts(taken=lambda size: 1e3 * size**2))["kB a further example"] == "rises"
 
 
 def test_memory_that_cannot_be_told_from_noise_is_not_told():
-  little = growth.rows_of(axis(), facts(peak=lambda size: 1e3 * size))
+  little = growth.rows_of(axis(), facts(taken=lambda size: 1e3 * size))
   assert little["kB a further example"]["costs"] == [None] * 3
   assert little["kB a further example"]["ratio"] is None
 
@@ -59,7 +59,7 @@ def test_what_rises_is_measured_twice_and_the_lower_counts(monkeypatch, capsys):
   def told(name, line, size, seconds, cache):
     asked.append(size)
     slow = 2.0 if asked.count(size) == 2 and size == SIZES[-1] else 1.0
-    return {"start": 0.0, "peak": 1e6 * size, "seconds": slow * 1e-3 * size}
+    return {"bytes": 1e6 * size, "seconds": slow * 1e-3 * size}
 
   monkeypatch.setattr(growth, "in_process", told)
   rows = growth.line_of(axis(), "examples", "made up", 1.0, "")
@@ -88,7 +88,7 @@ def test_seconds_and_memory_are_those_of_the_work_once_it_is_warm():
   told = growing.measured(lambda: Work(call, facts=lambda: {"more": 1.0}), seconds=0.15)
   assert len(calls) in (2, 3)
   assert 0.1 <= told["seconds"] < 0.5
-  assert 0.9 * 2**28 < told["peak"] - told["start"] < 2**29
+  assert 0.9 * 2**28 < told["bytes"] < 2**29
   assert told["more"] == 1
 
 

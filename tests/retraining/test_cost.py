@@ -277,6 +277,45 @@ def test_a_learner_of_ones_own_is_counted_too(monkeypatch):
     retraining.cost(schedule, measure=True)
 
 
+def activated_learner(examples, key):
+  weights = linear_learner(examples, key).args[0]
+  return jax.tree_util.Partial(_activated, weights, jax.nn.relu)  # as Equinox's modules hold one
+
+
+def _activated(weights, activation, inputs):
+  return activation(_predict(weights, inputs))
+
+
+def function_learner(examples, key):
+  network = linear_learner(examples, key)
+  return lambda inputs: network(inputs)
+
+
+def waiting_learner(examples, key):
+  """Who knows how often it goes round?"""
+  weights = linear_learner(examples, key).args[0]
+  weights = jax.lax.while_loop(lambda w: w.sum() < 0, lambda w: w @ (w.T @ w), weights)
+  return jax.tree_util.Partial(_predict, weights)
+
+
+def cost_of(learner, **speed):
+  schedule = retraining.leave_out(learner, images(), jax.random.key(0), num_models=2)
+  return retraining.cost(schedule, **speed)
+
+
+def test_a_learner_returns_a_pytree_that_may_hold_functions():
+  assert cost_of(activated_learner).flops == cost_of(linear_learner).flops
+  said = r"^cost got a learner that returns a function, must be a callable pytree\. Return [^\n]*$"
+  with pytest.raises(ValueError, match=said):
+    cost_of(function_learner)
+
+
+def test_what_nobody_can_count_is_said_in_words():
+  cost = cost_of(waiting_learner, flops_per_second=1e9, price_per_hour=2.0)
+  assert np.isnan(cost.training_flops)
+  assert cost.line == "2 models, an unknown number of FLOP: products in a while loop"
+
+
 def test_hours_and_price_follow_from_what_is_stated():
   schedule = schedule_of(models.mlp((5,), 2), images())
   bare = retraining.cost(schedule)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxmul import _check, models
-from jaxmul._dataset import Dataset
+from jaxmul._dataset import Dataset, refuse_no_dataset
 from jaxmul._paths import local
 from jaxmul.binding import refuse_own_loss
 from jaxmul.data.split import Split
@@ -145,6 +145,7 @@ def schedules(
   recipe: Recipe | Learner, dataset: Dataset, split: Split, key: jax.Array, num_models: int
 ) -> tuple[Schedule, Schedule]:
   """Returns the schedules of originals and oracles, to compute on machines of your own."""
+  refuse_no_dataset(dataset, "oracle.ensemble")
   if isinstance(recipe, Recipe):
     like = models.shapes(recipe.model, dataset.example)
     refuse_own_loss(like, "oracle.ensemble", "Compare losses yourself: unlearn.retrain")
