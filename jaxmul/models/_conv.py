@@ -34,6 +34,7 @@ from jaxmul._arrays import wide_dtype, widened
 from jaxmul.models._initializers import he_normal
 
 _CACHED_NUMBERS = 2**17  # half a megabyte of copies
+_SHARED_NUMBERS = 2**21  # 8 megabytes
 
 
 class Conv(nn.Module):
@@ -147,22 +148,22 @@ def _product_gradients(stride, x, kernel, g):
 
 
 def _block(stride, x, kernel):
-  """Returns how many images are worked on at a time: all, where XLA has several threads.
+  """Returns how many images are worked on at a time.
 
-  One thread is bound by the bytes that it copies: a block's stay in its own cache, a third faster.
-  Several threads share each product, and small ones keep them waiting.
+  One thread is bound by the bytes that it copies: a small block's stay in its own cache, a third
+  faster. Several threads share each product, and small ones keep them waiting; but tens of
+  megabytes would come from the system anew each time, page by page, at half the speed.
   """
-  if os.environ.get("PJRT_NPROC") != "1":
-    return len(x)
+  aim = _CACHED_NUMBERS if os.environ.get("PJRT_NPROC") == "1" else _SHARED_NUMBERS
   height, width, inputs, outputs = kernel.shape
   if stride == 1:
     numbers = math.prod(x.shape[1:3]) * (width * inputs + height * outputs)
   else:
     positions = math.prod(-(-length // stride) for length in x.shape[1:3])
     numbers = positions * height * width * inputs
-  most = max(1, _CACHED_NUMBERS // numbers)
+  most = max(1, aim // numbers)
   count = math.gcd(1 << (most.bit_length() - 1), len(x))
-  return count if 4 * count * numbers >= _CACHED_NUMBERS else len(x)
+  return count if 4 * count * numbers >= aim else len(x)
 
 
 def _block_product(stride, x, kernel):
