@@ -134,7 +134,8 @@ class Config:
 
   Attributes:
     preset: which.
-    data_dir: folder of prepared TFDS data sets, or tiny-imagenet-200 itself.
+    data_dir: folder of prepared TFDS data sets, or tiny-imagenet-200 itself; of CIFAR also an .npz
+      file as experiments.cifar10_small --whole writes it, with ids of test images from 50,000 on.
     plan: RUM's published plan: salun (none, fine-tune, SalUn) or neg_grad_plus (three times).
     seeds: training seeds; one gives no intervals.
     num_models: models of the ground truth.
@@ -275,10 +276,24 @@ def _tfds(name: str) -> Callable[[Path | None], tuple[data.Dataset, data.Dataset
   """Returns what reads a prepared data set; ids of test images follow those of the others."""
 
   def read(folder: Path | None) -> tuple[data.Dataset, data.Dataset]:
+    if folder is not None and folder.suffix == ".npz":
+      return _of_file(data.from_npz(folder), folder)
     training, test = (data.from_tfds(name, part, data_dir=folder) for part in ("train", "test"))
     return training, dataclasses.replace(test, ids=test.ids + training.ids.max() + 1)
 
   return read
+
+
+def _of_file(images: data.Dataset, path: Path) -> tuple[data.Dataset, data.Dataset]:
+  """Returns the training and the test part of CIFAR's images."""
+  is_test = images.ids >= setting.CIFAR_TRAINING
+  if (len(images), is_test.sum()) != (60_000, 10_000):
+    raise ValueError(
+      f"{path}: {len(images) - is_test.sum()} images with ids below {setting.CIFAR_TRAINING} and "
+      f"{is_test.sum()} from there on, must be 50,000 and 10,000. Write it with "
+      "python -m experiments.cifar10_small cifar10.npz --whole."
+    )
+  return images.take(images.ids[~is_test]), images.take(images.ids[is_test])
 
 
 def _tiny_imagenet(folder: Path | None) -> tuple[data.Dataset, data.Dataset]:

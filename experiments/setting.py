@@ -16,7 +16,7 @@ from jaxmul import data, memorization, models, rum, train
 from jaxmul._ties import SOFT_DECIMALS, TIES
 
 TIES_RULE = f"soft in steps of {10.0**-SOFT_DECIMALS}, then a permutation of the ids, key {TIES}"
-_CIFAR10_TRAINING = 50_000
+CIFAR_TRAINING = 50_000  # images; ids of test images come after
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,11 @@ def load(config: Flags) -> data.Dataset:
   return data.from_tfds(config.dataset, "train", data_dir=config.data_dir)
 
 
-def cifar10_small(*parts: str) -> data.Dataset:
+def cifar10_small(*parts: str, whole: bool = False) -> data.Dataset:
   """Returns real CIFAR-10 images of the parts "train" and "test", uint8 [n, 32, 32, 3].
 
-  Ids are CIFAR-10's own indices, those of the test part after the training part.
+  They are 5,000, or the whole 60,000. Ids are CIFAR-10's own indices, those of the test part after
+  the training part.
 
   Raises:
     FileNotFoundError: neither JAXMUL_SHARED_DATA nor ../shared/data holds them.
@@ -75,10 +76,13 @@ def cifar10_small(*parts: str) -> data.Dataset:
       "https://www.cs.toronto.edu/~kriz/cifar.html; python -m experiments.cifar10_small --help."
     )
   load_images = runpy.run_path(str(root / "load.py"))["load_images"]
-  folder = root / "cifar10_small"
+  folder = root / ("cifar10" if whole else "cifar10_small")
   images, labels, classes = zip(*(load_images(str(folder), part) for part in parts), strict=True)
-  first = {"train": 0, "test": _CIFAR10_TRAINING}
-  ids = [np.load(folder / f"{part}_index.npy") + first[part] for part in parts]
+  first = {"train": 0, "test": CIFAR_TRAINING}
+  if whole:
+    ids = [np.arange(len(found)) + first[part] for part, found in zip(parts, labels, strict=True)]
+  else:
+    ids = [np.load(folder / f"{part}_index.npy") + first[part] for part in parts]
   inputs, targets, names = map(np.concatenate, (images, labels, ids))
   return data.Dataset(inputs, targets, names, num_classes=len(classes[0]))
 

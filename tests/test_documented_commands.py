@@ -369,6 +369,8 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.bench accelerator --json accelerator.json": small("--quick"),
   "python -m experiments.bench growth --json growth.json": small("--quick"),
   ".venv/bin/python -m pytest -m slow": slow_tests,
+  "python -m experiments.cifar10_small cifar10.npz --whole": small(),
+  f"{PAPER} cifar10 --data-dir cifar10.npz --out runs/cifar10": preset,
   f"{PAPER} cifar10 {CIFAR} --out runs/cifar10": preset,
   f"{PAPER} cifar100 {CIFAR} --out runs/cifar100": preset,
   f"{PAPER} tiny_imagenet {TINY} --out runs/tiny": preset,

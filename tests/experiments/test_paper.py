@@ -102,6 +102,22 @@ def test_the_parts_are_cut_as_in_the_papers(name, sizes):
     assert np.ptp(np.bincount(dataset.take(part).labels)) == 0
 
 
+def test_cifar_is_read_from_a_file_too(tmp_path):
+  path, ids = tmp_path / "cifar10.npz", np.random.default_rng(0).permutation(60_000)
+  images, labels = ids.astype(np.uint8).reshape(-1, 1, 1, 1), ids % 10
+  np.savez(path, images=images, labels=labels, ids=ids)
+  training, test = paper.cifar10().read(path)
+  assert (len(training), len(test)) == (50_000, 10_000)
+  assert training.ids.max() == 49_999
+  assert test.ids.min() == 50_000
+  np.testing.assert_array_equal(test.inputs.ravel(), test.ids.astype(np.uint8))
+  np.savez(path, images=images[:100], labels=labels[:100], ids=ids[:100])
+  with pytest.raises(ValueError, match="must be 50,000 and 10,000") as said:
+    paper.cifar10().read(path)
+  assert "--whole" in str(said.value)
+  assert "\n" not in str(said.value)
+
+
 def test_test_images_of_tfds_get_ids_of_their_own(monkeypatch):
   def prepared(name, split, data_dir):
     assert (name, data_dir) == ("cifar100", Path("here"))
