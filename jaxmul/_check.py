@@ -362,8 +362,8 @@ def rate(value: float, name: str, below: float) -> None:
 
 
 def _number(value: object, what: str) -> None:
-  """Raises ValueError where text, None or a list stands in a number's place."""
-  if not isinstance(value, Real | Array):
+  """Raises ValueError where text, None, a truth value or a list stands in a number's place."""
+  if isinstance(value, bool | np.bool_) or not isinstance(value, Real | Array):
     raise ValueError(f"{what}={value!r}, must be a number.")
 
 

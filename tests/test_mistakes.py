@@ -353,6 +353,7 @@ TAKES_DATA = {
   "forget_random": lambda given: data.forget_random(given, 1, KEY),
   "heldout_retrain": lambda given: proxies.heldout_retrain(network(), given, RECIPE, KEY),
   "oracle.ensemble": lambda given: metrics.oracle.ensemble(RECIPE, given, SPLIT, KEY, num_models=2),
+  "concatenate": lambda given: data.concatenate([DIGITS, given]),
   "sisa.fit": lambda given: sisa.fit(RECIPE, given, KEY, shards=2, store="never made"),
 }
 
@@ -364,6 +365,21 @@ def test_what_is_no_data_set_is_told(caller, given):
   with pytest.raises(ValueError, match=message) as caught:
     TAKES_DATA[caller](given)
   assert "\n" not in str(caught.value)
+
+
+def test_one_data_set_is_not_several():
+  with pytest.raises(ValueError, match=r"\Aconcatenate got a Dataset, must be several data sets\. "):
+    data.concatenate(DIGITS)
+
+
+def test_heldout_examples_of_candidates_are_a_data_set():
+  with pytest.raises(ValueError, match=r"\Arum.candidates got a tuple as the data, must be a Data"):
+    rum.candidates(RECIPE, (INPUTS, DIGITS.labels))
+
+
+def test_a_truth_value_is_no_number():
+  with pytest.raises(ValueError, match="learning_rate=True, must be a number"):
+    unlearn.fine_tune(True)
 
 
 @pytest.mark.parametrize("caller", ["leave_out", "repeat"])

@@ -1,12 +1,12 @@
 """Several data sets as one, such as a forget set and a distilled retain set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
 
-from jaxmul import _arrays
-from jaxmul._dataset import Dataset
+from jaxmul import _arrays, _article
+from jaxmul._dataset import Dataset, refuse_no_dataset
 
 
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:
@@ -21,7 +21,8 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     of them have: numbers stand for the same in each.
 
   Raises:
-    ValueError: there is none, they are of different kinds, or an id is in two of them.
+    ValueError: there is none, something else is among them, they are of different kinds, or an id
+      is in two of them.
 
   Example:
     >>> import numpy as np
@@ -32,9 +33,15 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     >>> both.ids.tolist(), both.num_classes
     ([7, 8, 9], 5)
   """
+  if not isinstance(datasets, Iterable):
+    raise ValueError(
+      f"concatenate got {_article.of(datasets)}, must be several data sets. Pass a list."
+    )
   datasets = list(datasets)
   if not datasets:
     raise ValueError("concatenate got no data set. Pass at least one.")
+  for dataset in datasets:
+    refuse_no_dataset(dataset, "concatenate")
   kinds = [_kind(dataset) for dataset in datasets]
   for kind in kinds:
     if kind != kinds[0]:

@@ -376,6 +376,8 @@ def candidates(recipe: Recipe, heldout: Dataset | None = None) -> dict[str, Step
   rate = recipe.learning_rate * (1 if recipe.optimizer is None else _OWN)
   half = max(1, recipe.epochs // 2)
   algorithms = {"SalUn": unlearn.salun(rate), "SalUn × 0.3": unlearn.salun(0.3 * rate)}
+  if heldout is not None:
+    refuse_no_dataset(heldout, "rum.candidates")
   of_text = heldout is not None and heldout.labels.ndim > 1
   if heldout is not None and not of_text and len(np.unique(heldout.labels)) == heldout.num_classes:
     algorithms["ReGUn"] = unlearn.regun(heldout, rate)
