@@ -368,7 +368,7 @@ def test_what_is_no_data_set_is_told(caller, given):
 
 
 def test_one_data_set_is_not_several():
-  with pytest.raises(ValueError, match=r"\Aconcatenate got a Dataset, must be several data sets\. "):
+  with pytest.raises(ValueError, match="concatenate got a Dataset, must be several data sets"):
     data.concatenate(DIGITS)
 
 
