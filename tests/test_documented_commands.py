@@ -24,6 +24,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from experiments import (
+  attribution,
   exact_baselines,
   paper,
   rum_sequences,
@@ -140,6 +141,13 @@ def flags_of_exact(command: str, folder: Path) -> None:
   del folder
   config = tyro.cli(exact_baselines.Config, args=shlex.split(command)[3:])
   assert config.out != exact_baselines.Config.out
+
+
+def flags_of_attribution(command: str, folder: Path) -> None:
+  """Its flags are the script's; the command without them is run small."""
+  del folder
+  config = tyro.cli(attribution.Config, args=shlex.split(command)[3:])
+  assert (config.dataset, config.models, config.heldout) == ("cifar10_small.npz", (50,), 50)
 
 
 def flags_of_images(command: str, folder: Path) -> None:
@@ -321,6 +329,10 @@ COMMANDS: dict[str, Check] = {
   "python -m experiments.attribution --out runs/attribution": small(
     "--dataset digits --epochs 1 --models 20 --heldout 10 --fraction 0.5 --networks 1 --dims 16 "
     "--num-test 10"
+  ),
+  "python -m experiments.attribution --dataset cifar10_small.npz --model cnn --epochs 20 "
+  "--models 50 --heldout 50 --num-test 300 --networks 3 --out runs/attribution_images": (
+    flags_of_attribution
   ),
   "python -m experiments.score --model mlp --epochs 10 --out runs/score_mnist5k": small(
     f"--dataset digits {SCORE}"
