@@ -19,6 +19,8 @@ import pytest
 
 from jaxmul.data import Dataset
 
+jax.devices()  # now: a test that sets JAX's variables for a moment must not be the first to ask
+
 if not hasattr(jax, "enable_x64"):  # before jax 0.8
   import jax.experimental
 
