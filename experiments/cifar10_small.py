@@ -52,7 +52,7 @@ def main(config: Config) -> None:
   """Writes both parts to an .npz file."""
   folder = config.source
   if folder is None:
-    images = setting.cifar10_small("train", "test", whole=config.whole)
+    images = setting.cifar10("train", "test", whole=config.whole)
   else:
     images = of_binary(folder, whole=config.whole)
   arrays = {"images": images.inputs, "labels": images.labels, "ids": images.ids}

@@ -59,7 +59,7 @@ def load(config: Flags) -> data.Dataset:
   return data.from_tfds(config.dataset, "train", data_dir=config.data_dir)
 
 
-def cifar10_small(*parts: str, whole: bool = False) -> data.Dataset:
+def cifar10(*parts: str, whole: bool = False) -> data.Dataset:
   """Returns real CIFAR-10 images of the parts "train" and "test", uint8 [n, 32, 32, 3].
 
   They are 5,000, or the whole 60,000. Ids are CIFAR-10's own indices, those of the test part after

@@ -61,7 +61,7 @@ def cifar10_small() -> Dataset:
   from experiments import setting
 
   try:
-    return setting.cifar10_small("train")
+    return setting.cifar10("train")
   except FileNotFoundError as error:
     pytest.skip(str(error))
 

@@ -88,7 +88,7 @@ def small(flags: str = "") -> Check:
   def check(command: str, folder: Path) -> None:
     if "cifar10_small" in command:
       try:
-        setting.cifar10_small("test")
+        setting.cifar10("test")
       except FileNotFoundError as error:
         pytest.skip(str(error))
       if not (folder / "cifar10_small.npz").exists():

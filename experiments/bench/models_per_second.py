@@ -55,7 +55,7 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   )
   figures = compare(mlp, pairs, seconds)
   try:
-    images = setting.cifar10_small("train")
+    images = setting.cifar10("train")
   except FileNotFoundError as error:
     print(f"models_per_second: no figures of the cnn: {error}", file=sys.stderr)
     return figures

@@ -167,50 +167,73 @@ def _block(stride, x, kernel):
 
 
 def _block_product(stride, x, kernel):
-  columns = _columns(stride, x, kernel)
-  if stride > 1:
-    return jnp.dot(columns, _matrix(stride, kernel))
-  sent = jnp.dot(columns, _matrix(stride, kernel), preferred_element_type=wide_dtype(x.dtype))
-  taps, (low, high) = len(kernel), padding_of(kernel.shape[:2])[0]
-  length = x.shape[1] + low + high - taps + 1
-  return _added(sent, 1, [low - tap for tap in range(taps)], 1, length).astype(x.dtype)
+  return _of_rows(x, kernel) if stride == 1 else _of_patches(stride, x, kernel)
 
 
 def _block_gradients(stride, x, kernel, g):
-  """∂kernel, in float32 or wider, is columnsᵀ g; ∂x adds up what each tap sends to its inputs."""
-  (height, width, inputs, _), wide = kernel.shape, wide_dtype(kernel.dtype)
-  rows, columns = ([tap - k // 2 for tap in range(k)] for k in (height, width))
-  if stride == 1:  # [B, H, W', kh·O]: what a row of x reaches, by the kernel's last row first
-    around = height - 1 - height // 2
-    g = image_patches(g, (height, 1), 1, [(around, around), (0, 0)])
-    kernel = kernel[::-1]
-  of_x = _columns(stride, x, kernel)
-  every = ((0, 1, 2), (0, 1, 2))
-  d_kernel = lax.dot_general(of_x, g, (every, ((), ())), preferred_element_type=wide)
-  sent = jnp.dot(g, _matrix(stride, kernel).T, preferred_element_type=wide)
+  """Returns (∂x, ∂kernel in float32 or wider); ∂x adds up what each tap sends to its inputs."""
   if stride == 1:
-    d_kernel = d_kernel.reshape(width, inputs, height, -1).transpose(2, 0, 1, 3)[::-1]
-  else:
-    sent = _added(sent, 1, rows, stride, x.shape[1])
-  d_x = _added(sent, 2, columns, stride, x.shape[2])
-  return d_x.astype(x.dtype), d_kernel.reshape(kernel.shape)
+    return _gradients_of_rows(x, kernel, g)
+  return _gradients_of_patches(stride, x, kernel, g)
 
 
-def _columns(stride, x, kernel):
-  """Returns what a row of the kernel sees, [B, H, W', kw·I]; of a stride its patches."""
-  height, width = kernel.shape[:2]
-  of_rows, of_columns = padding_of((height, width))
-  if stride == 1:
-    return image_patches(x, (1, width), 1, [(0, 0), of_columns])
-  return image_patches(x, (height, width), stride, [of_rows, of_columns])
+def _of_rows(x, kernel):
+  wide, height = wide_dtype(x.dtype), len(kernel)
+  sent = jnp.dot(_rows(x, kernel), _row_matrix(kernel), preferred_element_type=wide)
+  offsets = [-offset for offset in _offsets(height)]
+  length = x.shape[1] + 1 - height % 2  # an even kernel has a row more
+  return _added(sent, 1, offsets, 1, length).astype(x.dtype)
 
 
-def _matrix(stride, kernel):
-  """Returns the kernel as a matrix from `_columns`: [kw·I, kh·O], or [kh·kw·I, O] of a stride."""
+def _gradients_of_rows(x, kernel, g):
+  (height, width, inputs, outputs), wide = kernel.shape, wide_dtype(kernel.dtype)
+  # [B, H, W', kh·O]: what each row of x reaches, by the last row of the kernel first.
+  beyond = height - 1 - height // 2
+  g = image_patches(g, (height, 1), 1, [(beyond, beyond), (0, 0)])
+  d_kernel = _over_pixels(_rows(x, kernel), g, wide)
+  d_kernel = d_kernel.reshape(width, inputs, height, outputs).transpose(2, 0, 1, 3)[::-1]
+  sent = jnp.dot(g, _row_matrix(kernel[::-1]).T, preferred_element_type=wide)
+  return _added(sent, 2, _offsets(width), 1, x.shape[2]).astype(x.dtype), d_kernel
+
+
+def _rows(x, kernel):
+  """Returns what a row of the kernel sees, [B, H, W', kw·I]."""
+  size = kernel.shape[:2]
+  return image_patches(x, (1, size[1]), 1, [(0, 0), padding_of(size)[1]])
+
+
+def _row_matrix(kernel):
+  """Returns [kw·I, kh·O], the kernel as what `_rows` is multiplied by."""
   height, width, inputs, outputs = kernel.shape
-  if stride == 1:
-    return kernel.transpose(1, 2, 0, 3).reshape(width * inputs, height * outputs)
-  return kernel.reshape(-1, outputs)
+  return kernel.transpose(1, 2, 0, 3).reshape(width * inputs, height * outputs)
+
+
+def _of_patches(stride, x, kernel):
+  size = kernel.shape[:2]
+  patches = image_patches(x, size, stride, padding_of(size))
+  return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _gradients_of_patches(stride, x, kernel, g):
+  size, wide = kernel.shape[:2], wide_dtype(kernel.dtype)
+  patches = image_patches(x, size, stride, padding_of(size))
+  d_kernel = _over_pixels(patches, g, wide).reshape(kernel.shape)
+  # [B, H', W', kh·kw·I], then rows and columns one after the other: long runs, so fast copies.
+  sent = jnp.dot(g, kernel.reshape(-1, kernel.shape[3]).T, preferred_element_type=wide)
+  for axis in (1, 2):
+    sent = _added(sent, axis, _offsets(size[axis - 1]), stride, x.shape[axis])
+  return sent.astype(x.dtype), d_kernel
+
+
+def _over_pixels(a, b, dtype):
+  """Returns Σ a bᵀ over images, rows and columns: [B, H, W, M], [B, H, W, N] -> [M, N]."""
+  pixels = ((0, 1, 2), (0, 1, 2))
+  return lax.dot_general(a, b, (pixels, ((), ())), preferred_element_type=dtype)
+
+
+def _offsets(taps):
+  """Returns where each tap of a kernel looks, from the pixel that it is for."""
+  return [tap - taps // 2 for tap in range(taps)]
 
 
 def _added(sent, axis, offsets, stride, length):

@@ -37,7 +37,7 @@ def binary(tmp_path_factory):
 def test_the_binary_version_gives_the_same_images(binary, tmp_path, whole):
   out = tmp_path / "small.npz"
   cifar10_small.main(cifar10_small.Config(out=out, source=binary, whole=whole))
-  found, expected = data.from_npz(out), setting.cifar10_small("train", "test", whole=whole)
+  found, expected = data.from_npz(out), setting.cifar10("train", "test", whole=whole)
   assert len(found) == (60_000 if whole else 5_000)
   for name in ("inputs", "labels", "ids"):
     np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

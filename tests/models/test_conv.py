@@ -83,6 +83,14 @@ def test_one_thread_works_on_a_few_images_at_a_time(blocks, examples, loops):
   assert gradient.count(f"length={examples // 2}") == (loops if blocks else 0)
 
 
+def test_several_threads_work_on_8_megabytes_at_a_time(monkeypatch):
+  monkeypatch.setenv("PJRT_NPROC", "2")
+  x, w, y = (jnp.zeros(shape) for shape in ((64, 64, 64, 16), (3, 3, 16, 16), (64, 64, 64, 16)))
+  gradient = str(jax.make_jaxpr(jax.grad(weighted(models.conv, 1, y), (0, 1)))(x, w))
+  assert gradient.count("length=16") == 2  # of 4 images: 2²¹ numbers are those of 5.3
+  assert "length=" not in str(jax.make_jaxpr(lambda x: models.conv(1, x, w))(x[:2]))
+
+
 def test_sums_of_low_precision_are_wide(blocks):
   x, w, y = arrays((5, 6), (3, 3), 1, examples=1024)
   low = [jnp.abs(a).astype(jnp.bfloat16) for a in (x, w, y)]
@@ -93,6 +101,8 @@ def test_sums_of_low_precision_are_wide(blocks):
   )
   for a, b in zip(got, want, strict=True):
     np.testing.assert_allclose(a.astype(jnp.float64), b, rtol=2**-7)
+  value = models.conv(1, *low[:2]).astype(jnp.float64)  # rounded once
+  np.testing.assert_allclose(value, reference(1, *exact[:2]), rtol=1.01 * 2**-8)
 
 
 def test_a_batch_split_in_a_callers_shard_map(blocks):
