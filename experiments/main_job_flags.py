@@ -12,7 +12,7 @@ from jaxmul._command import own
 EVENTS = ("confidence", "max_confidence", "correctness", "entropy")
 RIDING = (*EVENTS, "cumulative_loss")
 PROXIES = (*EVENTS, "curvature", "heldout_divergence")
-ModelName = Literal["mlp", "cnn", "resnet18", "resnet50", "vgg16", "vit"]
+ModelName = Literal["mlp", "cnn", "resnet8", "resnet18", "resnet50", "vgg16", "vit"]
 PLANS = {"neg_grad_plus": rum.neg_grad_plus_plan, "salun": rum.salun_plan}
 
 

@@ -117,6 +117,23 @@ def recipe_with(model: models.Model, config: Flags) -> train.Recipe:
   )
 
 
+def mirrored_and_shifted(key: jax.Array, images: jax.Array) -> jax.Array:
+  """Returns each image [B, H, W, I] mirrored or not, and moved by at most a pixel each way.
+
+  What a shift brings in is the image's own reflection.
+  """
+  mirror_key, shift_key = jax.random.split(key)
+  mirror = jax.random.bernoulli(mirror_key, shape=(len(images), 1, 1, 1))
+  images = jnp.where(mirror, images[:, :, ::-1], images)
+  around = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+  corners = jax.random.randint(shift_key, (len(images), 2), 0, 3)
+
+  def cut_out(image, corner):
+    return jax.lax.dynamic_slice(image, (*corner, 0), images.shape[1:])
+
+  return jax.vmap(cut_out)(around, corners)
+
+
 def forget_groups(
   forget: str, size: int, training: data.Dataset, truth: memorization.Estimate, key: jax.Array
 ) -> rum.Selection:

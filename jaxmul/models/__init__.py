@@ -24,7 +24,7 @@ from jaxmul.models.convolutional import CNN, cnn
 from jaxmul.models.generation import generate
 from jaxmul.models.neox_llama import llama, neox
 from jaxmul.models.perceptron import MLP, mlp
-from jaxmul.models.resnet import ResNet, resnet18, resnet50
+from jaxmul.models.resnet import ResNet, resnet8, resnet18, resnet50
 from jaxmul.models.torch_weights import from_torch, to_torch
 from jaxmul.models.transformer import GPT, Layout, gpt
 from jaxmul.models.vgg import VGG, vgg16
@@ -59,6 +59,7 @@ __all__ = [
   "merge_low_rank",
   "mlp",
   "neox",
+  "resnet8",
   "resnet18",
   "resnet50",
   "shapes",

@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 with the stem for CIFAR or for ImageNet, BatchNorm or GroupNorm.
+"""ResNet-8, -18 and -50 with the stem for CIFAR or for ImageNet, BatchNorm or GroupNorm.
 
 References:
   He et al., [Deep Residual Learning](https://arxiv.org/abs/1512.03385), 2015.
@@ -25,7 +25,7 @@ Stem = Literal["cifar", "imagenet"]
 
 
 class ResNet(nn.Module):
-  """ResNet of basic or bottleneck blocks. See `resnet18` and `resnet50`."""
+  """ResNet of basic or bottleneck blocks. See `resnet8`, `resnet18` and `resnet50`."""
 
   blocks: tuple[int, ...] = (2, 2, 2, 2)
   width: int = 64
@@ -88,6 +88,40 @@ def _halved(x: jax.Array) -> jax.Array:
   x = jnp.maximum(jnp.maximum(rows[0], rows[1]), rows[2])
   columns = [x[:, :, i : i + width : 2] for i in range(3)]
   return jnp.maximum(jnp.maximum(columns[0], columns[1]), columns[2])
+
+
+def resnet8(
+  num_classes: int = 10,
+  *,
+  width: int = 16,
+  mean: tuple[float, ...] = (0.0,),
+  std: tuple[float, ...] = (1.0,),
+  dtype: DTypeLike | None = None,
+) -> ResNet:
+  """Returns a small Linen ResNet with BatchNorm for CPUs: images [B, H, W, I] -> logits [B, C].
+
+  A stem of 3 × 3 and one basic block in each of three stages, of 2, 4 and 8 times `width` channels,
+  each of which halves the sides: only the stem works on whole images. For images of 32 × 32 it
+  takes 23 MFLOP forward, where a ResNet-18 takes 1.1 GFLOP. Ours, not published.
+
+  Args:
+    num_classes: C.
+    width: channels of the stem.
+    mean, std: per input channel, or one for all: the network sees (x − mean) / std.
+    dtype: type to compute in, such as `jnp.bfloat16`; params stay float32.
+
+  Example:
+    >>> resnet8().blocks
+    (0, 1, 1, 1)
+  """
+  return ResNet(
+    blocks=(0, 1, 1, 1),
+    width=width,
+    num_classes=num_classes,
+    mean=tuple(mean),
+    std=tuple(std),
+    dtype=dtype,
+  )
 
 
 def resnet18(

@@ -64,6 +64,19 @@ def test_the_papers_networks_have_their_published_size(model, side, classes, by_
   assert jax.eval_shape(Network.__call__, bound, images).shape == (2, classes)
 
 
+def test_resnet8_is_a_stem_and_three_blocks_of_which_each_halves_the_sides():
+  bound = shapes(models.resnet8(), 1, 32, 32, 3)
+  channels = [16, 32, 64, 128]
+  by_hand = 9 * 3 * 16 + 2 * 16 + 128 * 10 + 10  # stem, its norm, head
+  for before, after in itertools.pairwise(channels):
+    by_hand += 9 * before * after + 9 * after * after + before * after + 3 * 2 * after
+  assert size(bound) == by_hand == 304_154
+  inner = [(f"stage{stage}_block0_conv2",) for stage in (1, 2, 3)]
+  bound = models.init(models.resnet8(), KEY, jnp.zeros((1, 32, 32, 3)))
+  given = models.layer_inputs(bound, jnp.zeros((1, 32, 32, 3)), inner)
+  assert [each.shape[1:] for each in given] == [(16, 16, 32), (8, 8, 64), (4, 4, 128)]
+
+
 def test_cnn_costs_at_most_six_and_a_half_megaflop_forward():
   bound = shapes(models.cnn(), 1, 32, 32, 3)
   layers = bound.params
