@@ -15,7 +15,7 @@ from experiments import cache, logs, main_job_results, setting
 from experiments.main_job_flags import PLANS, Config
 from experiments.main_job_results import Problem, SeedResult, Work
 from experiments.main_job_seed import methods_of, run_seed, stages_of
-from experiments.truth import cross_fitted, ground_truth
+from experiments.truth import cross_fitted, ground_truth, read_estimate
 from jaxmul import (
   data,
   metrics,
@@ -31,7 +31,7 @@ from jaxmul._command import own
 # What changes no number of a seed, and what is told by its content: the data and the ground truth.
 OTHERS = (
   *("seeds", "first_seed", "audit_models", "checkpoints", "log", "out", "export"),
-  *("dataset", "data_dir", "truth"),
+  *("dataset", "data_dir", "truth", "cross_fit"),
 )
 ORACLES = 8  # whose mean p_y the example gap is measured from, where no audit trains more
 
@@ -68,7 +68,11 @@ def prepare(
   groups = work.choose(training, estimate, jax.random.fold_in(key, 6))
   setting.show_groups(groups, training, estimate)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
-  cross_fit, cross_fit_seconds = cross_fitted(config, recipe, training, config.folds)
+  if config.cross_fit is not None:
+    cross_fit = read_estimate(config.cross_fit, training, "cross-fit")
+    cross_fit_seconds = float("nan")
+  else:
+    cross_fit, cross_fit_seconds = cross_fitted(config, recipe, training, config.folds)
   split = setting.split_of(np.sort(np.concatenate(groups)), training, heldout, parts.test)
   key, count = jax.random.fold_in(key, 3), config.audit_models or ORACLES
   store = cache.ensemble_store(config.out, recipe, dataset, split, key, count)

@@ -35,6 +35,8 @@ class Config(TruthFlags):
       number, all of it; the latter two are cut into three groups by the ground truth.
     folds: K of the K networks, each trained without one K-th of the data, that tell the autopilot
       what a network says of an example that it never saw.
+    cross_fit: .npz of an Estimate of this data by such networks, which takes their place; its
+      seconds are not known.
     trials: settings that the autopilot may try for all groups together, at least 3.
     first_seed: number of the first of the training seeds, to confirm a result on seeds that were
       never seen.
@@ -55,6 +57,7 @@ class Config(TruthFlags):
   plan: Literal["salun", "neg_grad_plus", "auto"] = "salun"
   forget: str = "memorization"
   folds: int = 5
+  cross_fit: Path | None = None
   trials: int = 12
   first_seed: int = 0
   group_size: int = 0

@@ -171,6 +171,7 @@ class Config:
     seeds: training seeds; one gives no intervals.
     num_models: models of the ground truth; None are as many as the preset has.
     truth: .npz of an Estimate of this data, which takes their place.
+    cross_fit: .npz of the Estimate of the networks that the autopilot knows, likewise.
     audit_models: originals and oracles (each) that the evaluator is audited with; None are as many
       as the preset has, and 0 leaves it out.
     bfloat16: compute in bfloat16; params and statistics stay float32.
@@ -190,6 +191,7 @@ class Config:
   seeds: int = 3
   num_models: int | None = None
   truth: Path | None = None
+  cross_fit: Path | None = None
   audit_models: int | None = None
   bfloat16: bool = False
   part: str | None = None
@@ -217,6 +219,7 @@ def job_of(config: Config, preset: Preset) -> main_job_flags.Config:
     method=preset.method,
     num_models=preset.num_models if models_asked is None else models_asked,
     truth=config.truth,
+    cross_fit=config.cross_fit,
     group_size=1000,
     epochs=preset.epochs,
     batch_size=preset.batch_size,

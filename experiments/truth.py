@@ -71,7 +71,7 @@ def ground_truth(
     known; and the hash of its schedule, or the digest of the file.
   """
   if config.truth is not None:
-    estimate = read_truth(config.truth, training)
+    estimate = read_estimate(config.truth, training, "ground truth")
     return estimate, float("nan"), estimate.digest
   schedule, chunks = scheduled_truth(config, recipe, training)
   return *kept_estimate(config.out, "ground truth", schedule, chunks), schedule.hash
@@ -133,16 +133,16 @@ def say_cost(
     print(f"{label}: {cost.line}", flush=True)
 
 
-def read_truth(path: Path, training: data.Dataset) -> memorization.Estimate:
-  """Reads a saved ground truth, which must cover the training set."""
+def read_estimate(path: Path, training: data.Dataset, label: str) -> memorization.Estimate:
+  """Reads a saved estimate, such as a "ground truth", which must cover the training set."""
   estimate = memorization.Estimate.load(path)
   missing = np.setdiff1d(training.ids, estimate.ids)
   if len(missing):
     raise ValueError(
-      f"the ground truth lacks {len(missing)} of {len(training)} training examples, such as id "
-      f"{missing[0]}. Pass the --truth of this --dataset and --key."
+      f"the {label} lacks {len(missing)} of {len(training)} training examples, such as id "
+      f"{missing[0]}. Pass that of this --dataset and --key."
     )
-  print(f"ground truth: read from {path}")
+  print(f"{label}: read from {path}")
   return estimate.take(training.ids)
 
 

@@ -221,6 +221,7 @@ def test_every_flag_is_told_but_those_that_are_named_as_others(files, script):
 )
 def test_what_is_not_told_decides_nothing_or_is_told_by_its_content(script, idle):
   read = {"dataset", "data_dir"} | ({"truth"} - idle)
+  read |= {"cross_fit"} if script == "rum" else set()
   assert set(SCRIPTS[script].OTHERS) == idle | read
 
 
@@ -417,3 +418,21 @@ def test_a_scheduled_truth_is_kept_by_its_schedule(files):
   assert chunks(dataclasses.replace(config, num_models=8)) == before  # more models of the same
   assert chunks(dataclasses.replace(config, fraction=0.5)) != before
   assert chunks(dataclasses.replace(config, key=1)) != before
+
+
+def test_cross_fitting_can_be_handed_in_and_is_told_by_its_content(files, capsys):
+  config = config_of("rum", files)
+  made = problem_of("rum", config)
+  path = files / "cross_fit.npz"
+  made.cross_fit.save(path)
+  handed = dataclasses.replace(config, cross_fit=path)
+  read = problem_of("rum", handed)
+  assert f"cross-fit: read from {path}" in capsys.readouterr().out
+  assert read.cross_fit.digest == made.cross_fit.digest
+  assert np.isnan(read.seconds["cross-fit"])
+  assert name_of("rum", handed, read) == name_of("rum", config, made)
+  estimate(made.training.ids, seed=3).save(path)
+  assert name_of("rum", handed) != name_of("rum", config, made)
+  made.cross_fit.take(made.training.ids[1:]).save(path)
+  with pytest.raises(ValueError, match="the cross-fit lacks 1 of"):
+    problem_of("rum", handed)
