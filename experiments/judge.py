@@ -55,27 +55,39 @@ def maybe_over_seeds(
 
 
 def ranked(
-  scores: np.ndarray, truth: np.ndarray, top_k: int | None = None, *, resamples: int = 1000
+  scores: np.ndarray,
+  truth: np.ndarray,
+  top_k: int | None = None,
+  *,
+  classes: np.ndarray | None = None,
+  resamples: int = 1000,
 ) -> proxies.Agreement:
-  """Returns the agreement of a proxy; NaN where it or the truth is constant, and orders nothing."""
-  if np.ptp(scores) == 0 or np.ptp(truth) == 0:
+  """Returns the agreement of a proxy; NaN where it or the truth is constant, and orders nothing.
+
+  Within classes that is where it is so of each that has 3 examples.
+  """
+  groups = [slice(None)] if classes is None else [classes == each for each in np.unique(classes)]
+  if not any(
+    len(truth[rows]) > 2 and np.ptp(scores[rows]) and np.ptp(truth[rows]) for rows in groups
+  ):
     return proxies.Agreement(spearman=np.nan, low=np.nan, high=np.nan, precision_at_k=np.nan)
-  return proxies.agreement(scores, truth, top_k=top_k, resamples=resamples)
+  return proxies.agreement(scores, truth, top_k=top_k, classes=classes, resamples=resamples)
 
 
-def rank_figures(agreements: Sequence[proxies.Agreement]) -> list[Figure]:
+def rank_figures(agreements: Sequence[proxies.Agreement], name: str = "spearman") -> list[Figure]:
   """Returns Spearman's ρ of a proxy with the ground truth: the mean, and that of each seed.
 
   Args:
     agreements: of each seed, with its bootstrap over examples.
+    name: of the figures.
   """
   return [
-    maybe_over_seeds([a.spearman for a in agreements], within=CORRELATION, name="spearman"),
+    maybe_over_seeds([a.spearman for a in agreements], within=CORRELATION, name=name),
     *(
       metrics.figures.with_interval(
         metrics.intervals.Interval(agreement.spearman, agreement.low, agreement.high),
         metrics.figures.EXAMPLES,
-        name="spearman",
+        name=name,
         kind=f"seed {number}",
       )
       for number, agreement in enumerate(agreements, 1)

@@ -135,15 +135,18 @@ def write(
   figures = {name: judge.over_seeds([seed["methods"][name] for seed in seeds]) for name in methods}
   known = np.isfinite(truth.memorization)
   memorization, high = truth.memorization[known], len(problem.groups.high)
+  classes = problem.training.kinds("the report")[known]
   scores, agreements, scored = {}, {}, {}
   for name in seeds[0]["proxies"]:
     scores[name] = np.stack([seed["proxies"][name]["scores"] for seed in seeds])
     agreements[name] = [judge.ranked(row[known], memorization, high) for row in scores[name]]
+    within = [judge.ranked(row[known], memorization, classes=classes) for row in scores[name]]
     precisions = [agreement.precision_at_k for agreement in agreements[name]]
     seconds = [seed["proxies"][name]["seconds"] for seed in seeds]
     cost = metrics.figures.over_seeds(seconds, within=(0, np.inf), name="seconds")
     scored[name] = [
       *judge.rank_figures(agreements[name]),
+      *judge.rank_figures(within, "spearman within class"),
       judge.maybe_over_seeds(
         precisions, within=metrics.figures.RATE, name="precision at high group"
       ),

@@ -14,8 +14,8 @@ class Agreement:
   """Rank agreement of a proxy with the truth.
 
   Attributes:
-    spearman: ρ in [−1, 1].
-    low, high: 95 % bootstrap interval of ρ over examples.
+    spearman: ρ in [−1, 1], or its mean within classes.
+    low, high: 95 % bootstrap interval of it over examples.
     precision_at_k: share in [0, 1] of the truth's top k found in the proxy's, or None.
   """
 
@@ -30,6 +30,7 @@ def agreement(
   truth: ArrayLike,
   *,
   top_k: int | None = None,
+  classes: ArrayLike | None = None,
   resamples: int = 1000,
   seed: int = 0,
 ) -> Agreement:
@@ -40,19 +41,26 @@ def agreement(
     truth: [n], such as memorization scores, of the same examples in the same order.
     top_k: also report the share of the truth's k largest that are among the proxy's k largest. What
       ties at the edge of the k counts in expectation, as if ties were broken at random in each.
-    resamples: of the percentile bootstrap over examples.
+    classes: [n], the class of each example: ρ is then that within a class, the mean over classes by
+      their sizes. Some of the ρ between all examples is of classes that are harder than others.
+      Left out are classes of fewer than 3 examples, or with a constant for scores or truth.
+    resamples: of the percentile bootstrap over examples, those of a class by themselves.
     seed: of the resampling.
 
   Returns:
     An `Agreement`.
 
   Raises:
-    ValueError: lengths differ, fewer than 3 examples, NaN, constants, or top_k not in [1, n].
+    ValueError: lengths differ, fewer than 3 examples, NaN, constants, top_k not in [1, n], or no
+      class has a ρ.
 
   Example:
     >>> result = agreement([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0], top_k=2)
     >>> round(result.spearman, 3), result.precision_at_k
     (0.8, 1.0)
+    >>> kinds = [0, 0, 0, 1, 1, 1]
+    >>> agreement([1, 2, 3, 7, 8, 9], [3, 2, 1, 9, 8, 7], classes=kinds).spearman
+    -1.0
   """
   scores = _checked(scores, "scores")
   truth = _checked(truth, "truth")
@@ -61,23 +69,54 @@ def agreement(
   if top_k is not None:
     _check.in_range("agreement", 1, len(scores), top_k=top_k)
 
+  groups = [np.arange(len(scores))] if classes is None else _rows_by_class(scores, truth, classes)
   # Not scipy.stats.bootstrap: one resample without a ρ would leave it no interval.
   rng = np.random.default_rng(seed)
   resampled = []
   with np.errstate(invalid="ignore"):  # a resample of a single value has no ρ
     for size in np.diff(np.r_[0 : resamples : max(1, 2_000_000 // len(scores)), resamples]):
-      rows = rng.integers(len(scores), size=(size, len(scores)))
-      resampled.append(spearman(scores[rows], truth[rows]))
+      drawn = [rows[rng.integers(len(rows), size=(size, len(rows)))] for rows in groups]
+      resampled.append(_mean_spearman(scores, truth, drawn))
   low, high = np.nanpercentile(np.concatenate(resampled), [2.5, 97.5])
   precision = None
   if top_k is not None:
     precision = float(_share_of_top(scores, top_k) @ _share_of_top(truth, top_k)) / top_k
   return Agreement(
-    spearman=float(spearman(scores, truth)),
+    spearman=float(_mean_spearman(scores, truth, groups)),
     low=float(low),
     high=float(high),
     precision_at_k=precision,
   )
+
+
+def _mean_spearman(scores: np.ndarray, truth: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
+  """Returns the mean ρ of groups of rows [..., k] by their sizes, of those that have one."""
+  found = np.stack([spearman(scores[rows], truth[rows]) for rows in groups])
+  sizes = np.array([rows.shape[-1] for rows in groups])
+  known = np.isfinite(found)
+  weights = known * sizes.reshape(-1, *[1] * (found.ndim - 1))
+  return (np.where(known, found, 0) * (weights / weights.sum(axis=0))).sum(axis=0)
+
+
+def _rows_by_class(scores: np.ndarray, truth: np.ndarray, classes: ArrayLike) -> list[np.ndarray]:
+  """Returns the rows of each class in which scores and truth both order something."""
+  classes = np.asarray(classes)
+  if classes.shape != scores.shape:
+    raise ValueError(
+      f"agreement got classes {list(classes.shape)}, must be [{len(scores)}], one for each example."
+    )
+  groups = [np.flatnonzero(classes == each) for each in np.unique(classes)]
+  ordered = [
+    rows
+    for rows in groups
+    if len(rows) >= 3 and np.ptp(scores[rows]) > 0 and np.ptp(truth[rows]) > 0
+  ]
+  if not ordered:
+    raise ValueError(
+      f"agreement: in none of {len(groups)} classes at least 3 examples differ in scores and in "
+      "truth. Leave out classes."
+    )
+  return ordered
 
 
 def _share_of_top(values: np.ndarray, k: int) -> np.ndarray:

@@ -163,6 +163,9 @@ def check_whole(out):
   found = json.loads((out / "metrics.json").read_text())
   assert found["ground_truth"]["models"] == 4
   assert set(found["proxies"]) == scored
+  ranks = {"spearman", "spearman within class"}
+  for rows in found["proxies"].values():
+    assert ranks <= {figure.name for figure in metrics.figures.read(rows)}
   rows = {"original", "retrain", "fine-tune", "NegGrad+ vanilla", "RUM shuffle", "RUM ground truth"}
   assert rows | {f"RUM {name}" for name in scored} <= set(found["methods"])
   for method in found["methods"].values():

@@ -222,6 +222,10 @@ def test_a_constant_proxy_has_no_rank_and_does_not_end_the_run():
   assert judge.ranked(np.arange(9.0), np.arange(9.0) ** 2, 3).spearman == 1
   for scores, truth in ((np.ones(9), np.arange(9.0)), (np.arange(9.0), np.zeros(9))):
     assert np.isnan(judge.ranked(scores, truth, 3).spearman)
+    assert np.isnan(judge.ranked(scores, truth, classes=np.arange(9) % 2).spearman)
+  steps, kinds = np.arange(9.0) % 3, np.arange(9) % 3  # constant in each class
+  assert np.isnan(judge.ranked(steps, np.arange(9.0), classes=kinds).spearman)
+  assert judge.ranked(np.arange(9.0), np.arange(9.0), classes=kinds).spearman == 1
   what = {"within": judge.CORRELATION, "name": "spearman"}
   assert np.isnan(judge.maybe_over_seeds([0.5, np.nan, 0.6], **what).value)
   figure = judge.maybe_over_seeds([0.5, 0.6], **what)

@@ -96,6 +96,8 @@ def test_ties_at_the_edge_count_as_if_broken_at_random():
     ([[1, 2, 3]], [1, 2, 3], {}, r"scores \[n\].*got \(1, 3\)"),
     ([1, 2, 3], [1, 2, 3], {"top_k": 0}, r"top_k=0, must be in \[1, 3\]"),
     ([1, 2, 3], [1, 2, 3], {"top_k": 4}, r"top_k=4, must be in \[1, 3\]"),
+    ([1, 2, 3], [1, 2, 3], {"classes": [0, 1]}, r"classes \[2\], must be \[3\]"),
+    ([1, 2, 3], [1, 2, 3], {"classes": [0, 0, 1]}, r"none of 2 classes at least 3 examples differ"),
   ],
 )
 def test_what_cannot_be_ranked_is_refused(scores, truth, options, pattern):
@@ -106,3 +108,37 @@ def test_what_cannot_be_ranked_is_refused(scores, truth, options, pattern):
 def test_resamples_of_one_value_raise_no_warning():
   result = agreement([0, 0, 0, 1], [0, 0, 1, 1])
   assert -1 <= result.low <= result.spearman <= result.high <= 1
+
+
+def test_within_classes_it_is_the_mean_of_each_by_its_size():
+  rng = np.random.default_rng(0)
+  classes = rng.permutation(np.repeat([3, 1, 2], [50, 120, 30]))
+  a, b = correlated(200, 1)
+  a, b = a + 5 * classes, b + 5 * classes  # hard classes: all in all they agree
+  got = agreement(a, b, classes=classes, resamples=500)
+  each = [spearmanr(a[classes == c], b[classes == c]).statistic for c in (1, 2, 3)]
+  np.testing.assert_allclose(got.spearman, np.average(each, weights=[120, 30, 50]), rtol=1e-12)
+  assert got.low < got.spearman < got.high < agreement(a, b).low
+  same = agreement(a, b, classes=np.zeros(200))
+  assert same == agreement(a, b)
+  # Of two and a constant one nothing is known.
+  more = np.r_[classes, [7, 7], [8, 8, 8, 8]]
+  wider = agreement(np.r_[a, 1, 2, 9, 9, 9, 9], np.r_[b, 2, 1, 1, 2, 3, 4], classes=more)
+  assert wider.spearman == pytest.approx(got.spearman)
+
+
+def test_the_interval_within_classes_covers_the_truth():
+  truth = 6 / np.pi * np.arcsin(0.3)  # Spearman's ρ of a bivariate normal of correlation 0.6
+  covered = []
+  for seed in range(100):
+    a, b = correlated(120, seed, 0.6)
+    classes = np.arange(120) % 3
+    found = agreement(a + 9 * classes, b - 9 * classes, classes=classes, resamples=300)
+    covered.append(found.low <= truth <= found.high)
+  assert 0.86 <= np.mean(covered) <= 0.99
+
+
+def test_a_resample_in_which_one_class_is_constant_counts_the_others():
+  scores, truth = [1, 1, 2, 1, 2, 3, 4, 5], [1, 2, 3, 1, 2, 3, 5, 4]
+  found = agreement(scores, truth, classes=[0, 0, 0, 1, 1, 1, 1, 1], resamples=200)
+  assert np.isfinite([found.low, found.high]).all()
