@@ -46,7 +46,7 @@ class Config(setting.Flags):
     damping: of EK-FAC.
   """
 
-  model: Literal["mlp", "cnn", "resnet18"] = "mlp"
+  model: Literal["mlp", "cnn", "resnet8", "resnet18"] = "mlp"
   models: tuple[int, ...] = (100, 200, 400)
   heldout: int = 100
   fraction: float = 0.7

@@ -59,7 +59,7 @@ class Config(setting.Flags):
   seconds: tuple[float, ...] = ()
   retrained_seconds: float | None = None
   against: Path | None = None
-  model: Literal["mlp", "cnn", "resnet18", "gpt"] = "mlp"
+  model: Literal["mlp", "cnn", "resnet8", "resnet18", "gpt"] = "mlp"
   num_models: int = 16
   out: Path = Path("runs/evaluation")
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxmul import data, metrics, proxies
 from jaxmul.binding import Network
 from jaxmul.metrics import Figure, find
+from jaxmul.proxies.rank_agreement import rows_by_class
 
 # What tables show first; the gap is best at 0, the others at 1.
 HEADLINE = ("example gap", "ToW by group", "ToW", "ToW-MIA")
@@ -62,14 +63,14 @@ def ranked(
   classes: np.ndarray | None = None,
   resamples: int = 1000,
 ) -> proxies.Agreement:
-  """Returns the agreement of a proxy; NaN where it or the truth is constant, and orders nothing.
+  """Returns the agreement of a proxy; NaN where nothing is ordered, in no class where these are.
 
-  Within classes that is where it is so of each that has 3 examples.
+  A proxy or a truth that is constant orders nothing.
   """
-  groups = [slice(None)] if classes is None else [classes == each for each in np.unique(classes)]
-  if not any(
-    len(truth[rows]) > 2 and np.ptp(scores[rows]) and np.ptp(truth[rows]) for rows in groups
-  ):
+  ordered = np.ptp(scores) > 0 and np.ptp(truth) > 0
+  if ordered and classes is not None:
+    ordered = bool(rows_by_class(scores, truth, classes))
+  if not ordered:
     return proxies.Agreement(spearman=np.nan, low=np.nan, high=np.nan, precision_at_k=np.nan)
   return proxies.agreement(scores, truth, top_k=top_k, classes=classes, resamples=resamples)
 

@@ -51,7 +51,7 @@ class Config(TruthFlags):
     seeds: networks whose cumulative loss chooses candidates; repetitions take them in turn.
   """
 
-  model: Literal["mlp", "cnn", "resnet18"] = "mlp"
+  model: Literal["mlp", "cnn", "resnet8", "resnet18"] = "mlp"
   num_models: int = 400
   budgets: tuple[int, ...] = (25, 50, 100)
   share: float = 0.1

@@ -71,6 +71,11 @@ def prepare(
   if config.cross_fit is not None:
     cross_fit = read_estimate(config.cross_fit, training, "cross-fit")
     cross_fit_seconds = float("nan")
+    if cross_fit.digest == estimate.digest:
+      raise ValueError(
+        f"--cross-fit {config.cross_fit} is the ground truth, which the autopilot must not know. "
+        "Pass that of other networks, or leave it out."
+      )
   else:
     cross_fit, cross_fit_seconds = cross_fitted(config, recipe, training, config.folds)
   split = setting.split_of(np.sort(np.concatenate(groups)), training, heldout, parts.test)

@@ -47,7 +47,7 @@ class Config(setting.Flags):
     distributed: one JAX job of several processes; on Slurm, MPI and TPU pods it finds the others.
   """
 
-  model: Literal["mlp", "cnn", "resnet18"] = "mlp"
+  model: Literal["mlp", "cnn", "resnet8", "resnet18"] = "mlp"
   num_models: int = 400
   fraction: float = 0.7
   until_width: float | None = None

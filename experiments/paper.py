@@ -1,4 +1,4 @@
-"""The papers' experiments at their own size: RUM on CIFAR-10, CIFAR-100 and Tiny-ImageNet.
+"""RUM on all of CIFAR-10, CIFAR-100 and Tiny-ImageNet: the papers' experiments, and two of ours.
 
     python -m experiments.paper cifar10 --data-dir ~/tensorflow_datasets --out runs/cifar10
     python -m experiments.paper cifar10 --smoke --out runs/smoke
@@ -6,7 +6,8 @@
 It is `experiments.rum` with the published numbers: SGD with momentum 0.9 and weight decay 5e-4,
 batches of 256, rate 0.1 along a cosine, 30 epochs, no augmentation; 400 models for the ground
 truth, each on 70 % of the images; 1,000 examples each of high, medium and low memorization to
-forget; RUM's published plans. What has no published number is named in docs/paper.md.
+forget; RUM's published plans. What has no published number is named in docs/paper.md; the preset
+`cifar10_resnet8` has numbers of its own, for two CPU cores.
 
 Several machines share the ground truth, nearly all of the cost, through a folder that all of them
 see: each runs `--part 1/16`, `--part 2/16` …, or `--distributed` as one JAX job; then the command
@@ -34,16 +35,16 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import cli, logs, main_job, main_job_flags, setting
+from experiments import cli, logs, main_job, main_job_flags, main_job_results, setting
 from experiments.truth import check_part, compute_part, scheduled_truth
-from jaxmul import data, models, retraining, train
+from jaxmul import data, models, retraining, rum, train, unlearn
 
 Name = Literal["cifar10", "cifar10_resnet8", "cifar100", "tiny_imagenet", "tiny_imagenet_vit"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
-  """A published experiment.
+  """What a preset sets.
 
   Attributes:
     network: of `jaxmul.models`.
@@ -56,7 +57,8 @@ class Preset:
     epochs, batch_size: of every training run.
     augment: of `train.Recipe`.
     num_models: models of the ground truth.
-    proxy, method, audit_models: of `experiments.rum`.
+    proxy, rank, audit_models: as the flags of `experiments.rum`.
+    whole: what is done to the whole forget set besides the published methods, by name.
   """
 
   network: main_job_flags.ModelName
@@ -72,8 +74,9 @@ class Preset:
   augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
   num_models: int = 400
   proxy: tuple[str, ...] = main_job_flags.PROXIES
-  method: tuple[str, ...] = ()
+  rank: tuple[str, ...] = ()
   audit_models: int = 16
+  whole: dict[str, rum.Step] = dataclasses.field(default_factory=dict)
 
 
 def cifar10() -> Preset:
@@ -104,8 +107,12 @@ def cifar10_resnet8() -> Preset:
     augment=setting.mirrored_and_shifted,
     num_models=32,
     proxy=("confidence", "correctness", "curvature", "heldout_divergence"),
-    method=("jaxmul.unlearn:scrub", "jaxmul.unlearn:l1_sparse"),
+    rank=("max_confidence", "entropy", "cumulative_loss"),
     audit_models=8,
+    whole={
+      "SCRUB": rum.Step(unlearn.scrub(), 5, 64),
+      "L1-sparse": rum.Step(unlearn.l1_sparse(), 10, 64),
+    },
   )
 
 
@@ -161,7 +168,7 @@ PRESETS = {make.__name__: make for make in _MAKERS}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """A published experiment.
+  """A preset.
 
   Attributes:
     preset: which.
@@ -171,7 +178,7 @@ class Config:
     seeds: training seeds; one gives no intervals.
     num_models: models of the ground truth; None are as many as the preset has.
     truth: .npz of an Estimate of this data, which takes their place.
-    cross_fit: .npz of the Estimate of the networks that the autopilot knows, likewise.
+    cross_fit: .npz of the Estimate that the autopilot knows, in the place of its networks.
     audit_models: originals and oracles (each) that the evaluator is audited with; None are as many
       as the preset has, and 0 leaves it out.
     bfloat16: compute in bfloat16; params and statistics stay float32.
@@ -216,7 +223,7 @@ def job_of(config: Config, preset: Preset) -> main_job_flags.Config:
     plan=config.plan,
     seeds=config.seeds,
     proxy=preset.proxy,
-    method=preset.method,
+    rank=preset.rank,
     num_models=preset.num_models if models_asked is None else models_asked,
     truth=config.truth,
     cross_fit=config.cross_fit,
@@ -237,6 +244,7 @@ def job_of(config: Config, preset: Preset) -> main_job_flags.Config:
     job,
     dataset=f"{config.preset}, made up",
     proxy=("confidence", "curvature", "heldout_divergence"),
+    rank=(),
     seeds=1,
     num_models=4,
     group_size=3,
@@ -244,6 +252,13 @@ def job_of(config: Config, preset: Preset) -> main_job_flags.Config:
     batch_size=64,
     audit_models=0,
   )
+
+
+def work_of(job: main_job_flags.Config, preset: Preset) -> main_job_results.Work:
+  """Returns what is done to the forget set; the plan's own method is last, what RUM should beat."""
+  work = main_job.work_of(job)
+  own = {name: {"published": step} for name, step in preset.whole.items()}
+  return dataclasses.replace(work, plain=own | work.plain)
 
 
 def cut(
@@ -299,7 +314,7 @@ def main(config: Config) -> None:
   dataset, parts = cut(preset, *images, key)
   recipe = recipe_of(config, preset, job)
   if not (config.part or config.distributed):
-    main_job.run(job, dataset, parts, recipe, data_seconds=data_seconds)
+    main_job.run(job, dataset, parts, recipe, work_of(job, preset), data_seconds=data_seconds)
     return
   schedule, chunks = scheduled_truth(job, recipe, dataset.take(parts.train))
   if config.part:

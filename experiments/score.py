@@ -83,7 +83,7 @@ class Config(TruthFlags):
     sample: share of examples whose truth the combined proxy gets, in (0, 1).
   """
 
-  model: Literal["mlp", "cnn", "resnet18"] = "cnn"
+  model: Literal["mlp", "cnn", "resnet8", "resnet18"] = "cnn"
   proxy: tuple[str, ...] = PROXIES
   every: int = 1
   planted: float = 0.1

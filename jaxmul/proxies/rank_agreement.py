@@ -43,7 +43,8 @@ def agreement(
       ties at the edge of the k counts in expectation, as if ties were broken at random in each.
     classes: [n], the class of each example: ρ is then that within a class, the mean over classes by
       their sizes. Some of the ρ between all examples is of classes that are harder than others.
-      Left out are classes of fewer than 3 examples, or with a constant for scores or truth.
+      Left out are classes of fewer than 3 examples, or with a constant for scores or truth. The k
+      largest are those of all.
     resamples: of the percentile bootstrap over examples, those of a class by themselves.
     seed: of the resampling.
 
@@ -69,7 +70,12 @@ def agreement(
   if top_k is not None:
     _check.in_range("agreement", 1, len(scores), top_k=top_k)
 
-  groups = [np.arange(len(scores))] if classes is None else _rows_by_class(scores, truth, classes)
+  groups = [np.arange(len(scores))] if classes is None else rows_by_class(scores, truth, classes)
+  if not groups:
+    raise ValueError(
+      f"agreement: in none of {np.unique(classes).size} classes at least 3 examples differ in scores "
+      "and in truth. Leave out classes."
+    )
   # Not scipy.stats.bootstrap: one resample without a ρ would leave it no interval.
   rng = np.random.default_rng(seed)
   resampled = []
@@ -98,25 +104,19 @@ def _mean_spearman(scores: np.ndarray, truth: np.ndarray, groups: list[np.ndarra
   return (np.where(known, found, 0) * (weights / weights.sum(axis=0))).sum(axis=0)
 
 
-def _rows_by_class(scores: np.ndarray, truth: np.ndarray, classes: ArrayLike) -> list[np.ndarray]:
-  """Returns the rows of each class in which scores and truth both order something."""
+def rows_by_class(scores: np.ndarray, truth: np.ndarray, classes: ArrayLike) -> list[np.ndarray]:
+  """Returns the rows of each class that has a ρ: 3 examples, scores and truth not constant."""
   classes = np.asarray(classes)
   if classes.shape != scores.shape:
     raise ValueError(
       f"agreement got classes {list(classes.shape)}, must be [{len(scores)}], one for each example."
     )
   groups = [np.flatnonzero(classes == each) for each in np.unique(classes)]
-  ordered = [
+  return [
     rows
     for rows in groups
     if len(rows) >= 3 and np.ptp(scores[rows]) > 0 and np.ptp(truth[rows]) > 0
   ]
-  if not ordered:
-    raise ValueError(
-      f"agreement: in none of {len(groups)} classes at least 3 examples differ in scores and in "
-      "truth. Leave out classes."
-    )
-  return ordered
 
 
 def _share_of_top(values: np.ndarray, k: int) -> np.ndarray:

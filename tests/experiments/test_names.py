@@ -433,6 +433,9 @@ def test_cross_fitting_can_be_handed_in_and_is_told_by_its_content(files, capsys
   assert name_of("rum", handed, read) == name_of("rum", config, made)
   estimate(made.training.ids, seed=3).save(path)
   assert name_of("rum", handed) != name_of("rum", config, made)
+  made.truth.save(path)
+  with pytest.raises(ValueError, match="is the ground truth, which the autopilot must not know"):
+    problem_of("rum", handed)
   made.cross_fit.take(made.training.ids[1:]).save(path)
   with pytest.raises(ValueError, match="the cross-fit lacks 1 of"):
     problem_of("rum", handed)

@@ -89,7 +89,18 @@ def test_the_network_for_two_cores_takes_what_is_said():
   assert (job.num_models, job.audit_models) == (8, 0)
   job = paper.job_of(config("cifar10_resnet8"), preset)
   assert (job.num_models, job.audit_models, job.group_size) == (32, 8, 1000)
+  assert set(job.proxy) == {"confidence", "correctness", "curvature", "heldout_divergence"}
+  assert job.rank == ("max_confidence", "entropy", "cumulative_loss")
+  whole = paper.work_of(job, preset).plain
+  epochs = {name: [step.epochs for step in steps.values()] for name, steps in whole.items()}
+  assert list(epochs)[-1] == "SalUn vanilla"
+  published = {"SCRUB": [5], "L1-sparse": [10], "fine-tune": [10], "NegGrad+ vanilla": [5]}
+  assert epochs == published | {"SalUn vanilla": [10]}
+  assert {step.batch_size for steps in whole.values() for step in steps.values()} == {64}
   recipe = paper.recipe_of(given, preset, job)
+  ours = {"epochs": 14, "batch_size": 64, "augment": setting.mirrored_and_shifted}
+  assert recipe == dataclasses.replace(PUBLISHED, model=recipe.model, **ours)
+  assert recipe.model == models.resnet8(mean=preset.mean, std=preset.std)
   said = re.search(r"of (\S+) MFLOP forward", paper.cifar10_resnet8.__doc__)
   assert said
   assert said.group(1) == f"{forward_flops(recipe.model, 32) / 1e6:.0f}"
