@@ -73,8 +73,8 @@ def agreement(
   groups = [np.arange(len(scores))] if classes is None else rows_by_class(scores, truth, classes)
   if not groups:
     raise ValueError(
-      f"agreement: in none of {np.unique(classes).size} classes at least 3 examples differ in scores "
-      "and in truth. Leave out classes."
+      f"agreement: in none of {np.unique(classes).size} classes at least 3 examples differ in "
+      "scores and in truth. Leave out classes."
     )
   # Not scipy.stats.bootstrap: one resample without a ρ would leave it no interval.
   rng = np.random.default_rng(seed)
