@@ -70,12 +70,15 @@ def agreement(
   if top_k is not None:
     _check.in_range("agreement", 1, len(scores), top_k=top_k)
 
-  groups = [np.arange(len(scores))] if classes is None else rows_by_class(scores, truth, classes)
-  if not groups:
-    raise ValueError(
-      f"agreement: in none of {np.unique(classes).size} classes at least 3 examples differ in "
-      "scores and in truth. Leave out classes."
-    )
+  groups = [np.arange(len(scores))]
+  if classes is not None:
+    groups = rows_by_class(scores, truth, classes)
+    if not groups:
+      raise ValueError(
+        f"agreement: in none of {np.unique(classes).size} classes at least 3 examples differ in "
+        "scores and in truth. Leave out classes."
+      )
+
   # Not scipy.stats.bootstrap: one resample without a ρ would leave it no interval.
   rng = np.random.default_rng(seed)
   resampled = []
