@@ -43,7 +43,7 @@ def work_of(config: Config) -> Work:
     "fine-tune": rum.Step(unlearn.fine_tune(), 10, batch),
     "NegGrad+ vanilla": rum.Step(unlearn.neg_grad_plus(), 5, batch),
   }
-  if config.plan == "salun":
+  if "salun" in config.plans:
     steps["SalUn vanilla"] = rum.Step(unlearn.salun(), 10, batch)
 
   def choose(training, truth, key):
@@ -172,12 +172,13 @@ def resumed(config: Config, problem: Problem, log: logs.Log) -> list[SeedResult]
 
 
 def steps_of(config: Config) -> dict[str, str]:
-  """Returns what the plan does to each group, with every setting: {group: algorithm(…), …}."""
-  if config.plan == "auto":
+  """Returns what a plan does to each group, with every setting: {group: algorithm(…), …}."""
+  if not config.plans:
     return dict.fromkeys(rum.Selection._fields, "what the autopilot chose, see metrics.json")
-  plan = PLANS[config.plan](config.batch_size)
   return {
-    group: words_of(step) for group, step in zip(rum.Selection._fields, plan.steps, strict=True)
+    f"{group}{end}": words_of(step)
+    for plan, end in config.plans.items()
+    for group, step in zip(rum.Selection._fields, PLANS[plan](config.batch_size).steps, strict=True)
   }
 
 

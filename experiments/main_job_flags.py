@@ -30,7 +30,8 @@ class Config(TruthFlags):
       a function that returns one; it gets a row of the table.
     export: also write the table, with intervals, as table.csv, table.tex or table.parquet.
     plan: what RUM does to the groups: a published plan, salun (none, fine-tune, SalUn) or
-      neg_grad_plus (three times); or auto, the autopilot, for each refinement anew.
+      neg_grad_plus (three times); both, each with rows of its own; or auto, the autopilot, for each
+      refinement anew.
     forget: what is to be deleted: memorization (RUM's three groups), random, or a class by its
       number, all of it; the latter two are cut into three groups by the ground truth.
     folds: K of the K networks, each trained without one K-th of the data, that tell the autopilot
@@ -54,7 +55,7 @@ class Config(TruthFlags):
   rank: tuple[str, ...] = ()
   method: tuple[str, ...] = ()
   export: exports.Kind | None = None
-  plan: Literal["salun", "neg_grad_plus", "auto"] = "salun"
+  plan: Literal["salun", "neg_grad_plus", "both", "auto"] = "salun"
   forget: str = "memorization"
   folds: int = 5
   cross_fit: Path | None = None
@@ -92,6 +93,13 @@ class Config(TruthFlags):
       )
     if self.checkpoints:
       checkpoint.refuse_path(self.out)
+
+  @property
+  def plans(self) -> dict[str, str]:
+    """{plan: what the name of its rows ends with}; none where the autopilot chooses for all."""
+    if self.plan == "both":
+      return {"salun": "", "neg_grad_plus": ", NegGrad+"}
+    return {} if self.plan == "auto" else {self.plan: ""}
 
   @property
   def scored(self) -> tuple[str, ...]:

@@ -26,11 +26,15 @@ class Method(NamedTuple):
       forget set stays whole.
     tuned: whether the autopilot chose what is done.
     own: whether the user brought it.
+    plan: the published plan that is followed, or "".
+    beside: the methods that it is compared with, seed by seed.
   """
 
   scores: str | None = None
   tuned: bool = False
   own: bool = False
+  plan: str = ""
+  beside: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -350,46 +354,46 @@ def scoring_of(
 def differences_of(
   methods: Mapping[str, Method], figures: Mapping[str, Sequence[Figure]]
 ) -> dict[str, dict[str, list[Figure]]]:
-  """Returns {method: {other: differences}}: each RUM and own method beside what it should beat.
+  """Returns {method: {other: differences}} of those that are compared with others.
 
-  The others are the same plan on groups drawn at random, the plan's own algorithm on the whole
-  forget set, the autopilot on it, and RUM with the ground truth. Methods of a seed share the
-  original and the oracle.
+  Methods of a seed share the original and the oracle.
   """
-  whole = [name for name, method in methods.items() if method == Method()]
-  others = ["RUM shuffle", whole[-1], "vanilla, tuned", "RUM ground truth"]
   return {
     name: {
       other: [
         metrics.figures.difference(find(figures[name], figure), find(figures[other], figure))
         for figure in HEADLINE
       ]
-      for other in others
+      for other in method.beside
       if other != name
     }
     for name, method in methods.items()
-    if method.own or method.scores not in (None, "shuffle")
+    if method.beside
   }
 
 
 def show_differences(
   differences: Mapping[str, Mapping[str, Sequence[Figure]]], figure: str, seeds: int
 ) -> None:
-  """Prints one row for each method: its figure minus that of others, seed by seed."""
-  others = list(dict.fromkeys(other for beside in differences.values() for other in beside))
-  rows = []
+  """Prints one row for each method: its figure minus that of others, seed by seed.
+
+  A table for each plan: methods of one plan are first compared with the same random groups.
+  """
+  plans: dict[str, dict[str, dict[str, str]]] = {}
   for name, beside in differences.items():
-    cells = dict.fromkeys(others, "")
+    cells = plans.setdefault(next(iter(beside)), {}).setdefault(name, {})
     for other, figures in beside.items():
       difference = find(figures, figure)
       cells[other] = f"{tables.with_half_width(difference)} (p {difference.p:.2f})"
-    rows.append((name, *cells.values()))
   better = "below 0 is better" if figure == "example gap" else "above 0 is better"
   title = (
     f"{figure} minus that of another method ({better}), mean ± 95 % t over {seeds} seeds; p: sign "
     f"flips, at least {2 ** (1 - seeds):.2f}"
   )
-  tables.show(title, ("method", *(f"− {other}" for other in others)), rows)
+  for of_plan in plans.values():
+    others = dict.fromkeys(other for cells in of_plan.values() for other in cells)
+    rows = [(name, *(cells.get(o, "") for o in others)) for name, cells in of_plan.items()]
+    tables.show(title, ("method", *(f"− {other}" for other in others)), rows)
 
 
 def print_table(

@@ -20,14 +20,20 @@ Arrays = dict[str, np.ndarray]
 
 def methods_of(config: Config, plain: Iterable[str]) -> dict[str, main_job_results.Method]:
   """Returns what each seed is judged by, in the order of the tables; `plain` of the `Work`."""
-  auto, first = config.plan == "auto", own.label(config.proxy[0])
-  methods = {name: main_job_results.Method() for name in ("original", "retrain", *plain)}
-  methods |= {own.label(name): main_job_results.Method(own=True) for name in config.method}
-  for scores in ("shuffle", "ground truth", *map(own.label, config.proxy)):
-    methods[f"RUM {scores}"] = main_job_results.Method(scores, tuned=auto)
-  methods["vanilla, tuned"] = main_job_results.Method(tuned=True)
-  if not auto:
-    methods[f"RUM {first}, tuned"] = main_job_results.Method(first, tuned=True)
+  Method, first = main_job_results.Method, own.label(config.proxy[0])
+  whole = list(plain)
+  beside = "RUM shuffle", whole[-1], "vanilla, tuned", "RUM ground truth"
+  methods = {name: Method() for name in ("original", "retrain", *whole)}
+  methods |= {own.label(name): Method(own=True, beside=beside) for name in config.method}
+  for plan, end in (config.plans or {"": ""}).items():
+    alone = "NegGrad+ vanilla" if end else whole[-1]
+    others = f"RUM shuffle{end}", alone, "vanilla, tuned", f"RUM ground truth{end}"
+    methods[f"RUM shuffle{end}"] = Method("shuffle", tuned=not plan, plan=plan)
+    for scores in ("ground truth", *map(own.label, config.proxy)):
+      methods[f"RUM {scores}{end}"] = Method(scores, tuned=not plan, plan=plan, beside=others)
+  methods["vanilla, tuned"] = Method(tuned=True)
+  if config.plans:
+    methods[f"RUM {first}, tuned"] = Method(first, tuned=True, beside=beside)
   return methods
 
 
@@ -133,10 +139,9 @@ def run_seed(
   def by(scores: np.ndarray, soft: np.ndarray | None = None) -> list[np.ndarray]:
     return setting.refined(training, forget, scores, soft)
 
-  def by_plan(groups: list[np.ndarray]) -> tuple[Network, np.ndarray]:
-    plan = PLANS[config.plan](batch)
-    network = rum.meta_unlearn(plan, original, training, groups, keys[4])
-    return network, np.array([config.plan])
+  def by_plan(plan: str, groups: list[np.ndarray]) -> tuple[Network, np.ndarray]:
+    network = rum.meta_unlearn(PLANS[plan](batch), original, training, groups, keys[4])
+    return network, np.array([plan])
 
   steps = work.plain | {own.label(name): {"": own.step(name, batch)} for name in config.method}
   candidates = rum.candidates(problem.recipe, problem.dataset.take(problem.heldout.proxy))
@@ -166,7 +171,7 @@ def run_seed(
       network, seconds = networks[name]
     else:
       begin(f"{label}: {name}")
-      make = functools.partial(by_plan, groups)
+      make = functools.partial(by_plan, method.plan, groups)
       if method.tuned:
         make = functools.partial(autopilot, groups)
       elif name in steps:

@@ -174,7 +174,7 @@ class Config:
     preset: which.
     data_dir: folder of prepared TFDS data sets, or tiny-imagenet-200 itself; of CIFAR also an .npz
       file as experiments.cifar10_small --whole writes it, with ids of test images from 50,000 on.
-    plan: RUM's published plan: salun (none, fine-tune, SalUn) or neg_grad_plus (three times).
+    plan: RUM's published plan: salun (none, fine-tune, SalUn), neg_grad_plus (three times) or both.
     seeds: training seeds; one gives no intervals.
     num_models: models of the ground truth; None are as many as the preset has.
     truth: .npz of an Estimate of this data, which takes their place.
@@ -194,7 +194,7 @@ class Config:
 
   preset: tyro.conf.Positional[Name]
   data_dir: Path | None = None
-  plan: Literal["salun", "neg_grad_plus"] = "salun"
+  plan: Literal["salun", "neg_grad_plus", "both"] = "salun"
   seeds: int = 3
   num_models: int | None = None
   truth: Path | None = None

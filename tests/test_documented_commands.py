@@ -383,7 +383,7 @@ COMMANDS: dict[str, Check] = {
   ".venv/bin/python -m pytest -m slow": slow_tests,
   "python -m experiments.cifar10_small cifar10.npz --whole": small(),
   f"{PAPER} cifar10 --data-dir cifar10.npz --out runs/cifar10": preset,
-  f"{PAPER} cifar10_resnet8 --data-dir cifar10.npz --out runs/cifar10_resnet8": preset,
+  f"{PAPER} cifar10_resnet8 --data-dir cifar10.npz --plan both --out runs/cifar10_resnet8": preset,
   f"{PAPER} cifar10 {CIFAR} --out runs/cifar10": preset,
   f"{PAPER} cifar100 {CIFAR} --out runs/cifar100": preset,
   f"{PAPER} tiny_imagenet {TINY} --out runs/tiny": preset,

@@ -78,6 +78,35 @@ def test_own_rows_are_in_the_table_and_are_compared():
   assert "SalUn vanilla" in differences["RUM f"]
 
 
+def test_both_plans_have_rows_each_beside_its_own(capsys):
+  config = main_job_flags.Config(plan="both", proxy=("confidence",))
+  methods = main_job_seed.methods_of(config, main_job.work_of(config).plain)
+  alone = {"salun": "SalUn vanilla", "neg_grad_plus": "NegGrad+ vanilla"}
+  assert set(alone.values()) < set(methods)
+  for plan, end in {"salun": "", "neg_grad_plus": ", NegGrad+"}.items():
+    rum = methods[f"RUM confidence{end}"]
+    truth = f"RUM ground truth{end}"
+    assert (rum.plan, rum.tuned, rum.scores) == (plan, False, "confidence")
+    assert rum.beside == (f"RUM shuffle{end}", alone[plan], "vanilla, tuned", truth)
+    assert methods[f"RUM shuffle{end}"].beside == ()
+  assert list(main_job.steps_of(config)) == [
+    *("low", "medium", "high"),
+    *("low, NegGrad+", "medium, NegGrad+", "high, NegGrad+"),
+  ]
+  figures = {
+    name: [over_seeds([0.1 * row, 0.3], name=figure) for figure in main_job_results.HEADLINE]
+    for row, name in enumerate(methods)
+  }
+  differences = main_job_results.differences_of(methods, figures)
+  assert "RUM shuffle" not in differences
+  main_job_results.show_differences(differences, "ToW", 2)
+  first, second = capsys.readouterr().out.split("ToW minus that of another")[1:]
+  assert "− SalUn vanilla" in first
+  assert "NegGrad+" not in first
+  assert "− NegGrad+ vanilla" in second
+  assert "SalUn" not in second
+
+
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
