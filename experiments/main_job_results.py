@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -18,7 +18,8 @@ from jaxmul.metrics import Blind, Figure, find
 LAYOUT = 3  # of what is kept of a seed: raise it where an older file cannot be read
 
 
-class Method(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
   """One way to a network that is judged.
 
   Attributes:
@@ -165,7 +166,7 @@ def write(
     out / "metrics.json",
     {
       "methods": {
-        name: {**method._asdict(), "figures": figures[name]} for name, method in methods.items()
+        name: {**vars(method), "figures": figures[name]} for name, method in methods.items()
       },
       "differences": differences,
       "proxies": scored,

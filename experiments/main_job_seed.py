@@ -28,12 +28,14 @@ def methods_of(config: Config, plain: Iterable[str]) -> dict[str, main_job_resul
   for plan, end in (config.plans or {"": ""}).items():
     alone = "NegGrad+ vanilla" if end else whole[-1]
     others = f"RUM shuffle{end}", alone, "vanilla, tuned", f"RUM ground truth{end}"
-    methods[f"RUM shuffle{end}"] = Method("shuffle", tuned=not plan, plan=plan)
+    methods[f"RUM shuffle{end}"] = Method(scores="shuffle", tuned=not plan, plan=plan)
     for scores in ("ground truth", *map(own.label, config.proxy)):
-      methods[f"RUM {scores}{end}"] = Method(scores, tuned=not plan, plan=plan, beside=others)
+      methods[f"RUM {scores}{end}"] = Method(
+        scores=scores, tuned=not plan, plan=plan, beside=others
+      )
   methods["vanilla, tuned"] = Method(tuned=True)
   if config.plans:
-    methods[f"RUM {first}, tuned"] = Method(first, tuned=True, beside=beside)
+    methods[f"RUM {first}, tuned"] = Method(scores=first, tuned=True, beside=beside)
   return methods
 
 
