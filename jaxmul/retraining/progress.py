@@ -101,5 +101,6 @@ class Progress:
     if self._computed:
       rate = self._computed / (now - self._start)
       left = datetime.timedelta(seconds=round((self._total - done) / rate))
-      text += f", {rate:.{0 if rate >= 10 else 2}f} /s, {left} left"
+      said = f"{rate:.{0 if rate >= 10 else 2}f} /s" if rate >= 0.1 else f"{3600 * rate:.0f} /h"
+      text += f", {said}, {left} left"
     return f"{text}, {self._said}" if self._said else text

@@ -44,6 +44,15 @@ def test_a_log_gets_lines_whose_rate_leaves_out_what_was_stored(monkeypatch):
   assert 8 < float(found[1]) <= 80  # 8 models in 0.1 s or, on a busy machine, more
 
 
+def test_the_rate_of_slow_models_is_told_by_the_hour(monkeypatch):
+  now = [1.0]
+  monkeypatch.setattr(time, "monotonic", lambda: now[-1])
+  monkeypatch.setattr(time, "sleep", lambda _: now.append(3601.0))
+  monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
+  run([3], shown=True)
+  assert "16 of 16 models, 4 /h, 0:00:00 left" in stderr.getvalue()
+
+
 def test_in_a_job_of_several_processes_one_speaks_for_all(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   for index in (0, 1):
