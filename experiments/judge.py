@@ -63,9 +63,10 @@ def ranked(
   classes: np.ndarray | None = None,
   resamples: int = 1000,
 ) -> proxies.Agreement:
-  """Returns the agreement of a proxy; NaN where nothing is ordered, in no class where these are.
+  """Returns the agreement of a proxy, overall or within classes; NaN where there is none.
 
-  A proxy or a truth that is constant orders nothing.
+  There is none where the proxy or the truth is constant; within classes, where one of them is in
+  each class.
   """
   ordered = np.ptp(scores) > 0 and np.ptp(truth) > 0
   if ordered and classes is not None:

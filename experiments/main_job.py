@@ -18,6 +18,7 @@ from experiments.main_job_seed import methods_of, run_seed, stages_of
 from experiments.truth import cross_fitted, ground_truth, read_estimate
 from jaxmul import (
   data,
+  memorization,
   metrics,
   models,
   report,
@@ -68,16 +69,7 @@ def prepare(
   groups = work.choose(training, estimate, jax.random.fold_in(key, 6))
   setting.show_groups(groups, training, estimate)
   heldout = data.cut_heldout(parts.heldout, jax.random.fold_in(key, 2))
-  if config.cross_fit is not None:
-    cross_fit = read_estimate(config.cross_fit, training, "cross-fit")
-    cross_fit_seconds = float("nan")
-    if cross_fit.digest == estimate.digest:
-      raise ValueError(
-        f"--cross-fit {config.cross_fit} is the ground truth, which the autopilot must not know. "
-        "Pass that of other networks, or leave it out."
-      )
-  else:
-    cross_fit, cross_fit_seconds = cross_fitted(config, recipe, training, config.folds)
+  cross_fit, cross_fit_seconds = cross_fit_of(config, recipe, training, estimate)
   split = setting.split_of(np.sort(np.concatenate(groups)), training, heldout, parts.test)
   key, count = jax.random.fold_in(key, 3), config.audit_models or ORACLES
   store = cache.ensemble_store(config.out, recipe, dataset, split, key, count)
@@ -105,6 +97,21 @@ def prepare(
     },
     work=work,
   )
+
+
+def cross_fit_of(
+  config: Config, recipe: train.Recipe, training: data.Dataset, truth: memorization.Estimate
+) -> tuple[memorization.Estimate, float]:
+  """Returns what the autopilot knows, cross-fitted or from its file, and the seconds it took."""
+  if config.cross_fit is None:
+    return cross_fitted(config, recipe, training, config.folds)
+  estimate = read_estimate(config.cross_fit, training, "cross-fit")
+  if estimate.digest == truth.digest:
+    raise ValueError(
+      f"--cross-fit {config.cross_fit} is the ground truth, which the autopilot must not know. "
+      "Pass that of other networks, or leave it out."
+    )
+  return estimate, float("nan")
 
 
 def audited(config: Config, problem: Problem) -> tuple[metrics.Audit, float]:

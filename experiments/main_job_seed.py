@@ -22,20 +22,22 @@ def methods_of(config: Config, plain: Iterable[str]) -> dict[str, main_job_resul
   """Returns what each seed is judged by, in the order of the tables; `plain` of the `Work`."""
   Method, first = main_job_results.Method, own.label(config.proxy[0])
   whole = list(plain)
-  beside = "RUM shuffle", whole[-1], "vanilla, tuned", "RUM ground truth"
-  methods = {name: Method() for name in ("original", "retrain", *whole)}
-  methods |= {own.label(name): Method(own=True, beside=beside) for name in config.method}
-  for plan, end in (config.plans or {"": ""}).items():
+
+  def beside(end: str) -> tuple[str, ...]:
+    """Random groups, the plan's own algorithm on all at once, the autopilot's, and the truth."""
     alone = "NegGrad+ vanilla" if end else whole[-1]
-    others = f"RUM shuffle{end}", alone, "vanilla, tuned", f"RUM ground truth{end}"
-    methods[f"RUM shuffle{end}"] = Method(scores="shuffle", tuned=not plan, plan=plan)
+    return f"RUM shuffle{end}", alone, "vanilla, tuned", f"RUM ground truth{end}"
+
+  methods = {name: Method() for name in ("original", "retrain", *whole)}
+  methods |= {own.label(name): Method(own=True, beside=beside("")) for name in config.method}
+  for plan, end in (config.plans or {"": ""}).items():
+    by_plan = functools.partial(Method, tuned=not plan, plan=plan)
+    methods[f"RUM shuffle{end}"] = by_plan(scores="shuffle")
     for scores in ("ground truth", *map(own.label, config.proxy)):
-      methods[f"RUM {scores}{end}"] = Method(
-        scores=scores, tuned=not plan, plan=plan, beside=others
-      )
+      methods[f"RUM {scores}{end}"] = by_plan(scores=scores, beside=beside(end))
   methods["vanilla, tuned"] = Method(tuned=True)
   if config.plans:
-    methods[f"RUM {first}, tuned"] = Method(scores=first, tuned=True, beside=beside)
+    methods[f"RUM {first}, tuned"] = Method(scores=first, tuned=True, beside=beside(""))
   return methods
 
 

@@ -216,7 +216,6 @@ class Config:
 
 def job_of(config: Config, preset: Preset) -> main_job_flags.Config:
   """Returns the main job of a preset, at its own size or small enough to try out."""
-  models_asked, audited = config.num_models, config.audit_models
   job = main_job_flags.Config(
     dataset=config.preset,
     model=preset.network,
@@ -224,14 +223,14 @@ def job_of(config: Config, preset: Preset) -> main_job_flags.Config:
     seeds=config.seeds,
     proxy=preset.proxy,
     rank=preset.rank,
-    num_models=preset.num_models if models_asked is None else models_asked,
+    num_models=preset.num_models if config.num_models is None else config.num_models,
     truth=config.truth,
     cross_fit=config.cross_fit,
     group_size=1000,
     epochs=preset.epochs,
     batch_size=preset.batch_size,
     learning_rate=preset.learning_rate,
-    audit_models=preset.audit_models if audited is None else audited,
+    audit_models=preset.audit_models if config.audit_models is None else config.audit_models,
     checkpoints=True,
     key=config.key,
     data_dir=config.data_dir,
