@@ -152,7 +152,8 @@ def _cards(methods: Mapping[str, Method], card: str) -> dict[str, Figure]:
   if cheap:
     sign = -1 if card == "example gap" else 1
     best = max(cheap, key=lambda name: sign * own[name].value)
-    cards[f"{best}, the best of {len(cheap)} proxies" if len(cheap) > 1 else best] = own[best]
+    count = len({plain[name] for name in cheap})
+    cards[f"{best}, the best of {count} proxies" if count > 1 else best] = own[best]
   return cards
 
 

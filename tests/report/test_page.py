@@ -123,19 +123,23 @@ def test_where_a_method_forgets_is_told_of_each_group(toy):
 def test_the_cards_have_the_best_of_the_proxies_beside_the_ground_truth(toy, tmp_path):
   record = json.loads((toy.parent / "metrics.json").read_text())
   ways = {"RUM ground truth": 0.1, "RUM shuffle": 0.2, "RUM loss": 0.4, "RUM csl": 0.3}
+  ways |= {"RUM heldout_divergence": 0.5, "RUM heldout_divergence, NegGrad+": 0.6}
   record["methods"] = {
     name: {
-      "scores": name.removeprefix("RUM "),
+      "scores": name.removeprefix("RUM ").removesuffix(", NegGrad+"),
       "tuned": False,
       "figures": [{"name": "example gap", "part": "forget", "value": gap}],
     }
     for name, gap in ways.items()
   }
   (tmp_path / "metrics.json").write_text(json.dumps(record))
-  cards = re.findall(r"<dt>(.*?)</dt><dd>(\S+)", report.html(tmp_path).read_text())
-  assert ("example gap, RUM csl, the best of 2 proxies", "0.30") in cards
+  page = report.html(tmp_path).read_text()
+  cards = re.findall(r"<dt>(.*?)</dt><dd>(\S+)", page)
+  assert ("example gap, RUM csl, the best of 3 proxies", "0.30") in cards
   assert ("example gap, RUM ground truth", "0.10") in cards
   assert not any("shuffle" in title for title, _ in cards)
+  drawn = re.findall(r'<text class="name".*?>(.*?)<title>', page)
+  assert drawn[-2:] == ["RUM heldout_divergence", "RUM heldout…, NegGrad+"]
 
 
 FILES = ("config.json", "metrics.json", "audit.json", "scores.npz", "images.npz", "unlearned.npz")
