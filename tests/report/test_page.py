@@ -139,7 +139,7 @@ def test_the_cards_have_the_best_of_the_proxies_beside_the_ground_truth(toy, tmp
   assert ("example gap, RUM ground truth", "0.10") in cards
   assert not any("shuffle" in title for title, _ in cards)
   drawn = re.findall(r'<text class="name".*?>(.*?)<title>', page)
-  assert drawn[-2:] == ["RUM heldout_divergence", "RUM heldout…, NegGrad+"]
+  assert drawn[-2:] == ["RUM heldout_divergence", "RUM heldo…, NegGrad+"]
 
 
 FILES = ("config.json", "metrics.json", "audit.json", "scores.npz", "images.npz", "unlearned.npz")
