@@ -9,6 +9,7 @@ import datetime
 import functools
 import importlib.util
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -50,22 +51,63 @@ def duration(seconds: float) -> str:
   return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
 
 
-class _Lines:
-  """A line a minute on stderr, of how many are done and the time left."""
+class Lines:
+  """A line on stderr, at most every so many seconds: where `show` is called, or nothing happens.
 
-  def __init__(self, total: int):
-    self._total, self._start = total, time.monotonic()
-    self._last = self._start
+  A thread of its own speaks while one stage takes longer than that, until the block ends.
 
-  def reached(self, done: int, label: str) -> None:
-    now = time.monotonic()
-    if now - self._last >= LINE_SECONDS:
-      self._last = now
-      said = f"{label}: {done} of {self._total}"
-      if done:
-        seconds = round((self._total - done) * (now - self._start) / done)
-        said += f", {datetime.timedelta(seconds=seconds)} left"
-      print(said, file=sys.stderr, flush=True)
+  Args:
+    text: makes the line.
+    every: seconds from one line to the next; at 0 each `show` writes one, and no thread does.
+  """
+
+  def __init__(self, text: Callable[[], str], every: float):
+    self._text, self._every, self._last = text, every, time.monotonic()
+    self._lock, self._ended = threading.Lock(), threading.Event()
+    self._thread = threading.Thread(target=self._speak, daemon=True)
+
+  def __enter__(self) -> "Lines":
+    if self._every:
+      self._thread.start()
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self._ended.set()
+    if self._every:
+      self._thread.join()
+
+  def show(self) -> None:
+    """Writes the line, if it is time."""
+    with self._lock:
+      now = time.monotonic()
+      if now - self._last >= self._every:
+        self._last = now
+        print(self._text(), file=sys.stderr, flush=True)
+
+  def _speak(self) -> None:
+    while not self._ended.wait(self._every):
+      self.show()
+
+
+@contextlib.contextmanager
+def _lines(total: int) -> Iterator[Callable[[int, str], None]]:
+  """Yields `reached(done, label)`; a line a minute says how many are done and the time left."""
+  done, label, start = 0, "starting", time.monotonic()
+
+  def text() -> str:
+    said = f"{label}: {done} of {total}"
+    if done:
+      seconds = round((total - done) * (time.monotonic() - start) / done)
+      said += f", {datetime.timedelta(seconds=seconds)} left"
+    return said
+
+  def reached(done_now: int, label_now: str) -> None:
+    nonlocal done, label
+    done, label = done_now, label_now
+    lines.show()
+
+  with Lines(text, LINE_SECONDS) as lines:
+    yield reached
 
 
 def bar(*columns: "ProgressColumn", transient: bool = False, disable: bool = False) -> "Progress":
@@ -92,10 +134,11 @@ def _counting(description: "ProgressColumn") -> "Progress":
 def shown(items: Sequence[Item], label: str, after: float = 2.0) -> Iterator[Item]:
   """Yields the items; a bar shows how many, after so many seconds, or a line a minute."""
   if not watched():
-    lines = _Lines(len(items))
-    for done, item in enumerate(items, 1):
-      yield item
-      lines.reached(done, label)
+    with _lines(len(items)) as reached:
+      for done, item in enumerate(items):
+        reached(done, label)
+        yield item
+      reached(len(items), label)
     return
   from rich.progress import TextColumn
 
@@ -125,14 +168,14 @@ def stages(total: int) -> Iterator[Callable[[str], None]]:
     yield lambda name: None
     return
   if not watched():
-    lines = _Lines(total)
+    with _lines(total) as reached:
 
-    def say(name: str) -> None:
-      nonlocal begun
-      lines.reached(begun, name)
-      begun += 1
+      def say(name: str) -> None:
+        nonlocal begun
+        reached(begun, name)
+        begun += 1
 
-    yield say
+      yield say
     return
   from rich.markup import escape
   from rich.progress import TextColumn

@@ -71,21 +71,33 @@ def test_without_a_terminal_or_without_stages_nothing_is_said(monkeypatch):
     assert stream.getvalue() == ""
 
 
-def test_a_log_gets_a_line_a_minute_with_the_time_left(monkeypatch, capsys):
-  monkeypatch.setattr(_progress, "LINE_SECONDS", 0.05)
-  for _ in shown(range(3), "scoring"):
-    time.sleep(0.06)
+def test_a_log_gets_lines_with_the_time_left(monkeypatch, capsys):
+  monkeypatch.setattr(_progress, "LINE_SECONDS", 0.0)  # one for whatever happens
+  list(shown(range(2), "scoring"))
   with stages(2) as begin:
-    for name in ("training", "unlearning"):
-      time.sleep(0.06)
-      begin(name)
-  said = capsys.readouterr().err.splitlines()
-  assert said[:3] == [
-    "scoring: 1 of 3, 0:00:00 left",
-    "scoring: 2 of 3, 0:00:00 left",
-    "scoring: 3 of 3, 0:00:00 left",
+    begin("training")
+    begin("unlearning")
+  assert capsys.readouterr().err.splitlines() == [
+    "scoring: 0 of 2",
+    "scoring: 1 of 2, 0:00:00 left",
+    "scoring: 2 of 2, 0:00:00 left",
+    "training: 0 of 2",
+    "unlearning: 1 of 2, 0:00:00 left",
   ]
-  assert said[3:] == ["training: 0 of 2", "unlearning: 1 of 2, 0:00:00 left"]
+
+
+def test_a_log_gets_a_line_a_minute_while_nothing_happens_and_none_after(monkeypatch, capsys):
+  monkeypatch.setattr(_progress, "LINE_SECONDS", 0.1)
+  for _ in shown(range(1), "scoring"):
+    time.sleep(0.55)
+  with stages(1) as begin:
+    begin("training")
+    time.sleep(0.55)
+  said = capsys.readouterr().err.splitlines()
+  assert 2 <= said.count("scoring: 0 of 1") <= 5
+  assert 2 <= said.count("training: 0 of 1") <= 5
+  time.sleep(0.25)
+  assert capsys.readouterr().err == ""
 
 
 CELL = """

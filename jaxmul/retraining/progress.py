@@ -4,14 +4,14 @@ The rate counts what is computed now: chunks that an earlier run left in the sto
 the time that is left.
 """
 
+import contextlib
 import datetime
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
 import jax
 
-from jaxmul._progress import LINE_SECONDS, bar, watched
+from jaxmul._progress import LINE_SECONDS, Lines, bar, watched
 from jaxmul.retraining.chunk import Chunk
 from jaxmul.retraining.executors import Executor, Submitter, of
 from jaxmul.retraining.leave_out_schedule import Schedule
@@ -32,8 +32,8 @@ class Progress:
 
     self._shown = shown and jax.process_index() == 0
     self.terminal = self._shown and watched()
-    self._total, self._label, self._every = total, label, every
-    self._done, self._computed, self._start, self._last = 0, 0, 0.0, 0.0
+    self._total = total
+    self._done, self._computed, self._start, self._latest = 0, 0, 0.0, 0.0
     self._said, self._earlier = "", 0
     self._bar = bar(
       TextColumn(label),
@@ -42,13 +42,17 @@ class Progress:
       disable=not self.terminal,
     )
     self._task = self._bar.add_task("starting", total=total)
+    self._lines = Lines(lambda: f"{label}: {self._text()}", every)
+    self._open = contextlib.ExitStack()
 
   def __enter__(self):
-    self._bar.start()
+    self._open.enter_context(self._bar)
+    if self._shown and not self.terminal:
+      self._open.enter_context(self._lines)
     return self
 
   def __exit__(self, *exception):
-    self._bar.stop()
+    self._open.close()
 
   def counting(self, executor: Executor | Submitter | None) -> Executor:
     """Returns an executor that does the same as the given one and is counted.
@@ -67,11 +71,12 @@ class Progress:
       stored = schedule.num_models - sum(len(schedule.models(number)) for number in chunks)
       self._done = max(self._done, self._earlier + stored)
       if not self._start:
-        self._start = self._last = time.monotonic()
+        self._start = time.monotonic()
       self._show()
       for number, chunk in execute(schedule, chunks):
         new = share * len(schedule.models(number))
         self._done, self._computed = self._done + new, self._computed + new
+        self._latest = time.monotonic()
         self._show()
         yield number, chunk
 
@@ -88,19 +93,18 @@ class Progress:
     self.reached(models)
 
   def _show(self) -> None:
-    now = time.monotonic()
     if self.terminal:
-      self._bar.update(self._task, completed=self._done, description=self._text(now))
-    elif self._shown and self._start and now - self._last >= self._every:
-      self._last = now
-      print(f"{self._label}: {self._text(now)}", file=sys.stderr, flush=True)
+      self._bar.update(self._task, completed=self._done, description=self._text())
+    elif self._shown:
+      self._lines.show()
 
-  def _text(self, now: float) -> str:
+  def _text(self) -> str:
     done = min(self._done, self._total)  # shares of a schedule may differ by a chunk
     text = f"{done} of {self._total} models"
     if self._computed:
-      rate = self._computed / (now - self._start)
-      left = datetime.timedelta(seconds=round((self._total - done) / rate))
+      rate = self._computed / (self._latest - self._start)
+      seconds = (self._total - done) / rate - (time.monotonic() - self._latest)
+      left = datetime.timedelta(seconds=max(0, round(seconds)))
       said = f"{rate:.{0 if rate >= 10 else 2}f} /s" if rate >= 0.1 else f"{3600 * rate:.0f} /h"
       text += f", {said}, {left} left"
     return f"{text}, {self._said}" if self._said else text

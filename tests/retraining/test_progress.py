@@ -53,6 +53,22 @@ def test_the_rate_of_slow_models_is_told_by_the_hour(monkeypatch):
   assert "16 of 16 models, 4 /h, 0:00:00 left" in stderr.getvalue()
 
 
+def test_the_time_left_runs_down_while_a_model_is_made(monkeypatch):
+  now = [1.0]
+  monkeypatch.setattr(time, "monotonic", lambda: now[-1])
+  monkeypatch.setattr(time, "sleep", lambda _: now.append(41.0))
+  monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
+  with Progress(16, True, "ground truth", every=0.0) as bar:
+    list(bar.counting(lambda schedule, _: slow(schedule, [2]))(SCHEDULE, [2, 3]))
+    now.append(51.0)
+    bar.reached(12)
+  said = stderr.getvalue().splitlines()
+  assert said[-2:] == [
+    "ground truth: 12 of 16 models, 0.10 /s, 0:00:40 left",
+    "ground truth: 12 of 16 models, 0.10 /s, 0:00:30 left",
+  ]
+
+
 def test_in_a_job_of_several_processes_one_speaks_for_all(monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   for index in (0, 1):
@@ -87,7 +103,7 @@ def test_after_a_resume_stored_models_count_once(monkeypatch, tmp_path):
       bar.reached(seen)
   done = [int(each) for each in re.findall(r"(\d+) of 16 models", stderr.getvalue())]
   assert done == sorted(done)
-  assert set(done) == {8, 12, 16}
+  assert set(done) == {4, 8, 12, 16}
 
 
 def test_a_log_gets_no_line_in_the_first_minute_and_none_unasked(monkeypatch):
@@ -95,6 +111,13 @@ def test_a_log_gets_no_line_in_the_first_minute_and_none_unasked(monkeypatch):
   run([0, 1, 2, 3], shown=True)
   run([0, 1, 2, 3], shown=False, every=0.0)
   assert stderr.getvalue() == ""
+
+
+def test_a_log_gets_a_line_a_minute_before_the_first_model_is_done(monkeypatch):
+  monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
+  with Progress(16, True, "oracles", every=0.1):
+    time.sleep(0.55)
+  assert 2 <= stderr.getvalue().splitlines().count("oracles: 0 of 16 models") <= 5
 
 
 def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch):
