@@ -139,7 +139,7 @@ def _logged(execute: retraining.Executor, log: logs.Log) -> retraining.Executor:
 
 
 def status(out: tyro.conf.Positional[Path]) -> None:
-  """Says how far a run is."""
+  """Says how far a run is, also one of the main job."""
   for folder in _stores(local(out)):
     store = retraining.status(folder)
     of = f" of {store.num_models}" if store.num_models else ""
@@ -151,15 +151,15 @@ def status(out: tyro.conf.Positional[Path]) -> None:
 
 
 def verify(out: tyro.conf.Positional[Path]) -> None:
-  """Reads and checks every file of a run; exit code 1 where one is damaged or models are missing.
+  """Reads and checks every store of a run; exit code 1 where one is damaged or models are missing.
 
   After --until-width models are missing for good: the run did not need them.
   """
   out = local(out)
   stores = [(folder, retraining.status(folder)) for folder in _stores(out)]
   damaged = [folder / name for folder, store in stores for name in store.damaged]
-  estimate = out / "estimate.npz"
-  if estimate.exists():
+  kinds = ("estimate.npz", "cache/ground_truth-*.npz", "cache/cross-fit-*.npz")
+  for estimate in (path for kind in kinds for path in sorted(out.glob(kind))):
     try:
       memorization.Estimate.load(estimate)
     except ValueError:
@@ -175,18 +175,17 @@ def verify(out: tyro.conf.Positional[Path]) -> None:
       damaged.append(folder)
   if damaged:
     sys.exit("error: damaged or missing files. Run the same command to compute them again.")
-  print("every file is whole and there")
+  models = sum(store.done for _, store in stores)
+  print(f"every file is whole and there: {models} models in {len(stores)} store(s)")
 
 
 def _stores(out: Path) -> list[Path]:
-  folder = out / "chunks"
-  if not folder.exists():
-    raise FileNotFoundError(
-      f"there is no run in {out}. Name the --out of experiments.memorize run."
-    )
-  rounds = sorted(folder.glob("round-*"))
-  plain = [folder] if not rounds or any(folder.glob("*.jaxmul")) else []
-  return plain + rounds
+  """Returns all stores of a run directory: rounds, and those of the main job and of its oracles."""
+  files = ("schedule.jaxmul", "chunk-*.jaxmul")
+  folders = sorted({path.parent for file in files for path in out.rglob(file)})
+  if not folders:
+    raise FileNotFoundError(f"there are no stored models in {out}. Name the --out of a run.")
+  return folders
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,24 @@ def test_status_and_verify(whole, capsys):
   file.write_bytes(content)
 
 
+def test_verify_reads_all_that_a_run_of_the_main_job_has(whole, tmp_path, capsys):
+  cache = tmp_path / "cache"
+  shutil.copytree(whole[0] / "chunks", cache / "chunks-0123")
+  shutil.copytree(whole[0] / "chunks", cache / "ensemble-0123" / "oracles")
+  estimate = cache / "ground_truth-0123-32.npz"
+  shutil.copy(whole[0] / "estimate.npz", estimate)
+  script.verify(tmp_path)
+  assert "every file is whole and there: 64 models in 2 store(s)" in capsys.readouterr().out
+  content = estimate.read_bytes()
+  estimate.write_bytes(content[: len(content) // 2])
+  (cache / "ensemble-0123" / "oracles" / "chunk-000001.jaxmul").unlink()
+  with pytest.raises(SystemExit, match="damaged or missing"):
+    script.verify(tmp_path)
+  said = capsys.readouterr().out
+  assert f"damaged: {estimate}" in said
+  assert f"missing: 8 of 32 models of {cache / 'ensemble-0123' / 'oracles'}" in said
+
+
 @pytest.mark.parametrize(
   ("number", "code"),
   [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
@@ -132,4 +151,4 @@ def test_errors_take_one_line(tmp_path):
 def test_a_missing_store_is_said_in_one_line(tmp_path):
   done = memorize("status", tmp_path)
   assert done.returncode == 1
-  assert done.stderr.startswith("error: there is no run in")
+  assert done.stderr.startswith("error: there are no stored models in")
