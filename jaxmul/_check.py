@@ -162,6 +162,25 @@ def answers(network: Network, inputs: Inputs, labels: Array, caller: str) -> Non
     )
 
 
+def enough_outputs(network: Network, inputs: Inputs, num_classes: int, caller: str) -> None:
+  """Raises ValueError where a network's logits are of fewer classes than labels to come can be.
+
+  Args:
+    network: a `Network`, or its shapes; nothing is done where it has a loss of its own.
+    inputs: one of them, [1, ...].
+    num_classes: of the data.
+    caller: for messages.
+  """
+  if network.loss is not losses.cross_entropy:
+    return
+  outputs = _forward.eval_shape(*_arrays.split(network), inputs)
+  if outputs.shape[-1] < num_classes:
+    raise ValueError(
+      f"{caller} got a Streamed of num_classes={num_classes}, but a network of "
+      f"{outputs.shape[-1]} outputs. Give it {num_classes}, or the Streamed its own number."
+    )
+
+
 def tokens(network: Network, inputs: Inputs, caller: str) -> None:
   """Raises ValueError where the largest of the tokens is none that a network embeds.
 

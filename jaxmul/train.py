@@ -325,6 +325,8 @@ def fit(
   shape = (len(dataset), *_runs.input_shape(sample.inputs)[1:])
   _tracking.check(tuple(trackers.values()), shape, recipe.epochs)
   like = check_labels(recipe.model, sample, "fit")
+  if isinstance(dataset, Streamed):
+    _check.enough_outputs(like, sample.example, dataset.num_classes, "fit")
   _tracking.check_network(tuple(trackers.values()), like)
   warn_without_train_fn(like, "train.fit")
   microbatch = recipe.microbatch
