@@ -5,6 +5,8 @@ they are unknown, and there `losses` answers an impossible label with NaN.
 """
 
 import functools
+import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
@@ -358,19 +360,23 @@ def in_range(caller: str, low: float, high: float, **numbers: float) -> None:
 
 
 def at_least(caller: str, low: float, **numbers: float) -> None:
-  """Raises ValueError where a number, given by its name, is below low."""
+  """Raises ValueError where a number, given by its name, is below low, or infinite."""
   for name, value in numbers.items():
     _number(value, f"{caller} got {name}")
     if not value >= low:
       raise ValueError(f"{caller} got {name}={value}, must be at least {low}.")
+    if is_infinite(value):
+      raise ValueError(f"{caller} got {name}={value}, must be finite.")
 
 
 def above(caller: str, low: float, **numbers: float) -> None:
-  """Raises ValueError where a number, given by its name, is not above low."""
+  """Raises ValueError where a number, given by its name, is not above low, or infinite."""
   for name, value in numbers.items():
     _number(value, f"{caller} got {name}")
     if not value > low:
       raise ValueError(f"{caller} got {name}={value}, must be above {low}.")
+    if is_infinite(value):
+      raise ValueError(f"{caller} got {name}={value}, must be finite.")
 
 
 def rate(value: float, name: str, below: float) -> None:
@@ -384,6 +390,11 @@ def _number(value: object, what: str) -> None:
   """Raises ValueError where text, None, a truth value or a list stands in a number's place."""
   if isinstance(value, bool | np.bool_) or not isinstance(value, Real | Array):
     raise ValueError(f"{what}={value!r}, must be a number.")
+
+
+def is_infinite(value: float) -> bool:
+  """Whether a number that is not below 0 is inf, or an integer that no float can hold."""
+  return bool(value == math.inf) or (isinstance(value, int) and value > sys.float_info.max)
 
 
 def is_concrete(value: object) -> bool:
