@@ -16,7 +16,7 @@ from fits import KEY, MLP, NETWORKS, difference, params_of, recipe, same_bits, t
 
 from experiments.bench import machine
 from experiments.bench.streaming import PEAK
-from jaxmul import _arrays, _read_ahead, _reading, bind, data, train
+from jaxmul import _arrays, _read_ahead, _reading, bind, data, models, train
 from jaxmul.data import Streamed
 from jaxmul.proxies import trackers
 
@@ -417,6 +417,16 @@ def test_an_unscored_position_is_no_label_that_is_too_large():
   source[13] = (source[0][0], wrong)
   with refused(r"example 13 of the source: .*label 18446744073709551615, outside \[0, 11\)"):
     train.fit(recipe(unigrams), Streamed(source, 11), KEY)
+
+
+def test_a_token_that_is_none_is_named_as_what_may_have_diverged():
+  """In memory it is refused; of tokens that are read as it goes only NaN tells."""
+  tokens = np.random.default_rng(0).integers(0, 11, (21, 6))
+  source = list(zip(tokens, tokens, strict=True))
+  source[13] = (np.where(np.arange(6) == 2, 50, tokens[13]), tokens[13])
+  model = models.gpt(11, length=6, width=8, depth=1, heads=2)
+  with pytest.raises(train.Diverged, match="unless a token is above what the network embeds"):
+    train.fit(recipe(model, epochs=1), Streamed(source, 11), KEY)
 
 
 def test_a_source_that_fails_is_named_by_the_id():
