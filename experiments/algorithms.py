@@ -4,11 +4,12 @@ All but `dpo`, whose alternatives are for its user to give.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
-from jaxmul import data, memorization, unlearn
+from experiments import setting
+from jaxmul import data, memorization, models, unlearn
 from jaxmul.binding import Network
 
 
@@ -21,7 +22,7 @@ class Given:
   reference: data.Dataset
   features: Callable[[Network, jax.Array], jax.Array]
   layers: tuple[str, ...]
-  influence: memorization.ChosenInfluence | None
+  influence: memorization.ChosenInfluence | None = None
 
   def dmm(self, scale: float) -> unlearn.Unlearner:
     """Datamodel matching, by the influences."""
@@ -72,3 +73,38 @@ LAYERS = {
   "mlp": ("Dense_0", "Dense_1", "Dense_2"),
   "cnn": ("Conv_0", "Conv_1", "Conv_2", "Dense_0", "Dense_1"),
 }
+
+
+def runnable(model: str, *without: str) -> tuple[str, ...]:
+  """Returns the names of the algorithms that a network can be given, but for some."""
+  absent = {*without, *(("ct",) if model == "mlp" else ())}  # ct is of convolutions
+  return tuple(name for name in ALGORITHMS if name not in absent)
+
+
+def check(names: Sequence[str], model: str, *without: str) -> None:
+  """Raises ValueError, before anything is trained, where one of the names cannot be run."""
+  known = runnable(model, *without)
+  if unknown := sorted(set(names) - set(known)):
+    raise ValueError(f"--algorithms {unknown[0]}: choose among {', '.join(known)}.")
+
+
+def given_of(
+  config: setting.Flags, reference: data.Dataset, fresh: jax.Array, wide: jax.Array
+) -> Given:
+  """Returns what factories need, without influences.
+
+  Args:
+    config: of the network.
+    reference: held-out examples.
+    fresh: key of a network of its own.
+    wide: key of one with a class more.
+  """
+  model, layers = setting.model_of(config, reference.num_classes), LAYERS[config.model]
+  with_one_more = setting.model_of(config, reference.num_classes + 1)
+  return Given(
+    fresh=models.init(model, fresh, reference.example),
+    wide=models.init(with_one_more, wide, reference.example),
+    reference=reference,
+    features=models.features(model, layers[-1]),
+    layers=layers,
+  )

@@ -227,15 +227,7 @@ def agreement_of(name: str, scores: np.ndarray, truth: np.ndarray) -> Figure:
   """Returns ρ of scores [t, n] over training examples, its mean over test examples."""
   known = np.isfinite(scores).all(0) & np.isfinite(truth).all(0)  # in and out of a subset
   found = metrics.intervals.over_examples(spearman(scores[:, known], truth[:, known]))
-  return Figure(
-    name="agreement",
-    of=name,
-    part="test",
-    value=found.mean,
-    low=found.low,
-    high=found.high,
-    note=EXAMPLES,
-  )
+  return metrics.figures.with_interval(found, EXAMPLES, name="agreement", of=name, part="test")
 
 
 def halves(models: SubsetModels) -> Figure:

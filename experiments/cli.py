@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound="DataclassInstance")
 _CURABLE = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 _PATIENCE = 3.0  # seconds that Python has to notice a signal
+_KEPT = "finished work is kept; run the same command again to go on."
 _SHOW_CURSOR = "\x1b[?25h"  # which a bar hides
 
 
@@ -47,8 +48,13 @@ def program() -> str:
   return f"python -m {spec.name}" if spec else sys.argv[0]
 
 
-def run(work: Callable[[], object]) -> None:
-  """Does a script's work, flags included, and ends the process where it could not be done."""
+def run(work: Callable[[], object], if_stopped: str = _KEPT) -> None:
+  """Does a script's work, flags included, and ends the process where it could not be done.
+
+  Args:
+    work: what is done.
+    if_stopped: what a user is told who stops it.
+  """
   seen, heard = signal.SIGINT, threading.Event()
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
@@ -61,7 +67,7 @@ def run(work: Callable[[], object]) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
     raise KeyboardInterrupt
 
-  _watch(heard)
+  _watch(heard, if_stopped)
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, stop)
   try:
@@ -72,10 +78,10 @@ def run(work: Callable[[], object]) -> None:
   except _CURABLE as error:
     sys.exit(f"error: {' '.join(str(error).split())}")
   gc.collect()
-  _stopped(seen)
+  _stopped(seen, if_stopped)
 
 
-def _watch(heard: threading.Event) -> None:
+def _watch(heard: threading.Event, if_stopped: str) -> None:
   """Ends the process where a signal is not heard: Python hears none while XLA computes."""
   reader, writer = socket.socketpair()
   writer.setblocking(False)
@@ -85,15 +91,14 @@ def _watch(heard: threading.Event) -> None:
     while (number := reader.recv(1)[0]) not in (signal.SIGINT, signal.SIGTERM):
       pass
     if not heard.wait(_PATIENCE):
-      _stopped(number)
+      _stopped(number, if_stopped)
 
   threading.Thread(target=wait, daemon=True).start()
 
 
-def _stopped(number: int) -> NoReturn:
+def _stopped(number: int, said: str) -> NoReturn:
   cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""
-  said = "stopped: finished work is kept; run the same command again to go on."
-  print(f"{cursor}\n{said}", file=sys.stderr, flush=True)
+  print(f"{cursor}\nstopped: {said}", file=sys.stderr, flush=True)
   sys.stdout.flush()
   # Not sys.exit: while XLA computes, the interpreter's own end is a segmentation fault.
   os._exit(128 + number)

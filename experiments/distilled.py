@@ -27,8 +27,8 @@ import jax
 import numpy as np
 
 from experiments import cache, cli, logs, mixed_set, rows, setting
-from experiments.algorithms import ALGORITHMS, LAYERS, Given
-from experiments.judge import HEADLINE, PARTS, Judge
+from experiments.algorithms import ALGORITHMS, check, given_of
+from experiments.judge import HEADLINE, PARTS
 from experiments.mixed_set import MixedSet
 from experiments.rows import Row
 from experiments.truth import TruthFlags
@@ -67,9 +67,7 @@ class Config(TruthFlags):
 
   def __post_init__(self):
     super().__post_init__()
-    unknown = sorted(set(self.algorithms) - (set(ALGORITHMS) - {"dmm"}))
-    if unknown:
-      raise ValueError(f"--algorithms {unknown[0]}: choose among {', '.join(ALGORITHMS)}, not dmm.")
+    check(self.algorithms, self.model, "dmm")
     if self.shards and self.shards < 3:
       raise ValueError(f"--shards {self.shards}: must be at least 3, or 0 to skip the attack.")
 
@@ -127,17 +125,8 @@ class Seed:
     self.second_key, self.key, self.train_key = keys[2], keys[3], keys[7]
     fit, self.seconds = cache.timed(lambda: train.fit(mixed.recipe, mixed.training, keys[0]))
     self.original = fit.network
-    inputs, classes = mixed.training.example, mixed.dataset.num_classes
-    make = functools.partial(setting.model_of, problem.config)
-    layers = LAYERS[problem.config.model]
-    self.given = Given(
-      fresh=models.init(make(num_classes=classes), keys[4], inputs),
-      wide=models.init(make(num_classes=classes + 1), keys[4], inputs),
-      reference=mixed.dataset.take(mixed.heldout.proxy),
-      features=models.features(make(num_classes=classes), layers[-1]),
-      layers=layers,
-      influence=None,
-    )
+    reference = mixed.dataset.take(mixed.heldout.proxy)
+    self.given = given_of(problem.config, reference, keys[4], keys[4])
     split = mixed.split
     self.small, _ = problem.small(number)
     both = data.concatenate([mixed.training.take(split.forget), self.small])
@@ -146,21 +135,7 @@ class Seed:
       "distilled": (both, data.Split(split.forget, self.small.ids)),
       "as many real": (mixed.training, data.Split(split.forget, problem.as_many(number))),
     }
-    self.judge = Judge(
-      dataset=mixed.dataset,
-      split=split,
-      attack_ids=mixed.heldout.attack,
-      groups=mixed.groups._asdict(),
-      oracles=mixed.oracles,
-      oracle=self._oracle(keys[1]),
-      key=self.key,
-    )
-
-  def _oracle(self, key: jax.Array) -> Network:
-    problem = self.problem
-    return unlearn.retrain(
-      problem.mixed.recipe, problem.mixed.training, problem.mixed.split, key
-    ).network
+    self.judge = mixed.judge(keys[1], self.key)
 
   def original_row(self) -> Row:
     """What doing nothing scores."""
@@ -168,7 +143,8 @@ class Seed:
 
   def retrain_row(self) -> Row:
     """What a second oracle scores."""
-    return Row(figures=self.judge(*cache.timed(lambda: self._oracle(self.second_key))))
+    second = cache.timed(lambda: self.problem.mixed.retrained(self.second_key))
+    return Row(figures=self.judge(*second))
 
   def trained_row(self) -> Row:
     """What a network scores that was trained on the distilled set alone."""
@@ -309,11 +285,7 @@ def main(config: Config) -> None:
   problem = Problem(config)
   record = {"config": config, "versions": report.versions(), "ties": setting.TIES_RULE}
   report.write_json(config.out / "config.json", record)
-
-  def kept(name: str, seed: int, row: str) -> Path:
-    label = row.replace(", ", "-").replace(" ", "-")
-    return config.out / "cache" / f"{name}-{seed}-{label}-{problem.version}.json"
-
+  kept = functools.partial(rows.path_of, config.out, problem.version)
   seed_of = functools.lru_cache(1)(functools.partial(Seed, problem))
   work = {
     (number, mixed_set.NAME): work_on(config, functools.partial(seed_of, number))

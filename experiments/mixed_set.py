@@ -6,8 +6,10 @@ import jax
 import numpy as np
 
 from experiments import cache, setting
+from experiments.judge import Judge
 from experiments.truth import TruthFlags, ground_truth
-from jaxmul import data, metrics
+from jaxmul import data, metrics, unlearn
+from jaxmul.binding import Network
 
 NAME = "mixed"  # of the forget set, in tables
 _ORACLES = 8  # whose mean p_y the example gap is measured from
@@ -34,3 +36,19 @@ class MixedSet:
     """Of other seeds than those that are judged; kept in a store."""
     key = jax.random.fold_in(self.key, 3)
     return cache.oracles(self.out, self.recipe, self.dataset, self.split, key, _ORACLES)
+
+  def retrained(self, key: jax.Array) -> Network:
+    """A network that never saw the forget set."""
+    return unlearn.retrain(self.recipe, self.training, self.split, key).network
+
+  def judge(self, oracle_key: jax.Array, key: jax.Array) -> Judge:
+    """Compares with the oracles, and with one more that is retrained by a key."""
+    return Judge(
+      dataset=self.dataset,
+      split=self.split,
+      attack_ids=self.heldout.attack,
+      groups=self.groups._asdict(),
+      oracles=self.oracles,
+      oracle=self.retrained(oracle_key),
+      key=key,
+    )

@@ -39,6 +39,12 @@ class Row:
     return cls(**row | {"figures": metrics.figures.read(row["figures"])})
 
 
+def path_of(out: Path, version: str, name: str, seed: int, row: str) -> Path:
+  """Returns the file of a row, of a run directory and what names all that decides its rows."""
+  label = row.replace(", ", "-").replace(" ", "-").replace("%", "percent")
+  return out / "cache" / f"{name}-{seed}-{label}-{version}.json"
+
+
 def computed(
   work: Mapping[tuple[int, str], Mapping[str, Callable[[], Row]]],
   path_of: Callable[[str, int, str], Path],

@@ -187,7 +187,7 @@ def plant(dataset: data.Dataset, share: float, key: jax.Array) -> tuple[data.Dat
   planted = np.isin(np.arange(n), rng.permutation(n)[: round(share * n)])
   moved = (dataset.labels + rng.integers(1, classes, n)) % classes
   labels = np.where(planted, moved, dataset.labels)
-  return data.Dataset(dataset.inputs, labels, dataset.ids, classes), planted
+  return dataclasses.replace(dataset, labels=labels), planted
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:

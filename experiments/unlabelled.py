@@ -28,13 +28,12 @@ import jax
 import numpy as np
 
 from experiments import cache, cli, logs, mixed_set, rows, setting
-from experiments.algorithms import ALGORITHMS, LAYERS, Given
+from experiments.algorithms import ALGORITHMS, check, given_of
 from experiments.judge import Judge
 from experiments.mixed_set import MixedSet
 from experiments.rows import Row
 from experiments.truth import TruthFlags
-from jaxmul import data, models, report, train, unlearn
-from jaxmul.binding import Network
+from jaxmul import data, report, train, unlearn
 from jaxmul.metrics import Figure, find
 
 SOURCES = ("argmax", "self-training", "left out")  # of the labels that algorithms get
@@ -65,8 +64,7 @@ class Config(TruthFlags):
 
   def __post_init__(self):
     super().__post_init__()
-    if unknown := sorted(set(self.algorithms) - set(ALGORITHMS)):
-      raise ValueError(f"--algorithms {unknown[0]}: choose among {', '.join(ALGORITHMS)}.")
+    check(self.algorithms, self.model, "dmm")
     if outside := [share for share in self.missing if not 0 < share <= 1]:
       raise ValueError(f"--missing {outside[0]}: must be in (0, 1].")
 
@@ -82,36 +80,13 @@ class Seed:
     self.original = fit.network
     retain = problem.split.retain
     self.order = retain[np.asarray(jax.random.permutation(keys[5], len(retain)))]
-    layers = LAYERS[config.model]
-    model = setting.model_of(config, problem.dataset.num_classes)
-    self.features = models.features(model, layers[-1])
-    fresh = models.init(model, keys[6], problem.training.example)
-    self.given = Given(
-      fresh=fresh,
-      wide=fresh,
-      reference=problem.dataset.take(problem.heldout.proxy),
-      features=self.features,
-      layers=layers,
-      influence=None,
-    )
+    reference = problem.dataset.take(problem.heldout.proxy)
+    self.given = given_of(config, reference, keys[6], keys[6])
 
   @functools.cached_property
   def judge(self) -> Judge:
     """Compares with the oracles, by the true labels."""
-    problem = self.problem
-    return Judge(
-      dataset=problem.dataset,
-      split=problem.split,
-      attack_ids=problem.heldout.attack,
-      groups=problem.groups._asdict(),
-      oracles=problem.oracles,
-      oracle=self._oracle(0),
-      key=self.key,
-    )
-
-  def _oracle(self, number: int) -> Network:
-    problem, key = self.problem, self.oracle_keys[number]
-    return unlearn.retrain(problem.recipe, problem.training, problem.split, key).network
+    return self.problem.judge(self.oracle_keys[0], self.key)
 
   def original_row(self) -> Row:
     """What doing nothing scores, and how many labels are right, of each source."""
@@ -130,8 +105,8 @@ class Seed:
 
   def retrain_row(self) -> Row:
     """What a second oracle scores."""
-    second, seconds = cache.timed(lambda: self._oracle(1))
-    return Row(figures=self.judge(second, seconds))
+    second = cache.timed(lambda: self.problem.retrained(self.oracle_keys[1]))
+    return Row(figures=self.judge(*second))
 
   def row(self, algorithm: str, source: str, share: float) -> Row:
     """What an algorithm scores when labels of R are missing and come from a source."""
@@ -171,7 +146,7 @@ class Seed:
     labels[places] = 0
     blank = dataclasses.replace(dataset, labels=labels)
     known = np.setdiff1d(dataset.ids, absent)
-    options = {"features": self.features, "batches": LABELS[source]}
+    options = {"features": self.given.features, "batches": LABELS[source]}
     return data.pseudo_label(self.original, blank, known, self.label_key, **options)
 
 
@@ -218,12 +193,7 @@ def main(config: Config) -> None:
   problem = MixedSet(config, config.group_size)
   record = {"config": config, "versions": report.versions(), "ties": setting.TIES_RULE}
   report.write_json(config.out / "config.json", record)
-  version = name_of_rows(config, problem)
-
-  def kept(name: str, seed: int, row: str) -> Path:
-    label = row.replace(", ", "-").replace(" ", "-").replace("%", "percent")
-    return config.out / "cache" / f"{name}-{seed}-{label}-{version}.json"
-
+  kept = functools.partial(rows.path_of, config.out, name_of_rows(config, problem))
   seed_of = functools.lru_cache(1)(functools.partial(Seed, config, problem))
   work = {
     (number, mixed_set.NAME): work_on(config, functools.partial(seed_of, number))

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 from experiments import cache, cli, logs, rows, setting
-from experiments.algorithms import ALGORITHMS, LAYERS, Given
+from experiments.algorithms import ALGORITHMS, check, given_of, runnable
 from experiments.judge import HEADLINE, PARTS, Judge, unseeing
 from experiments.rows import Row
 from experiments.truth import TruthFlags, chunks_of, cross_fitted, ground_truth
@@ -37,7 +37,6 @@ from jaxmul import (
   data,
   memorization,
   metrics,
-  models,
   proxies,
   report,
   retraining,
@@ -87,9 +86,9 @@ class Config(TruthFlags):
   out: Path = Path("runs/unlearn")
 
   def __post_init__(self):
-    unknown = sorted(set(self.algorithms) - set(ALGORITHMS))
-    if unknown:
-      raise ValueError(f"--algorithms {unknown[0]}: choose among {', '.join(ALGORITHMS)}.")
+    check(self.algorithms, self.model)
+    if "dmm" in self.algorithms and self.influence_models < 2:
+      raise ValueError("dmm needs influences: --influence-models must be at least 2.")
     if not self.all and not self.algorithms:
       raise ValueError("nothing to run: give --all, or --algorithms with names.")
     super().__post_init__()
@@ -101,9 +100,7 @@ class Config(TruthFlags):
     """The algorithms to run."""
     if not self.all:
       return self.algorithms
-    absent = {"ct"} if self.model == "mlp" else set()
-    absent |= set() if self.influence_models else {"dmm"}
-    return tuple(name for name in ALGORITHMS if name not in absent)
+    return runnable(self.model, *(() if self.influence_models else ("dmm",)))
 
 
 class Problem:
@@ -129,10 +126,6 @@ class Problem:
     setting.show_groups(self.groups, self.training, self.truth)
     self.sets = self.groups._asdict() | {"mixed": np.sort(np.concatenate(self.groups))}
     self.compiled: set[Hashable] = set()
-
-  def model(self, num_classes: int):
-    """The network, with so many classes."""
-    return setting.model_of(self.config, num_classes)
 
   @functools.cached_property
   def cross_fit(self) -> memorization.Estimate:
@@ -181,16 +174,9 @@ class Seed:
     self.oracle_keys, self.key = keys[1:3], keys[3]
     fit, self.seconds = cache.timed(lambda: train.fit(problem.recipe, problem.training, keys[0]))
     self.original = fit.network
-    inputs, classes = problem.training.example, problem.dataset.num_classes
-    model, layers = problem.model(classes), LAYERS[problem.config.model]
-    self.given = Given(
-      fresh=models.init(model, keys[4], inputs),
-      wide=models.init(problem.model(classes + 1), keys[5], inputs),
-      reference=problem.dataset.take(problem.heldout.proxy),
-      features=models.features(model, layers[-1]),
-      layers=layers,
-      influence=problem.influence,
-    )
+    reference = problem.dataset.take(problem.heldout.proxy)
+    given = given_of(problem.config, reference, keys[4], keys[5])
+    self.given = dataclasses.replace(given, influence=problem.influence)
     self._judges: dict[str, Judge] = {}
 
   def judge(self, name: str) -> Judge:
@@ -293,12 +279,7 @@ def main(config: Config) -> None:
   record = {"config": config, "versions": report.versions(), "classes": classes}
   record["ties"] = setting.TIES_RULE
   report.write_json(config.out / "config.json", record)
-  version = name_of_rows(problem)
-
-  def kept(name: str, seed: int, row: str) -> Path:
-    label = row.replace(", ", "-").replace(" ", "-")
-    return config.out / "cache" / f"{name}-{seed}-{label}-{version}.json"
-
+  kept = functools.partial(rows.path_of, config.out, name_of_rows(problem))
   seed_of = functools.lru_cache(1)(functools.partial(Seed, problem))
   work = {
     (number, name): work_on(config, name, number, functools.partial(seed_of, number))

@@ -288,8 +288,7 @@ def main(config: Config) -> None:
   versions = {name: name_of_rows(problem) for name, problem in problems.items()}
 
   def path_of(name: str, seed: int, row: str) -> Path:
-    label = row.replace(", ", "-").replace(" ", "-")
-    return config.out / "cache" / f"{name}-{seed}-{label}-{versions[name]}.json"
+    return rows.path_of(config.out, versions[name], name, seed, row)
 
   seed_of = functools.lru_cache(1)(lambda name, number: Seed(problems[name], number))
   work = {

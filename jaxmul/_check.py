@@ -5,6 +5,8 @@ they are unknown, and there `losses` answers an impossible label with NaN.
 """
 
 import functools
+import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
@@ -159,6 +161,25 @@ def answers(network: Network, inputs: Inputs, labels: Array, caller: str) -> Non
     raise ValueError(
       f"{caller} needs the network's loss to return [B] = [{len(labels)}], one number an example, "
       f"got {loss.shape}. Take the mean over what an example has more of."
+    )
+
+
+def enough_outputs(network: Network, inputs: Inputs, num_classes: int, caller: str) -> None:
+  """Raises ValueError where a network's logits are of fewer classes than labels to come can be.
+
+  Args:
+    network: a `Network`, or its shapes; nothing is done where it has a loss of its own.
+    inputs: one of them, [1, ...].
+    num_classes: of the data.
+    caller: for messages.
+  """
+  if network.loss is not losses.cross_entropy:
+    return
+  outputs = _forward.eval_shape(*_arrays.split(network), inputs)
+  if outputs.shape[-1] < num_classes:
+    raise ValueError(
+      f"{caller} got a Streamed of num_classes={num_classes}, but a network of "
+      f"{outputs.shape[-1]} outputs. Give it {num_classes}, or the Streamed its own number."
     )
 
 
@@ -339,19 +360,23 @@ def in_range(caller: str, low: float, high: float, **numbers: float) -> None:
 
 
 def at_least(caller: str, low: float, **numbers: float) -> None:
-  """Raises ValueError where a number, given by its name, is below low."""
+  """Raises ValueError where a number, given by its name, is below low, or infinite."""
   for name, value in numbers.items():
     _number(value, f"{caller} got {name}")
     if not value >= low:
       raise ValueError(f"{caller} got {name}={value}, must be at least {low}.")
+    if is_infinite(value):
+      raise ValueError(f"{caller} got {name}={value}, must be finite.")
 
 
 def above(caller: str, low: float, **numbers: float) -> None:
-  """Raises ValueError where a number, given by its name, is not above low."""
+  """Raises ValueError where a number, given by its name, is not above low, or infinite."""
   for name, value in numbers.items():
     _number(value, f"{caller} got {name}")
     if not value > low:
       raise ValueError(f"{caller} got {name}={value}, must be above {low}.")
+    if is_infinite(value):
+      raise ValueError(f"{caller} got {name}={value}, must be finite.")
 
 
 def rate(value: float, name: str, below: float) -> None:
@@ -365,6 +390,11 @@ def _number(value: object, what: str) -> None:
   """Raises ValueError where text, None, a truth value or a list stands in a number's place."""
   if isinstance(value, bool | np.bool_) or not isinstance(value, Real | Array):
     raise ValueError(f"{what}={value!r}, must be a number.")
+
+
+def is_infinite(value: float) -> bool:
+  """Whether a number that is not below 0 is inf, or an integer that no float can hold."""
+  return bool(value == math.inf) or (isinstance(value, int) and value > sys.float_info.max)
 
 
 def is_concrete(value: object) -> bool:

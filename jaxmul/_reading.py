@@ -16,6 +16,7 @@ from jaxmul._arrays import Inputs
 from jaxmul._dataset import Dataset, kept_inputs
 from jaxmul._streamed import Key, Streamed, key_of, part_of
 
+_LARGEST = np.iinfo(np.int64).max
 _CURE = "Pass a source of arrays and classes: grain.MapDataset.source(source).map(decode)."
 
 
@@ -55,9 +56,8 @@ class Reader(NamedTuple):
 
   @property
   def sample(self) -> Dataset:
-    """The first example, with the last class as its label, which a network must be able to say."""
-    labels = np.full_like(self.first.labels, self.dataset.num_classes - 1)
-    return Dataset(self.first.inputs, labels, num_classes=self.dataset.num_classes)
+    """The first example as a data set of its own."""
+    return Dataset(*self.first, num_classes=self.dataset.num_classes)
 
   @property
   def content(self) -> list[Any]:
@@ -177,6 +177,8 @@ def _put(reader: Reader, example: Any, batch: Read, place: int) -> None:
     except (KeyError, IndexError, TypeError, ValueError):
       pass  # what is wrong with it is said below
   own = _parts(reader.dataset, example)
+  if own.labels.dtype == np.uint64:
+    _check.class_numbers(own.labels[None], reader.dataset.num_classes, "it")
   if not _is_written(own, batch, place):
     first = jax.tree.map(lambda leaf: leaf[0], reader.first)
     raise ValueError(f"it has {_kind(own)}, but the first one {_kind(first)}. {_CURE}")
@@ -187,6 +189,8 @@ def _is_written(example: Read, batch: Read, place: int) -> bool:
   label = np.asarray(example.labels)
   if label.dtype.kind not in "iu" or label.shape != batch.labels.shape[1:]:
     return False
+  if label.dtype == np.uint64 and label.max(initial=0) > _LARGEST:
+    return False  # as int64 it would be a number below 0
   batch.labels[place] = label
   return _are_written(example.inputs, batch.inputs, place)
 

@@ -325,6 +325,8 @@ def fit(
   shape = (len(dataset), *_runs.input_shape(sample.inputs)[1:])
   _tracking.check(tuple(trackers.values()), shape, recipe.epochs)
   like = check_labels(recipe.model, sample, "fit")
+  if isinstance(dataset, Streamed):
+    _check.enough_outputs(like, sample.example, dataset.num_classes, "fit")
   _tracking.check_network(tuple(trackers.values()), like)
   warn_without_train_fn(like, "train.fit")
   microbatch = recipe.microbatch
@@ -339,9 +341,12 @@ def fit(
   finished = Fit(result.network, scores, dataset.ids, result.history)
   bad = np.flatnonzero(~np.isfinite(np.asarray(result.history.loss)))
   if len(bad):
+    cure = f"Lower learning_rate ({recipe.learning_rate})"
+    if isinstance(dataset, Streamed) and like.embed is not None:  # in memory they are looked at
+      cure += ", unless a token is above what the network embeds"
     raise Diverged(
       f"training diverged in epoch {bad[0] + 1} of {recipe.epochs}: loss or params are not finite. "
-      f"Lower learning_rate ({recipe.learning_rate}); .fit holds the epoch before.",
+      f"{cure}; .fit holds the epoch before.",
       finished,
     )
   _check.outputs(result.network, as_inputs(_arrays.rows(sample.inputs, slice(8))), "train.fit")

@@ -16,7 +16,7 @@ from fits import KEY, MLP, NETWORKS, difference, params_of, recipe, same_bits, t
 
 from experiments.bench import machine
 from experiments.bench.streaming import PEAK
-from jaxmul import _arrays, _read_ahead, _reading, bind, data, train
+from jaxmul import _arrays, _read_ahead, _reading, bind, data, models, train
 from jaxmul.data import Streamed
 from jaxmul.proxies import trackers
 
@@ -375,6 +375,7 @@ GOOD = (np.zeros(6, np.float32), 2)
 BAD = [
   ((GOOD[0], 3), r"label 3, outside \[0, 3\)"),
   ((GOOD[0], -1), r"label -1, outside"),
+  ((GOOD[0], 2**64 - 1), r"label 18446744073709551615, outside \[0, 3\)"),
   ((np.full(6, np.nan, np.float32), 0), "hold nan"),
   (b"png", "an example is a bytes"),
   (None, "an example is a NoneType"),
@@ -388,6 +389,7 @@ UNLIKE = [
   ((np.zeros(6, np.uint8), 0), r"inputs uint8 \[6\], label .*, but the first one inputs float32"),
   ({"image": {"a": GOOD[0]}, "label": 0}, r"has a float32 \[6\], .* but the first one inputs"),
   ((np.zeros(6, np.float32), [0, 1]), r"label int64 \[2\], but the first"),
+  ((np.zeros(6, np.float32), np.zeros(2, np.uint64)), r"label uint64 \[2\], but the first"),
 ]
 
 
@@ -405,6 +407,26 @@ def test_a_bad_example_is_named_by_its_id(bad, message, place):
   with refused(rf"example {place} of the source: .*({message})") as caught:
     train.fit(recipe(), Streamed(source, 3), KEY)
   assert str(caught.value).count("fit ") == 1
+
+
+def test_an_unscored_position_is_no_label_that_is_too_large():
+  """In 64 bits 2**64 - 1 is -1, which stands for a position that is not scored."""
+  tokens = np.array([4, 0, 10, 3], np.uint64)
+  wrong = np.array([4, 0, 2**64 - 1, 3], np.uint64)
+  source = [(tokens.astype(np.int64), tokens)] * 21
+  source[13] = (source[0][0], wrong)
+  with refused(r"example 13 of the source: .*label 18446744073709551615, outside \[0, 11\)"):
+    train.fit(recipe(unigrams), Streamed(source, 11), KEY)
+
+
+def test_a_token_that_is_none_is_named_as_what_may_have_diverged():
+  """In memory it is refused; of tokens that are read as it goes only NaN tells."""
+  tokens = np.random.default_rng(0).integers(0, 11, (21, 6))
+  source = list(zip(tokens, tokens, strict=True))
+  source[13] = (np.where(np.arange(6) == 2, 50, tokens[13]), tokens[13])
+  model = models.gpt(11, length=6, width=8, depth=1, heads=2)
+  with pytest.raises(train.Diverged, match="unless a token is above what the network embeds"):
+    train.fit(recipe(model, epochs=1), Streamed(source, 11), KEY)
 
 
 def test_a_source_that_fails_is_named_by_the_id():
@@ -426,7 +448,7 @@ def test_what_fit_cannot_do_with_a_source_is_refused(monkeypatch):
     train.fit(recipe(), given, KEY, ids=[])
   with refused("id 0 is not in the data"):
     train.fit(recipe(), given, KEY, ids=[0])
-  with refused(r"label 3, outside \[0, 3\)"):  # four classes are more than the network's
+  with refused("num_classes=4, but a network of 3 outputs. Give it 4"):
     train.fit(recipe(), Streamed(given.source, 4, ids=given.ids), KEY)
   find = importlib.util.find_spec
   monkeypatch.setattr(

@@ -358,6 +358,7 @@ def test_a_label_that_is_no_class_of_the_network_is_refused():
     ({"batch_size": 0}, r"batch_size=0, must be an integer of at least 1"),
     ({"learning_rate": -0.1}, r"learning_rate=-0\.1, must be at least 0"),
     ({"learning_rate": float("nan")}, r"learning_rate=nan, must be at least 0"),
+    ({"learning_rate": float("inf")}, "learning_rate=inf, must be finite"),
     ({"weight_decay": -1.0}, r"weight_decay=-1\.0, must be at least 0"),
     ({"momentum": 1.0}, r"momentum=1\.0, must be in \[0, 1\)"),
   ],

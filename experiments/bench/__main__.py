@@ -51,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, "a benchmark keeps nothing before it is done.")

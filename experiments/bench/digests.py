@@ -12,8 +12,6 @@ file, run the same, and compare with that.
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench.machine import cpu
+from experiments.bench.workers import told
 
 GOALS = {"different": "0"}
 KEPT = Path(__file__).with_suffix(".json")
@@ -33,7 +32,7 @@ def measure(pairs: int, seconds: float) -> dict[str, Any]:
   """
   del pairs
   networks = ("mlp",) if seconds < 10 else ("mlp", "cnn", "resnet18", "main job")
-  environment = os.environ | {
+  variables = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
     "PJRT_NPROC": "1",
     "NPROC": "1",
@@ -41,9 +40,7 @@ def measure(pairs: int, seconds: float) -> dict[str, Any]:
   }
   digests: dict[str, str] = {}
   for name in networks:  # a process each: all compiled programs of one are near the limit of Linux
-    command = [sys.executable, "-m", "experiments.bench.digests", name]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    digests |= json.loads(done.stdout.splitlines()[-1])
+    digests |= told("-m", "experiments.bench.digests", name, **variables)
     print(f"{name}: done", file=sys.stderr)
   kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
   different = None

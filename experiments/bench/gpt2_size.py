@@ -6,8 +6,8 @@ compiles) and the peak of its memory, JAX, weights and compiling included.
 """
 
 import json
-import subprocess
-import sys
+
+from experiments.bench.workers import told
 
 ALGORITHMS = (
   *("fine_tune", "neg_grad_plus", "npo", "simnpo", "dpo", "wga", "ce_u", "undial", "rmu"),
@@ -57,10 +57,7 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
     size = {"num_classes": 61, "length": 64, "width": 32, "depth": 2, "heads": 2}
   figures: dict[str, float] = {}
   for name in ALGORITHMS:
-    command = [sys.executable, "-c", WORK, name, json.dumps(size)]
-    found = json.loads(
-      subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    )
+    found = told("-c", WORK, name, json.dumps(size))
     if not found["moved"] > 0:
       raise RuntimeError(f"a step of {name} left the network as it was.")
     figures |= {f"{what}_of_{name}": found[what] for what in ("seconds", "gigabytes")}

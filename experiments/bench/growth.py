@@ -12,13 +12,13 @@ grow. What rises is measured once more, and the lower figures count: another pro
 can only add to them. Linux only.
 """
 
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from experiments.bench import workers
 
 MOST = 1.15
 GOALS = {"dearest_over_cheapest": f"at most {MOST}; none rises"}
@@ -179,12 +179,10 @@ def in_process(axis: str, line: str, size: int, seconds: float, cache: str) -> d
   devices = size if axis == "devices" else 1
   flags = os.environ.get("XLA_FLAGS", "").split()
   kept = [flag for flag in flags if "host_platform_device_count" not in flag]
-  environment = os.environ | {
+  variables = {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": " ".join([*kept, f"--xla_force_host_platform_device_count={devices}"]),
     "JAX_COMPILATION_CACHE_DIR": cache,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
-  command = [sys.executable, "-m", "experiments.bench.growing", line, str(size), str(seconds)]
-  done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-  return json.loads(done.stdout.splitlines()[-1])
+  return workers.told("-m", "experiments.bench.growing", line, str(size), str(seconds), **variables)

@@ -7,13 +7,11 @@ has filled. The wall-clock part that does not grow is the intercept of the line 
 is the peak of the process that adds up the chunks.
 """
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+
+from experiments.bench.workers import told
 
 GOALS = {"cpu_of_double": "1.7 to 2.3", "fixed_seconds": "below 10", "memory_of_double": "about 1"}
 MODELS = 60
@@ -58,16 +56,10 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
 
 
 def _run(models: int, cache: str) -> dict[str, float]:
-  variables = os.environ | {
+  variables = {
     "JAX_COMPILATION_CACHE_DIR": cache,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
   start = time.perf_counter()
-  done = subprocess.run(
-    [sys.executable, "-c", WORK, str(models)],
-    env=variables,
-    stdout=subprocess.PIPE,
-    text=True,
-    check=True,
-  )
-  return json.loads(done.stdout) | {"wall": time.perf_counter() - start}
+  found = told("-c", WORK, str(models), **variables)
+  return found | {"wall": time.perf_counter() - start}

@@ -72,4 +72,5 @@ def _bytes(kind: Any) -> int:
   bits = _BITS.search(str(kind).rpartition("x")[2])
   if shape is None or bits is None:
     return 0
-  return math.prod(map(int, shape[1].split("x")[:-1])) * max(1, int(bits[1]) // 8)
+  parts = 2 if "complex" in str(kind) else 1
+  return math.prod(map(int, shape[1].split("x")[:-1])) * parts * max(1, int(bits[1]) // 8)

@@ -17,8 +17,6 @@ optimizer the memory of those before, if it may. Times on named devices are in `
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +29,7 @@ from jax.extend.core import Jaxpr
 
 from experiments.bench import lowered, peaks, products, programs
 from experiments.bench.programs import Program, Sizes
+from experiments.bench.workers import told
 from jaxmul import _flops, models
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -75,12 +74,8 @@ def small() -> Sizes:
 def measure(pairs: int, seconds: float) -> dict[str, Any]:
   """Returns {program: what was seen} and predictions; short samples look at a small `cnn`."""
   del pairs
-  command = [sys.executable, "-m", "experiments.bench.readiness"]
-  if seconds < 10:
-    command.append("small")
-  environment = os.environ | ENVIRONMENT
-  done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-  seen = json.loads(done.stdout.splitlines()[-1])
+  sizes = ("small",) if seconds < 10 else ()
+  seen = told("-m", "experiments.bench.readiness", *sizes, **ENVIRONMENT)
   return {"programs": seen, "predictions": {name: predicted(one) for name, one in seen.items()}}
 
 

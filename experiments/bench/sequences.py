@@ -8,10 +8,9 @@ which a gpt of ten million params trains (AdamW, 32 sequences of 64 tokens a ste
 learning events, ghost norms and curvature.
 """
 
-import json
 import statistics
-import subprocess
-import sys
+
+from experiments.bench.workers import told
 
 GOALS = {
   "train_of_double": "1.8 to 2.2",
@@ -79,6 +78,4 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
 
 def _run(what: str, *sizes: int) -> dict[str, float]:
   """Returns what a process says that does `what` on some sequences, with a gpt of some size."""
-  command = [sys.executable, "-c", WORK, what, *map(str, sizes)]
-  done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-  return json.loads(done.stdout)
+  return told("-c", WORK, what, *map(str, sizes))

@@ -7,8 +7,6 @@ epoch on 10,000 images in a memory-mapped .npy file over that on the same images
 demo's `cnn`, and of a small `mlp` that computes little, so that reading counts.
 """
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import jax
 import numpy as np
 
 from experiments.bench.pairs import alternate
+from experiments.bench.workers import told
 from jaxmul import models, train
 from jaxmul.data import Dataset, Streamed
 
@@ -63,7 +62,7 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
   """Returns peaks in MiB and their ratio, speeds over those in memory, and images a second."""
   is_quick = seconds < 10
   small, large = (2_000, 20_000) if is_quick else (100_000, 1_300_000)
-  peaks = {"small": _peak(small), "large": _peak(large)}
+  peaks = {"small": told("-c", PEAK, str(small)), "large": told("-c", PEAK, str(large))}
   figures = {f"peak_{name}_mib": peak for name, peak in peaks.items()}
   figures |= {"peak_ratio": peaks["large"] / peaks["small"]}
   count = 1_000 if is_quick else 10_000
@@ -85,12 +84,6 @@ def measure(pairs: int, seconds: float) -> dict[str, float]:
         f"{name}_memory_images_per_second": count / timed["reference"],
       }
   return figures
-
-
-def _peak(size: int) -> float:
-  """The most memory of a process that trains on so many images, in MiB."""
-  command = [sys.executable, "-c", PEAK, str(size)]
-  return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def _epoch(recipe: train.Recipe, dataset: Dataset | Streamed):

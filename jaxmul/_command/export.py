@@ -1,6 +1,5 @@
 """The table of a job as a file for a paper or another program, every number with its interval."""
 
-import csv
 import importlib.util
 import io
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxmul._command import tables
 from jaxmul._files import write_atomic
 from jaxmul.metrics import Figure, find
 
@@ -43,17 +43,14 @@ def write(
     for name, figures in methods.items()
     for f in figures
   ]
-  path, content = out / f"table.{kind}", io.BytesIO()
-  if kind == "parquet":
-    import pandas as pd
+  path = out / f"table.{kind}"
+  if kind == "csv":
+    tables.write_rows(path, _COLUMNS, rows)
+    return path
+  import pandas as pd
 
-    pd.DataFrame(rows, columns=list(_COLUMNS)).to_parquet(content)
-  else:
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(_COLUMNS)
-    lines.writerows(["" if cell != cell else cell for cell in row] for row in rows)
-    content.write(text.getvalue().encode())
+  content = io.BytesIO()
+  pd.DataFrame(rows, columns=list(_COLUMNS)).to_parquet(content)
   write_atomic(path, content.getvalue())
   return path
 

@@ -30,9 +30,13 @@ def show(figures: Iterable[Figure]) -> None:
 
 def write_csv(path: Path, columns: Mapping[str, np.ndarray]) -> None:
   """Writes columns [n] of one length, with a header; a missing number is an empty cell."""
+  write_rows(path, columns, zip(*(column.tolist() for column in columns.values()), strict=True))
+
+
+def write_rows(path: Path, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+  """Writes rows as .csv, with a header; a missing number is an empty cell."""
   text = io.StringIO()
   lines = csv.writer(text, lineterminator="\n")
-  lines.writerow(columns)
-  for row in zip(*(column.tolist() for column in columns.values()), strict=True):
-    lines.writerow("" if value != value else value for value in row)
+  lines.writerow(names)
+  lines.writerows(["" if cell != cell else cell for cell in row] for row in rows)
   write_atomic(path, text.getvalue().encode())

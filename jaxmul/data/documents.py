@@ -1,5 +1,6 @@
 """Text as sequences of tokens: windows of a document, copies, and what nearly repeats them."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Protocol
@@ -7,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul import _check
+from jaxmul import _arrays, _check
 from jaxmul._dataset import Dataset
 from jaxmul._ids import rows_of
 from jaxmul._paths import local
@@ -114,14 +115,7 @@ def after_prompt(dataset: Dataset, prompt: int, suffix: int | None = None) -> Da
   if suffix is not None:
     _check.in_range("after_prompt", 1, labels.shape[1] + 1 - prompt, suffix=suffix)
     labels[:, prompt - 1 + suffix :] = -1
-  return Dataset(
-    dataset.inputs,
-    labels,
-    dataset.ids,
-    dataset.num_classes,
-    strata=dataset.strata,
-    families=dataset.families,
-  )
+  return dataclasses.replace(dataset, labels=labels)
 
 
 def repeated(dataset: Dataset, ids: ArrayLike, copies: int) -> Dataset:
@@ -151,15 +145,10 @@ def repeated(dataset: Dataset, ids: ArrayLike, copies: int) -> Dataset:
   if families is None:
     families = np.arange(len(dataset))
   new = dataset.ids.max(initial=-1) + 1 + np.arange(len(rows))
-  return Dataset(
-    dataset.inputs[every],
-    dataset.labels[every],
-    np.concatenate([dataset.ids, new]),
-    dataset.num_classes,
-    strata=None if dataset.strata is None else dataset.strata[every],
-    families=families[every],
-    classes=dataset.classes,
-  )
+  names = ("inputs", "labels", "strata")
+  arrays = {name: getattr(dataset, name) for name in names} | {"families": families}
+  ids = np.concatenate([dataset.ids, new])
+  return dataclasses.replace(dataset, ids=ids, **_arrays.rows(arrays, every))
 
 
 def near_duplicates(dataset: Dataset, ids: ArrayLike, *, share: float = 0.5) -> np.ndarray:
@@ -182,11 +171,11 @@ def near_duplicates(dataset: Dataset, ids: ArrayLike, *, share: float = 0.5) -> 
     >>> near_duplicates(copied, [0]).tolist()
     [3]
   """
-  tokens = dataset.inputs
-  if not np.issubdtype(tokens.dtype, np.signedinteger) or tokens.shape[1] < SHINGLE:
+  tokens, kind = dataset.inputs, _arrays.kinds(dataset.inputs)
+  if kind != "int32" or tokens.shape[1] < SHINGLE:
+    shape = f" {list(tokens.shape)}" if hasattr(tokens, "shape") else ""
     raise ValueError(
-      f"near_duplicates needs tokens int [n, T] with T of at least {SHINGLE}, got {tokens.dtype} "
-      f"{list(tokens.shape)}."
+      f"near_duplicates needs tokens int [n, T] with T of at least {SHINGLE}, got {kind}{shape}."
     )
   if not 0 < share <= 1:
     raise ValueError(f"near_duplicates got share={share}, must be in (0, 1].")

@@ -46,7 +46,7 @@ def pack(run: Run, max_bytes: int) -> tuple["Markup", str]:
   for number, members in enumerate(run.groups.values(), start=1):
     group[np.isin(run.ids, members)] = number
   data: dict[str, Any] = {
-    "ids": _base64(run.ids.astype("<f8")),
+    "ids": _base64(run.ids.astype("<i8")),
     "columns": [
       {"name": name, "values": _base64(values.astype("<f4"))}
       for name, values in columns.items()
@@ -59,7 +59,7 @@ def pack(run: Run, max_bytes: int) -> tuple["Markup", str]:
   }
   if run.after:
     data["after"] = {
-      "ids": run.after.ids.tolist(),
+      "ids": _base64(run.after.ids.astype("<i8")),
       "methods": run.after.methods,
       "confidence": np.round(run.after.confidence.mean(axis=1), 4).tolist(),
     }

@@ -185,7 +185,7 @@ def _speed(given: float | tuple[float, float] | None) -> tuple[float, float] | N
   # True is a number too, and an array of one compares as one.
   if len(both) == 2 and all(isinstance(n, Real) and not isinstance(n, bool) for n in both):
     slow, fast = both
-    if 0 < slow <= fast < np.inf:
+    if 0 < slow <= fast and not _check.is_infinite(fast):
       return float(slow), float(fast)
   raise ValueError(
     f"cost got flops_per_second={_article.line(given)}, must be a finite number above 0, or "

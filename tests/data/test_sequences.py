@@ -118,6 +118,14 @@ def test_copies_are_found_and_near_duplicates_too():
   assert data.near_duplicates(near, [10], share=0.9).tolist() == [36]
 
 
+def test_examples_of_several_arrays_are_repeated_too():
+  parts = {"a": np.arange(6.0).reshape(3, 2), "b": np.arange(3.0)}
+  twice = data.repeated(Dataset(parts, [0, 1, 0], [7, 8, 9]), [8], 2)
+  assert twice.ids.tolist() == [7, 8, 9, 10]
+  assert twice.inputs["a"][3].tolist() == [2.0, 3.0]
+  assert (twice.inputs["b"][3], twice.labels[3], twice.with_copies([8]).tolist()) == (1, 1, [8, 10])
+
+
 def test_copies_are_in_or_out_of_a_subset_together():
   text = copied()
   model = models.gpt(9, length=12, width=4, depth=1, heads=1)
@@ -188,6 +196,11 @@ def test_what_has_copies_is_never_held_out():
     (lambda: Dataset(np.eye(2), [[1, 2], [1]]), "Dataset needs labels of one length, got rows"),
     (lambda: data.after_prompt(copied(), 13), r"got prompt=13, must be in \[1, 12\]"),
     (lambda: data.near_duplicates(copied(), [99]), "id 99 is not in the data"),
+    (
+      lambda: data.near_duplicates(Dataset({"a": np.eye(2)}, [0, 1]), [0]),
+      r"needs tokens int \[n, T\] with T of at least 8, got a dict of arrays \['a'\]",
+    ),
+    (lambda: data.near_duplicates(Dataset(np.eye(9), np.arange(9)), [0]), r"got float32 \[9, 9\]"),
     (lambda: Dataset(np.eye(2), [0, 1], families=[0]), r"needs families int \[2\]"),
     (lambda: Dataset(np.eye(2), [0, 1], families=[0, -1]), "got families -1, must be at least 0"),
   ],

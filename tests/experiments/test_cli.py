@@ -52,6 +52,24 @@ def test_stopped_it_says_that_the_same_command_goes_on(number, code):
   assert error.strip() == ("stopped: finished work is kept; run the same command again to go on.")
 
 
+BENCHMARK = """
+import runpy, sys, time
+from experiments.bench import scan_step
+def measure(*_):
+  print("ready", flush=True)
+  time.sleep(60)
+scan_step.measure = measure
+sys.argv = ["bench", "scan_step"]
+runpy.run_module("experiments.bench", run_name="__main__")
+"""
+
+
+def test_a_stopped_benchmark_does_not_promise_to_go_on():
+  found, error = stopped(start(["-c", BENCHMARK]), signal.SIGINT)
+  assert found == 130
+  assert error.strip() == "stopped: a benchmark keeps nothing before it is done."
+
+
 def test_it_stops_while_xla_computes_without_end():
   found, error = stopped(start(["-c", BUSY.format(COMPUTING.strip())]), signal.SIGINT)
   assert found == 130

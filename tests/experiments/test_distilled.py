@@ -8,7 +8,7 @@ import pytest
 
 from experiments import distilled
 from experiments.rows import Row
-from jaxmul import data, models, rum, train
+from jaxmul import data, models, train
 from jaxmul.metrics import Figure
 
 
@@ -34,16 +34,15 @@ class Stub(distilled.Problem):
     rng = np.random.default_rng(1)
     labels = np.arange(60) % 3
     training = data.Dataset(rng.normal(size=(60, 2)), labels, rng.permutation(60) * 3)
-    forget, none = training.ids[:15], np.zeros(0, int)
+    forget = training.ids[:15]
     mixed = {
       "training": training,
       "dataset": training,
       "split": data.Split(forget, training.ids[15:]),
       "key": jax.random.key(0),
       "recipe": train.Recipe(models.mlp((3,), 3), epochs=1),
-      "heldout": data.Heldout(none, none, none),
-      "groups": rum.Selection(forget, forget, forget),
-      "oracles": None,
+      "heldout": data.Heldout(forget[:1], forget[1:2], forget[2:3]),
+      "judge": lambda *_: lambda *_: [],
     }
     self.config, self.mixed = distilled.Config(shards=3), types.SimpleNamespace(**mixed)
     self.asked, self.compiled = [], set()
@@ -84,7 +83,6 @@ def test_as_many_real_are_of_the_retain_set_and_of_each_class():
 
 
 def test_a_seed_works_on_what_its_row_says(monkeypatch):
-  monkeypatch.setattr(distilled, "Judge", lambda **_: lambda *_: [])
   problem, given = Stub(), []
   seed, training = distilled.Seed(problem, 0), problem.mixed.training
 

@@ -122,6 +122,8 @@ def test_the_largest_value_is_in_bytes():
   assert content(lambda x: (x[:, None] + x[None]).sum(), spec(100)).largest == 4 * 100**2
   wide = content(lambda x: (x[:, None] & x[None]).any(), spec(100, dtype=bool))
   assert wide.largest == 100**2
+  twice = content(lambda x: x[:, None] + x[None], spec(100, dtype=np.complex64))
+  assert twice.largest == 8 * 100**2
 
 
 @pytest.mark.parametrize("name", ["training step", "unlearning step", "GraND", "curvature"])

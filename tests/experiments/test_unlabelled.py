@@ -24,7 +24,7 @@ def seed_of():
   seed = object.__new__(unlabelled.Seed)
   seed.problem = SimpleNamespace(training=dataset, dataset=dataset, split=split)
   seed.original = bind(lambda params, inputs: inputs @ params, jnp.eye(2))
-  seed.features = lambda network, inputs: inputs
+  seed.given = SimpleNamespace(features=lambda network, inputs: inputs)
   seed.order, seed.label_key = dataset.ids[[3, 7, 5, 2, 6, 4]], jax.random.key(0)
   return seed, dataset
 
@@ -62,6 +62,8 @@ def test_nothing_is_left_of_a_retain_set_without_labels():
   ("flags", "part"),
   [
     ({"algorithms": ("scrubs",)}, "--algorithms scrubs: choose among"),
+    ({"algorithms": ("dmm",)}, "--algorithms dmm: choose among"),  # it has no influences
+    ({"algorithms": ("ct",)}, "--algorithms ct: choose among"),  # an mlp has no convolution
     ({"missing": (0.5, 0.0)}, "--missing 0.0: must be in"),
     ({"seeds": 0}, "--seeds 0"),
   ],

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import pytest
 
-from experiments import truth, unlearn
+from experiments import algorithms, truth, unlearn
 from experiments.judge import HEADLINE
 from experiments.rows import Row, worse_than
-from jaxmul import report
+from jaxmul import data, report
 from jaxmul.metrics import Figure
 
 
@@ -35,6 +36,28 @@ def test_influences_come_from_models_that_did_not_select_the_forget_sets(monkeyp
     unlearn.Problem.influence.func(problem)
   selecting = truth.truth_key(config)
   assert not np.array_equal(*(jax.random.key_data(key) for key in (keys[0], selecting)))
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    ({"algorithms": ("dmm",), "influence_models": 0}, "--influence-models must be at least 2"),
+    ({"algorithms": ("ct",), "model": "mlp"}, "--algorithms ct: choose among fine_tune"),
+  ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_trained(flags, said):
+  with pytest.raises(ValueError, match=said):
+    unlearn.Config(**flags)
+
+
+def test_every_algorithm_gets_a_network_of_the_right_size():
+  """Those of `experiments.unlabelled`, too: `boundary_expand` needs one class more."""
+  digits = data.digits()
+  given = algorithms.given_of(
+    unlearn.Config(all=True), digits, *jax.random.split(jax.random.key(0))
+  )
+  sizes = [network(digits.example).shape[1] for network in (given.fresh, given.wide)]
+  assert sizes == [10, 11]
 
 
 def test_a_row_is_marked_where_it_is_worse_by_more_than_the_seeds_differ():

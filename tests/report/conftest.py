@@ -28,9 +28,10 @@ def _write_run(
   dataset="toy",
   class_names=None,
   decode=None,
+  first=10,
 ):
   n, rng = len(images), np.random.default_rng(0)
-  ids = 10 + np.arange(n)
+  ids = first + np.arange(n)
   memorization = np.clip(rng.normal(0, 0.3, n), -1, 1)
   memorization[0] = np.nan
   group = max(1, min(80, n // 4))

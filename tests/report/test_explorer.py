@@ -55,6 +55,19 @@ def test_filters_by_class_group_range_and_id(toy, visit):
   page.locator("#list").press("End")
 
 
+def test_ids_of_64_bits_are_told_apart(tmp_path, write_run, visit):
+  """As floats each of these would be one of its neighbours, and so would its p of label."""
+  images, first = np.zeros((8, 4, 4), np.uint8), 2**53 + 1
+  page = visit(report.html(write_run(tmp_path, images, first=first)))
+  assert sorted(shown(page)) == [first + i for i in range(8)]
+  page.fill("#id", str(first))
+  assert shown(page) == [first]
+  with np.load(tmp_path / "unlearned.npz") as after:
+    expected = after["confidence"].mean(axis=1)[:, list(after["ids"]).index(first)]
+  cells = page.locator("#detail table").last.locator("td").all_inner_texts()
+  assert [cell.strip() for cell in cells] == [f"{value:.2f}" for value in expected]
+
+
 def test_the_panel_shows_what_is_highlighted_after_every_filter(toy, visit):
   page = visit(toy)
 

@@ -22,8 +22,8 @@ def shown(path):
 
 
 def by_id(data):
-  """Returns {id: text}; ids are float64 in base64, as the script reads them."""
-  ids = np.frombuffer(base64.b64decode(data["ids"]), "<f8").astype(int)
+  """Returns {id: text}; ids are int64 in base64, as the script reads them."""
+  ids = np.frombuffer(base64.b64decode(data["ids"]), "<i8")
   return dict(zip(ids.tolist(), data["texts"], strict=True))
 
 

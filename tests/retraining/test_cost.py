@@ -347,6 +347,7 @@ SPEED = r"flops_per_second=%s, must be a finite number above 0, or \(least, most
     ({"flops_per_second": float("inf")}, SPEED % "inf"),
     ({"flops_per_second": (1, float("inf"))}, SPEED % r"\(1, inf\)"),
     ({"flops_per_second": float("nan")}, SPEED % "nan"),
+    ({"flops_per_second": 10**400}, SPEED % "10+"),
     ({"flops_per_second": np.ones((2, 2))}, SPEED % r"array\(\[\[1., 1.\], \[1., 1.\]\]\)"),
     ({"flops_per_second": np.ones(2)}, SPEED % r"array\(.*\)"),
     ({"flops_per_second": jnp.ones(())}, SPEED % r"Array\(.*\)"),
@@ -356,6 +357,8 @@ SPEED = r"flops_per_second=%s, must be a finite number above 0, or \(least, most
     ({"flops_per_second": 1e9, "measure": True}, "Give one of them"),
     ({"price_per_hour": 2.0}, "no speed. Give flops_per_second too"),
     ({"price_per_hour": -1.0, "flops_per_second": 1e9}, "price_per_hour=-1.0"),
+    ({"price_per_hour": float("inf"), "flops_per_second": 1e9}, "=inf, must be finite"),
+    ({"price_per_hour": 10**400, "flops_per_second": 1e9}, "price_per_hour=10+, must be finite"),
   ],
 )
 def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_traced(given, said, monkeypatch):

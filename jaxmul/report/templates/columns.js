@@ -8,7 +8,8 @@ function bytes(text) {
   return result;
 }
 
-const ids = new Float64Array(bytes(data.ids).buffer);
+const idsOf = (text) => new BigInt64Array(bytes(text).buffer); // a Number cannot hold them all
+const ids = idsOf(data.ids);
 const labels = new Int32Array(bytes(data.labels).buffer);
 const group = bytes(data.group);
 const className = (row) => (labels.length ? data.classes[labels[row]] ?? String(labels[row]) : "");
@@ -18,7 +19,7 @@ const columns = data.columns.map(({ name, values }) => ({ name, values: new Floa
 const afterColumns = [];
 if (data.after) {
   const rowOfId = new Map(Array.from(ids, (id, row) => [id, row]));
-  const forgotten = data.after.ids.map((id) => rowOfId.get(id));
+  const forgotten = Array.from(idsOf(data.after.ids), (id) => rowOfId.get(id));
   data.after.methods.forEach((method, m) => {
     const values = new Float32Array(ids.length).fill(NaN);
     forgotten.forEach((row, k) => (values[row] = data.after.confidence[m][k]));
@@ -44,7 +45,7 @@ function ordered(column) {
   return column.order;
 }
 
-// Returns the rows that pass the filters; a filter that is null lets everything pass.
+// Returns the rows that pass the filters; a filter that is null lets everything pass. The id is text.
 function wantedRows({ sort, down, label, member, score, least, most, id }) {
   const { values } = sortable[score ?? sort];
   const keep = (row) =>
@@ -52,7 +53,7 @@ function wantedRows({ sort, down, label, member, score, least, most, id }) {
     (member === null || (member < 0 ? group[row] > 0 : group[row] === member)) &&
     (least === null || values[row] >= least) &&
     (most === null || values[row] <= most) &&
-    (id === null || ids[row] === id);
+    (id === null || String(ids[row]) === id);
   const { known, unknown } = ordered(sortable[sort]);
   const first = known.filter(keep), last = unknown.filter(keep);
   if (down) first.reverse();

@@ -10,7 +10,7 @@ function select() {
   const number = (id) => ($(id).value === "" ? null : Number($(id).value));
   rows = wantedRows({
     sort: number("sort"), down: $("direction").value === "down", label: number("class"), member: number("group"),
-    score: number("score"), least: number("least"), most: number("most"), id: number("id"),
+    score: number("score"), least: number("least"), most: number("most"), id: $("id").value || null,
   });
   chosen = 0;
   list.scrollTop = 0;
