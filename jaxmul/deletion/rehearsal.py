@@ -174,14 +174,12 @@ def _original(
   return kept(folder, like, lambda: train.fit(recipe, training, key, trackers=events))
 
 
-def _scores(request: Request, ids: np.ndarray) -> np.ndarray:
-  return scores_of(request.network, request.training, ids, "confidence")
-
-
 def _cuts(request: Request) -> tuple[float, float]:
-  """Returns the scores half-way between the groups of a forget set."""
+  """Returns the scores half-way between the groups of a forget set, copies left out."""
+  training = request.training
+  alone = training.first_of_each(request.split.forget)  # whose scores made the groups
   low, medium, high = (
-    scores_of(request.network, request.training, ids, "confidence")
+    scores_of(request.network, training, np.intersect1d(ids, alone), "confidence")
     for ids in request.groups.values()
   )
   return float(low.max() + medium.min()) / 2, float(medium.max() + high.min()) / 2
