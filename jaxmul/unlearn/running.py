@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmul import _arrays, _check, _sharding
@@ -113,7 +114,7 @@ def run(
     examples, network = jax.device_put((examples, network), devices[0])
   parts = (split.forget, split.retain)
   sizes = (len(split.forget), len(split.retain))
-  sets = Sets(*(examples.subset(dataset.rows(sorted(ids)), len(dataset)) for ids in parts))
+  sets = Sets(*(examples.subset(dataset.rows(np.sort(ids)), len(dataset)) for ids in parts))
   train_fn = network.train_fn
   if freeze_statistics:
     network = network.replace(train_fn=None)
@@ -192,8 +193,7 @@ def _epoch(
 
 
 def _finite(network: Network) -> jax.Array:
-  finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((network.params, network.state))]
-  return jnp.stack(finite).all()
+  return _arrays.all_finite((network.params, network.state))
 
 
 def retrain(recipe: Recipe | Learner, dataset: Dataset, split: Split, key: jax.Array):
