@@ -106,7 +106,7 @@ def rehearse(
   _check.at_least("rehearse", 3, oracles=oracles)
   heldout, test = ids_of(heldout, "heldout", "rehearse"), ids_of(test, "test", "rehearse")
   ids = np.setdiff1d(dataset.ids, np.concatenate([heldout, test]))
-  split_of(dataset, ids[:1], heldout, test)
+  split_of(dataset, ids[:1], heldout, test, caller="rehearse")
   size = max(30, len(ids) // 20) if size is None else size
   _check.count(size, "size", "rehearse")
   _check.at_least("rehearse", 2 * len(GROUPS), size=size)
