@@ -139,6 +139,11 @@ def is_float(tree: object) -> bool:
   return hasattr(tree, "dtype") and jnp.issubdtype(tree.dtype, jnp.inexact)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def all_finite(tree: object) -> jax.Array:
+  """Returns whether all numbers of a pytree are finite, a bool scalar."""
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
 def kinds(tree: object) -> str:
   """Returns the dtype of an array in words, or what a dict holds.
 

@@ -119,8 +119,7 @@ def epoch(
 
 def settled(task: Task, state: State, new: Carry, history: History) -> tuple[State, History]:
   """Returns what is carried on after an epoch, the old state if the new one is bad, and history."""
-  finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new.network.params)]
-  good = state.alive & jnp.isfinite(history.loss) & jnp.stack(finite).all()
+  good = state.alive & jnp.isfinite(history.loss) & _arrays.all_finite(new.network.params)
   history = jax.tree.map(lambda mean: jnp.where(good, mean, jnp.nan), history)
   kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state.carry)
   return _on_all_devices(task, State(kept, good)), history

@@ -300,7 +300,7 @@ def fit(
   if not isinstance(dataset, Streamed):
     refuse_no_dataset(dataset, "fit")
   _check.key(key, "fit")
-  ids = np.sort(dataset.ids if ids is None else np.asarray(ids))
+  ids = np.sort(dataset.ids if ids is None else np.asarray(ids).reshape(-1))
   if not len(ids):
     raise ValueError("fit got no training examples. Pass at least one id.")
   if not np.array_equal(ids, dataset.ids):

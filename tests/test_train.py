@@ -341,6 +341,12 @@ def test_no_examples_are_refused():
     train.fit(recipe(), toy(), KEY, ids=[])
 
 
+@pytest.mark.parametrize("ids", [{1, 2}, iter([1])])
+def test_ids_without_an_order_are_refused(ids):
+  with one_line(r"needs integer ids \[1\], got object"):
+    train.fit(recipe(), toy(), KEY, ids=ids)
+
+
 def test_an_id_that_is_not_in_the_data_is_refused():
   with one_line("id 11 is not in the data"):
     train.fit(recipe(), toy(), KEY, ids=[10, 11])

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxmul import memorization, metrics, models, rum, train
 from jaxmul._identity import digest
+from jaxmul._ids import find
 from jaxmul._progress import duration
 from jaxmul.binding import Network
 from jaxmul.deletion.refusal import CHANGE, Refused, refuse_harm
@@ -118,8 +119,7 @@ def beside_a_few(request: Request, after: Network, key: jax.Array, count: int) -
     figures += _accuracies(said, request, of)
     gaps[of] = np.abs(said.take(forget).probability[0] - p.mean(0))
     for name, ids in {"forget": forget, **_named(request)}.items():
-      rows = np.searchsorted(np.sort(forget), np.sort(ids))
-      own = gaps[of][np.argsort(forget)][rows]
+      own = gaps[of][find(forget, np.sort(ids))]
       figures.append(_mean(own, name="example gap", of=of, part=name))
     figures += _tugs(said, retrained, request, of)
   others = [np.abs(p[k] - np.delete(p, k, 0).mean(0)).mean() for k in range(len(p))]

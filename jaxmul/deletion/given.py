@@ -87,9 +87,10 @@ def refuse_other_network(
   except Exception as error:
     if isinstance(error, ValueError) and str(error).startswith(caller):
       raise
+    shapes = jax.tree.map(lambda leaf: list(leaf.shape[1:]), dataset.inputs)
     raise ValueError(
-      f"{caller}: the network does not take inputs {list(dataset.inputs.shape[1:])} as of the "
-      "data set. Give them in the shape that it was trained on."
+      f"{caller}: the network does not take inputs {shapes} as of the data set. Give them in the "
+      "shape that it was trained on."
     ) from error
   own, others = map(_size, (network, models.shapes(recipe.model, dataset.example)))
   if own != others:

@@ -106,7 +106,7 @@ def rehearse(
   _check.at_least("rehearse", 3, oracles=oracles)
   heldout, test = ids_of(heldout, "heldout", "rehearse"), ids_of(test, "test", "rehearse")
   ids = np.setdiff1d(dataset.ids, np.concatenate([heldout, test]))
-  split_of(dataset, ids[:1], heldout, test)
+  split_of(dataset, ids[:1], heldout, test, caller="rehearse")
   size = max(30, len(ids) // 20) if size is None else size
   _check.count(size, "size", "rehearse")
   _check.at_least("rehearse", 2 * len(GROUPS), size=size)
@@ -174,14 +174,12 @@ def _original(
   return kept(folder, like, lambda: train.fit(recipe, training, key, trackers=events))
 
 
-def _scores(request: Request, ids: np.ndarray) -> np.ndarray:
-  return scores_of(request.network, request.training, ids, "confidence")
-
-
 def _cuts(request: Request) -> tuple[float, float]:
-  """Returns the scores half-way between the groups of a forget set."""
+  """Returns the scores half-way between the groups of a forget set, copies left out."""
+  training = request.training
+  alone = training.first_of_each(request.split.forget)  # whose scores made the groups
   low, medium, high = (
-    scores_of(request.network, request.training, ids, "confidence")
+    scores_of(request.network, training, np.intersect1d(ids, alone), "confidence")
     for ids in request.groups.values()
   )
   return float(low.max() + medium.min()) / 2, float(medium.max() + high.min()) / 2

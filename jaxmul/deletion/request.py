@@ -79,7 +79,9 @@ class Request:
     return self.folder("unlearned")
 
 
-def split_of(dataset: Dataset, ids: Any, heldout: Any, test: Any, least: int = 3) -> Split:
+def split_of(
+  dataset: Dataset, ids: Any, heldout: Any, test: Any, least: int = 3, caller: str = "forget"
+) -> Split:
   """Returns S, R, held-out and test ids; R is what the other three leave.
 
   Raises:
@@ -87,14 +89,14 @@ def split_of(dataset: Dataset, ids: Any, heldout: Any, test: Any, least: int = 3
       held-out examples, no test examples, or nothing is retained.
   """
   parts = {"forget": ids, "heldout": heldout, "test": test}
-  arrays = {name: ids_of(part, name, "forget") for name, part in parts.items()}
+  arrays = {name: ids_of(part, name, caller) for name, part in parts.items()}
   for name, part in arrays.items():
-    rows_of(dataset.ids, part, f"forget: {name}", "is not in the data", "Ids are Dataset.ids.")
+    rows_of(dataset.ids, part, f"{caller}: {name}", "is not in the data", "Ids are Dataset.ids.")
   for name, needed in (("heldout", least), ("test", 1)):
     if len(arrays[name]) < needed:
       raise ValueError(
-        f"forget got {len(arrays[name])} {name} ids, must be at least {needed}, never trained on. "
-        "Cut them off before training: data.holdout."
+        f"{caller} got {len(arrays[name])} {name} ids, must be at least {needed}, never trained "
+        "on. Cut them off before training: data.holdout."
       )
   retain = np.setdiff1d(dataset.ids, np.concatenate(list(arrays.values())))
   return Split(retain=retain, **arrays)

@@ -102,13 +102,15 @@ def by_cuts(scores: ArrayLike, ids: ArrayLike, cuts: Sequence[float]) -> list[np
     cuts: K − 1 scores, none below the one before; a score equal to one goes above it.
 
   Raises:
-    ValueError: as `refine`.
+    ValueError: as `refine`, or a cut is below the one before.
 
   Example:
     >>> [group.tolist() for group in by_cuts([0.9, 0.1], [7, 8], [0.2, 0.5])]
     [[8], [], [7]]
   """
   scores, ids = _checked(scores, ids, "by_cuts")
+  if not (np.diff(np.asarray(cuts, float)) >= 0).all():
+    raise ValueError(f"by_cuts got cuts={list(cuts)}, none may be below the one before.")
   place = np.searchsorted(cuts, scores, side="right")
   return [np.sort(ids[place == number]) for number in range(len(cuts) + 1)]
 

@@ -87,8 +87,8 @@ def stream(
     score: `(network, data) -> [k]`, higher = more memorized; called with the current network and
       the examples of the request alone, in the order of their ids.
     cuts: scores between the groups, one fewer than steps, for requests of fewer ids than steps,
-      which are else refused: the score of an example then says in which group it is, and groups
-      may be empty.
+      copies counted once, which are else refused: the score of an example then says in which group
+      it is, and groups may be empty.
     record: `(network, entry) -> folder`, called when a request is done and before its line is
       written, which names the folder; not for a request whose line is there.
     store: folder for the params after each step and for `ledger.jsonl`, a line for each request.
@@ -125,6 +125,10 @@ def stream(
   old = [] if ledger is None else _read(ledger)
   refuse_no_plan(plan, "stream")
   _check.key(key, "stream")
+  if cuts is not None and len(cuts) != len(plan.steps) - 1:
+    raise ValueError(
+      f"stream got {len(cuts)} cuts for {len(plan.steps)} steps of the plan, must be one fewer."
+    )
   network = as_network(network, None, "stream")
   words, kept, gone = plan_words(plan, lasting=store is not None), [], np.zeros(0, np.int64)
   for number, request in enumerate(requests):
@@ -132,21 +136,22 @@ def stream(
     check_ids(ids, ids.size, f"request {number}")
     if not len(ids):
       raise ValueError(f"request {number} has no ids. Leave it out.")
-    if cuts is None and len(ids) < len(plan.steps):
-      raise ValueError(
-        f"request {number} has {len(ids)} ids for {len(plan.steps)} steps of the plan, must have "
-        "one for each. Wait for more, or serve it with a shorter plan."
-      )
     again = np.intersect1d(ids, gone)
     if len(again):
       raise ValueError(
         f"request {number}: id {int(again[0])} was deleted before. Ask for what is left."
       )
+    alone = len(dataset.first_of_each(ids))
+    is_small = alone < len(plan.steps)
+    if cuts is None and is_small:
+      copies = "" if alone == len(ids) else f", {alone} without copies,"
+      raise ValueError(
+        f"request {number} has {len(ids)} ids{copies} for {len(plan.steps)} steps of the plan, "
+        "must have one for each. Wait for more, or serve it with a shorter plan."
+      )
     scores = score(network, dataset.take(ids))
-    if cuts is not None and len(ids) < len(plan.steps):
-      groups = by_cuts(scores, ids, cuts)
-    else:
-      groups = copies_together(dataset, ids, functools.partial(_refined, plan, scores))
+    cut = functools.partial(_grouped, plan, scores, cuts if is_small else None)
+    groups = copies_together(dataset, ids, cut)
     entry = Entry(
       request=number,
       groups=tuple(tuple(group.tolist()) for group in groups),
@@ -175,10 +180,17 @@ def stream(
     yield Deletion(network, entry)
 
 
-def _refined(
-  plan: Plan, scores: ArrayLike, ids: np.ndarray, places: np.ndarray
+def _grouped(
+  plan: Plan,
+  scores: ArrayLike,
+  cuts: Sequence[float] | None,
+  ids: np.ndarray,
+  places: np.ndarray,
 ) -> list[np.ndarray]:
-  return refine(np.asarray(scores)[places], ids, num_groups=len(plan.steps))
+  own = np.asarray(scores)[places]
+  if cuts is not None:
+    return by_cuts(own, ids, cuts)
+  return refine(own, ids, num_groups=len(plan.steps))
 
 
 def _blanked(dataset: Dataset, ids: np.ndarray) -> Dataset:

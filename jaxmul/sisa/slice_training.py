@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from jaxmul import models
-from jaxmul._arrays import Inputs
+from jaxmul._arrays import Inputs, all_finite
 from jaxmul._examples import Examples
 from jaxmul._runs import optimizer_at
 from jaxmul._steps import Carry, Job, first_carry, step_of
@@ -91,8 +91,7 @@ def _epoch(
     return step_of(job, examples, own, carry, number, batches[index])[0]
 
   carry = lax.fori_loop(0, steps, step, carry)
-  leaves = jax.tree.leaves((carry.network.params, carry.network.state))
-  return carry, jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+  return carry, all_finite((carry.network.params, carry.network.state))
 
 
 def _optimizer_of(recipe: Recipe, number: jax.Array | int) -> optax.GradientTransformation:

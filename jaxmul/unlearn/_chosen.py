@@ -90,8 +90,18 @@ def in_layers(tree: optax.Params, names: Sequence[str], caller: str) -> optax.Pa
     raise ValueError(
       f"{caller}: the network has no layer {missing[0]!r}. It has {', '.join(layers)}."
     )
-  inside = [any(f"/{name}/" in way for name in names) for way in ways]
-  return jax.tree.unflatten(jax.tree.structure(tree), inside)
+  return inside(tree, names)
+
+
+def inside(tree: optax.Params, names: Sequence[str]) -> optax.Params:
+  """As `in_layers`, where a tree may lack a layer, as a state does those without statistics.
+
+  Example:
+    >>> inside({"a": {"dense": 1}, "b": {"dense": 2}}, ["b/dense"])
+    {'a': {'dense': False}, 'b': {'dense': True}}
+  """
+  belongs = [any(f"/{name}/" in f"/{way}/" for name in names) for way in by_way(tree)]
+  return jax.tree.unflatten(jax.tree.structure(tree), belongs)
 
 
 def moves_only(
@@ -122,10 +132,6 @@ def refuse_unlike(name: str, initial: Network, network: Network) -> None:
 def _shapes(tree: optax.Params) -> dict[str, tuple[int, ...]]:
   """The shape of each leaf by the way to it, such as "head/kernel"."""
   return {way: jnp.shape(leaf) for way, leaf in by_way(tree).items()}
-
-
-def names_of(path) -> set[str]:
-  return {jax.tree_util.keystr((key,), simple=True) for key in path}
 
 
 def keys_like(tree: optax.Params, key: jax.Array) -> optax.Params:

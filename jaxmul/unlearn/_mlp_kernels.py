@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmul._kernels import kernels_of, name_of
+from jaxmul._arrays import by_way
+from jaxmul._kernels import kernels_of
 from jaxmul.binding import Network
 from jaxmul.unlearn._chosen import in_layers, smallest
 
@@ -118,20 +119,20 @@ def without_neurons(
 
 
 def _pairs(params: optax.Params) -> tuple[set[str], set[str]]:
-  """Returns the paths of the kernels [D, M] and of those [M, D] of the MLPs of a transformer.
+  """Returns the layers of the kernels [D, M] and of those [M, D] of the MLPs of a transformer.
 
   Those of our transformers are told by their names, of others by M > D of two side by side.
   """
-  leaves = jax.tree_util.tree_leaves_with_path(params)
+  is_kernel = by_way(kernels_of(params))
   shapes = {
-    path[:-1]: jnp.shape(leaf)
-    for (path, leaf), kernel in zip(leaves, jax.tree.leaves(kernels_of(params)), strict=True)
-    if kernel and jnp.ndim(leaf) == 2 and len(path) > 1
+    _parent(way): jnp.shape(leaf)
+    for way, leaf in by_way(params).items()
+    if is_kernel[way] and jnp.ndim(leaf) == 2 and "/" in way
   }
   named = {
-    (_sibling(path, first), path)
-    for path in shapes
-    if name_of(path).endswith(_SECOND)
+    (layer.removesuffix(_SECOND) + first, layer)
+    for layer in shapes
+    if layer.endswith(_SECOND)
     for first in _FIRST
   }
   pairs = {pair for pair in named if shapes.get(pair[0]) == shapes[pair[1]][::-1]}
@@ -139,30 +140,20 @@ def _pairs(params: optax.Params) -> tuple[set[str], set[str]]:
     (first, second)
     for first, (width, inner) in shapes.items()
     for second, shape in shapes.items()
-    if inner > width and shape == (inner, width) and first[:-1] == second[:-1]
+    if inner > width and shape == (inner, width) and _parent(first) == _parent(second)
   }
-  firsts, seconds = ({_text(pair[side]) for pair in pairs} for side in (0, 1))
-  return firsts, seconds
-
-
-def _sibling(path, name: str):
-  """The path of the layer of this name beside one, whose prefix, such as "block0_", it shares."""
-  own = name_of(path)
-  return (*path[:-1], jax.tree_util.DictKey(own[: -len(_SECOND)] + name))
+  return {first for first, _ in pairs}, {second for _, second in pairs}
 
 
 def _those(params: optax.Params, layers: set[str]) -> optax.Params:
   """A bool like each leaf: whether it is the kernel of one of these layers."""
-
-  def is_theirs(path, leaf, kernel):
-    del leaf
-    return kernel and _text(path[:-1]) in layers
-
-  return jax.tree_util.tree_map_with_path(is_theirs, params, kernels_of(params))
+  kernels = by_way(kernels_of(params))
+  theirs = [kernel and _parent(way) in layers for way, kernel in kernels.items()]
+  return jax.tree.unflatten(jax.tree.structure(params), theirs)
 
 
-def _text(path) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator="/")
+def _parent(way: str) -> str:
+  return way.rpartition("/")[0]
 
 
 def _some(mask: optax.Params, caller: str, otherwise: str) -> optax.Params:

@@ -124,7 +124,7 @@ def boundary_expand(
 
   def finish(network: Network, heads: _Heads) -> Network:
     def narrowed(wide, old):
-      return wide[..., : old.shape[-1]]
+      return wide if wide.shape == old.shape else wide[..., : old.shape[-1]]
 
     narrow = jax.tree.map(narrowed, network.params, heads.original.params)
     return heads.original.replace(params=narrow, state=network.state)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 
 from jaxmul.binding import Network
-from jaxmul.unlearn._chosen import in_layers, moves_only, names_of, refuse_unlike
+from jaxmul.unlearn._chosen import in_layers, inside, moves_only, refuse_unlike
 from jaxmul.unlearn.objective import descend, retain_risk, sgd
 from jaxmul.unlearn.unlearner import Unlearner, algorithm
 
@@ -94,14 +94,15 @@ def eu_k(
   names = _last("eu_k", layers, k)
 
   def start(network: Network, fresh: Network) -> Network:
-    def chosen(path, old, new):
-      return new.astype(old.dtype) if names_of(path) & set(names) else old
+    def begun(old, new):
+      def chosen(is_fresh, own, other):
+        return other.astype(own.dtype) if is_fresh else own
 
-    weights, state = (
-      jax.tree_util.tree_map_with_path(chosen, old, new)
-      for old, new in ((network.params, fresh.params), (network.state, fresh.state))
+      return jax.tree.map(chosen, inside(old, names), old, new)
+
+    return network.replace(
+      params=begun(network.params, fresh.params), state=begun(network.state, fresh.state)
     )
-    return network.replace(params=weights, state=state)
 
   def remember(network, _):
     in_layers(network.params, names, "eu_k")

@@ -12,10 +12,11 @@ from jax import lax
 from jax.tree_util import Partial
 
 from jaxmul import _check, losses
+from jaxmul._arrays import by_way
 from jaxmul._examples import Batch
 from jaxmul.binding import Network
 from jaxmul.unlearn._adversarial import ascended, likeliest_wrong, norms
-from jaxmul.unlearn._chosen import in_layers, moves_only, names_of
+from jaxmul.unlearn._chosen import in_layers, moves_only
 from jaxmul.unlearn._class_only import refuse_positions
 from jaxmul.unlearn._teachers import divergence
 from jaxmul.unlearn._whole import map_members
@@ -129,12 +130,12 @@ def _attack(features, kernel, bias, length, steps, batch: Batch) -> tuple[jax.Ar
 
 
 def _head(network: Network, head: str) -> tuple[jax.Array, jax.Array]:
-  leaves = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(network.params):
-    if head in names_of(path):
-      leaves[jax.tree_util.keystr(path[-1:], simple=True)] = leaf
-  if set(leaves) != {"kernel", "bias"}:
+  ways = by_way(network.params)
+  found = sorted((way.split("/")[-1], way) for way in ways if f"/{head}/" in f"/{way}/")
+  if [name for name, _ in found] != ["bias", "kernel"]:
     raise ValueError(
-      f"layer_attack: layer {head!r} has {', '.join(sorted(leaves))}, must have kernel and bias."
+      f"layer_attack: layer {head!r} has {', '.join(way for _, way in found)}, must have one "
+      "kernel and one bias."
     )
-  return leaves["kernel"], leaves["bias"]
+  bias, kernel = (ways[way] for _, way in found)
+  return kernel, bias

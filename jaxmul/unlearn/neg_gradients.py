@@ -15,7 +15,7 @@ from jaxmul.unlearn._weighing import (
   retain_term,
   teacher_on_retain,
 )
-from jaxmul.unlearn.objective import batch_risk, descend, sgd
+from jaxmul.unlearn.objective import batch_risk, descend, forget_gain, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 
@@ -39,12 +39,7 @@ def neg_grad(learning_rate: float = 1e-4, *, momentum: float = 0.9) -> Unlearner
     >>> neg_grad().passes
     'forget'
   """
-
-  def objective(network, turn, _):
-    risk, network = batch_risk(network, turn.forget, turn.key)
-    return -risk, network
-
-  return descend(objective, sgd(learning_rate, momentum), passes="forget")
+  return descend(forget_gain, sgd(learning_rate, momentum), passes="forget")
 
 
 @algorithm

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmul import _check, losses, models
+from jaxmul._arrays import by_way
 from jaxmul._examples import Batch, Examples
 from jaxmul.binding import Network, losses_of
 from jaxmul.unlearn._class_only import refuse_own_loss
@@ -178,11 +179,7 @@ def _risks_without(
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _activations(network: Network, examples: Examples, size: int, layers: Layers):
   mask = neuron_kernels(network.params, layers, "activation_neurons")
-  chosen = [
-    tuple(jax.tree_util.keystr((key,), simple=True) for key in path[:-1])
-    for path, picked_one in jax.tree_util.tree_leaves_with_path(mask)
-    if picked_one
-  ]
+  chosen = [tuple(way.split("/")[:-1]) for way, is_picked in by_way(mask).items() if is_picked]
 
   def sums(batch: Batch) -> list[jax.Array]:
     means = [_mean(h, batch.labels) for h in models.layer_inputs(network, batch.inputs, chosen)]

@@ -238,6 +238,13 @@ def retain_risk(network: Network, turn: Turn, memory: object) -> tuple[jax.Array
   return batch_risk(network, turn.retain, turn.key)
 
 
+def forget_gain(network: Network, turn: Turn, memory: object) -> tuple[jax.Array, Network]:
+  """The objective −risk_S, of all that ascend on the forget set alone."""
+  del memory
+  risk, network = batch_risk(network, turn.forget, turn.key)
+  return -risk, network
+
+
 def merged(a: Batch, b: Batch) -> Batch:
   """Returns the rows of both batches as one."""
   return Batch(*(jnp.concatenate(pair) for pair in zip(a, b, strict=True)))

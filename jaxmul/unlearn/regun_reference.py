@@ -8,10 +8,11 @@ import jax.numpy as jnp
 
 from jaxmul import _check, losses
 from jaxmul._dataset import Dataset
+from jaxmul._examples import examples_of
 from jaxmul.binding import Network
 from jaxmul.unlearn._class_only import refuse_positions
 from jaxmul.unlearn._teachers import divergence
-from jaxmul.unlearn._whole import is_member
+from jaxmul.unlearn._whole import all_logits, is_member
 from jaxmul.unlearn.objective import batch_risk, descend, sgd, train_logits
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
@@ -30,8 +31,8 @@ def regun(
   q is the mean of the original network's softmax outputs on held-out examples with the mix of
   classes of the batch of S: the mean over that batch of its classes' held-out means (the paper
   draws as many held-out examples of each class; this is their expectation). Needs R, S and held-out
-  data, all of which passes the network as one batch; one epoch is a pass over R with S cycled
-  beside it, and costs two training epochs on R. The paper tunes rate, epochs and weight; 0.01, 5
+  data, all of which passes the network once; one epoch is a pass over R with S cycled beside it,
+  and costs two training epochs on R. The paper tunes rate, epochs and weight; 0.01, 5
   epochs and 1 are our choice. BatchNorm statistics follow R only.
 
   Held-out examples of a class are no target where R holds nothing of it, as when a whole class is
@@ -69,14 +70,14 @@ def regun(
 
   def remember(network: Network, session: Session) -> jax.Array:
     refuse_positions(network, session, "regun")
-    inputs, labels = heldout.batch()
-    logits = network(inputs)
+    examples = examples_of(heldout)
+    logits = all_logits(network, examples, session.batch_size)
     classes = jnp.arange(logits.shape[-1])
     forgotten, retained = (
-      jnp.zeros(len(classes), bool).at[examples.labels].max(is_member(examples))
-      for examples in (session.forget, session.retain)
+      jnp.zeros(len(classes), bool).at[part.labels].max(is_member(part))
+      for part in (session.forget, session.retain)
     )
-    members = labels == classes[:, None]
+    members = examples.labels == classes[:, None]
     _refuse_unknown_class(forgotten & ~members.any(1))
     outputs = jnp.exp(losses.log_probabilities(jnp.where(retained, logits, -jnp.inf)))
     return members @ outputs / jnp.maximum(members.sum(1), 1)[:, None]

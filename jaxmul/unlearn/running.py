@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmul import _arrays, _check, _sharding
@@ -113,7 +114,7 @@ def run(
     examples, network = jax.device_put((examples, network), devices[0])
   parts = (split.forget, split.retain)
   sizes = (len(split.forget), len(split.retain))
-  sets = Sets(*(examples.subset(dataset.rows(sorted(ids)), len(dataset)) for ids in parts))
+  sets = Sets(*(examples.subset(dataset.rows(np.sort(ids)), len(dataset)) for ids in parts))
   train_fn = network.train_fn
   if freeze_statistics:
     network = network.replace(train_fn=None)
@@ -146,7 +147,7 @@ def run(
   if mesh is not None:
     sets, network, state = _sharding.replicate((sets, network, state), mesh)
   for epoch in range(epochs):
-    *after, finite = _epoch(Steps(unlearner), walk, sets, (network, state), run_key, epoch)
+    *after, finite = _epoch(Steps.of(unlearner), walk, sets, (network, state), run_key, epoch)
     if not finite:
       raise Diverged(
         f"unlearning diverged in epoch {epoch + 1} of {epochs}: params are not finite. Lower the "
@@ -161,7 +162,7 @@ def run(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _epoch(
-  steps_of: Steps,
+  made_of: Steps,
   walk: Walk,
   sets: Sets,
   before: tuple[Network, State],
@@ -172,19 +173,16 @@ def _epoch(
   forget_key, retain_key, step_key = jax.random.split(jax.random.fold_in(key, epoch), 3)
   sets = Sets(sets.forget.shuffled(forget_key), sets.retain.shuffled(retain_key))
   steps = walk.num_steps(sets.forget.count, sets.retain.count, epoch)
-  unlearner = steps_of.unlearner
-  update = unlearner.update
-  assert update is not None  # one of one shot makes no epochs
 
   def step(index, carry):
     network, state = carry
     forget, retain = walk.at_step(sets, epoch, index)
     if walk.mesh is not None:
       forget, retain = _sharding.constrain((forget, retain), walk.mesh)
-    if unlearner.tick is not None:
-      state = unlearner.tick(state, Clock(*map(jnp.int32, (epoch, index, steps))))
+    if made_of.tick is not None:
+      state = made_of.tick(state, Clock(*map(jnp.int32, (epoch, index, steps))))
     key = jax.random.fold_in(step_key, index)
-    updates, state = update(forget, retain, state, network, key)
+    updates, state = made_of.update(forget, retain, state, network, key)
     return apply_increments(network, updates), state
 
   network, state = lax.fori_loop(0, steps, step, before)
@@ -192,8 +190,7 @@ def _epoch(
 
 
 def _finite(network: Network) -> jax.Array:
-  finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((network.params, network.state))]
-  return jnp.stack(finite).all()
+  return _arrays.all_finite((network.params, network.state))
 
 
 def retrain(recipe: Recipe | Learner, dataset: Dataset, split: Split, key: jax.Array):

@@ -19,7 +19,7 @@ from jaxmul.binding import Network
 from jaxmul.unlearn._chosen import smallest
 from jaxmul.unlearn._mlp_kernels import Layers, mlp_kernels, names, picked, put
 from jaxmul.unlearn._passes import Passes
-from jaxmul.unlearn.objective import Objective, batch_risk, descend, sgd
+from jaxmul.unlearn.objective import Objective, batch_risk, descend, forget_gain, sgd
 from jaxmul.unlearn.unlearner import Session, Unlearner, algorithm
 
 
@@ -59,13 +59,8 @@ def subnet(
     >>> subnet().passes
     'forget'
   """
-
-  def objective(network, turn, _):
-    risk, network = batch_risk(network, turn.forget, turn.key)
-    return -risk, network
-
   optimizer = sgd(learning_rate, momentum, weight_decay)
-  return _trained_mask("subnet", objective, optimizer, fraction, layers=layers, passes="forget")
+  return _trained_mask("subnet", forget_gain, optimizer, fraction, layers=layers, passes="forget")
 
 
 @algorithm

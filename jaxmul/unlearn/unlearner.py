@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Hashable, Mapping
-from typing import Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -193,19 +193,34 @@ class Steps:
   """What an epoch is compiled for: the steps of an Unlearner.
 
   They are equal for equal algorithms, and for two calls of one function whose steps hold the same:
-  what differs is then carried in their states, as the learning rate of ours is.
+  what differs is then carried in their states, as the learning rate of ours is. JAX keeps them as
+  long as the program, so that they hold nothing of what the algorithm was given.
+
+  Attributes:
+    update, tick: as of `Unlearner`.
+    identity: that of the Unlearner, of a call without its arguments.
   """
 
-  unlearner: Unlearner
+  update: Callable[[Batch, Batch, Any, Network, jax.Array], tuple[Network, Any]]
+  tick: Callable[[Any, Clock], Any] | None
+  identity: Hashable
+
+  @classmethod
+  def of(cls, unlearner: Unlearner) -> Self:
+    """Returns the steps of an Unlearner that makes some."""
+    assert unlearner.update is not None
+    identity = unlearner.identity
+    if isinstance(identity, Call):
+      identity = dataclasses.replace(identity, arguments={}, parts=_Parts())
+    return cls(unlearner.update, unlearner.tick, identity)
 
   def __hash__(self) -> int:
-    identity = self.unlearner.identity
-    return hash(identity.make if isinstance(identity, Call) else identity)
+    return hash(self.identity.make if isinstance(self.identity, Call) else self.identity)
 
   def __eq__(self, other: object) -> bool:
     if not isinstance(other, Steps):
       return NotImplemented
-    ours, theirs = self.unlearner.identity, other.unlearner.identity
+    ours, theirs = self.identity, other.identity
     if isinstance(ours, Call) and isinstance(theirs, Call) and ours.make is theirs.make:
       return ours == theirs or ours.held == theirs.held
     return ours == theirs

@@ -1,5 +1,8 @@
 """What repeats the deleted text is named, before anything is done and in the record."""
 
+import types
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import pytest
 import jaxmul
 from jaxmul import data, models, rum, train, unlearn
 from jaxmul.data import Dataset, Split
+from jaxmul.deletion import rehearsal
 from jaxmul.deletion.request import copies_left, grouped
 
 KEY = jax.random.key(0)
@@ -67,3 +71,22 @@ def test_copies_of_images_are_those_of_their_family(families):
   split = Split(forget=np.array([0, 3]), retain=np.array([1, 2, 4, 5]))
   want = [] if families is None else [1, 4]
   assert copies_left(images, split).tolist() == want
+
+
+def test_cuts_of_a_rehearsal_are_between_the_scores_that_made_its_groups(monkeypatch):
+  ids, families = np.arange(9), np.array([0, 1, 2, 3, 4, 5, 0, 6, 7])
+  scores = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.95, 0.7, 0.8])  # a copy's is another
+  training = Dataset(np.eye(9), ids % 2, families=families)
+
+  def said(network, training, some, score):
+    del network, training, score
+    return scores[some]
+
+  monkeypatch.setattr(rehearsal, "scores_of", said)
+  request: Any = types.SimpleNamespace(
+    network=None,
+    training=training,
+    split=Split(forget=ids, retain=np.array([9])),
+    groups=grouped(training, scores, ids, 3),
+  )
+  np.testing.assert_allclose(rehearsal._cuts(request), (0.35, 0.65))

@@ -26,6 +26,7 @@ from jaxmul import (
   unlearn,
 )
 from jaxmul.deletion import evidence_and_cost as evidence
+from jaxmul.deletion.given import refuse_other_network
 from jaxmul.metrics import figures, find
 
 KEY = jax.random.key(3)
@@ -401,6 +402,14 @@ def test_bad_requests_end_in_one_line(case, options, message):
   with pytest.raises(ValueError, match=message) as error:
     case.forget(**given)
   assert "\n" not in str(error.value)
+
+
+def test_a_network_that_does_not_take_a_dict_of_arrays_is_told_their_shapes():
+  inputs = {"age": np.ones(6, np.float32), "image": np.ones((6, 2), np.float32)}
+  dataset = data.Dataset(inputs, np.arange(6) % 2)
+  network = bind(lambda w, x: x["text"] @ w, np.ones((3, 2)))
+  with pytest.raises(ValueError, match=r"does not take inputs \{'age': \[\], 'image': \[2\]\} as"):
+    refuse_other_network(network, train.Recipe(models.mlp((4,), 2)), dataset, "forget")
 
 
 def test_an_id_is_in_one_part_only(case):

@@ -156,6 +156,12 @@ def test_a_rehearsal_that_is_killed_goes_on_and_ends_with_the_same_bits(
     assert (other.cuts, other.plan) == (whole.cuts, whole.plan)
 
 
+def test_a_rehearsal_that_lacks_test_examples_speaks_for_itself(problem):
+  dataset, parts, recipe = problem
+  with pytest.raises(ValueError, match="rehearse got 0 test ids, must be at least 1"):
+    deletion.rehearse(dataset, recipe, KEY, heldout=parts.heldout, test=[])
+
+
 def test_bad_input_is_one_line(problem, better):
   dataset, parts, recipe = problem
   training = dataset.take(parts.train)

@@ -1,5 +1,6 @@
 """A stream of requests: what is deleted is not met again, one trace, keys, and the ledger."""
 
+import dataclasses
 import itertools
 import json
 
@@ -97,6 +98,40 @@ def test_a_request_that_cannot_be_served_gets_one_line(request_, message):
   plan = rum.Plan([rum.Step(None), rum.Step(witness, 1, 8)])
   served = rum.stream(
     plan, params, toy, [request_], jax.random.key(0), score=lambda p, d: d.ids * 1.0
+  )
+  with pytest.raises(ValueError, match=message) as caught:
+    next(served)
+  assert "\n" not in str(caught.value)
+
+
+def test_a_request_of_copies_is_as_small_as_what_it_repeats():
+  witness, toy, params = tracer()
+  toy = dataclasses.replace(toy, families=np.r_[0, 0, 0, np.arange(1, 28)])
+  plan = rum.Plan([rum.Step(None), rum.Step(witness, 1, 8), rum.Step(None)])
+  given = (plan, params, toy, [[0, 1, 2]], jax.random.key(0))
+
+  def score(params, part):
+    del params
+    return part.ids * 1.0
+
+  with pytest.raises(ValueError, match="has 3 ids, 1 without copies, for 3 steps of the plan"):
+    next(rum.stream(*given, score=score))
+  done = next(rum.stream(*given, score=score, cuts=(0.0, 1.0)))
+  assert done.entry.groups == ((), (0, 1, 2), ())  # all by the score of the first
+
+
+@pytest.mark.parametrize(
+  ("cuts", "message"),
+  [
+    ((0.5,), "got 1 cuts for 3 steps of the plan, must be one fewer"),
+    ((0.8, 0.2), r"cuts=\[0\.8, 0\.2\], none may be below the one before"),
+  ],
+)
+def test_cuts_that_do_not_fit_the_plan_are_refused(cuts, message):
+  witness, toy, params = tracer()
+  plan = rum.Plan([rum.Step(None), rum.Step(witness, 1, 8), rum.Step(None)])
+  served = rum.stream(
+    plan, params, toy, [[1]], jax.random.key(0), score=lambda p, d: d.ids * 1.0, cuts=cuts
   )
   with pytest.raises(ValueError, match=message) as caught:
     next(served)

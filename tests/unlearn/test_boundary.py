@@ -32,6 +32,19 @@ def test_boundary_expand_gives_forget_a_class_that_is_dropped_again():
   assert after.apply_fn is linear
 
 
+def test_boundary_expand_keeps_a_param_without_axes():
+  def scaled(theta, x):
+    return theta["scale"] * (x @ theta["w"])
+
+  def network(w):
+    with jax.enable_x64(True):
+      return bind(scaled, {"scale": jnp.ones(()), "w": jnp.asarray(w)})
+
+  wide = network(RNG.normal(size=(4, 4)))
+  _, after = first_step(unlearn.boundary_expand(wide, ETA), network(W))
+  assert {name: leaf.shape for name, leaf in after.params.items()} == {"scale": (), "w": (4, 3)}
+
+
 def test_boundary_expand_refuses_a_network_that_is_not_one_class_wider():
   with pytest.raises(ValueError, match="one class more") as caught:
     first_step(unlearn.boundary_expand(bound(), ETA), bound())

@@ -48,6 +48,21 @@ def test_eu_k_begins_the_statistics_of_its_layers_afresh():
   assert found == {"norm_0": 1, "norm_1": 7}
 
 
+def test_eu_k_begins_a_layer_that_is_told_by_its_way_afresh_and_no_other_of_its_name():
+  def network(value):
+    theta = {block: {"dense": jnp.full(3, value)} for block in ("block_0", "block_1")}
+    return bind(linear, theta, {"batch_stats": theta})
+
+  algorithm = unlearn.eu_k(("block_0/dense", "block_1/dense"), network(7.0))
+  assert algorithm.start is not None
+  begun = algorithm.start(network(1.0), algorithm.init(network(1.0), session_on(R[0])))
+  for part in (begun.params, begun.state["batch_stats"]):
+    assert {block: float(leaf["dense"][0]) for block, leaf in part.items()} == {
+      "block_0": 1,
+      "block_1": 7,
+    }
+
+
 def test_a_layer_that_is_not_there_is_named():
   with pytest.raises(
     ValueError, match=r"no layer 'tail'\. It has bias, first, head, kernel"

@@ -77,3 +77,20 @@ def test_layer_attack_stops_one_step_past_the_boundary_and_never_names_the_true_
   wrong = np.where(np.eye(3)[S[1]] == 1, -np.inf, phi @ W)
   np.testing.assert_array_equal(attacked.labels, wrong.argmax(1))
   assert ((phi @ W).argmax(1) == S[1]).any() == (steps == 1)
+
+
+def test_layer_attack_takes_a_head_by_its_way_and_refuses_a_name_of_several_layers():
+  params = deep()
+  head = params.params["head"]
+  nested = params.replace(params={"a": {"out": head}, "b": {"out": head}})
+  with jax.enable_x64(True):
+    rows = unlearn.Examples(jnp.asarray(S[0]), jnp.asarray(S[1]), jnp.arange(5), jnp.int32(5))
+    session = unlearn.Session(rows, rows, 1, 5, jax.random.key(0))
+
+    def attacked(name):
+      return unlearn.layer_attack(lambda network, x: x, name, ETA).init(nested, session).memory
+
+    assert attacked("b/out").teacher.shape == (5, 3)
+    with pytest.raises(ValueError, match=r"'out' has a/out/bias, b/out/bias, a/out/ker") as caught:
+      attacked("out")
+  assert "\n" not in str(caught.value)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from by_hand import DECAY, ETA, gradient, linear, one_update, run, softmax
+from by_hand import DECAY, ETA, gradient, linear, one_update, run, session_on, softmax
 
 from jaxmul import bind, unlearn
 from jaxmul.data import Dataset, Split
@@ -23,6 +23,19 @@ def test_regun_pulls_forget_to_the_mean_heldout_outputs_of_its_mix_of_classes(pa
   np.testing.assert_allclose(
     new, moved - ETA * (gradient(moved, *r) + 0.5 * pull + DECAY * moved), rtol=1e-6
   )
+
+
+def test_regun_passes_heldout_examples_in_batches():
+  sizes = []
+
+  def watched(w, x):
+    sizes.append(len(x))
+    return x @ w
+
+  heldout = Dataset(np.ones((50, 4), np.float32), np.arange(50) % 3)
+  session = session_on(np.ones((4, 4), np.float32))
+  unlearn.regun(heldout).init(bind(watched, jnp.ones((4, 3))), session)
+  assert max(sizes) == session.batch_size
 
 
 def test_regun_with_weight_zero_is_fine_tune_and_a_class_without_reference_is_refused(problem):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import gc
 import inspect
+import weakref
 from pathlib import Path
 
 import chex
@@ -394,3 +396,15 @@ def test_an_algorithm_is_in_a_file_that_names_it(name):
   families |= {f"{each}_neurons": stem for stem, members in neurons.items() for each in members}
   assert file == families.get(name, file)
   assert name in families or name in file
+
+
+def test_a_compiled_epoch_holds_nothing_of_what_an_algorithm_was_given():
+  toy = Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
+  heldout = Dataset(np.eye(8, dtype=np.float32), np.arange(8) % 2)
+  network = models.init(models.mlp((4,), 2), jax.random.key(0), toy.inputs)
+  split = Split(forget=np.array([3]), retain=np.array([0, 1, 2, 4]))
+  algorithm, given = unlearn.regun(heldout), weakref.ref(heldout)
+  unlearn.run(algorithm, network, toy, split, jax.random.key(0), epochs=1)
+  del algorithm, heldout
+  gc.collect()
+  assert given() is None
