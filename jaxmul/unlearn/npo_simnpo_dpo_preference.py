@@ -89,9 +89,12 @@ def simnpo(
   `npo`.
 
   Args:
+    learning_rate: of AdamW, whose ε is 1e-6.
     beta: β, above 0; towards 0 it is ascent.
     delta: δ in nats per token; the paper's γ is β δ.
-    learning_rate, gamma, alpha, weight_decay, keep: as `npo`.
+    gamma, alpha: γ and α, at least 0.
+    weight_decay: of AdamW, decoupled.
+    keep: L_R, "risk" on R or "kl", KL(θ₀‖θ) there.
 
   Raises:
     ValueError: a number is outside its range. `init` raises it where the network has a loss of its
@@ -156,8 +159,11 @@ def dpo(
     alternatives: for each example of S one with its id, what is preferred to it: of text the tokens
       and labels of another answer, of any length; of an image the same image and another class.
       Others are ignored.
+    learning_rate: of AdamW, whose ε is 1e-6.
     beta: β, above 0.
-    learning_rate, gamma, alpha, weight_decay, keep: as `npo`.
+    gamma, alpha: γ and α, at least 0.
+    weight_decay: of AdamW, decoupled.
+    keep: L_R, "risk" on R or "kl", KL(θ₀‖θ) there.
 
   Raises:
     ValueError: a number is outside its range. `init` raises it where an example of S has no

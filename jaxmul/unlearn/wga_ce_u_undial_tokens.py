@@ -83,7 +83,10 @@ def ce_u(
   also leaves out the first token of an answer: give it the label −1.
 
   Args:
-    learning_rate, gamma, alpha, weight_decay, keep: as `wga`.
+    learning_rate: of AdamW, whose ε is 1e-6.
+    gamma, alpha: γ and α, at least 0.
+    weight_decay: of AdamW, decoupled.
+    keep: L_R, "risk" on R or "kl", KL(θ₀‖θ) there.
 
   Raises:
     ValueError: a number is outside its range. `init` raises it where the network has a loss of its
@@ -127,8 +130,11 @@ def undial(
   or of text in each epoch. Open-unlearning's code also counts positions that are not scored.
 
   Args:
+    learning_rate: of AdamW, whose ε is 1e-6.
     beta: β, at least 0; 0 is to imitate the original.
-    learning_rate, gamma, alpha, weight_decay, keep: as `wga`.
+    gamma, alpha: γ and α, at least 0.
+    weight_decay: of AdamW, decoupled.
+    keep: L_R, "risk" on R or "kl", KL(θ₀‖θ) there.
 
   Raises:
     ValueError: a number is outside its range. `init` raises it where the network has a loss of its
