@@ -30,6 +30,6 @@ def ours(
 
   def epoch():
     before, key = (network, state), jax.random.key(2)
-    jax.block_until_ready(_epoch(Steps(algorithm), walk, sets, before, key, jnp.int32(0)))
+    jax.block_until_ready(_epoch(Steps.of(algorithm), walk, sets, before, key, jnp.int32(0)))
 
   return epoch
