@@ -1,5 +1,7 @@
 """Attacks that need nothing but the outputs: one threshold for all examples, higher = member."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -67,7 +69,7 @@ def modified_entropy(logits: npt.ArrayLike, labels: npt.ArrayLike) -> np.ndarray
   log_p = log_probabilities(logits)
   # log(1 − p_c), of the likeliest class by the others' sum, so that p_c near 1 keeps its digits.
   is_likeliest = np.arange(log_p.shape[-1]) == np.argmax(log_p, -1)[..., None]
-  others = logsumexp(np.where(is_likeliest, -np.inf, log_p), -1, keepdims=True)
+  others: Any = logsumexp(np.where(is_likeliest, -np.inf, log_p), -1, keepdims=True)
   p = np.exp(log_p)
   log_rest = np.where(is_likeliest, others, np.log1p(-np.where(is_likeliest, 0, p)))
   terms = p * log_rest
