@@ -17,7 +17,7 @@ from jaxmul._paths import local
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.metrics.outputs import log_odds, logits_of
-from jaxmul.retraining.chunk import Chunk
+from jaxmul.retraining.chunk import Chunk, members_of
 from jaxmul.retraining.leave_out_schedule import Schedule
 
 _WITH_LOGITS, _WITHOUT = ("ids", "labels", "logits"), ("ids", "log_odds", "correct")
@@ -262,7 +262,6 @@ def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np
       "retraining.leave_out(..., test=..., target='logits'), of text target='log_odds'."
     )
   chunks = list(chunks)
-  packed = np.concatenate([chunk.member for chunk in chunks])
-  member = np.unpackbits(packed, axis=1, count=len(schedule.dataset)).astype(bool)
+  member = np.concatenate([members_of(schedule, chunk) for chunk in chunks])
   rows = find(schedule.dataset.ids, schedule.test.ids)
   return outputs_of(schedule, chunks), member[:, rows] & (rows >= 0)
