@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmul import _check
 from jaxmul._ids import rows_of
 from jaxmul._ties import scattered
 from jaxmul.memorization.newcombe_intervals import newcombe
@@ -85,9 +86,10 @@ class Influence:
     """Returns the pairs with the largest influence, from blocks: memory grows with n, not n × t.
 
     Args:
-      count: pairs to return. Many values are equal: ties go by a random permutation of the pairs
-        under a fixed key, never by position.
+      count: pairs to return, at least 1. Many values are equal: ties go by a random permutation of
+        the pairs under a fixed key, never by position.
     """
+    _check.count(count, "count", "Influence.strongest")
     none = np.zeros(0)
     best = Pairs(ids=none.astype(int), test_ids=none.astype(int), value=none, low=none, high=none)
     member = np.unpackbits(self.member, axis=1, count=len(self.ids))

@@ -69,6 +69,7 @@ def agreement(
     raise ValueError(f"agreement got {len(scores)} scores, {len(truth)} truths; join them by id.")
   if top_k is not None:
     _check.in_range("agreement", 1, len(scores), top_k=top_k)
+    _check.count(top_k, "top_k", "agreement")
   _check.count(resamples, "resamples", "agreement")
 
   groups = [np.arange(len(scores))]
