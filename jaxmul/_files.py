@@ -11,6 +11,7 @@ import io
 import json
 import os
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -29,9 +30,10 @@ _SEAL_LENGTH = 64
 _LARGEST = 2**32
 # What NumPy, zipfile and zlib raise for a damaged archive, or what is none. RuntimeError is also a
 # method of compression, or an encryption, that a flipped bit in the flags of an entry asks for.
+# TokenError: what NumPy takes for the header of an array ends in the middle of a word.
 _UNREADABLE = (
   *(OSError, ValueError, AttributeError, TypeError, EOFError, KeyError, RuntimeError),
-  *(zipfile.BadZipFile, zlib.error),
+  *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 
 

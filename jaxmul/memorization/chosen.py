@@ -23,6 +23,7 @@ from jaxmul._files import sha256, sync
 from jaxmul._ids import rows_of
 from jaxmul._paths import local
 from jaxmul.memorization.welch_intervals import Sums, mean_and_error
+from jaxmul.retraining.chunk import kept_of, members_of
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.retraining.progress import Progress
@@ -138,15 +139,11 @@ def influence(
   ):
     sums, shape = None, ()
     for chunk in stream(schedule, store=store, executor=bar.counting(executor)):
-      outputs = chunk.test
-      if schedule.target == "correct":
-        outputs = np.unpackbits(outputs, axis=1, count=len(test))
-      elif schedule.target == "log_odds":
-        outputs = outputs[..., 0]
+      outputs = kept_of(schedule, chunk)
       shape = (len(test), len(ids), *outputs.shape[2:])
       outputs = outputs.reshape(len(outputs), len(test), -1)
       sums = sums or _Sums(outputs.shape[1:], len(ids), Path(folder) if out else None)
-      sums.add(np.unpackbits(chunk.member, axis=1, count=len(dataset))[:, columns], outputs)
+      sums.add(members_of(schedule, chunk)[:, columns], outputs)
     assert sums is not None
     sums.warn()
     if out is None:
@@ -192,7 +189,7 @@ class _Sums:
       yield slice(start, min(start + self._block, self._t))
 
   def add(self, member: np.ndarray, outputs: np.ndarray) -> None:
-    """Adds models: member [k, r] of 0 and 1, outputs [k, t, C]."""
+    """Adds models: member bool [k, r], outputs [k, t, C]."""
     self._models += len(member)
     self._count_in += member.sum(0)
     weights = member.T.astype(float)

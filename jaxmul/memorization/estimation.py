@@ -1,13 +1,12 @@
 """Ground truth: what the models of a schedule say of the examples that each of them did not see."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from jaxmul.memorization.scores import Estimate, from_tallies, merge, refuse_without_intervals
-from jaxmul.retraining.chunk import Chunk, add
+from jaxmul.memorization.scores import Estimate, from_tallies, merged, refuse_without_intervals
+from jaxmul.retraining.chunk import Chunk
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.retraining.progress import Progress
@@ -86,17 +85,13 @@ def estimate(
   label = "cross-fit" if schedule.folds else "ground truth"
   with Progress(schedule.num_models, progress, label) as bar:
 
-    def chunks() -> Iterator[Chunk]:
-      total = None
-      for chunk in stream(schedule, store=store, executor=bar.counting(executor)):
-        yield chunk
-        total = chunk if total is None else add(total, chunk)
-        width = np.nan
-        if not schedule.folds and (bar.terminal or until_width is not None):
-          width = from_tallies(schedule, total).median_width
-        said = "" if np.isnan(width) else f"interval {width:.2f}"
-        bar.reached(len(total.models) + len(total.diverged), said)
-        if until_width is not None and width <= until_width:
-          return
+    def is_enough(total: Chunk) -> bool:
+      width = np.nan
+      if not schedule.folds and (bar.terminal or until_width is not None):
+        width = from_tallies(schedule, total).median_width
+      said = "" if np.isnan(width) else f"interval {width:.2f}"
+      bar.reached(len(total.models) + len(total.diverged), said)
+      return until_width is not None and bool(width <= until_width)
 
-    return merge(schedule, chunks())
+    chunks = stream(schedule, store=store, executor=bar.counting(executor))
+    return merged(schedule, chunks, is_enough)

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxmul import losses
 from jaxmul._attribution import SubsetModels
+from jaxmul.retraining.chunk import kept_of, members_of
 from jaxmul.retraining.executors import Executor, Submitter
 from jaxmul.retraining.leave_out_schedule import Schedule
 from jaxmul.retraining.progress import Progress
@@ -62,13 +63,9 @@ def subset_models(
   with Progress(schedule.num_models, progress, "ground truth") as bar:
     for chunk in stream(schedule, store=store, executor=bar.counting(executor)):
       numbers.append(chunk.models)
-      member.append(np.unpackbits(chunk.member, axis=1, count=len(schedule.dataset)).astype(bool))
-      kept = chunk.test
-      if schedule.target == "correct":
-        kept = np.unpackbits(kept, axis=1, count=len(test))
-      elif schedule.target == "log_odds":
-        kept = kept[..., 0]
-      elif schedule.target == "logits":
+      member.append(members_of(schedule, chunk))
+      kept = kept_of(schedule, chunk)
+      if schedule.target == "logits":
         labels = jnp.asarray(test.labels)
         kept = np.stack([np.asarray(losses.log_odds(jnp.asarray(one), labels)) for one in kept])
       outputs.append(np.asarray(kept, np.float32))

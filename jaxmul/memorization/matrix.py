@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmul import _check
 from jaxmul._ids import rows_of
 from jaxmul._ties import scattered
 from jaxmul.memorization.newcombe_intervals import newcombe
@@ -79,29 +80,31 @@ class Influence:
     trains = _positions(self.ids, ids, "training")
     correct = np.unpackbits(self.correct, axis=1, count=len(self.test_ids))[:, tests]
     member = np.unpackbits(self.member, axis=1, count=len(self.ids))[:, trains]
-    return _differences(correct, member)
+    counts = _counts(correct, member)
+    return Block(_difference(*counts), *newcombe(*counts))
 
   def strongest(self, count: int) -> Pairs:
     """Returns the pairs with the largest influence, from blocks: memory grows with n, not n × t.
 
     Args:
-      count: pairs to return. Many values are equal: ties go by a random permutation of the pairs
-        under a fixed key, never by position.
+      count: pairs to return, at least 1. Many values are equal: ties go by a random permutation of
+        the pairs under a fixed key, never by position.
     """
+    _check.count(count, "count", "Influence.strongest")
     none = np.zeros(0)
     best = Pairs(ids=none.astype(int), test_ids=none.astype(int), value=none, low=none, high=none)
     member = np.unpackbits(self.member, axis=1, count=len(self.ids))
     all_correct = np.unpackbits(self.correct, axis=1, count=len(self.test_ids))
     for start in range(0, len(self.test_ids), _BLOCK):
-      block = _differences(all_correct[:, start : start + _BLOCK], member)
-      values = np.where(np.isnan(block.value), -np.inf, block.value).ravel()
+      counts = _counts(all_correct[:, start : start + _BLOCK], member)
+      values = np.nan_to_num(_difference(*counts), nan=-np.inf).ravel()
       size = min(count, len(values))
       least = np.partition(values, -size)[-size]
       # With all that ties with the last of them.
       places = np.flatnonzero((values >= least) & np.isfinite(values))
       row, column = np.divmod(places, len(self.ids))
-      parts = (part.ravel()[places] for part in block)
-      new = (self.ids[column], self.test_ids[start + row], *parts)
+      low, high = newcombe(*(part[row, column] for part in counts))
+      new = (self.ids[column], self.test_ids[start + row], values[places], low, high)
       joined = Pairs._make(np.concatenate(pair) for pair in zip(best, new, strict=True))
       random = scattered((scattered(joined.ids) + 2 * scattered(joined.test_ids)).view(np.int64))
       order = np.lexsort((random, -joined.value))[:count]
@@ -109,19 +112,20 @@ class Influence:
     return best
 
 
-def _differences(correct: np.ndarray, member: np.ndarray) -> Block:
-  """Influence from bits correct [M, t'] and member [M, n']."""
+def _counts(correct: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, ...]:
+  """Returns k_in, n_in, k_out and n_out [t', n'] of bits correct [M, t'] and member [M, n']."""
   right = correct.astype(np.float32)
   inside = member.astype(np.float32)
   # Counts are exact in float32 up to 2²⁴ models.
   correct_in = np.rint(right.T @ inside)
   correct_out = right.sum(0)[:, None] - correct_in
   count_in = np.broadcast_to(inside.sum(0), correct_in.shape)
-  count_out = len(member) - count_in
+  return correct_in, count_in, correct_out, len(member) - count_in
+
+
+def _difference(correct_in, count_in, correct_out, count_out) -> np.ndarray:
   with np.errstate(invalid="ignore", divide="ignore"):
-    value = correct_in / count_in.astype(float) - correct_out / count_out.astype(float)
-  low, high = newcombe(correct_in, count_in, correct_out, count_out)
-  return Block(value, low, high)
+    return correct_in / count_in.astype(float) - correct_out / count_out.astype(float)
 
 
 def _positions(all_ids: np.ndarray, wanted: ArrayLike | None, kind: str) -> np.ndarray:

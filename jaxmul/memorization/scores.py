@@ -10,7 +10,7 @@ References:
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -236,19 +236,28 @@ def merge(schedule: Schedule, chunks: Iterable[Chunk]) -> Estimate:
   Raises:
     ValueError: there is no chunk, or a model twice.
   """
+  return merged(schedule, chunks, lambda total: False)
+
+
+def merged(
+  schedule: Schedule, chunks: Iterable[Chunk], is_enough: Callable[[Chunk], bool]
+) -> Estimate:
+  """Returns what `merge` does, of the chunks up to that after which the tallies are enough."""
   total, member, correct = None, [], []
   for chunk in chunks:
     total = chunk if total is None else add(total, chunk)
     if schedule.target == "correct":
       member.append(chunk.member)
       correct.append(chunk.test)
+    if is_enough(total):
+      break
   if total is None:
     raise ValueError("merge got no chunks. Pass at least one.")
   models = len(total.models) + len(total.diverged)
   different = len(np.union1d(total.models, total.diverged))
   if different != models:
     raise ValueError(f"merge got {models - different} models twice. Pass each chunk once.")
-  warn_of(schedule, total)
+  warn_of(schedule, total, stacklevel=4)
   influence = None
   if schedule.test and schedule.target == "correct":
     influence = Influence(
@@ -261,22 +270,30 @@ def merge(schedule: Schedule, chunks: Iterable[Chunk]) -> Estimate:
   return dataclasses.replace(from_tallies(schedule, total), influence=influence, design=design)
 
 
-def warn_of(schedule: Schedule, total: Chunk) -> None:
+def warn_of(schedule: Schedule, total: Chunk, stacklevel: int = 3) -> None:
   """Warns of models that diverged and of candidates without a score."""
   models = len(total.models) + len(total.diverged)
   if len(total.diverged):
     warnings.warn(
-      f"{len(total.diverged)} of {models} models diverged and do not count.", stacklevel=3
+      f"{len(total.diverged)} of {models} models diverged and do not count.", stacklevel=stacklevel
     )
   if schedule.folds:
     return  # each was left out; with two folds of an odd number one was never in, which is no loss
   rows = schedule.dataset.rows(schedule.candidates)
   undefined = int(np.sum((total.count_in[rows] == 0) | (total.count_out[rows] == 0)))
   if undefined:
+    cure = "Train more models."
+    pairs = zip(schedule.families, schedule.kept, strict=True)
+    fixed = sum(family.size for family, kept in pairs if kept in (0, len(family)))
+    if fixed:
+      cure = (
+        f"More models do not help {fixed} of them: too few families have as many copies as theirs "
+        "for some to be left out. Keep fewer copies: dataset.first_of_each(ids)."
+      )
     warnings.warn(
       f"{undefined} of {len(rows)} examples were never in or never out of a subset; "
-      "their scores are NaN. Train more models.",
-      stacklevel=3,
+      f"their scores are NaN. {cure}",
+      stacklevel=stacklevel,
     )
 
 

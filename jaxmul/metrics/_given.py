@@ -1,12 +1,16 @@
 """What metrics are given, as arrays of float64, or one line that says what is wrong with it."""
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from jaxmul import _arrays, _article
+from jaxmul import _arrays, _article, losses
 from jaxmul._dataset import Dataset
+from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
 
 
@@ -95,6 +99,37 @@ def refuse_other_than_tokens(dataset: Dataset, caller: str) -> None:
     f"{caller} needs tokens int [n, T] and a label for each, got {given} with labels "
     f"{list(dataset.labels.shape)}. Encode texts first: data.text or data.questions."
   )
+
+
+def scored(
+  function: Callable[[jax.Array, jax.Array], jax.Array],
+  network: Network,
+  dataset: Dataset,
+  batch_size: int,
+  name: str,
+) -> np.ndarray:
+  """Returns `function(logits, labels)` of every example, float64 [n], none of them NaN.
+
+  Args:
+    function: of a module, so that one compiled program serves all calls.
+    network, dataset, batch_size: as `proxies.score`.
+    name: what the values are of, for the error.
+  """
+  proxy = jax.tree_util.Partial(_of_outputs, function)
+  values = score(proxy, network, dataset, batch_size=batch_size).astype(np.float64)
+  refuse_diverged(values, dataset, name)
+  return values
+
+
+def _of_outputs(function, network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+  inputs, labels = batch
+  return function(network(inputs), labels)
+
+
+def or_nan(values: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns values [B], NaN where a scored position's logits are: where argmax says nothing."""
+  bad = jnp.isnan(losses.scored_only(logits, labels))
+  return jnp.where(jnp.any(bad, axis=tuple(range(1, bad.ndim))), jnp.nan, values)
 
 
 def refuse_diverged(values: np.ndarray, dataset: Dataset, name: str) -> None:

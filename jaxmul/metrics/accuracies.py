@@ -11,10 +11,9 @@ import numpy as np
 
 from jaxmul import losses
 from jaxmul._dataset import Dataset
-from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
 from jaxmul.data.split import Split
-from jaxmul.metrics._given import refuse_diverged
+from jaxmul.metrics._given import or_nan, scored
 
 
 def accuracy(
@@ -82,14 +81,8 @@ def evaluate(
 def correct_of(network: Network, dataset: Dataset, batch_size: int) -> np.ndarray:
   """Returns 0 or 1 for each example, float64 [n]."""
   refuse_own_loss(network, "accuracy")
-  correct = score(_correct_or_nan, network, dataset, batch_size=batch_size).astype(np.float64)
-  refuse_diverged(correct, dataset, "logits")
-  return correct
+  return scored(_correct_or_nan, network, dataset, batch_size, "logits")
 
 
-def _correct_or_nan(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-  inputs, labels = batch
-  logits = network(inputs)
-  correct = losses.is_correct(logits, labels).astype(jnp.float32)
-  bad = jnp.isnan(losses.scored_only(logits, labels))
-  return jnp.where(jnp.any(bad, axis=tuple(range(1, bad.ndim))), jnp.nan, correct)
+def _correct_or_nan(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  return or_nan(losses.is_correct(logits, labels).astype(jnp.float32), logits, labels)

@@ -50,8 +50,8 @@ def combined(
     A `Combined`. Whether the combination is worth it: compare `agreement` with `best_agreement`.
 
   Raises:
-    ValueError: no proxy, lengths differ, a proxy holds NaN or is constant, or fewer than
-      3 · `folds` examples are known.
+    ValueError: no proxy, lengths differ, a proxy holds NaN or is constant, fewer than 3 · `folds`
+      examples are known, or on these each proxy, or the truth, is constant.
 
   Example:
     >>> import numpy as np
@@ -80,6 +80,12 @@ def combined(
       f"combined got {len(known)} known examples for {folds} folds, needs folds of at least 2 and "
       f"{3 * max(folds, 2)} examples. Estimate the truth of more."
     )
+  varied = [name for name, values in table.items() if np.ptp(values[known]) > 0]
+  if not varied:
+    raise ValueError(
+      f"combined: each proxy is constant on the {len(known)} known examples. Estimate the truth of "
+      "more."
+    )
   x = np.stack([_ranks(values) for values in table.values()], axis=1)
   y = _ranks(truth[known])
 
@@ -91,7 +97,7 @@ def combined(
     predicted[fold] = intercept + x[known[fold]] @ weights
 
   best = max(
-    (name for name, values in table.items() if np.ptp(values[known]) > 0),
+    varied,
     key=lambda name: agreement(table[name][known], truth[known], resamples=1).spearman,
   )
   intercept, weights = _ridge(x[known], y)

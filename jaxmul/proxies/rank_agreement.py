@@ -52,8 +52,8 @@ def agreement(
     An `Agreement`.
 
   Raises:
-    ValueError: lengths differ, fewer than 3 examples, NaN, constants, top_k not in [1, n], or no
-      class has a ρ.
+    ValueError: lengths differ, fewer than 3 examples, NaN, constants, top_k not in [1, n], no
+      resamples, or no class has a ρ.
 
   Example:
     >>> result = agreement([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 4.0, 3.0], top_k=2)
@@ -69,6 +69,8 @@ def agreement(
     raise ValueError(f"agreement got {len(scores)} scores, {len(truth)} truths; join them by id.")
   if top_k is not None:
     _check.in_range("agreement", 1, len(scores), top_k=top_k)
+    _check.count(top_k, "top_k", "agreement")
+  _check.count(resamples, "resamples", "agreement")
 
   groups = [np.arange(len(scores))]
   if classes is not None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul import _check, losses
+from jaxmul import _arrays, _check, losses
 from jaxmul._dataset import Dataset
 from jaxmul.binding import ApplyFn, refuse_own_loss
 from jaxmul.proxies.outputs import Batch, checked
@@ -124,18 +124,19 @@ def zlib_ratio(loss: ArrayLike, dataset: Dataset) -> np.ndarray:
     (96, [0.0333])
   """
   losses_of_each = np.asarray(loss, float)
-  labels = dataset.labels
-  if labels.ndim != 2 or not np.issubdtype(dataset.inputs.dtype, np.signedinteger):
+  tokens, labels = dataset.inputs, dataset.labels
+  is_array = isinstance(tokens, np.ndarray)
+  if labels.ndim != 2 or not is_array or not np.issubdtype(tokens.dtype, np.signedinteger):
+    given = f"{tokens.dtype} {list(tokens.shape)}" if is_array else _arrays.kinds(tokens)
     raise ValueError(
-      f"zlib_ratio needs tokens int [n, T], got {dataset.inputs.dtype} "
-      f"{list(dataset.inputs.shape)} with labels {list(labels.shape)}."
+      f"zlib_ratio needs tokens int [n, T], got {given} with labels {list(labels.shape)}."
     )
   if losses_of_each.shape != (len(dataset),):
     raise ValueError(
       f"zlib_ratio got losses {list(losses_of_each.shape)} for {len(dataset)} sequences."
     )
   kind = np.uint8 if dataset.num_classes <= 256 else np.uint32
-  bits = np.array([8 * len(zlib.compress(row.astype(kind).tobytes())) for row in dataset.inputs])
+  bits = np.array([8 * len(zlib.compress(row.astype(kind).tobytes())) for row in tokens])
   return losses_of_each * np.sum(labels != losses.UNSCORED, axis=1) / bits
 
 

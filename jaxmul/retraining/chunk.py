@@ -310,6 +310,18 @@ def tally(schedule: Schedule, models: np.ndarray, outcome: Outcome) -> Chunk:
   )
 
 
+def members_of(schedule: Schedule, chunk: Chunk) -> np.ndarray:
+  """Returns bool [k, n], which examples each model of a chunk with test examples has seen."""
+  return np.unpackbits(chunk.member, axis=1, count=len(schedule.dataset)).astype(bool)
+
+
+def kept_of(schedule: Schedule, chunk: Chunk) -> np.ndarray:
+  """Returns what is kept of the test examples, [k, t] or [k, t, ...]; of "log_odds" φ alone."""
+  if schedule.target == "correct":
+    return np.unpackbits(chunk.test, axis=1, count=len(schedule.test or ()))
+  return chunk.test[..., 0] if schedule.target == "log_odds" else chunk.test
+
+
 def add(a: Chunk, b: Chunk) -> Chunk:
   """Returns the tallies of both; what is kept for each model apart is dropped."""
   return Chunk(

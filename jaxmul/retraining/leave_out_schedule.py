@@ -43,7 +43,7 @@ class Schedule:
     candidates: int64 [c], sorted ids that may be left out; all of them, or a chosen few.
     test: t examples whose outputs are kept for every model, or None.
     target: what is kept of them, "correct", "confidence", "log_odds" or "logits".
-    folds: K where model i leaves out one of K folds that share no example; 0 for random subsets.
+    folds: K where model i leaves out one of K folds; 0 for random subsets.
     settings: JAX's own, such as `jax_enable_x64`, as they were when it was made: whoever trains
       a chunk, in whatever process, does so with these.
     versions: of the packages that decide numbers.
@@ -275,7 +275,9 @@ def cross_fit(
   Args:
     recipe, dataset: as `leave_out`.
     key: of the folds and the training runs; each repeat has folds of its own.
-    folds: K, at least 2. Where it does not divide n, up to K − 1 examples are left out twice.
+    folds: K, at least 2. Where it does not divide n, up to K − 1 examples are left out twice. Of
+      copies the same goes for the families of each size: where they are fewer than K they are left
+      out more often, and a single one always.
     repeats: how often all of it is done.
 
   Returns:

@@ -330,6 +330,21 @@ def test_a_chunk_counts_once(toy):
     memorization.merge(schedule, [])
 
 
+@pytest.mark.parametrize("models", [8, 40])
+def test_of_copies_that_are_always_together_more_models_are_not_asked_for(toy, models):
+  """Three copies of one, and nothing else has two more: no subset of a fixed size lacks them."""
+  families = np.maximum(np.arange(24) - 2, 0)
+  copied = dataclasses.replace(toy, families=families)
+  schedule = retraining.leave_out(RECIPE, copied, jax.random.key(1), num_models=models)
+  with pytest.warns(UserWarning, match=r"never out .* More models do not help 3 of them") as caught:
+    result = memorization.estimate(schedule, executor=retraining.serial)
+  assert [each.filename for each in caught] == [__file__]
+  assert np.isnan(result.memorization[:3]).all()
+  with pytest.warns(UserWarning, match="never out") as caught:
+    memorization.merge(schedule, retraining.stream(schedule, executor=retraining.serial))
+  assert [each.filename for each in caught] == [__file__]
+
+
 def test_only_candidates_are_left_out(toy):
   chosen = toy.ids[[3, 5, 7, 20]]
   schedule = retraining.leave_out(

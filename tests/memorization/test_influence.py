@@ -62,6 +62,14 @@ def test_blocks_equal_a_loop(truth):
     found.influence.block([999])
 
 
+@pytest.mark.parametrize("count", [-1, 0, 1.5])
+def test_how_many_are_the_strongest_is_a_number_of_pairs(count):
+  bits = np.packbits(np.eye(2, dtype=bool), axis=1)
+  pairs = memorization.Influence(ids=np.arange(2), test_ids=np.arange(2), member=bits, correct=bits)
+  with pytest.raises(ValueError, match=r"\AInfluence\.strongest got count=.*, must be an integer"):
+    pairs.strongest(count)
+
+
 def test_the_strongest_of_equal_pairs_follow_no_order():
   """Forty examples in one model of two, and forty tests right under it: all pairs are equal."""
   ids, tests = np.arange(40), np.arange(100, 700)  # more than one block of tests

@@ -51,3 +51,9 @@ def test_what_is_refused(attack):
     attack(EXAMPLES, SMALL.take([0, 1, 3]))
   with pytest.raises(ValueError, match="one array, with one class"):
     attack(Dataset({"a": np.ones((2, 3))}, [0, 1]), SMALL)
+
+
+def test_what_is_copied_is_at_distance_0():
+  """‖x‖² − 2 x·s + ‖s‖² is not: of 3,072 numbers rounding leaves distances of 1e-6."""
+  images = Dataset(np.random.default_rng(0).random((20, 3072)), np.zeros(20, int), num_classes=2)
+  assert (attacks.nearest_distilled(images, images.take(images.ids[:5]))[:5] == 0).all()

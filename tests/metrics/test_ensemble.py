@@ -1,5 +1,7 @@
 """Oracles on the ground truth's engine: the same models as train.fit, resumed, kept by id."""
 
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from jaxmul import memorization, models, retraining, train
 from jaxmul.data import Dataset, Split
 from jaxmul.metrics import attacks, oracle
+from jaxmul.metrics.outputs import log_odds
 
 RECIPE = train.Recipe(models.mlp((8,), 3), epochs=4, batch_size=8, learning_rate=0.1)
 KEY = jax.random.key(3)
@@ -107,6 +110,38 @@ def test_outputs_are_joined_by_id_and_survive_a_file(tmp_path, dataset, split, f
     oracle.Outputs.load(tmp_path / "outputs.npz")
   with pytest.raises(ValueError, match="id 9999 has no outputs"):
     taken.take([9999])
+
+
+def test_outputs_of_a_damaged_file_are_refused_or_whole(tmp_path):
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(4, 50, 10)).astype(np.float32)
+  whole = oracle.Outputs.of_logits(np.arange(50), np.zeros(50, int), logits)
+  path = tmp_path / "outputs.npz"
+  whole.save(path)
+  content = path.read_bytes()
+  refused = 0
+  for place in rng.integers(8 * len(content), size=200):
+    damaged = bytearray(content)
+    damaged[place // 8] ^= 1 << (place % 8)
+    path.write_bytes(damaged)
+    try:
+      np.testing.assert_array_equal(oracle.Outputs.load(path).logits, logits)
+    except ValueError:
+      refused += 1
+  assert refused > 150
+
+
+def test_outputs_are_made_of_logits_without_many_copies_of_them():
+  logits = np.random.default_rng(0).normal(size=(16, 2000, 50)).astype(np.float32)
+  tracemalloc.start()
+  try:
+    whole = oracle.Outputs.of_logits(np.arange(2000), np.zeros(2000, int), logits)
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert peak < logits.nbytes  # all models together took eight times as much
+  expected = log_odds(logits, np.zeros(2000, int))
+  np.testing.assert_array_equal(whole.log_odds, expected)
 
 
 def test_leave_subset_out_models_become_references(dataset, split):

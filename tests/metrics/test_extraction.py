@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 from jaxmul import bind, data, models, train
 from jaxmul.metrics import extraction
@@ -167,6 +168,16 @@ def test_exposure_counts_what_is_as_likely_half():
   assert wanted[0] == 3
 
 
+@pytest.mark.parametrize("count", [1, 7, 30, 121])
+def test_the_interval_of_a_rate_is_scipys(count):
+  for successes in {0, 1, count // 2, count}:
+    low, high = scipy.stats.binomtest(successes, count).proportion_ci(0.95, "wilson")
+    rate = extraction.rate(np.arange(count) < successes)
+    np.testing.assert_allclose(rate, (successes / count, low, high), rtol=0, atol=1e-15)
+    assert (rate.low == 0) == (successes == 0)
+    assert (rate.high == 1) == (successes == count)
+
+
 def bigram(weights, tokens):
   return weights[tokens]
 
@@ -228,6 +239,7 @@ IMAGES = data.Dataset(np.eye(3, dtype=np.float32), np.array([0, 1, 2]))
     (lambda: extraction.is_nearly_extracted([[1]], [[-1]]), "nothing of suffix 0"),
     (lambda: extraction.exposure([1.0], []), "other_losses"),
     (lambda: extraction.exposure([np.nan], [1.0]), "1 NaN"),
+    (lambda: extraction.exposure_of_drawn([1.0], [], 9), r"exposure_of_drawn needs drawn_losses"),
     (lambda: extraction.with_clean_prompt(MADE.twins, MADE.twins, 11), "no suffix of 400"),
     (lambda: data.after_prompt(MADE.dataset, 11, 11), r"suffix=11, must be in \[1, 10\]"),
   ],

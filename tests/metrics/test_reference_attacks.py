@@ -212,6 +212,8 @@ def test_a_planted_overlap_is_refused(dataset, first, second):
     (lambda: attacks.lira([1.0], [[1.0]]), "example 0 has 1 reference models outside"),
     (lambda: attacks.lira([1.0], [[1.0, 2.0]]), r"outside \[M, 1\]"),
     (lambda: attacks.lira(1.0, [[1.0]]), "observed"),
+    (lambda: attacks.lira([np.inf], [[1.0], [2.0]]), "lira: observed φ hold inf at"),
+    (lambda: attacks.lira([1.0], [[1.0], [-np.inf]]), "lira: outside φ hold -inf at"),
     (lambda: attacks.rmia([2.0], [0.5], attacks.Reference([[0.5]], [[0.5]])), "observed"),
     (lambda: attacks.rmia([0.5], [0.5], attacks.Reference([[0.5]], [[0.5]]), gamma=0), "gamma"),
     (lambda: attacks.rmia([0.5], [0.5], attacks.Reference([[0.5, 1]], [[0.5]])), r"\[M, 1\]"),

@@ -96,6 +96,8 @@ def test_ties_at_the_edge_count_as_if_broken_at_random():
     ([[1, 2, 3]], [1, 2, 3], {}, r"scores \[n\].*got \(1, 3\)"),
     ([1, 2, 3], [1, 2, 3], {"top_k": 0}, r"top_k=0, must be in \[1, 3\]"),
     ([1, 2, 3], [1, 2, 3], {"top_k": 4}, r"top_k=4, must be in \[1, 3\]"),
+    ([1, 2, 3], [1, 2, 3], {"top_k": 2.0}, r"top_k=2\.0, must be an integer of at least 1"),
+    ([1, 2, 3], [1, 2, 3], {"resamples": 0}, r"resamples=0, must be an integer of at least 1"),
     ([1, 2, 3], [1, 2, 3], {"classes": [0, 1]}, r"classes \[2\], must be \[3\]"),
     ([1, 2, 3], [1, 2, 3], {"classes": [0, 0, 1]}, r"none of 2 classes at least 3 examples differ"),
   ],

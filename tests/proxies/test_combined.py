@@ -87,3 +87,8 @@ def test_impossible_calls_are_refused():
       combined({"p0": bad}, known)
   with one_line("combined got 90 known examples for 31 folds, needs .* 93 examples"):
     combined(scores, known, folds=31)
+  silent = np.where(np.isnan(known), scores["p0"], 0.0)
+  with one_line("combined: each proxy is constant on the 90 known examples. Estimate the truth of"):
+    combined({"silent": silent}, known)
+  with one_line(r"agreement: all truth are 0\.0; a constant orders nothing"):
+    combined(scores, known * 0)

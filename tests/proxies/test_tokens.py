@@ -103,3 +103,5 @@ def test_bad_input_gets_one_line():
     proxies.zlib_ratio(np.zeros(3), text)
   with pytest.raises(ValueError, match=r"\Azlib_ratio needs tokens int \[n, T\], got float32"):
     proxies.zlib_ratio(np.zeros(2), Dataset(np.eye(2), np.arange(2)))
+  with pytest.raises(ValueError, match=r"\Azlib_ratio needs .* got a dict of arrays \['a'\] with"):
+    proxies.zlib_ratio(np.zeros(1), Dataset({"a": np.ones((1, 2))}, np.ones((1, 2), int)))

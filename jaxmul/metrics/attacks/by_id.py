@@ -4,15 +4,13 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import numpy.typing as npt
 
 from jaxmul import losses
 from jaxmul._dataset import Dataset
-from jaxmul._scoring import score
-from jaxmul.binding import ApplyFn, Network, as_network, refuse_own_loss
-from jaxmul.metrics._given import refuse_diverged, refuse_positions
+from jaxmul.binding import ApplyFn, as_network, refuse_own_loss
+from jaxmul.metrics._given import refuse_positions, scored
 from jaxmul.metrics.attacks.rates_with_intervals import Rates, best_threshold, rates
 from jaxmul.metrics.attacks.svc_attacks import refuse_unequal, svc
 from jaxmul.metrics.outputs import logits_of
@@ -43,8 +41,7 @@ def label_confidence(
   """
   network = as_network(params, apply_fn, "label_confidence")
   refuse_own_loss(network, "label_confidence")
-  phi = score(_log_odds, network, dataset, batch_size=batch_size).astype(np.float64)
-  refuse_diverged(phi, dataset, "log-odds")
+  phi = scored(losses.log_odds, network, dataset, batch_size, "log-odds")
   # p_y = 1/(1 + e^−φ) in float64, where softmax would round a confident p_y to 1.
   return np.exp(-np.logaddexp(0, -phi))
 
@@ -175,8 +172,3 @@ def _disjoint(caller: str, **parts: npt.ArrayLike) -> dict[str, np.ndarray]:
 def _split(values: np.ndarray, parts: dict[str, np.ndarray]) -> list[np.ndarray]:
   """Returns what was computed of all parts together, part by part."""
   return np.split(values, np.cumsum([len(ids) for ids in parts.values()])[:-1])
-
-
-def _log_odds(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-  inputs, labels = batch
-  return losses.log_odds(network(inputs), labels)

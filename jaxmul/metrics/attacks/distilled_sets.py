@@ -33,11 +33,11 @@ def nearest_distilled(dataset: Dataset, distilled: Dataset) -> np.ndarray:
     [-1.0, -2.0]
   """
 
-  def of_class(inputs, small):
-    squares = (inputs**2).sum(1)[:, None] - 2 * inputs @ small.T + (small**2).sum(1)
-    return -np.sqrt(np.maximum(squares.min(1), 0))
+  def nearest(inputs, small):
+    squares = (small**2).sum(1) - 2 * inputs @ small.T  # all but ‖input‖²
+    return small[squares.argmin(1)]
 
-  return _by_class(dataset, distilled, of_class, "nearest_distilled")
+  return _by_class(dataset, distilled, nearest, "nearest_distilled")
 
 
 def mean_of_distilled(dataset: Dataset, distilled: Dataset) -> np.ndarray:
@@ -58,15 +58,11 @@ def mean_of_distilled(dataset: Dataset, distilled: Dataset) -> np.ndarray:
     >>> mean_of_distilled(toy, Dataset(np.array([[1.0], [9.0]]), np.array([0, 0]))).tolist()
     [-5.0, -2.0]
   """
-
-  def of_class(inputs, small):
-    return -np.sqrt(((inputs - small.mean(0)) ** 2).sum(1))
-
-  return _by_class(dataset, distilled, of_class, "mean_of_distilled")
+  return _by_class(dataset, distilled, lambda inputs, small: small.mean(0), "mean_of_distilled")
 
 
-def _by_class(dataset: Dataset, distilled: Dataset, score, caller: str) -> np.ndarray:
-  """Returns `score(inputs [m, D], distilled [k, D]) -> [m]` of the examples, class by class."""
+def _by_class(dataset: Dataset, distilled: Dataset, place, caller: str) -> np.ndarray:
+  """Returns minus the distances to `place(inputs [m, D], distilled [k, D])`, class by class."""
   kinds = [_kind(each, caller) for each in (dataset, distilled)]
   if kinds[0] != kinds[1]:
     raise ValueError(f"{caller} got inputs {kinds[0]} and distilled ones {kinds[1]}, must match.")
@@ -81,7 +77,8 @@ def _by_class(dataset: Dataset, distilled: Dataset, score, caller: str) -> np.nd
     small = _flat(distilled.inputs[distilled.labels == label])
     count = max(1, _BLOCK_NUMBERS // small.shape[1])
     for block in np.split(rows, range(count, len(rows), count)):
-      scores[block] = score(_flat(dataset.inputs[block]), small)
+      inputs = _flat(dataset.inputs[block])
+      scores[block] = -np.sqrt(((inputs - place(inputs, small)) ** 2).sum(1))
   return scores
 
 

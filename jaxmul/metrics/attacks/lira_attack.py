@@ -7,6 +7,8 @@ models. U-LiRA is the same test with models that unlearned the example as the in
 import numpy as np
 import numpy.typing as npt
 
+from jaxmul import _check
+
 _LEAST = 1e-6
 
 
@@ -32,7 +34,8 @@ def lira(
     [n] or [K, n] in nats, or in standard deviations where offline. σ is at least 1e-6.
 
   Raises:
-    ValueError: shapes do not fit, or an example has fewer than 2 reference models on a side.
+    ValueError: shapes do not fit, a φ is infinite, or an example has fewer than 2 reference models
+      on a side.
 
   References:
     Carlini et al., [Membership Inference From First Principles](https://arxiv.org/abs/2112.03570);
@@ -46,6 +49,7 @@ def lira(
   phi = np.asarray(observed, dtype=np.float64)
   if phi.ndim not in (1, 2):
     raise ValueError(f"lira needs observed [n] or [K, n], got shape {phi.shape}.")
+  _check.finite(phi, "lira: observed φ")
   mean_out, std_out = _gaussian(outside, phi.shape[-1], fixed_variance, "outside")
   if inside is None:
     return (phi - mean_out) / std_out
@@ -72,7 +76,9 @@ def _gaussian(
       f"lira: example {np.argmin(count)} has {count.min()} reference models {name}, needs 2. "
       "Train more of them, or leave it out."
     )
-  mean = np.where(known, values, 0).sum(0) / count
+  values = np.where(known, values, 0)
+  _check.finite(values, f"lira: {name} φ")
+  mean = values.sum(0) / count
   squares = np.where(known, values - mean, 0) ** 2
   variance = squares.sum(0) / (count - 1)
   if fixed_variance:

@@ -1,5 +1,7 @@
 """Attacks that need nothing but the outputs: one threshold for all examples, higher = member."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -62,11 +64,14 @@ def modified_entropy(logits: npt.ArrayLike, labels: npt.ArrayLike) -> np.ndarray
     >>> modified_entropy([[0.0, 0.0]], [0]).round(3).tolist()  # ½ log ½ + ½ log ½
     [-0.693]
   """
+  from scipy.special import logsumexp
+
   log_p = log_probabilities(logits)
-  # log(1 − p_c) from the odds of class c, so that p_c near 1 keeps its digits.
-  n, classes = log_p.shape[-2:]
-  odds = [log_odds(logits, np.full(n, c)) for c in range(classes)]
-  log_rest = -np.logaddexp(0, np.stack(odds, -1))
-  terms = np.exp(log_p) * log_rest
+  # log(1 − p_c), of the likeliest class by the others' sum, so that p_c near 1 keeps its digits.
+  is_likeliest = np.arange(log_p.shape[-1]) == np.argmax(log_p, -1)[..., None]
+  others: Any = logsumexp(np.where(is_likeliest, -np.inf, log_p), -1, keepdims=True)
+  p = np.exp(log_p)
+  log_rest = np.where(is_likeliest, others, np.log1p(-np.where(is_likeliest, 0, p)))
+  terms = p * log_rest
   own = np.exp(at_label(log_rest, labels)) * at_label(log_p, labels)
   return own + terms.sum(-1) - at_label(terms, labels)

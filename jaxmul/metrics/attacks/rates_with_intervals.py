@@ -77,7 +77,7 @@ def rates(
       f"rates: paired scores of {positive.shape[1]} and {negative.shape[1]} examples. "
       "Take both by the same ids, or leave out paired."
     )
-  curve = _Curve(positive, negative, threshold)
+  curve = Curve(positive, negative, threshold)
   value = curve(np.ones((1, positive.shape[1])), np.ones((1, negative.shape[1])))[0]
   # Not scipy.stats.bootstrap: it would sort the scores anew for each resample.
   rng = np.random.default_rng(seed)
@@ -124,7 +124,7 @@ def best_threshold(members: npt.ArrayLike, nonmembers: npt.ArrayLike) -> float:
   return float(cuts[np.argmax(above + below)])
 
 
-class _Curve:
+class Curve:
   """AUC, balanced accuracy and TPRs [R, 4] as functions of example weights [R, n] and [R, m]."""
 
   def __init__(self, positive: np.ndarray, negative: np.ndarray, threshold: float | None):
@@ -135,7 +135,6 @@ class _Curve:
     self._places = np.flatnonzero(member), np.flatnonzero(~member)
     example = (order[member] % positive.shape[1], (order[~member] - positive.size))
     self._example = example[0], example[1] % negative.shape[1]
-    self._models = len(positive), len(negative)
     self._called = None
     if threshold is not None:
       self._called = [(scores >= threshold).mean(0) for scores in (positive, negative)]

@@ -27,7 +27,7 @@ def exposure(canary_loss: ArrayLike, other_losses: ArrayLike) -> np.ndarray:
     >>> exposure([0.1, 2.0], [1.0, 3.0, 4.0]).tolist()
     [2.0, 1.0]
   """
-  below, up_to, count = _ranked(canary_loss, other_losses, "exposure")
+  below, up_to, count = _ranked("exposure", canary_loss=canary_loss, other_losses=other_losses)
   rank = 1 + (below + up_to) / 2
   return np.log2(count + 1) - np.log2(rank)
 
@@ -62,7 +62,9 @@ def exposure_of_drawn(canary_loss: ArrayLike, drawn_losses: ArrayLike, size: int
     >>> exposure.mean, round(exposure.low, 2), exposure.high
     (20.0, 4.77, 20.0)
   """
-  below, up_to, count = _ranked(canary_loss, drawn_losses, "exposure_of_drawn")
+  below, up_to, count = _ranked(
+    "exposure_of_drawn", canary_loss=canary_loss, drawn_losses=drawn_losses
+  )
   _check.at_least("exposure_of_drawn", count + 1, size=size)
   from scipy.special import betaincinv
 
@@ -81,17 +83,16 @@ def exposure_of_drawn(canary_loss: ArrayLike, drawn_losses: ArrayLike, size: int
   return [Interval(*map(float, triple)) for triple in zip(*ends, strict=True)]
 
 
-def _ranked(
-  canary_loss: ArrayLike, other_losses: ArrayLike, caller: str
-) -> tuple[np.ndarray, np.ndarray, int]:
+def _ranked(caller: str, **losses: ArrayLike) -> tuple[np.ndarray, np.ndarray, int]:
   """Returns how many others are below each canary and up to it, int [k], and how many are there."""
-  own, others = np.asarray(canary_loss, np.float64), np.asarray(other_losses, np.float64)
-  for name, given in (("canary_loss", own), ("other_losses", others)):
+  arrays = {name: np.asarray(given, np.float64) for name, given in losses.items()}
+  for name, given in arrays.items():
     if given.ndim != 1 or not len(given) or np.isnan(given).any():
       raise ValueError(
         f"{caller} needs {name} [k], not empty and without NaN, got {list(given.shape)} with "
         f"{np.isnan(given).sum()} NaN."
       )
+  own, others = arrays.values()
   ordered = np.sort(others)
   below, up_to = (np.searchsorted(ordered, own, side) for side in ("left", "right"))
   return below, up_to, len(others)

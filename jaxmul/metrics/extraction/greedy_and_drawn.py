@@ -7,16 +7,14 @@ product of its tokens' probabilities: one forward pass tells both, and nothing i
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxmul import _check, losses
 from jaxmul._dataset import Dataset
-from jaxmul._scoring import score
-from jaxmul.binding import ApplyFn, Network
+from jaxmul.binding import ApplyFn
 from jaxmul.data.documents import after_prompt
-from jaxmul.metrics._given import network_of_text, refuse_diverged
+from jaxmul.metrics._given import network_of_text, scored
 from jaxmul.metrics.accuracies import correct_of
 
 
@@ -69,9 +67,7 @@ def suffix_log_probability(
     [0.25]
   """
   network = network_of_text(params, dataset, apply_fn, "suffix_log_probability")
-  log_p = score(_log_p, network, dataset, batch_size=batch_size).astype(np.float64)
-  refuse_diverged(log_p, dataset, "log-probabilities")
-  return log_p
+  return scored(losses.sequence_log_probability, network, dataset, batch_size, "log-probabilities")
 
 
 def chance_in(log_p: ArrayLike, tries: int) -> np.ndarray:
@@ -150,7 +146,3 @@ def with_clean_prompt(
     )
   inputs = np.concatenate([clean.inputs[:, :prompt], whole.inputs[:, prompt:]], axis=1)
   return dataclasses.replace(whole, inputs=inputs).take(whole.ids[differs])
-
-
-def _log_p(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-  return losses.sequence_log_probability(network(batch[0]), batch[1])

@@ -8,6 +8,7 @@ References:
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmul.memorization.newcombe_intervals import wilson
 from jaxmul.metrics.intervals import Interval
 
 
@@ -83,7 +84,6 @@ def _memorized(extracted: ArrayLike, control: ArrayLike | None, caller: str) -> 
 
 
 def _interval(found: np.ndarray) -> Interval:
-  from scipy.stats import binomtest
-
-  low, high = binomtest(int(found.sum()), len(found)).proportion_ci(0.95, "wilson")
+  # Rounded, so that an end at 1 is not 2e-16 below it.
+  low, high = np.round(wilson(found.sum(), len(found)), 15)
   return Interval(float(found.mean()), float(low), float(high))

@@ -1,8 +1,6 @@
 """What models said of examples, kept by id: the common currency of attacks, KLoM and audits."""
 
 import dataclasses
-import io
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,13 @@ import numpy.typing as npt
 
 from jaxmul import losses
 from jaxmul._dataset import Dataset
-from jaxmul._files import npz, write_atomic
+from jaxmul._files import npz, read_npz, write_atomic
 from jaxmul._ids import check_ids, find, rows_of
 from jaxmul._paths import local
 from jaxmul._scoring import score
 from jaxmul.binding import ApplyFn, Network, as_network
 from jaxmul.metrics.outputs import log_odds, logits_of
-from jaxmul.retraining.chunk import Chunk
+from jaxmul.retraining.chunk import Chunk, members_of
 from jaxmul.retraining.leave_out_schedule import Schedule
 
 _WITH_LOGITS, _WITHOUT = ("ids", "labels", "logits"), ("ids", "log_odds", "correct")
@@ -98,7 +96,9 @@ class Outputs:
         f"{np.shape(labels)}. One model is logits[None]."
       )
     _refuse_infinite(logits, "logits")
-    return log_odds(logits, labels), np.argmax(logits, -1) == labels
+    # Model by model: φ takes several arrays of float64 of the logits' shape.
+    phi = np.stack([log_odds(of_model, labels) for of_model in logits])
+    return phi, np.argmax(logits, -1) == labels
 
   @classmethod
   def _kept(cls, **fields: np.ndarray | None) -> "Outputs":
@@ -169,12 +169,12 @@ class Outputs:
       FileNotFoundError: nothing is there.
       ValueError: the file is damaged or holds something else.
     """
-    content = io.BytesIO(local(path).read_bytes())
+    path = local(path)
     try:
-      with np.load(content, allow_pickle=False) as arrays:
-        names = _WITH_LOGITS if "logits" in arrays.files else _WITHOUT
-        fields = tuple(arrays[name] for name in names)
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+      arrays = read_npz(path)
+      names = _WITH_LOGITS if "logits" in arrays else _WITHOUT
+      fields = [arrays[name] for name in names]
+    except (ValueError, KeyError) as error:
       raise ValueError(
         f"{path} is damaged or no .npz with ids [n], labels [n] and logits [K, n, C], or with ids, "
         "log_odds [K, n] and correct [K, n]. Write it with metrics.oracle.Outputs.save."
@@ -262,7 +262,6 @@ def references(schedule: Schedule, chunks: Iterable[Chunk]) -> tuple[Outputs, np
       "retraining.leave_out(..., test=..., target='logits'), of text target='log_odds'."
     )
   chunks = list(chunks)
-  packed = np.concatenate([chunk.member for chunk in chunks])
-  member = np.unpackbits(packed, axis=1, count=len(schedule.dataset)).astype(bool)
+  member = np.concatenate([members_of(schedule, chunk) for chunk in chunks])
   rows = find(schedule.dataset.ids, schedule.test.ids)
   return outputs_of(schedule, chunks), member[:, rows] & (rows >= 0)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from jaxmul import _article
 from jaxmul.metrics._given import of_models
+from jaxmul.metrics.attacks.rates_with_intervals import Curve
 from jaxmul.metrics.figures import EXAMPLES, RATE, Figure, over_seeds, with_interval
 from jaxmul.metrics.intervals import Interval
 from jaxmul.metrics.sequences.text_gaps import noting_over_forgetting
@@ -74,7 +75,7 @@ def priv_leak(unlearned: Losses, retrained: Losses | None) -> list[Figure]:
   ]
   # [K, 1 + resamples]: of all texts, then of those drawn.
   auc_u, auc_r = (
-    np.stack([_auc(*losses, *drawn) for losses in zip(*side, strict=True)])
+    np.stack([_curve(*losses)(*drawn)[:, 0] for losses in zip(*side, strict=True)])
     for side in (ours, theirs)
   )
   what = {"name": "Min-K AUC", "part": "forget"}
@@ -91,17 +92,9 @@ def priv_leak(unlearned: Losses, retrained: Losses | None) -> list[Figure]:
   return [*aucs, noting_over_forgetting(figure)]
 
 
-def _auc(
-  members: np.ndarray, nonmembers: np.ndarray, drawn: np.ndarray, drawn_others: np.ndarray
-) -> np.ndarray:
-  """Returns the AUC [R] of losses [n] and [m] that count as often as they are drawn, [R, n/m]."""
-  order = np.argsort(nonmembers)
-  reached = np.pad(np.cumsum(drawn_others[:, order], axis=1), ((0, 0), (1, 0)))
-  below, up_to = (
-    reached[:, np.searchsorted(nonmembers[order], members, side)] for side in ("left", "right")
-  )
-  above = reached[:, -1:] - (below + up_to) / 2  # a lower loss is a member's
-  return (drawn * above).sum(1) / (drawn.sum(1) * reached[:, -1])
+def _curve(members: np.ndarray, nonmembers: np.ndarray) -> Curve:
+  """Returns how well losses [n] and [m] tell members, whose loss is lower, from the others."""
+  return Curve(-members[None], -nonmembers[None], None)
 
 
 def _figure(values: np.ndarray, within: tuple[float, float], **what: str) -> Figure:

@@ -19,9 +19,8 @@ import numpy as np
 
 from jaxmul import _article, losses
 from jaxmul._dataset import Dataset
-from jaxmul._scoring import score
 from jaxmul.binding import Network
-from jaxmul.metrics._given import network_of_text, refuse_diverged, refuse_other_than_tokens
+from jaxmul.metrics._given import network_of_text, refuse_other_than_tokens, scored
 from jaxmul.metrics.accuracies import correct_of
 from jaxmul.metrics.figures import Figure
 from jaxmul.metrics.sequences.greedy_continuations import continuations
@@ -135,7 +134,10 @@ def muse(
   if retain is not None:
     figures += beside(lambda network: correct_of(network, retain, batch_size), "accuracy", "retain")
   members, nonmembers = (
-    [np.stack([_min_k(network, dataset, batch_size) for network in side]) for side in sides]
+    [
+      np.stack([scored(_least_likely, network, dataset, batch_size, "losses") for network in side])
+      for side in sides
+    ]
     for dataset in (tasks.forget, tasks.heldout)
   )
   return figures + priv_leak((members[0], nonmembers[0]), (members[1], nonmembers[1]))
@@ -176,11 +178,5 @@ def _rouge(
   return scores
 
 
-def _min_k(network: Network, dataset: Dataset, batch_size: int) -> np.ndarray:
-  values = score(_least_likely, network, dataset, batch_size=batch_size).astype(np.float64)
-  refuse_diverged(values, dataset, "losses")
-  return values
-
-
-def _least_likely(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-  return losses.mean_of_least_likely(network(batch[0]), batch[1], SHARE)
+def _least_likely(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  return losses.mean_of_least_likely(logits, labels, SHARE)

@@ -14,9 +14,8 @@ import numpy as np
 
 from jaxmul import losses
 from jaxmul._dataset import Dataset
-from jaxmul._scoring import score
-from jaxmul.binding import ApplyFn, Network
-from jaxmul.metrics._given import network_of_text, refuse_diverged
+from jaxmul.binding import ApplyFn
+from jaxmul.metrics._given import network_of_text, or_nan, scored
 
 
 def exact_memorization(
@@ -67,25 +66,15 @@ def extraction_strength(
 
 def _shares(function, params, dataset, apply_fn, batch_size, caller) -> np.ndarray:
   network = network_of_text(params, dataset, apply_fn, caller)
-  shares = score(function, network, dataset, batch_size=batch_size).astype(np.float64)
-  refuse_diverged(shares, dataset, "logits")
-  return shares
+  return scored(function, network, dataset, batch_size, "logits")
 
 
-def _token_accuracy(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-  logits, labels = network(batch[0]), batch[1]
-  return _or_nan(losses.token_accuracy(logits, labels), logits, labels)
+def _token_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  return or_nan(losses.token_accuracy(logits, labels), logits, labels)
 
 
-def _right_end(network: Network, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-  logits, labels = network(batch[0]), batch[1]
+def _right_end(logits: jax.Array, labels: jax.Array) -> jax.Array:
   is_right = (jnp.argmax(logits, axis=-1) == labels) | (labels == losses.UNSCORED)
   to_the_end = jnp.flip(jnp.cumprod(jnp.flip(is_right, axis=1), axis=1), axis=1)
   share = losses.mean_over_positions(to_the_end.astype(jnp.float32), labels)
-  return _or_nan(share, logits, labels)
-
-
-def _or_nan(shares: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns shares [B], NaN where a scored position's logits are."""
-  bad = jnp.any(jnp.isnan(losses.scored_only(logits, labels)), axis=(1, 2))
-  return jnp.where(bad, jnp.nan, shares)
+  return or_nan(share, logits, labels)
