@@ -9,11 +9,11 @@ from jaxmul import memorization, metrics, models, rum, train
 from jaxmul._identity import digest
 from jaxmul._ids import find
 from jaxmul._progress import duration
+from jaxmul._proportions import wilson
 from jaxmul.binding import Network
 from jaxmul.deletion.refusal import CHANGE, Refused, refuse_harm
 from jaxmul.deletion.request import Request
 from jaxmul.deletion.trained import kept
-from jaxmul.memorization.newcombe_intervals import wilson
 from jaxmul.metrics import oracle
 from jaxmul.metrics.figures import EXAMPLES, RATE, Figure, over_seeds, with_interval
 from jaxmul.metrics.intervals import Interval, over_examples

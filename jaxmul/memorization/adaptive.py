@@ -19,9 +19,9 @@ import numpy as np
 
 from jaxmul import _settings
 from jaxmul._paths import local
+from jaxmul._proportions import newcombe
 from jaxmul._ties import scattered
 from jaxmul.memorization import sleeping_experts
-from jaxmul.memorization.newcombe_intervals import newcombe
 from jaxmul.memorization.scores import Estimate, from_tallies, refuse_without_intervals, warn_of
 from jaxmul.retraining.chunk import TALLIES, Chunk, add
 from jaxmul.retraining.executors import Executor, Submitter

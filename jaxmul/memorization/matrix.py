@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 
 from jaxmul import _check
 from jaxmul._ids import rows_of
+from jaxmul._proportions import newcombe
 from jaxmul._ties import scattered
-from jaxmul.memorization.newcombe_intervals import newcombe
 
 _BLOCK = 256
 

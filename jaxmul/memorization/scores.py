@@ -20,8 +20,8 @@ from jaxmul._files import npz, read_npz, read_sealed, write_sealed
 from jaxmul._identity import hashed
 from jaxmul._ids import check_ids, rows_of
 from jaxmul._paths import local
+from jaxmul._proportions import newcombe
 from jaxmul.memorization.matrix import Influence
-from jaxmul.memorization.newcombe_intervals import newcombe
 from jaxmul.memorization.welch_intervals import Sums, welch
 from jaxmul.retraining.chunk import Chunk, add, has_classes
 from jaxmul.retraining.leave_out_schedule import Schedule

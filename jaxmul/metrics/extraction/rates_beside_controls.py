@@ -8,7 +8,7 @@ References:
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxmul.memorization.newcombe_intervals import wilson
+from jaxmul._proportions import wilson
 from jaxmul.metrics.intervals import Interval
 
 

@@ -1,4 +1,4 @@
-"""Intervals for a difference of two proportions, k_in/n_in − k_out/n_out.
+"""Intervals of a proportion, and of a difference of two, k_in/n_in − k_out/n_out.
 
 References:
   Newcombe, Interval estimation for the difference between independent proportions, Statistics in
