@@ -95,7 +95,7 @@ class Progress:
   def _show(self) -> None:
     if self.terminal:
       self._bar.update(self._task, completed=self._done, description=self._text())
-    elif self._shown:
+    elif self._shown and self._start:  # what is read back is not worth a line
       self._lines.show()
 
   def _text(self) -> str:
